@@ -1,0 +1,46 @@
+# Every target sets up .venv by itself, and is quick the second time.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+# The first Python from 3.11 to 3.13 that runs here; `make PYTHON=... demo` chooses another.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+BIN := .venv/bin
+
+help:
+	@echo "make demo    install into .venv and measure the embedded backbone on the embedded images"
+	@echo "make test    run the tests"
+	@echo "make check   ruff and mypy"
+	@echo "make bench   measure speed and memory against peers"
+	@echo "make clean   remove .venv and everything made"
+
+demo: .venv/.installed
+	$(BIN)/burst models
+	$(BIN)/burst histogram --model mae_tiny --out demo-out
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.installed
+	$(BIN)/python benchmarks/cpu_streaming.py
+
+clean:
+	rm -rf .venv demo-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; none was found" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch .venv/.installed $@
