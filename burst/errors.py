@@ -1,0 +1,63 @@
+"""Everything that burst raises for a user's mistake.
+
+BurstError                 one line: what came, what was expected, what to do
+├── UnknownName            a name that is not known; the nearest known ones are offered
+├── ShapeError             tensors, axes or histograms that do not fit together
+├── BackendError           a kernel backend asked for by name that cannot run here
+├── UnsupportedModel       a model whose attention has no query-key product we may measure
+├── HookNeverFired         a block was asked for that the forward pass did not run
+├── CheckpointError        a weight file: missing, damaged, of another kind or shape, not finite
+├── ImageError             an image source: missing, empty, or an image that cannot be read
+├── EmptyResult            nothing was left to measure
+└── OutputError            a place that cannot be written
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BurstError(Exception):
+    """Base of every error that names a user's mistake; its text is one line."""
+
+
+class UnknownName(BurstError):
+    """A name that is not known, with the nearest ones that are."""
+
+    def __init__(self, kind: str, given: str, known: Iterable[str], hint: str = "") -> None:
+        self.given = given
+        names = sorted(known)
+        near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+        offer = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names)}"
+        super().__init__(f"unknown {kind} {given!r}; {offer}{' ' + hint if hint else ''}")
+
+
+class ShapeError(BurstError):
+    """Tensors, axes or histograms that do not fit together."""
+
+
+class BackendError(BurstError):
+    """A kernel backend that was asked for by name and cannot run here."""
+
+
+class UnsupportedModel(BurstError):
+    """A model whose attention has no query-key product that we may measure."""
+
+
+class HookNeverFired(BurstError):
+    """A block was asked for that the forward pass did not run."""
+
+
+class CheckpointError(BurstError):
+    """A weight file that is missing, damaged, of another kind or shape, or not finite."""
+
+
+class ImageError(BurstError):
+    """An image source that is missing or empty, or an image that cannot be read."""
+
+
+class EmptyResult(BurstError):
+    """Nothing was left to measure."""
+
+
+class OutputError(BurstError):
+    """A place that cannot be written."""

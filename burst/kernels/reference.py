@@ -1,0 +1,31 @@
+"""The definition of both histograms, in plain float64 steps: slow, and stores everything."""
+
+import torch
+from torch import Tensor
+
+from burst.axis import Axis, RegularAxis
+from burst.histogram import Histogram, NonFinite
+from burst.moments import Moments
+
+NAME = "reference"
+
+
+def histogram(x: Tensor, axis: Axis) -> Histogram:
+    """Count each value in the bin whose edges enclose it, by binary search."""
+    values = x.float().double().flatten()
+    finite = values[torch.isfinite(values)]
+    edges = torch.from_numpy(axis.edges).to(finite.device)
+    slot = torch.searchsorted(edges, finite, right=True)
+    if isinstance(axis, RegularAxis):
+        slot[finite == axis.hi] = axis.bins  # the last bin holds its upper edge
+    counts = torch.bincount(slot, minlength=axis.bins + 2)
+    nonfinite = NonFinite(
+        int(values.isnan().sum()), int(values.isneginf().sum()), int(values.isposinf().sum())
+    )
+    moments = Moments.of(finite.cpu().numpy())
+    return Histogram(axis, counts.cpu().numpy(), moments=moments, nonfinite=nonfinite, backend=NAME)
+
+
+def matmul_histogram(a: Tensor, b: Tensor, axis: Axis) -> Histogram:
+    """Form the float32 product, then count it."""
+    return histogram(a.float() @ b.float(), axis)

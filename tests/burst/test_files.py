@@ -1,0 +1,81 @@
+import errno
+import hashlib
+import os
+
+import pytest
+
+from burst.errors import OutputError
+from burst.files import make_folder, sha256_of, write_atomically
+
+
+def test_the_file_appears_whole_with_its_folders(tmp_path):
+    target = tmp_path / "new" / "deep" / "table.csv"
+    with write_atomically(target) as path:
+        assert path.parent == target.parent
+        assert path.suffix == ".csv"
+        path.write_text("a,b\n")
+        assert not target.exists()
+    assert target.read_text() == "a,b\n"
+    assert os.listdir(target.parent) == ["table.csv"]
+
+
+def test_the_file_is_as_readable_as_any_other(tmp_path):
+    with write_atomically(tmp_path / "one") as path:
+        path.write_text("1")
+    (tmp_path / "two").write_text("2")
+    assert (tmp_path / "one").stat().st_mode == (tmp_path / "two").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_keeps_what_was_there(tmp_path, error):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(error), write_atomically(target) as path:
+        path.write_text("half")
+        raise error
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*table.csv: No space left on device"),
+        write_atomically(target),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_the_disk_really_full_is_told(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with (
+        pytest.raises(OutputError, match="No space left"),
+        write_atomically(tmp_path / "table.csv"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x")
+
+
+def test_a_file_where_a_folder_should_be_is_told(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OutputError, match="cannot write into .*taken"):
+        make_folder(tmp_path / "taken")
+    with (
+        pytest.raises(OutputError, match="cannot write .*taken"),
+        write_atomically(tmp_path / "taken" / "table.csv"),
+    ):
+        pass
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path):
+    assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert os.listdir(tmp_path / "a" / "b") == []
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path):
+    (tmp_path / "x").write_bytes(b"burst")
+    assert sha256_of(tmp_path / "x") == hashlib.sha256(b"burst").hexdigest()

@@ -1,0 +1,32 @@
+"""What all tests share: seeds, no display, the real images where they are."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("Agg")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    np.random.default_rng(0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real images; a test that needs them is skipped where there is none."""
+    folder = Path(os.environ.get("BURST_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("the real images are not here; set BURST_TEST_DATA to their folder")
+    return folder
