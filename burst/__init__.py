@@ -1,0 +1,101 @@
+"""How the attention weights of a Vision Transformer are distributed: measure it.
+
+A = W_q W_k^T is the bilinear form through which tokens meet in attention, X what the attention
+reads, A X^T the response of each token to every unit prompt. `survey` measures all three for every
+block of a backbone in one pass over images; the pieces it is made of are here too.
+"""
+
+from burst.axis import FloatAxis, RegularAxis
+from burst.backbone import Backbone, BackboneSpec, find_backbone, known_backbones, load_backbone
+from burst.checkpoint import load_checkpoint, read_checkpoint
+from burst.distributed import process_group
+from burst.distribution import (
+    Gaussian,
+    GeneralisedGaussian,
+    Laplace,
+    fit_gaussian,
+    fit_generalised_gaussian,
+    fit_laplace,
+    ks_distance,
+)
+from burst.errors import (
+    BackendError,
+    BurstError,
+    CheckpointError,
+    EmptyResult,
+    HookNeverFired,
+    ImageError,
+    OutputError,
+    ShapeError,
+    UnknownName,
+    UnsupportedModel,
+)
+from burst.files import make_folder, write_atomically
+from burst.histogram import Histogram, NonFinite
+from burst.images import ImageStream, open_images
+from burst.interaction import head_response_histogram, interaction, response_histogram
+from burst.kernels import histogram, matmul_histogram
+from burst.moments import Moments
+from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
+from burst.provenance import provenance, version
+from burst.statistics import STATISTICS, describe
+from burst.survey import QUANTITIES, SkippedBlock, Survey, SurveyOptions, images_for, survey
+from burst.tokens import capture, find_blocks
+
+__all__ = [
+    "QUANTITIES",
+    "STATISTICS",
+    "Backbone",
+    "BackboneSpec",
+    "BackendError",
+    "BurstError",
+    "CheckpointError",
+    "EmptyResult",
+    "FloatAxis",
+    "Gaussian",
+    "GeneralisedGaussian",
+    "Histogram",
+    "HookNeverFired",
+    "ImageError",
+    "ImageStream",
+    "Laplace",
+    "Moments",
+    "NonFinite",
+    "OmittedTermWarning",
+    "OutputError",
+    "Projection",
+    "RegularAxis",
+    "ShapeError",
+    "SkippedBlock",
+    "Survey",
+    "SurveyOptions",
+    "UnknownName",
+    "UnsupportedModel",
+    "capture",
+    "describe",
+    "describe_blocks",
+    "find_backbone",
+    "find_blocks",
+    "fit_gaussian",
+    "fit_generalised_gaussian",
+    "fit_laplace",
+    "head_response_histogram",
+    "histogram",
+    "images_for",
+    "interaction",
+    "known_backbones",
+    "ks_distance",
+    "load_backbone",
+    "load_checkpoint",
+    "make_folder",
+    "matmul_histogram",
+    "open_images",
+    "process_group",
+    "projection",
+    "provenance",
+    "read_checkpoint",
+    "response_histogram",
+    "survey",
+    "version",
+    "write_atomically",
+]

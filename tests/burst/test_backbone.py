@@ -1,0 +1,355 @@
+import dataclasses
+import hashlib
+import json
+import socket
+import time
+
+import pytest
+import timm
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from burst import _hub, backbone
+from burst.backbone import find_backbone, known_backbones, load_backbone
+from burst.errors import BurstError, CheckpointError, UnknownName
+
+NAMES = [spec.name for spec in known_backbones()]
+TAGGED = [spec.name for spec in known_backbones() if spec.timm_tag]
+TINY = "timm:test_vit.r160_in1k"  # timm's own model for tests: width 64, depth 6, 160 x 160
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    """Empty caches of the hub and of torch."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path
+
+
+@pytest.fixture
+def offline(caches, monkeypatch):
+    """No name resolves: what a machine without a connection sees."""
+
+    def fail(*arguments, **options):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+
+
+def put_in_hub_cache(root, repository, filename, data):
+    folder = root / "hub" / f"models--{repository.replace('/', '--')}"
+    file = folder / "snapshots" / "0123abc" / filename
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / "main").write_text("0123abc")
+    return file
+
+
+@pytest.fixture(scope="module")
+def tiny_file(tmp_path_factory):
+    """Random weights of timm's test model with its head, as timm publishes them."""
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    save_file(timm.create_model("test_vit").state_dict(), path)
+    return path
+
+
+# --- the registry ---------------------------------------------------------------------------
+
+
+def test_the_registry_holds_the_published_backbones_and_one_that_comes_with_the_package():
+    maes = ["mae_tiny", "mae_vitb", "mae_vitl", "mae_vith", "mae_vit2b"]
+    assert [*maes, "moco_vitb", "sup_vitb", "sup_vitl", "sup_vith"] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_spec_s_parameter_count_is_that_of_the_model_it_builds(name):
+    spec = find_backbone(name)
+    with torch.device("meta"):
+        model = spec.build()
+    assert sum(parameter.numel() for parameter in model.parameters()) == spec.parameters
+
+
+@pytest.mark.parametrize("name", TAGGED)
+def test_a_spec_builds_what_timm_builds_for_its_tag(name):
+    spec = find_backbone(name)
+    with torch.device("meta"):
+        ours, theirs = spec.build(), timm.create_model(spec.timm_tag, num_classes=0)
+    shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    assert ours.blocks[0].attn.num_heads == theirs.blocks[0].attn.num_heads
+
+
+@pytest.mark.parametrize("name", TAGGED)
+def test_a_spec_s_normalisation_and_size_are_those_of_its_timm_tag(name):
+    spec, config = find_backbone(name), timm.models.get_pretrained_cfg(find_backbone(name).timm_tag)
+    assert config.has_weights
+    assert (spec.mean, spec.std) == (config.mean, config.std)
+    assert (3, spec.image_size, spec.image_size) == config.input_size
+    assert spec.interpolation == config.interpolation
+
+
+def test_the_two_billion_model_has_maws_s_shape():
+    with torch.device("meta"):
+        model = find_backbone("mae_vit2b").build()
+    assert model.pos_embed.shape == (1, 257, 2560)
+    assert len(model.blocks) == 24
+    assert model.blocks[0].attn.num_heads == 32
+    assert model.blocks[0].mlp.fc1.weight.shape == (10240, 2560)
+    assert isinstance(model.norm, torch.nn.LayerNorm)
+
+
+def test_mae_pools_the_patches_and_the_others_the_class_token():
+    assert {(spec.pretraining, spec.pooling) for spec in known_backbones()} == {
+        ("mae", "avg"),
+        ("moco_v3", "token"),
+        ("supervised", "token"),
+    }
+
+
+def test_a_name_that_is_not_registered_gets_the_nearest():
+    with pytest.raises(UnknownName, match=r"unknown backbone 'mae_vit'; did you mean mae_vit\w+,"):
+        find_backbone("mae_vit")
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ({"pretraining": "dino"}, "unknown pretraining 'dino'"),
+        ({"pooling": "max"}, "unknown pooling 'max'"),
+        ({"heads": 5}, "heads must divide width"),
+        ({"patch_size": 7}, "patch_size must divide image_size"),
+        ({"depth": 0}, "sizes must be positive"),
+        ({"std": (1.0, 1.0, 0.0)}, "std must be positive"),
+        ({"mean": (0.5,)}, "three values"),
+        ({"package_file": None}, "package_file, timm_tag or url is needed"),
+        ({"sha256": "xyz"}, "hexadecimal"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(change, expected):
+    with pytest.raises(BurstError, match=expected):
+        dataclasses.replace(find_backbone("mae_tiny"), **change)
+
+
+# --- the backbone that comes with the package -----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mae_tiny():
+    return load_backbone("mae_tiny")
+
+
+def test_mae_tiny_is_frozen_float32_and_in_eval_mode(mae_tiny):
+    parameters = list(mae_tiny.model.parameters())
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in parameters)
+    assert not mae_tiny.model.training
+
+
+def test_mae_tiny_is_the_file_of_the_package(mae_tiny):
+    file = find_backbone("mae_tiny").on_disk()
+    assert mae_tiny.weights_source == "package:mae_tiny.safetensors"
+    assert mae_tiny.weights_sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    for name, value in load_file(file).items():
+        assert torch.equal(mae_tiny.model.state_dict()[name], value.float())
+
+
+def test_the_pretrained_norm_is_applied_after_the_blocks(mae_tiny):
+    stored = load_file(find_backbone("mae_tiny").on_disk())
+    seen = {}
+    mae_tiny.model.blocks.register_forward_hook(lambda *call: seen.update(out=call[2]))
+    tokens = mae_tiny.model.forward_features(torch.randn(2, 3, 64, 64))
+    gain, bias = stored["norm.weight"].float(), stored["norm.bias"].float()
+    expected = torch.nn.functional.layer_norm(seen["out"], (192,), gain, bias, eps=1e-6)
+    torch.testing.assert_close(tokens, expected)  # the same float32 operation
+    assert tokens.shape == (2, 65, 192)
+
+
+def test_mae_tiny_says_what_its_pretraining_fixes(mae_tiny):
+    assert (mae_tiny.pretraining, mae_tiny.pooling) == ("mae", "avg")
+    assert (mae_tiny.image_size, mae_tiny.interpolation) == ((64, 64), "bicubic")
+    assert mae_tiny.mean == (0.485, 0.456, 0.406)
+    assert mae_tiny.std == (0.229, 0.224, 0.225)
+
+
+def test_a_package_file_that_was_changed_is_refused(monkeypatch):
+    spec = dataclasses.replace(find_backbone("mae_tiny"), sha256="0" * 64)
+    monkeypatch.setattr(backbone, "known_backbones", lambda: (spec,))
+    with pytest.raises(CheckpointError, match=r"SHA-256 5e52235c.*install the package anew"):
+        load_backbone("mae_tiny")
+
+
+def test_a_package_file_that_is_missing_is_named(monkeypatch):
+    spec = dataclasses.replace(find_backbone("mae_tiny"), package_file="gone.safetensors")
+    monkeypatch.setattr(backbone, "known_backbones", lambda: (spec,))
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors.*missing from the package"):
+        load_backbone("mae_tiny")
+
+
+# --- weights that are given -----------------------------------------------------------------
+
+
+def test_a_registered_name_takes_a_file(tmp_path, mae_tiny):
+    state = {k: v + 1 for k, v in mae_tiny.model.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "mine.pth")
+    mine = load_backbone("mae_tiny", tmp_path / "mine.pth")
+    assert torch.equal(mine.model.norm.weight, state["norm.weight"])
+    assert mine.weights_source == str(tmp_path / "mine.pth")
+    assert mine.report.layout.startswith("timm names under `model`")
+
+
+def test_a_timm_model_takes_a_file(tiny_file):
+    tiny = load_backbone(TINY, tiny_file)
+    assert torch.equal(tiny.model.pos_embed, load_file(tiny_file)["pos_embed"])
+    assert tiny.weights_sha256 == hashlib.sha256(tiny_file.read_bytes()).hexdigest()
+    assert tiny.pretraining == "unknown"
+    assert set(tiny.report.dropped) == {"head.weight", "head.bias"}
+
+
+def test_a_timm_model_has_timm_s_normalisation_and_size(tiny_file):
+    tiny, config = load_backbone(TINY, tiny_file), timm.models.get_pretrained_cfg("test_vit")
+    assert (tiny.mean, tiny.std) == (config.mean, config.std)
+    assert tiny.image_size == (160, 160)
+
+
+def test_a_file_of_another_model_is_refused():
+    weights = find_backbone("mae_tiny").on_disk()
+    with pytest.raises(CheckpointError, match=r"width 192, depth 12, patch 8.*width 768"):
+        load_backbone("moco_vitb", weights)
+
+
+def test_random_weights_are_recorded_as_such():
+    random = load_backbone("timm:test_vit", weights="random")
+    assert (random.weights_source, random.weights_sha256) == ("random", None)
+    assert random.pretraining == "random"
+
+
+def test_random_weights_follow_the_seed_and_leave_the_global_state():
+    before = torch.get_rng_state()
+    first, same, other = (load_backbone(TINY, "random", seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    weights = [x.model.blocks[0].attn.qkv.weight for x in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_model_that_is_no_vit_loads():
+    resnet = load_backbone("timm:test_resnet", weights="random")
+    assert resnet.model(torch.zeros(1, 3, *resnet.image_size)).ndim == 2
+
+
+# --- names ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, nearest",
+    [
+        ("mae_vitx", "mae_vit"),
+        ("moco_tiny", "mae_tiny"),
+        ("timm:vit_bse_patch16_224", "timm:vit_base_patch16_224"),
+        ("timm:vit_base_patch16_224.nope", "timm:vit_base_patch16_224"),
+        ("vit_base_patch16_224", "timm:vit_base_patch16_224"),
+        ("timm:", "timm:"),
+        ("hf-hub:", "timm:"),
+        ("qqqq", "known: mae_tiny"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest(name, nearest):
+    with pytest.raises(UnknownName) as caught:
+        load_backbone(name)
+    assert nearest in str(caught.value).partition(";")[2]
+    assert len(str(caught.value)) < 300
+
+
+def test_a_file_in_the_place_of_a_name_is_told_where_to_go(tiny_file):
+    with pytest.raises(CheckpointError, match=r"is a file, .* give the file with --weights"):
+        load_backbone(str(tiny_file))
+
+
+def test_a_timm_model_without_pretrained_weights_asks_for_a_file():
+    with pytest.raises(CheckpointError, match=r"no pretrained weights for timm:davit_giant; give"):
+        load_backbone("timm:davit_giant")
+
+
+# --- caches and downloads -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("mae_vitb", "mae_vitb .*get https://dl.fbaipublicfiles.com/mae/.*vit_base.pth"),
+        ("moco_vitb", "moco_vitb .*get https://dl.fbaipublicfiles.com/moco-v3/.*pth.tar"),
+        ("sup_vith", "sup_vith .*get https://huggingface.co/timm/.*/model.safetensors"),
+        ("timm:vit_base_patch16_224_in21k", "sup_vitb .*get https://.*B_16-i21k.*npz"),
+        (TINY, f"{TINY} .*get https://huggingface.co/timm/test_vit.r160_in1k/resolve/main/mod"),
+        ("hf-hub:org/name", "hf-hub:org/name .*get https://huggingface.co/org/name"),
+        ("hf-hub:a/b/c", "hf-hub:a/b/c .*expected ORG/NAME"),
+    ],
+)
+def test_without_a_connection_one_line_says_what_to_get(offline, name, expected):
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match=f"the weights of {expected}.*--weights FILE") as e:
+        load_backbone(name)
+    assert "\n" not in str(e.value)
+    assert time.monotonic() - start < 10  # the hub client's own retries take 23 seconds a file
+
+
+def test_the_hub_client_is_put_back_online(offline):
+    with pytest.raises(CheckpointError):
+        load_backbone("mae_vitb")
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_timm_model_in_the_hub_s_cache_needs_no_connection(caches, offline, tiny_file):
+    put_in_hub_cache(caches, "timm/test_vit.r160_in1k", "model.safetensors", tiny_file.read_bytes())
+    tiny = load_backbone(TINY)
+    assert torch.equal(tiny.model.pos_embed, load_file(tiny_file)["pos_embed"])
+    assert tiny.weights_sha256 == hashlib.sha256(tiny_file.read_bytes()).hexdigest()
+    assert tiny.weights_source.startswith("https://huggingface.co/timm/test_vit.r160_in1k/")
+
+
+def test_a_hub_name_in_the_cache_needs_no_connection(caches, offline, tiny_file):
+    config = {"architecture": "test_vit", "num_classes": 1000}
+    config["pretrained_cfg"] = {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 160, 160]}
+    config["pretrained_cfg"] |= {"fixed_input_size": True, "classifier": "head"}
+    put_in_hub_cache(caches, "org/name", "config.json", json.dumps(config).encode())
+    put_in_hub_cache(caches, "org/name", "model.safetensors", tiny_file.read_bytes())
+    tiny = load_backbone("hf-hub:org/name")
+    assert torch.equal(tiny.model.pos_embed, load_file(tiny_file)["pos_embed"])
+    assert tiny.mean == (0.1, 0.1, 0.1)
+    assert tiny.weights_sha256 == hashlib.sha256(tiny_file.read_bytes()).hexdigest()
+
+
+def test_a_hub_repository_that_is_not_timm_s_is_refused(caches, offline):
+    put_in_hub_cache(caches, "org/bert", "config.json", b'{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match=r"hf-hub:org/bert .*is it a timm model\?"):
+        load_backbone("hf-hub:org/bert")
+
+
+def test_a_registered_backbone_is_found_in_the_hub_s_cache(caches):
+    spec = find_backbone("mae_vitb")
+    assert spec.on_disk() is None
+    file = put_in_hub_cache(caches, f"timm/{spec.timm_tag}", "model.safetensors", b"...")
+    assert spec.on_disk() == file
+
+
+def test_a_registered_backbone_is_found_in_torch_s_cache(caches):
+    file = caches / "torch" / "hub" / "checkpoints" / "vit-b-300ep.pth.tar"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert find_backbone("moco_vitb").on_disk() == file
+
+
+def test_a_file_name_that_several_publications_share_is_not_trusted(caches):
+    file = caches / "torch" / "hub" / "checkpoints" / "vit_2b14.pt"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    spec = find_backbone("mae_vit2b")
+    assert spec.on_disk() is None
+    _hub.url_cache(spec.url).touch()
+    assert spec.on_disk() == _hub.url_cache(spec.url)

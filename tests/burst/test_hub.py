@@ -1,0 +1,66 @@
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from burst import _hub
+from burst.errors import CheckpointError
+
+
+@pytest.fixture
+def caches(tmp_path, monkeypatch):
+    """An empty cache of torch."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return tmp_path
+
+
+def test_files_of_one_name_at_two_urls_are_cached_apart(caches):
+    places = {_hub.url_cache(f"https://example.org/{x}/vit_2b14.pt") for x in ("mae", "maws")}
+    assert len(places) == 2
+
+
+def test_a_url_is_fetched_once(caches):
+    (caches / "a.bin").write_bytes(b"weights")
+    first = _hub.fetch_url((caches / "a.bin").as_uri())
+    (caches / "a.bin").unlink()
+    assert _hub.fetch_url((caches / "a.bin").as_uri()) == first
+    assert first.read_bytes() == b"weights"
+
+
+def test_a_download_of_another_md5_is_not_kept(caches):
+    (caches / "a.bin").write_bytes(b"weights")
+    url = (caches / "a.bin").as_uri()
+    with pytest.raises(CheckpointError, match=r"has MD5 \w+, but 8cad7c was published"):
+        _hub.fetch_url(url, md5="8cad7c")
+    assert not list(_hub.url_cache(url).parent.iterdir())
+
+
+def test_a_download_of_the_published_md5_is_kept(caches):
+    (caches / "a.bin").write_bytes(b"weights")
+    digest = hashlib.md5(b"weights").hexdigest()
+    assert _hub.fetch_url((caches / "a.bin").as_uri(), md5=digest[:6]).is_file()
+
+
+class Interrupted(http.server.BaseHTTPRequestHandler):
+    """Promises a hundred bytes and sends seven."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"weights")
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_download_that_breaks_off_is_not_kept(caches):
+    with http.server.HTTPServer(("127.0.0.1", 0), Interrupted) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/a.bin"
+        with pytest.raises(CheckpointError, match="broke off"):
+            _hub.fetch_url(url)
+        thread.join()
+    assert not list(_hub.url_cache(url).parent.iterdir())
