@@ -1,0 +1,259 @@
+"""Image files in a folder, a zip or a tar: their names, their sizes, their bytes.
+
+Names are relative, with forward slashes. A file is an image by its suffix, in any case; hidden
+files and folders, and the `__MACOSX` that macOS puts into zips, do not count. Nothing is unpacked,
+but for one case: a compressed tar cannot be read at random, so the images asked for are copied, in
+one pass, to an unnamed temporary file (in `TMPDIR`) that goes when the reader closes. Memory stays
+flat either way.
+"""
+
+import lzma
+import os
+import tarfile
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from burst.errors import ImageError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".tbz2", ".xz", ".txz")
+ACCEPTED = "a folder, a zip or tar(.gz, .bz2, .xz) of images, or one image file"
+
+# What zipfile, tarfile and the decompressors raise on damaged data.
+DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(OSError, EOFError, NotImplementedError, RuntimeError, ValueError),
+)
+
+Read = Callable[[str], bytes]
+
+
+class ImageFiles(Protocol):
+    """A place that image files are read from."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of every image file, by name; in no particular order."""
+
+    @property
+    def others(self) -> int:
+        """How many visible files are no images."""
+
+    def reader(self, names: Collection[str]) -> AbstractContextManager[Read]:
+        """Open the place; what comes back reads any of `names`, from any thread."""
+
+
+def list_images(path: Path) -> ImageFiles:
+    """Every image file in a folder, nested ones too, or in an archive; or the file itself.
+
+    Raises:
+        ImageError: nothing lies there, it is of another kind, it is damaged or encrypted, it
+            cannot be read, or it holds no image.
+    """
+    try:
+        files = _list(path)
+    except DAMAGED as error:
+        raise ImageError(f"{path} cannot be read, or is damaged: {reason(error)}") from error
+    if not files.sizes:
+        raise ImageError(
+            f"{path} holds no image: no file ends in {' '.join(IMAGE_SUFFIXES)}, "
+            f"{files.others} other files were seen"
+        )
+    return files
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, on one line; its type where it says nothing by itself."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(text.split())
+    if text and isinstance(error, OSError | ValueError | RuntimeError | tarfile.TarError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _list(path: Path) -> ImageFiles:
+    if not path.exists():
+        raise ImageError(f"image source {str(path)!r} does not exist; expected {ACCEPTED}")
+    if path.is_dir():
+        return _list_folder(path)
+    if not path.is_file():
+        raise ImageError(f"{path} is neither a folder nor a file; expected {ACCEPTED}")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return _Folder(path.parent, {path.name: path.stat().st_size}, others=0)
+    if zipfile.is_zipfile(path):
+        return _list_zip(path)
+    if tarfile.is_tarfile(path):
+        return _list_tar(path)
+    if path.suffix.lower() in ARCHIVE_SUFFIXES:
+        raise ImageError(f"{path} is not a complete zip or tar; was its download cut short?")
+    raise ImageError(f"{path} is neither an image nor an archive; expected {ACCEPTED}")
+
+
+def _visible(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return not any(p == "__MACOSX" or (p.startswith(".") and p != "..") for p in parts)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    root: Path
+    sizes: Mapping[str, int]
+    others: int
+
+    @contextmanager
+    def reader(self, names: Collection[str]) -> Iterator[Read]:
+        yield lambda name: (self.root / name).read_bytes()
+
+
+def _list_folder(root: Path) -> _Folder:
+    sizes, others = {}, 0
+    for name, size in _walk(root, "", frozenset()):
+        if _is_image(name):
+            sizes[name] = size
+        else:
+            others += 1
+    return _Folder(root, sizes, others)
+
+
+def _walk(folder: Path, prefix: str, above: frozenset[Path]) -> Iterator[tuple[str, int]]:
+    """Names and sizes of the visible files; links are followed, but not back up in a circle."""
+    here = folder.resolve()
+    if here in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not _visible(entry.name):
+                continue
+            if entry.is_dir():
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
+            elif entry.is_file():
+                yield prefix + entry.name, entry.stat().st_size
+            elif entry.is_symlink():  # it leads nowhere: listed, so that it is missed on reading
+                yield prefix + entry.name, 0
+
+
+@dataclass(frozen=True)
+class _Zip:
+    path: Path
+    members: Mapping[str, zipfile.ZipInfo]
+    others: int
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {name: member.file_size for name, member in self.members.items()}
+
+    @contextmanager
+    def reader(self, names: Collection[str]) -> Iterator[Read]:
+        lock = threading.Lock()  # one handle, one file position
+        with zipfile.ZipFile(self.path) as archive:
+
+            def read(name: str) -> bytes:
+                with lock:
+                    return archive.read(self.members[name])
+
+            yield read
+
+
+def _list_zip(path: Path) -> _Zip:
+    members, others = {}, 0
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.is_dir() or not _visible(member.filename):
+                continue
+            if not _is_image(member.filename):
+                others += 1
+                continue
+            if member.flag_bits & 1:
+                raise ImageError(
+                    f"{path} is encrypted ({member.filename!r}); unpack it with its password "
+                    "and give the folder"
+                )
+            members[str(PurePosixPath(member.filename))] = member
+    return _Zip(path, members, others)
+
+
+@dataclass(frozen=True)
+class _Tar:
+    path: Path
+    compressed: bool
+    extents: Mapping[str, tuple[int, int]]  # name -> where its bytes start in the tar, how many
+    others: int
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return {name: size for name, (_, size) in self.extents.items()}
+
+    @contextmanager
+    def reader(self, names: Collection[str]) -> Iterator[Read]:
+        if not self.compressed:
+            with self.path.open("rb") as file:
+                yield _extent_reader(file, self.extents)
+            return
+        with tempfile.TemporaryFile(buffering=0) as copy:
+            yield _extent_reader(copy, self._copy_to(copy, names))
+
+    def _copy_to(self, copy: IO[bytes], names: Collection[str]) -> dict[str, tuple[int, int]]:
+        """Copy the bytes of `names`; going forward only, so the tar is decompressed once."""
+        extents = {}
+        try:
+            with tarfile.open(self.path) as tar:
+                for name in sorted(names, key=self.extents.__getitem__):
+                    start, size = self.extents[name]
+                    content = _bytes_at(tar, start, size)
+                    extents[name] = (copy.tell(), size)
+                    copy.write(content)
+        except DAMAGED as error:
+            raise ImageError(
+                f"{self.path} cannot be copied to {tempfile.gettempdir()}: {reason(error)}"
+            ) from error
+        return extents
+
+
+def _extent_reader(file: IO[bytes], extents: Mapping[str, tuple[int, int]]) -> Read:
+    def read(name: str) -> bytes:
+        start, size = extents[name]
+        return os.pread(file.fileno(), size, start)  # no shared position, hence no lock
+
+    return read
+
+
+def _list_tar(path: Path) -> _Tar:
+    extents = {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            if member.isreg() and not member.issparse():
+                extents[member.name] = (member.offset_data, member.size)
+            elif member.islnk() and member.linkname in extents:
+                extents[member.name] = extents[member.linkname]
+        # tarfile takes a header cut short or overwritten for the end of the archive.
+        if _bytes_at(tar, tar.offset, tarfile.BLOCKSIZE).strip(b"\0"):
+            raise tarfile.ReadError("it ends in the middle of a member")
+    visible = {name: extent for name, extent in extents.items() if _visible(name)}
+    images = {str(PurePosixPath(n)): extent for n, extent in visible.items() if _is_image(n)}
+    return _Tar(path, not _is_plain_tar(path), images, len(visible) - len(images))
+
+
+def _bytes_at(tar: tarfile.TarFile, start: int, size: int) -> bytes:
+    """Bytes of the decompressed tar."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(start)
+    return tar.fileobj.read(size)
+
+
+def _is_plain_tar(path: Path) -> bool:
+    try:
+        tarfile.open(path, "r:").close()
+    except tarfile.ReadError:
+        return False
+    return True
