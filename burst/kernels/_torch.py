@@ -1,17 +1,13 @@
 """Both histograms tile by tile: a tile is multiplied, reduced and binned while it is in cache.
 
-On the CPU each core takes its own tiles, with a single-threaded product: nothing is shared, the
-product's output never leaves the core's cache, and the result does not depend on how many cores
-there are. The tiles' shape is fixed, so that neither do the products' roundings.
+Everything is a PyTorch operation on one tile at a time, so all cores (or the GPU) share each tile,
+and only one tile of the product exists. The tiles' shape does not depend on the machine.
 """
 
 import math
-import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,17 +17,15 @@ from burst.histogram import Histogram, NonFinite
 from burst.moments import Moments
 
 NAME = "torch"
-CPU_TILE = 1 << 17  # entries: with its float64 scratch about the size of a core's L2 cache
+CPU_TILE = 1 << 19  # entries: 15 MiB with their scratch; a call then costs little beside the work
 GPU_TILE = 1 << 25  # entries: enough to fill the device
-SHARES = 8  # tiles that a small input is cut into at least, for the cores to share
 PANEL = 1024  # most rows of a tile: wide enough for the product to run at full speed
 
 
 class _Scratch:
-    """One worker's buffers, used for each tile again: fresh pages cost as much as the work."""
+    """Buffers that every tile uses again: fresh pages would cost as much as the work."""
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self.size, self.device = size, device
         self.product = torch.empty(size, device=device)
         self.sign, self.keys = torch.empty((2, size), dtype=torch.int32, device=device)
         self.deviation, self.squared = torch.empty((2, size), dtype=torch.float64, device=device)
@@ -43,15 +37,15 @@ Produce = Callable[[Tensor], Tensor]  # a buffer to write to -> the float32 tile
 def histogram(x: Tensor, axis: Axis) -> Histogram:
     """Count the entries of `x` in slices of one tile."""
     flat = x.reshape(-1)
-    size = _tile_size(flat.numel(), flat.device)
-    tiles = [partial(_convert, piece) for piece in torch.split(flat, size)]
+    size = min(_tile_size(flat.device), flat.numel())
+    tiles = [partial(_convert, piece) for piece in torch.split(flat, max(size, 1))]
     return _run(tiles, size, axis, flat.device)
 
 
 def matmul_histogram(a: Tensor, b: Tensor, axis: Axis) -> Histogram:
     """Count the entries of a @ b, one tile of the product at a time."""
     rows = max(1, min(a.shape[0], PANEL))
-    columns = max(16, _tile_size(a.shape[0] * b.shape[1], a.device) // rows)
+    columns = max(1, min(b.shape[1], _tile_size(a.device) // rows))
     panels = [panel.float() for panel in torch.split(a, rows)]
     tiles = [
         partial(_multiply, panel, strip)
@@ -61,11 +55,8 @@ def matmul_histogram(a: Tensor, b: Tensor, axis: Axis) -> Histogram:
     return _run(tiles, rows * columns, axis, a.device)
 
 
-def _tile_size(entries: int, device: torch.device) -> int:
-    """A function of the work alone, so that results do not depend on the number of cores."""
-    if device.type != "cpu":
-        return GPU_TILE
-    return min(CPU_TILE, max(entries // SHARES, CPU_TILE // 8))
+def _tile_size(device: torch.device) -> int:
+    return CPU_TILE if device.type == "cpu" else GPU_TILE
 
 
 def _convert(piece: Tensor, _: Tensor) -> Tensor:
@@ -79,12 +70,12 @@ def _multiply(panel: Tensor, strip: Tensor, product: Tensor) -> Tensor:
 
 @dataclass
 class _Tally:
-    """What one worker has seen: counts, and the moments of each tile under its number."""
+    """What has been seen so far."""
 
     axis: Axis
     scratch: _Scratch
     counts: Tensor = field(init=False)
-    moments: dict[int, Moments] = field(default_factory=dict)
+    moments: Moments = field(default_factory=Moments)
     nonfinite: NonFinite = field(default_factory=NonFinite)
 
     def __post_init__(self) -> None:
@@ -92,7 +83,7 @@ class _Tally:
             self.axis.bins + 2, dtype=torch.int64, device=self.scratch.keys.device
         )
 
-    def add(self, number: int, tile: Tensor) -> None:
+    def add(self, tile: Tensor) -> None:
         """Reduce and bin one float32 tile."""
         values = tile.reshape(-1)
         if not values.numel():
@@ -105,7 +96,7 @@ class _Tally:
             low, high = (float(bound) for bound in values.aminmax())
         slots = _slots(values, self.axis, self.scratch)
         self.counts += torch.bincount(slots, minlength=self.counts.numel())
-        self.moments[number] = _moments(values, low, high, self.scratch)
+        self.moments += _moments(values, low, high, self.scratch)
 
     def _set_aside(self, values: Tensor) -> Tensor:
         self.nonfinite += NonFinite(
@@ -115,46 +106,12 @@ class _Tally:
 
 
 def _run(tiles: Sequence[Produce], size: int, axis: Axis, device: torch.device) -> Histogram:
-    """Share the tiles among the cores; each takes the next one when it is free."""
-    queue = iter(enumerate(tiles))
-
-    def work(_: int) -> _Tally:
-        tally = _Tally(axis, _scratch(size, device))
-        for number, produce in queue:
-            tally.add(number, produce(tally.scratch.product))
-        return tally
-
-    if device.type != "cpu":
-        return _merge([work(0)], axis)
-    threads = torch.get_num_threads()
-    try:
-        return _merge(list(_pool(threads).map(work, range(threads))), axis)
-    finally:
-        torch.set_num_threads(threads)  # what a worker sets is also every later thread's default
-
-
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "burst", initializer=lambda: torch.set_num_threads(1))
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a child does not inherit the threads
-_worker = threading.local()
-
-
-def _scratch(size: int, device: torch.device) -> _Scratch:
-    kept: _Scratch | None = getattr(_worker, "scratch", None)
-    if kept is None or kept.size < size or kept.device != device:
-        kept = _worker.scratch = _Scratch(size, device)
-    return kept
-
-
-def _merge(tallies: Sequence[_Tally], axis: Axis) -> Histogram:
-    counts = torch.stack([tally.counts for tally in tallies]).sum(dim=0)
-    tiles = {number: part for tally in tallies for number, part in tally.moments.items()}
-    moments = sum((tiles[number] for number in sorted(tiles)), Moments())
-    nonfinite = sum((tally.nonfinite for tally in tallies), NonFinite())
-    return Histogram(axis, counts.cpu().numpy(), moments=moments, nonfinite=nonfinite, backend=NAME)
+    scratch = _Scratch(size, device)
+    tally = _Tally(axis, scratch)
+    for produce in tiles:
+        tally.add(produce(scratch.product))
+    counts = tally.counts.cpu().numpy()
+    return Histogram(axis, counts, moments=tally.moments, nonfinite=tally.nonfinite, backend=NAME)
 
 
 def _moments(values: Tensor, low: float, high: float, scratch: _Scratch) -> Moments:
