@@ -1,0 +1,1 @@
+"""Prompt tuning of Vision Transformers, with and without whitening."""

@@ -1,0 +1,43 @@
+"""A run over several processes, as `torchrun` starts them: who am I, and merging what each has."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's rank and how many there are; (0, 1) outside a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+@contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """Join the processes that `torchrun` started, if it did; gives rank and size.
+
+    Only small results travel, as Python objects, so gloo serves on machines with GPUs too.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield rank_and_size()
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield rank_and_size()
+    finally:
+        dist.destroy_process_group()
+
+
+def gather(mine: T) -> list[T]:
+    """What every process has, in order of rank, on every process; `mine` must be plain data."""
+    _, size = rank_and_size()
+    if size == 1:
+        return [mine]
+    parts: list[T | None] = [None] * size
+    dist.all_gather_object(parts, mine)
+    return [part for part in parts if part is not None]

@@ -1,0 +1,96 @@
+"""W_q and W_k -> A = W_q W_k^T; A and X -> the histogram of the response A X^T, streamed."""
+
+from torch import Tensor
+
+from burst.axis import Axis, FloatAxis
+from burst.errors import ShapeError, UnknownName
+from burst.histogram import Histogram
+from burst.kernels import matmul_histogram
+
+CONVENTIONS = ("paper", "authors")
+_DEFAULT_AXIS = FloatAxis()
+
+
+def interaction(w_q: Tensor, w_k: Tensor, *, convention: str = "paper") -> Tensor:
+    """W_q W_k^T: the bilinear form through which two tokens meet in attention.
+
+    Args:
+        w_q: (d, m) query weights, so that q = x @ w_q; timm stores the transpose.
+            m is d_h for one head; m = h * d_h gives the sum over h heads.
+        w_k: (d, m) key weights, same orientation.
+        convention: "paper" is W_q W_k^T, (d, d). "authors" is what the paper's released code
+            computes from torch's (out, in) weights, W_q^T W_k, (m, m): it mixes the heads'
+            output channels, is not the form that scores tokens, and is here to match their figure.
+
+    Returns:
+        (d, d), or (m, m), float32; unit: logits before 1/sqrt(d_h). Biases are left out.
+
+    Raises:
+        ShapeError: w_q and w_k are not matrices of one shape.
+        UnknownName: the convention is neither of the two.
+
+    Source: arXiv 2506.22908, section 3.
+
+    >>> import torch
+    >>> interaction(torch.eye(3), 2 * torch.eye(3)).diagonal()
+    tensor([2., 2., 2.])
+    """
+    _check_pair(w_q, w_k)
+    if convention not in CONVENTIONS:
+        raise UnknownName("convention", convention, CONVENTIONS)
+    if convention == "authors":
+        return w_q.float().mT @ w_k.float()
+    return w_q.float() @ w_k.float().mT
+
+
+def response_histogram(
+    a: Tensor, x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto"
+) -> Histogram:
+    """Histogram of the response Y = A X^T, (d, n), whose entry (i, j) scores e_i against token j.
+
+    Args:
+        a: (d, d) interaction.
+        x: (..., d) tokens in rows; leading dimensions are flattened to n.
+        axis: where the bins lie.
+        backend: see `burst.kernels.matmul_histogram`; Y is never stored.
+
+    Raises:
+        ShapeError: a and x do not share d.
+    """
+    return matmul_histogram(a, _rows(x, a.shape[-1]).mT, axis, backend=backend)
+
+
+def head_response_histogram(
+    w_q: Tensor, w_k: Tensor, x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto"
+) -> Histogram:
+    """Histogram of one head's response W_q (X W_k)^T, through the head's keys.
+
+    The same entries as `response_histogram(interaction(w_q, w_k), x)` up to float32 rounding,
+    at d_h / d of its cost: all h heads together cost about two whole products.
+
+    Args:
+        w_q: (d, d_h) query weights of the head.
+        w_k: (d, d_h) key weights of the head.
+        x: (..., d) tokens in rows.
+        axis: where the bins lie.
+        backend: see `burst.kernels.matmul_histogram`.
+
+    Raises:
+        ShapeError: the weights differ in shape, or x has another d.
+    """
+    _check_pair(w_q, w_k)
+    keys = _rows(x, w_k.shape[0]).float() @ w_k.float()
+    return matmul_histogram(w_q, keys.mT, axis, backend=backend)
+
+
+def _check_pair(w_q: Tensor, w_k: Tensor) -> None:
+    if w_q.ndim != 2 or w_q.shape != w_k.shape:
+        raise ShapeError(
+            f"w_q {tuple(w_q.shape)} and w_k {tuple(w_k.shape)} must be matrices of one shape"
+        )
+
+
+def _rows(x: Tensor, dim: int) -> Tensor:
+    if x.ndim < 2 or x.shape[-1] != dim:
+        raise ShapeError(f"tokens {tuple(x.shape)} must be (..., {dim}) to meet the interaction")
+    return x.reshape(-1, dim)

@@ -1,0 +1,33 @@
+"""What a result must say of how it was made."""
+
+import importlib.metadata
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+DISTRIBUTION = "attention-burstiness"
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "boost-histogram")
+
+
+def version() -> str:
+    """This library's version."""
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def provenance() -> dict[str, Any]:
+    """Time, command line, versions and machine, as plain JSON-able data."""
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": {
+            DISTRIBUTION: version(),
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+        "machine": f"{platform.system()} {platform.machine()}",
+    }

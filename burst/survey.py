@@ -1,0 +1,363 @@
+"""All blocks, quantities and heads of a backbone in one pass over the images -> one tidy table."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from burst.axis import FloatAxis
+from burst.backbone import Backbone
+from burst.distributed import gather, rank_and_size
+from burst.errors import BurstError, EmptyResult, ImageError, UnknownName, UnsupportedModel
+from burst.histogram import Histogram
+from burst.images import ImageStream, open_images
+from burst.interaction import (
+    CONVENTIONS,
+    head_response_histogram,
+    interaction,
+    response_histogram,
+)
+from burst.kernels import histogram
+from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
+from burst.statistics import STATISTICS, describe
+from burst.tokens import AttentionBlock, capture, num_prefix_tokens, select_blocks
+
+QUANTITIES = ("qk", "x", "qkx")
+TOKENS = ("all", "patch")
+WHOLE = "all"  # the value of `head` where the heads are taken together
+TOKENS_A_BATCH = (4096, 32768)  # on the CPU, on a GPU
+COLUMNS = ("model", "pretraining", "block", "head", "quantity", *STATISTICS)
+
+Key = tuple[int, str, str]  # block, head, quantity
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SurveyOptions:
+    """What to measure.
+
+    Attributes:
+        blocks: block indices; None for all. A block asked for by index that cannot be measured is
+            an error; with None it is listed in `Survey.skipped`.
+        quantities: some of `qk` (entries of A = W_q W_k^T), `x` (of X), `qkx` (of A X^T).
+        per_head: measure `qk` and `qkx` for each head too.
+        convention: "paper" or "authors", see `burst.interaction.interaction`.
+        tokens: "all", or "patch" to leave class, distillation and register tokens out.
+        bins: regular bins that the histograms must be able to give exactly.
+        backend: see `burst.kernels.choose`.
+
+    Raises:
+        UnknownName: a quantity, convention or kind of tokens that is not known.
+        ShapeError: bins odd or out of range.
+        BurstError: no quantity; or `per_head` with the authors' convention, whose product mixes
+            the heads' output channels.
+    """
+
+    blocks: tuple[int, ...] | None = None
+    quantities: tuple[str, ...] = QUANTITIES
+    per_head: bool = False
+    convention: str = "paper"
+    tokens: str = "all"
+    bins: int = 256
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        for quantity in self.quantities:
+            _check_known("quantity", quantity, QUANTITIES)
+        _check_known("convention", self.convention, CONVENTIONS)
+        _check_known("kind of tokens", self.tokens, TOKENS)
+        if not self.quantities:
+            raise BurstError(f"no quantity to measure; give some of {', '.join(QUANTITIES)}")
+        if self.per_head and self.convention == "authors":
+            raise BurstError("the authors' convention has no heads; leave per-head out")
+        FloatAxis.for_bins(self.bins)
+
+    @property
+    def axis(self) -> FloatAxis:
+        """Where the bins lie."""
+        return FloatAxis.for_bins(self.bins)
+
+
+@dataclass(frozen=True)
+class SkippedBlock:
+    """A block that was not measured, and why."""
+
+    block: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a survey found.
+
+    Attributes:
+        table: one row a block, head and quantity, with the columns `COLUMNS`; `head` is "all" or a
+            number as text. NaN where a statistic is not defined.
+        histograms: the histogram behind each row, under (block, head, quantity).
+        skipped: blocks that could not be measured.
+        omitted: terms of the attention scores that W_q W_k^T leaves out, such as a relative
+            position bias.
+        bad_images: (name, reason) of each image that was left out.
+        record: model, weights, images and options, as plain data for a run's record.
+    """
+
+    table: pd.DataFrame
+    histograms: dict[Key, Histogram]
+    skipped: tuple[SkippedBlock, ...]
+    omitted: tuple[str, ...]
+    bad_images: tuple[tuple[str, str], ...]
+    record: dict[str, Any] = field(repr=False)
+
+
+def images_for(
+    backbone: Backbone,
+    source: str | Path,
+    *,
+    num_images: int | None = 100,
+    seed: int = 0,
+    skip_bad: bool = False,
+) -> ImageStream:
+    """`open_images` with the backbone's own size and normalisation.
+
+    The batch size is chosen so that a batch has about 4,096 tokens on the CPU and eight times as
+    many on a GPU, whatever the size of image and patch.
+
+    Raises:
+        ImageError: see `open_images`; or the backbone's images are not square.
+    """
+    height, width = backbone.image_size
+    if height != width:
+        raise ImageError(f"{backbone.name} reads {height} x {width} images; only squares are known")
+    patches = getattr(getattr(backbone.model, "patch_embed", None), "num_patches", None)
+    tokens = patches or max(1, (height // 16) * (width // 16))
+    device = next(backbone.model.parameters()).device
+    return open_images(
+        source,
+        num_images=num_images,
+        batch_size=max(1, TOKENS_A_BATCH[device.type != "cpu"] // tokens),
+        image_size=height,
+        mean=backbone.mean,
+        std=backbone.std,
+        interpolation=backbone.interpolation,
+        seed=seed,
+        skip_bad=skip_bad,
+    )
+
+
+def survey(
+    backbone: Backbone,
+    images: ImageStream,
+    options: SurveyOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Survey:
+    """Measure a backbone's burstiness, block by block, in one forward pass over the images.
+
+    Each block's work is done inside its forward hook, while its tokens are in cache, and only
+    histograms are kept: memory does not grow with the number of images. In a process group each
+    process takes its share of the batches and all get the whole result; the counts do not depend
+    on how many processes there are, as long as each computes with the same number of threads.
+
+    Args:
+        backbone: from `load_backbone`.
+        images: from `open_images`; not read where only `qk` is asked for.
+        options: what to measure; all blocks and quantities if not given.
+        progress: called as progress(batches done, batches in all).
+
+    Raises:
+        UnsupportedModel: the model has no attention, or none that can be measured, or a block
+            asked for by index cannot be.
+        BurstError: block index out of range.
+        EmptyResult: no token was read.
+        ImageError: see `ImageStream`.
+
+    Warns:
+        OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
+    """
+    options = options or SurveyOptions()
+    blocks, skipped, omitted = _measurable(backbone.model, options)
+    if omitted and options.quantities != ("x",):
+        terms = ", ".join(omitted)
+        message = f"the scores of {backbone.name} also have a {terms}, which is left out"
+        warnings.warn(message, OmittedTermWarning, stacklevel=2)
+    rank, size = rank_and_size()
+    mine = images.shard(rank, size)
+    gauge = _Gauge(backbone.model, blocks, options)
+    if rank == 0:  # weights belong to no image: counted once, not once a process
+        gauge.measure_weights()
+    if options.quantities != ("qk",):
+        _measure_images(backbone, mine, gauge, progress)
+    histograms = _merge(gauge.histograms)
+    _check_complete(histograms, options, f"{backbone.name} on {images.source}")
+    bad_images = tuple(bad for part in gather(list(mine.skipped)) for bad in part)
+    record = _record(backbone, images, options, histograms, bad_images)
+    table = _table(backbone, histograms)
+    return Survey(table, histograms, skipped, omitted, bad_images, record)
+
+
+def _check_complete(histograms: dict[Key, Histogram], options: SurveyOptions, what: str) -> None:
+    found = {quantity for (_, _, quantity), hist in histograms.items() if hist.count}
+    missing = [quantity for quantity in options.quantities if quantity not in found]
+    if missing:
+        raise EmptyResult(f"no finite value of {' or '.join(missing)} was read from {what}")
+
+
+def _check_known(kind: str, given: str, known: Iterable[str]) -> None:
+    if given not in known:
+        raise UnknownName(kind, given, known)
+
+
+def _measurable(
+    model: nn.Module, options: SurveyOptions
+) -> tuple[tuple[AttentionBlock, ...], tuple[SkippedBlock, ...], tuple[str, ...]]:
+    """The blocks to measure, those that cannot be, and what is left out of the scores."""
+    chosen = select_blocks(model, options.blocks)
+    found = {description.index: description for description in describe_blocks(model)}
+    wanted = [found[block.index] for block in chosen]
+    skipped = tuple(
+        SkippedBlock(one.index, one.name, f"{one.attention}: {one.reason}")
+        for one in wanted
+        if not one.supported
+    )
+    if skipped and (options.blocks is not None or len(skipped) == len(wanted)):
+        first = skipped[0]
+        others = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        raise UnsupportedModel(f"{first.name}{others} cannot be measured: {first.reason}")
+    left_out = {block.block for block in skipped}
+    terms = (term for one in wanted if one.supported for term in one.omitted)
+    kept = tuple(block for block in chosen if block.index not in left_out)
+    return kept, skipped, tuple(dict.fromkeys(terms))
+
+
+class _Gauge:
+    """Takes tokens block by block and keeps histograms; the blocks' weights are read once."""
+
+    def __init__(
+        self, model: nn.Module, blocks: tuple[AttentionBlock, ...], options: SurveyOptions
+    ) -> None:
+        self.options = options
+        self.histograms: dict[Key, Histogram] = {}
+        self.prefix = num_prefix_tokens(model) if options.tokens == "patch" else 0
+        self.blocks = [block.index for block in blocks]
+        self._whole: dict[int, Tensor] = {}
+        self._heads: dict[int, Projection] = {}
+        if options.quantities != ("x",):
+            for block in blocks:
+                self._read(block)
+
+    def _read(self, block: AttentionBlock) -> None:
+        weights = projection(block.attention, name=block.attention_name)
+        a = interaction(*weights.whole(), convention=self.options.convention)
+        if a.shape[0] != weights.dim and "qkx" in self.options.quantities:
+            raise UnsupportedModel(
+                f"{block.attention_name}: the authors' product is {tuple(a.shape)} and tokens have "
+                f"{weights.dim} dimensions; use the paper's convention"
+            )
+        self._whole[block.index] = a
+        if self.options.per_head:
+            self._heads[block.index] = weights
+
+    def measure_weights(self) -> None:
+        """Count the entries of A."""
+        if "qk" not in self.options.quantities:
+            return
+        for block, a in self._whole.items():
+            self._count(block, WHOLE, "qk", histogram(a, **self._how))
+            for head, (w_q, w_k) in self._each_head(block):
+                hist = histogram(interaction(w_q, w_k), **self._how)
+                self._count(block, head, "qk", hist)
+
+    def measure_tokens(self, block: int, tokens: Tensor) -> None:
+        """Count the entries of X and of A X^T for what one block's attention reads."""
+        x = tokens[:, self.prefix :].flatten(0, 1).float()
+        if "x" in self.options.quantities:
+            self._count(block, WHOLE, "x", histogram(x, **self._how))
+        if "qkx" in self.options.quantities:
+            hist = response_histogram(self._whole[block], x, **self._how)
+            self._count(block, WHOLE, "qkx", hist)
+            for head, (w_q, w_k) in self._each_head(block):
+                hist = head_response_histogram(w_q, w_k, x, **self._how)
+                self._count(block, head, "qkx", hist)
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {"axis": self.options.axis, "backend": self.options.backend}
+
+    def _each_head(self, block: int) -> Iterable[tuple[str, tuple[Tensor, Tensor]]]:
+        weights = self._heads.get(block)
+        heads = range(weights.num_heads) if weights else ()
+        return ((str(i), weights.head(i)) for i in heads if weights)
+
+    def _count(self, block: int, head: str, quantity: str, hist: Histogram) -> None:
+        key = block, head, quantity
+        known = self.histograms.get(key)
+        self.histograms[key] = hist if known is None else known + hist
+
+
+def _measure_images(
+    backbone: Backbone, images: ImageStream, gauge: _Gauge, progress: Progress | None
+) -> None:
+    device = next(backbone.model.parameters()).device
+    with torch.inference_mode():
+        for done, batch in enumerate(images, start=1):
+            with capture(backbone.model, gauge.blocks, on_tokens=gauge.measure_tokens):
+                backbone.model(batch.to(device))
+            if progress:
+                progress(done, images.batches)
+
+
+def _merge(mine: dict[Key, Histogram]) -> dict[Key, Histogram]:
+    """Add what the processes counted; rows in order of block, head and quantity."""
+    if rank_and_size()[1] > 1:
+        parts = gather({key: hist.to_dict() for key, hist in mine.items()})
+        mine = {}
+        for part in parts:
+            for key, form in part.items():
+                hist = Histogram.from_dict(form)
+                mine[key] = mine[key] + hist if key in mine else hist
+    return {key: mine[key] for key in sorted(mine, key=_order)}
+
+
+def _order(key: Key) -> tuple[int, int, int]:
+    block, head, quantity = key
+    return block, -1 if head == WHOLE else int(head), QUANTITIES.index(quantity)
+
+
+def _table(backbone: Backbone, histograms: dict[Key, Histogram]) -> pd.DataFrame:
+    rows = [
+        (backbone.name, backbone.pretraining, *key, *describe(hist).values())
+        for key, hist in histograms.items()
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _record(
+    backbone: Backbone,
+    images: ImageStream,
+    options: SurveyOptions,
+    histograms: dict[Key, Histogram],
+    bad_images: tuple[tuple[str, str], ...],
+) -> dict[str, Any]:
+    return {
+        "model": backbone.name,
+        "pretraining": backbone.pretraining,
+        "weights": backbone.weights_source,
+        "weights_sha256": backbone.weights_sha256,
+        "images": {
+            "source": images.source,
+            "count": images.count - len(bad_images),
+            "fingerprint": images.fingerprint,
+            "bad": [list(bad) for bad in bad_images],
+        },
+        "options": asdict(options),
+        "backend": sorted({hist.backend for hist in histograms.values()}),
+        "nonfinite": sum(hist.nonfinite.total for hist in histograms.values()),
+        "device": str(next(backbone.model.parameters()).device),
+        "processes": rank_and_size()[1],
+    }

@@ -1,0 +1,1 @@
+"""The commands `burst` and `bpt`: parse, call the library, print."""

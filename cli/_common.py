@@ -1,0 +1,127 @@
+"""What both commands share: one-line errors, parsing of small things, progress, processes."""
+
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+INTERRUPTED = 130
+USER_ERROR = 2
+
+
+@contextmanager
+def reported_errors() -> Iterator[None]:
+    """A user's mistake becomes one line on stderr and exit code 2; nothing else is caught."""
+    from burst.errors import BurstError
+
+    warnings.showwarning = _one_line_warning
+    try:
+        with _terminated_as_interrupted():
+            yield
+    except BurstError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(USER_ERROR) from None
+    except KeyboardInterrupt:
+        print("interrupted; nothing was half-written", file=sys.stderr)  # noqa: T201
+        raise SystemExit(INTERRUPTED) from None
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that temporary files go."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _one_line_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+
+
+def parse_blocks(text: str) -> tuple[int, ...] | None:
+    """`all` -> None; `0,3-5` -> (0, 3, 4, 5).
+
+    Raises:
+        BurstError: anything else.
+    """
+    if text == "all":
+        return None
+    from burst.errors import BurstError
+
+    blocks: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise BurstError(f"--blocks {text!r} is neither `all` nor a list such as 0,3-5")
+        blocks += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(blocks))
+
+
+def parse_device(text: str) -> str:
+    """`auto` -> the GPU if there is one.
+
+    Raises:
+        BurstError: a device that PyTorch does not have here.
+    """
+    import torch
+
+    from burst.errors import BurstError
+
+    if text == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BurstError(f"--device {text!r} cannot be used here: {reason}") from error
+    return text
+
+
+class Steps:
+    """Progress over steps: a bar on a terminal, a plain line each tenth of the way elsewhere."""
+
+    def __init__(self, console: Console, what: str, *, quiet: bool = False) -> None:
+        self._console, self._what, self._quiet = console, what, quiet
+        self._tenth = 0
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> "Steps":
+        if self._console.is_terminal and not self._quiet:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bar = Progress(
+                *columns, TimeRemainingColumn(), console=self._console, transient=True
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._what, total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Report that `done` of `total` steps are behind us."""
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total)
+        elif not self._quiet and (tenth := 10 * done // total) > self._tenth:
+            self._tenth = tenth
+            self._console.print(f"{self._what} {done}/{total}", highlight=False)

@@ -1,0 +1,134 @@
+"""The command `burst`: parse, call the library, print.
+
+The libraries are imported inside the commands: PyTorch takes seconds, and `--help` must not.
+"""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cli._common import Steps, parse_blocks, parse_device, reported_errors
+
+QUANTITIES = ["qk", "x", "qkx"]
+
+app = typer.Typer(
+    help="See how the attention weights of a Vision Transformer are distributed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str,
+    typer.Option(help="A name from `burst models`, any timm ViT as timm:NAME, or hf-hub:ORG/NAME."),
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="A checkpoint file for the model; nothing is downloaded then.")
+]
+Images = Annotated[
+    str,
+    typer.Option(help="A folder, a zip or tar of images, an image, or `sample` (embedded)."),
+]
+NumImages = Annotated[int, typer.Option(help="How many images, drawn at random by the seed.")]
+Blocks = Annotated[str, typer.Option(help="`all`, or blocks counted from 0, such as 0,3-5.")]
+Convention = Annotated[
+    str, typer.Option(help="`paper`: W_q W_k^T; `authors`: what their code computes.")
+]
+Tokens = Annotated[str, typer.Option(help="`all`, or `patch` to leave the class token etc. out.")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1` ...")]
+Seed = Annotated[int, typer.Option(help="Of the choice of images and of the sample's crops.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the known backbones: name, pretraining, size, source, on disk or not."""
+    with reported_errors():
+        import burst
+        import reports
+
+        specs = burst.known_backbones()
+        if as_json:
+            typer.echo(json.dumps([reports.model_record(spec) for spec in specs], indent=2))
+        else:
+            Console().print(reports.models_table(specs))
+
+
+@app.command()
+def histogram(
+    model: Model = "mae_tiny",
+    weights: Weights = None,
+    images: Images = "sample",
+    num_images: NumImages = 100,
+    blocks: Blocks = "all",
+    quantity: Annotated[
+        list[str], typer.Option(help="qk: W_q W_k^T; x: X; qkx: W_q W_k^T X^T. Repeatable.")
+    ] = QUANTITIES,
+    bins: Annotated[int, typer.Option(help="Bins of the stored histograms; even.")] = 256,
+    per_head: Annotated[bool, typer.Option("--per-head", help="Measure each head too.")] = False,
+    convention: Convention = "paper",
+    tokens: Tokens = "all",
+    device: Device = "auto",
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the table, histograms, record and figures.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure how bursty a backbone's attention is, block by block."""
+    log = Console(stderr=True)
+    with reported_errors():
+        import burst
+        import reports
+
+        options = burst.SurveyOptions(
+            blocks=parse_blocks(blocks),
+            quantities=tuple(dict.fromkeys(quantity)),
+            per_head=per_head,
+            convention=convention,
+            tokens=tokens,
+            bins=bins,
+        )
+        if out:
+            burst.make_folder(out)
+        with burst.process_group() as (rank, _):
+            backbone = burst.load_backbone(model, weights, device=parse_device(device))
+            stream = burst.images_for(
+                backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
+            )
+            with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
+                survey = burst.survey(backbone, stream, options, progress=progress)
+        if rank > 0:
+            return
+        files = reports.save_survey(survey, out, seed=seed) if out else []
+        if as_json:
+            typer.echo(survey.table.to_json(orient="records", indent=2))
+        elif not quiet:
+            console = Console()
+            console.print(reports.survey_table(survey))
+            for line in reports.survey_notes(survey, num_images=num_images, files=files):
+                console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.")
+    ] = False,
+) -> None:
+    if version:
+        typer.echo(f"burst {importlib.metadata.version('attention-burstiness')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,20 @@
+"""Figures and tables of a survey, for a paper, a folder and a terminal."""
+
+from reports.depth import depth_grid, depth_lines, draw_histogram
+from reports.style import house_style, save_figure
+from reports.survey_files import run_record, save_survey
+from reports.terminal import model_record, models_table, survey_notes, survey_table
+
+__all__ = [
+    "depth_grid",
+    "depth_lines",
+    "draw_histogram",
+    "house_style",
+    "model_record",
+    "models_table",
+    "run_record",
+    "save_figure",
+    "save_survey",
+    "survey_notes",
+    "survey_table",
+]

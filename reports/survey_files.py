@@ -1,0 +1,78 @@
+"""A survey -> the files of a run: table, histograms, record and figures."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burst.files import make_folder, write_atomically
+from burst.provenance import provenance
+from burst.survey import WHOLE, Survey
+from reports.depth import depth_grid, depth_lines
+from reports.style import save_figure
+
+
+def save_survey(survey: Survey, out: str | os.PathLike[str], *, seed: int) -> list[Path]:
+    """Write what a survey found into a folder, each file whole or not at all.
+
+    `statistics.csv` is the table. `histograms.npz` holds for each row
+    `MODEL/BLOCK/HEAD/QUANTITY/edges` (float64) and `/counts` (int64; their sum is the row's
+    `count`). `run.json` says how it was made. `depth_qk`, `depth_x` and `depth_qkx` show the
+    histograms block by block, `depth_lines` the statistics over depth, as `.png` and `.pdf`.
+
+    Args:
+        survey: from `burst.survey`.
+        out: the folder; made if missing, files of the same names are replaced.
+        seed: of the images' choice, for the record.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    folder = make_folder(out)
+    with write_atomically(folder / "statistics.csv") as path:
+        survey.table.to_csv(path, index=False)
+    with write_atomically(folder / "histograms.npz") as path:
+        np.savez_compressed(path, **_arrays(survey))
+    with write_atomically(folder / "run.json") as path:
+        path.write_text(json.dumps(run_record(survey, seed=seed), indent=2) + "\n")
+    files = [folder / name for name in ("statistics.csv", "histograms.npz", "run.json")]
+    return files + _save_figures(survey, folder)
+
+
+def run_record(survey: Survey, *, seed: int) -> dict[str, Any]:
+    """How a survey was made and what it could not measure, as plain JSON-able data."""
+    return {
+        **provenance(),
+        "seed": seed,
+        **survey.record,
+        "omitted": list(survey.omitted),
+        "skipped_blocks": [vars(block) for block in survey.skipped],
+    }
+
+
+def _arrays(survey: Survey) -> dict[str, Any]:
+    bins = survey.record["options"]["bins"]
+    arrays: dict[str, Any] = {}
+    for (block, head, quantity), hist in survey.histograms.items():
+        name = f"{survey.record['model']}/{block}/{head}/{quantity}"
+        arrays[f"{name}/counts"], arrays[f"{name}/edges"] = hist.rebin(bins).to_numpy()
+    return arrays
+
+
+def _save_figures(survey: Survey, folder: Path) -> list[Path]:
+    model, bins = survey.record["model"], survey.record["options"]["bins"]
+    files: list[Path] = []
+    for quantity in survey.record["options"]["quantities"]:
+        blocks = {
+            block: hist
+            for (block, head, name), hist in survey.histograms.items()
+            if head == WHOLE and name == quantity
+        }
+        figure = depth_grid(blocks, quantity=quantity, title=model, bins=bins)
+        files += save_figure(figure, folder / f"depth_{quantity}")
+    return files + list(save_figure(depth_lines(survey.table), folder / "depth_lines"))

@@ -1,0 +1,103 @@
+"""A survey and the registry of backbones, as tables for a terminal."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from burst.backbone import BackboneSpec
+from burst.histogram import Histogram
+from burst.survey import WHOLE, Survey
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_MOST_BURSTY = ("qkx", "qk", "x")  # whose histogram is drawn: the first of them that was measured
+
+
+def survey_table(survey: Survey) -> Table:
+    """One line a block: excess kurtosis κ and fitted shape β of each quantity, and a histogram.
+
+    The histogram is that of A X^T if it was measured, in log counts over one symmetric range for
+    all blocks; its share of energy in the largest 1 % of |values| stands before it.
+    """
+    quantities = list(dict.fromkeys(survey.table["quantity"]))
+    drawn = next(name for name in _MOST_BURSTY if name in quantities)
+    whole = {key[0]: hist for key, hist in survey.histograms.items() if key[1:] == (WHOLE, drawn)}
+    reach = _reach(whole.values())
+    caption = "κ excess kurtosis: Gaussian 0, Laplacian 3; β shape: Gaussian 2, Laplacian 1"
+    title = f"{survey.record['model']}, block by block"
+    table = Table(title=title, caption=caption, box=None, pad_edge=False)
+    for heading in ("block", *(f"{name} {letter}" for name in quantities for letter in "κβ")):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column(f"{drawn} top 1 %", justify="right", no_wrap=True)
+    table.add_column(f"{drawn}, ±{reach:.3g}", no_wrap=True)
+    rows = {(row["block"], row["quantity"]): row for row in _whole_rows(survey)}
+    for block, hist in whole.items():
+        cells = [
+            f"{rows[block, name][column]:.2f}"
+            for name in quantities
+            for column in ("excess_kurtosis", "ggd_shape")
+        ]
+        share = f"{rows[block, drawn]['top1_energy']:.1%}"
+        table.add_row(str(block), *cells, share, sparkline(hist, reach))
+    return table
+
+
+def sparkline(hist: Histogram, reach: float, *, width: int = 21) -> str:
+    """A histogram in one line of text: log counts in `width` equal bins from -reach to reach."""
+    centres = (hist.edges[:-1] + hist.edges[1:]) / 2
+    counts, _ = np.histogram(centres, width, (-reach, reach), weights=hist.values())
+    heights = np.log1p(counts) / max(math.log1p(counts.max()), 1e-9) * (len(_EIGHTHS) - 1)
+    return "".join(_EIGHTHS[math.ceil(height)] for height in heights)
+
+
+def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> list[str]:
+    """What a reader of the table must also know, one line each."""
+    notes = []
+    read = survey.record["images"]["count"]
+    if read < num_images and survey.record["options"]["quantities"] != ("qk",):
+        notes.append(f"{read} images were read of {num_images} asked for")
+    notes += [f"left out: image {name}: {reason}" for name, reason in survey.bad_images]
+    notes += [f"left out: {one.name}: {one.reason}" for one in survey.skipped]
+    if survey.record["nonfinite"]:
+        notes.append(f"{survey.record['nonfinite']} values were NaN or infinite and are left out")
+    if files:
+        notes.append(f"written to {files[0].parent}: {', '.join(file.name for file in files)}")
+    return notes
+
+
+def models_table(specs: Iterable[BackboneSpec]) -> Table:
+    """The known backbones, one line each."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "pretraining", "blocks × d", "pixels", "size", "on disk"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("source", overflow="fold")
+    for spec in specs:
+        table.add_row(
+            spec.name,
+            spec.pretraining,
+            f"{spec.depth} × {spec.width}",
+            f"{spec.image_size}/{spec.patch_size}",
+            f"{spec.parameters / 1e6:,.0f} M",
+            "yes" if spec.on_disk() else "no",
+            spec.source.replace("https://", ""),
+        )
+    return table
+
+
+def model_record(spec: BackboneSpec) -> dict[str, Any]:
+    """All that is known of a backbone, as plain JSON-able data."""
+    path = spec.on_disk()
+    return {**asdict(spec), "source": spec.source, "on_disk": str(path) if path else None}
+
+
+def _whole_rows(survey: Survey) -> list[dict[str, Any]]:
+    rows = survey.table[survey.table["head"] == WHOLE].to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def _reach(histograms: Iterable[Histogram]) -> float:
+    return max(max(-hist.moments.minimum, hist.moments.maximum) for hist in histograms) or 1.0

@@ -1,0 +1,299 @@
+"""A survey against the same quantities materialised by hand."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from burst.backbone import Backbone, load_backbone
+from burst.errors import (
+    BurstError,
+    EmptyResult,
+    ImageError,
+    ShapeError,
+    UnknownName,
+    UnsupportedModel,
+)
+from burst.projection import OmittedTermWarning
+from burst.statistics import STATISTICS
+from burst.survey import COLUMNS, SurveyOptions, images_for, survey
+
+DIM, DEPTH, HEADS, SIZE = 32, 3, 4, 16
+
+
+def backbone_of(model: torch.nn.Module, size: int = SIZE) -> Backbone:
+    return Backbone(
+        name="test",
+        model=model.eval().requires_grad_(False),
+        pretraining="random",
+        pooling="token",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        image_size=(size, size),
+        interpolation="bicubic",
+        weights_source="random",
+        weights_sha256=None,
+    )
+
+
+def vit(**changes) -> torch.nn.Module:
+    torch.manual_seed(0)
+    shape = {"img_size": SIZE, "patch_size": 4, "embed_dim": DIM, "depth": DEPTH}
+    options = {**shape, "num_heads": HEADS, "num_classes": 0, **changes}
+    return timm.models.vision_transformer.VisionTransformer(**options)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return backbone_of(vit())
+
+
+@pytest.fixture
+def images(backbone):
+    return images_for(backbone, "sample", num_images=7)
+
+
+def materialised(backbone, images, block):
+    """A, X and A X^T of one block, whole, by a forward pass written out."""
+    model, rows = backbone.model, []
+    for batch in images:
+        x = model.norm_pre(model._pos_embed(model.patch_embed(batch)))
+        for before in model.blocks[:block]:
+            x = before(x)
+        rows.append(model.blocks[block].norm1(x))
+    x = torch.cat(rows).reshape(-1, DIM)
+    weight = model.blocks[block].attn.qkv.weight
+    a = weight[:DIM].T @ weight[DIM : 2 * DIM]
+    return {"qk": a, "x": x, "qkx": a @ x.T}
+
+
+def test_every_row_counts_what_the_materialised_quantity_holds(backbone, images):
+    found = survey(backbone, images)
+    for block in range(DEPTH):
+        for quantity, entries in materialised(backbone, images, block).items():
+            hist = found.histograms[block, "all", quantity]
+            row = found.table.query("block == @block and quantity == @quantity").iloc[0]
+            array = entries.double().numpy()
+            assert row["count"] == hist.count == array.size
+            assert row["mean"] == pytest.approx(array.mean(), abs=1e-6 * array.std())
+            assert row["std"] == pytest.approx(array.std(), rel=1e-6)
+            assert row["max"] == pytest.approx(array.max(), rel=1e-5)
+            regular = hist.rebin(64)
+            expected, _ = np.histogram(array, regular.edges)
+            # an entry within float32 rounding of an edge may fall on either side of it
+            assert np.abs(regular.values() - expected).sum() <= 1 + array.size * 1e-3
+
+
+def test_the_table_is_tidy(backbone, images):
+    found = survey(backbone, images)
+    assert tuple(found.table.columns) == COLUMNS
+    assert COLUMNS[:5] == ("model", "pretraining", "block", "head", "quantity")
+    assert COLUMNS[5:] == STATISTICS
+    assert len(found.table) == DEPTH * 3 == len(found.histograms)
+    keys = list(found.table[["block", "head", "quantity"]].itertuples(index=False, name=None))
+    assert keys == list(found.histograms)
+    assert keys[:3] == [(0, "all", "qk"), (0, "all", "x"), (0, "all", "qkx")]
+    assert found.skipped == found.omitted == found.bad_images == ()
+
+
+def test_heads_are_measured_beside_the_whole(backbone, images):
+    found = survey(backbone, images, SurveyOptions(per_head=True, blocks=(1,)))
+    whole = survey(backbone, images, SurveyOptions(blocks=(1,)))
+    assert list(found.table["head"]) == ["all"] * 3 + [str(h) for h in range(4) for _ in "qk"]
+    for key, hist in whole.histograms.items():
+        assert found.histograms[key] == hist
+    entries = materialised(backbone, images, 1)
+    weight = backbone.model.blocks[1].attn.qkv.weight
+    size = DIM // HEADS
+    for head in range(HEADS):
+        rows = slice(head * size, (head + 1) * size)
+        a = weight[:DIM][rows].T @ weight[DIM : 2 * DIM][rows]
+        y = (a @ entries["x"].T).double().numpy()
+        assert found.histograms[1, str(head), "qk"].moments.std == pytest.approx(
+            a.double().std(correction=0).item(), rel=1e-6
+        )
+        hist = found.histograms[1, str(head), "qkx"]
+        assert hist.count == y.size
+        assert hist.moments.std == pytest.approx(y.std(), rel=1e-5)
+
+
+def test_blocks_quantities_and_patch_tokens_can_be_chosen(backbone, images):
+    options = SurveyOptions(blocks=(2, 0), quantities=("x",), tokens="patch")
+    found = survey(backbone, images, options)
+    assert list(found.histograms) == [(0, "all", "x"), (2, "all", "x")]
+    assert found.histograms[0, "all", "x"].count == 7 * 16 * DIM  # 17 tokens, one of them no patch
+
+
+def test_weights_alone_need_no_image(backbone, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    images = images_for(backbone, tmp_path)
+    (tmp_path / "one.png").unlink()
+    found = survey(backbone, images, SurveyOptions(quantities=("qk",)))
+    assert set(found.table["quantity"]) == {"qk"}
+
+
+def test_the_authors_convention_measures_their_product(backbone, images):
+    options = SurveyOptions(convention="authors", blocks=(0,), quantities=("qk",))
+    found = survey(backbone, images, options)
+    weight = backbone.model.blocks[0].attn.qkv.weight
+    theirs = (weight[:DIM] @ weight[DIM : 2 * DIM].T).double()
+    moments = found.histograms[0, "all", "qk"].moments
+    assert moments.std == pytest.approx(theirs.std(correction=0).item(), rel=1e-6)
+
+
+def test_the_result_does_not_depend_on_how_the_images_are_shared_out(backbone):
+    images = images_for(backbone, "sample", num_images=700)
+    assert images.batches > 2
+    whole = survey(backbone, images)
+    parts = [survey(backbone, images.shard(rank, 3)) for rank in range(3)]
+    for key in ((0, "all", "x"), (2, "all", "qkx")):
+        assert sum(part.histograms[key] for part in parts) == whole.histograms[key]
+
+
+def test_logits_are_not_touched(backbone, images):
+    batch = next(iter(images))
+    before = backbone.model(batch)
+    survey(backbone, images)
+    assert torch.equal(backbone.model(batch), before)
+    assert not any(module._forward_pre_hooks for module in backbone.model.modules())
+
+
+def test_progress_counts_batches(backbone):
+    images = images_for(backbone, "sample", num_images=700)
+    calls = []
+    survey(backbone, images, progress=lambda *numbers: calls.append(numbers))
+    assert calls == [(i + 1, images.batches) for i in range(images.batches)]
+
+
+def test_a_block_that_cannot_be_measured_is_listed_with_its_reason(images):
+    mixed = vit()
+    mixed.blocks[1].attn.q_norm = torch.nn.LayerNorm(DIM // HEADS)
+    found = survey(backbone_of(mixed), images)
+    assert sorted(set(found.table["block"])) == [0, 2]
+    (skipped,) = found.skipped
+    assert (skipped.block, skipped.name) == (1, "blocks.1")
+    assert "query-key norm" in skipped.reason
+
+
+def test_a_block_asked_for_by_index_must_be_measurable(images):
+    mixed = vit()
+    mixed.blocks[1].attn.q_norm = torch.nn.LayerNorm(DIM // HEADS)
+    with pytest.raises(UnsupportedModel, match=r"blocks\.1 cannot be measured"):
+        survey(backbone_of(mixed), images, SurveyOptions(blocks=(0, 1)))
+
+
+def test_a_model_without_a_measurable_block_is_refused(images):
+    with pytest.raises(UnsupportedModel, match=r"blocks\.0 \(and 2 more\) cannot be measured"):
+        survey(backbone_of(vit(qk_norm=True)), images)
+    with pytest.raises(UnsupportedModel, match="Vision Transformer"):
+        survey(backbone_of(timm.create_model("test_resnet")), images)
+
+
+def test_what_is_left_out_of_the_scores_is_said_once():
+    torch.manual_seed(0)
+    model = timm.create_model("beit_base_patch16_224", embed_dim=48, depth=2, num_heads=2,
+                              img_size=32, num_classes=0)  # fmt: skip
+    backbone = backbone_of(model, 32)
+    images = images_for(backbone, "sample", num_images=2)
+    with pytest.warns(OmittedTermWarning, match="relative position bias") as seen:
+        found = survey(backbone, images)
+    assert len(seen) == 1
+    assert found.omitted == ("relative position bias",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        survey(backbone, images, SurveyOptions(quantities=("x",)))  # no score, nothing left out
+
+
+def test_a_windowed_model_is_measured_stage_by_stage():
+    torch.manual_seed(0)
+    model = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=16, depths=(1, 1, 1, 1),
+                              num_heads=(1, 2, 2, 2), img_size=64, window_size=2,
+                              num_classes=0)  # fmt: skip
+    backbone = backbone_of(model, 64)
+    with pytest.warns(OmittedTermWarning, match="shifted-window mask"):
+        found = survey(backbone, images_for(backbone, "sample", num_images=2))
+    counts = found.table.query("quantity == 'qk'")["count"]
+    assert list(counts) == [16**2, 32**2, 64**2, 128**2]
+
+
+def test_values_that_are_not_finite_are_counted_apart(images):
+    spoiled = vit().requires_grad_(False)
+    spoiled.pos_embed[:, 3] = torch.nan  # one token in block 0, all of them after
+    found = survey(backbone_of(spoiled), images)
+    first, second = (found.histograms[block, "all", "x"] for block in (0, 1))
+    assert (first.count, first.nonfinite.nan) == (7 * 16 * DIM, 7 * DIM)
+    assert (second.count, second.nonfinite.nan) == (0, 7 * 17 * DIM)
+    assert found.record["nonfinite"] > 0
+    spoiled.pos_embed[:] = torch.nan
+    with pytest.raises(EmptyResult, match="no finite value of x or qkx"):
+        survey(backbone_of(spoiled), images)
+
+
+def test_bad_images_are_named(backbone, tmp_path):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    with pytest.raises(ImageError, match="bad.png"):
+        survey(backbone, images_for(backbone, tmp_path))
+    found = survey(backbone, images_for(backbone, tmp_path, skip_bad=True))
+    assert [name for name, _ in found.bad_images] == ["bad.png"]
+    assert found.record["images"]["count"] == 1
+
+
+def test_the_record_says_how_it_was_made(backbone, images):
+    record = survey(backbone, images).record
+    assert record["model"] == "test"
+    assert record["images"]["count"] == 7
+    assert record["images"]["fingerprint"] == images.fingerprint
+    assert record["options"]["quantities"] == ("qk", "x", "qkx")
+    assert record["backend"] == ["torch"]
+    assert record["processes"] == 1
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"quantities": ("kq",)}, UnknownName, "did you mean qk"),
+        ({"quantities": ()}, BurstError, "no quantity"),
+        ({"convention": "papers"}, UnknownName, "did you mean paper"),
+        ({"tokens": "patches"}, UnknownName, "did you mean patch"),
+        ({"bins": 7}, ShapeError, "even number"),
+        ({"per_head": True, "convention": "authors"}, BurstError, "no heads"),
+    ],
+)
+def test_options_check_themselves(options, error, words):
+    with pytest.raises(error, match=words):
+        SurveyOptions(**options)
+
+
+def test_a_block_out_of_range_is_refused(backbone, images):
+    with pytest.raises(BurstError, match="blocks 0 to 2"):
+        survey(backbone, images, SurveyOptions(blocks=(3,)))
+
+
+def test_an_unknown_backend_is_refused(backbone, images):
+    with pytest.raises(UnknownName, match="unknown backend"):
+        survey(backbone, images, SurveyOptions(backend="cuda"))
+
+
+def test_the_batch_is_chosen_by_tokens_not_images():
+    small = images_for(load_backbone("mae_tiny"), "sample", num_images=640)
+    assert small.batches == 10  # 64 images of 64 patches
+    assert images_for(backbone_of(vit()), "sample", num_images=640).batches == 3  # 16 patches
+
+
+def test_the_shipped_backbone_gives_the_same_numbers_anywhere():
+    backbone = load_backbone("mae_tiny")
+    table = survey(backbone, images_for(backbone, "sample", num_images=8)).table
+    assert len(table) == 36
+    assert isinstance(table, pd.DataFrame)
+    assert table.drop(columns=["model", "pretraining", "head", "quantity"]).notna().all(axis=None)
+    weights = table.query("quantity == 'qk'").set_index("block")
+    weight = backbone.model.blocks[5].attn.qkv.weight.double()
+    a = (weight[:192].T @ weight[192:384]).numpy()
+    deviation = a - a.mean()
+    kurtosis = (deviation**4).mean() / (deviation**2).mean() ** 2 - 3
+    assert weights.loc[5, "excess_kurtosis"] == pytest.approx(kurtosis, rel=1e-4)

@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from burst.errors import OutputError, UnknownName
+from reports.style import (
+    QUANTITIES,
+    blank_page,
+    house_style,
+    law_style,
+    legend_above,
+    model_lines,
+    quantity_style,
+    save_figure,
+)
+
+
+@pytest.fixture
+def figure():
+    with house_style():
+        figure = blank_page(3.4, 2.0)
+        figure.add_subplot().plot([0, 1], [1, 0], label="a line")
+    return figure
+
+
+def test_the_style_ends_with_its_context():
+    before = dict(mpl.rcParams)
+    with house_style():
+        assert mpl.rcParams["pdf.fonttype"] == 42
+        assert 7 <= mpl.rcParams["xtick.labelsize"] <= mpl.rcParams["font.size"] <= 9
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_saved_png_has_300_pixels_an_inch(figure, tmp_path):
+    png, _ = save_figure(figure, tmp_path / "new" / "vit.b16")
+    assert png == tmp_path / "new" / "vit.b16.png"
+    with Image.open(png) as image:
+        assert image.size == (1020, 600)
+
+
+def test_a_saved_pdf_embeds_its_fonts_and_no_date(figure, tmp_path):
+    _, pdf = save_figure(figure, tmp_path / "figure")
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/CIDFontType2" in content and b"/FontFile2" in content  # TrueType
+    assert b"/Type3" not in content
+    assert b"CreationDate" not in content
+
+
+def test_equal_figures_give_equal_files(figure, tmp_path):
+    one, two = (save_figure(figure, tmp_path / name) for name in ("one", "two"))
+    for first, second in zip(one, two, strict=True):
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_saving_replaces_what_was_there(figure, tmp_path):
+    old = tmp_path / "figure.png"
+    old.write_text("old")
+    save_figure(figure, tmp_path / "figure")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.pdf", "figure.png"]
+    assert old.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "error, raised",
+    [(OSError(28, "No space left on device"), OutputError), (ValueError(), ValueError)],
+)
+def test_a_failure_midway_leaves_what_was_there(figure, tmp_path, monkeypatch, error, raised):
+    old = tmp_path / "figure.png"
+    old.write_text("old")
+
+    def half(path, **_):
+        Path(path).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(figure, "savefig", half)
+    with pytest.raises(raised):
+        save_figure(figure, tmp_path / "figure")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    assert old.read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(figure, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write") as caught:
+        save_figure(figure, tmp_path / "file" / "figure")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_legend_is_as_narrow_as_its_figure(figure):
+    (line,) = figure.axes[0].lines
+    with house_style():
+        legend = legend_above(figure, {f"a long name, number {i}": line for i in range(6)})
+    assert figure.legends == [legend]
+    assert legend.get_window_extent().width < figure.bbox.width
+    assert len(legend.get_texts()) == 6
+
+
+def test_a_legend_wider_than_its_figure_has_one_column():
+    figure = Figure(figsize=(1.0, 1.0), layout="constrained")
+    handles = dict.fromkeys(["a very long name indeed", "another"], mpl.lines.Line2D([], []))
+    legend_above(figure, handles)
+    assert len(figure.legends) == 1
+
+
+def test_models_have_different_colours_and_families_their_own():
+    lines = model_lines(["x", "mae_vitb", "mae_vitl", "moco_vitb", *"abcdef"])
+    assert len({line.colour for line in lines.values()}) == 10
+    assert lines["mae_vitb"].colour == model_lines(["mae_tiny"])["mae_tiny"].colour
+    assert lines["moco_vitb"].colour == model_lines(["moco_tiny"])["moco_tiny"].colour
+
+
+def test_more_models_than_colours_still_have_lines():
+    assert len(model_lines(f"model {i}" for i in range(15))) == 15
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(UnknownName, match="unknown quantity 'qxk'"):
+        quantity_style("qxk")
+    with pytest.raises(UnknownName, match="unknown law 'cauchy'; known: gaussian"):
+        law_style("cauchy")
+
+
+@pytest.mark.parametrize("name", ["qk", "x", "qkx"])
+def test_quantities_name_their_unit(name):
+    quantity = QUANTITIES[name]
+    assert quantity.axis_label == f"entry of {quantity.symbol} ({quantity.unit})"
