@@ -70,7 +70,11 @@ def parse_blocks(text: str) -> tuple[int, ...] | None:
     blocks: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if (
+            not first.isdecimal()
+            or (dash and not last.isdecimal())
+            or int(last or first) < int(first)
+        ):
             raise BurstError(f"--blocks {text!r} is neither `all` nor a list such as 0,3-5")
         blocks += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(blocks))

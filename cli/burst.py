@@ -27,7 +27,8 @@ Model = Annotated[
     typer.Option(help="A name from `burst models`, any timm ViT as timm:NAME, or hf-hub:ORG/NAME."),
 ]
 Weights = Annotated[
-    Path | None, typer.Option(help="A checkpoint file for the model; nothing is downloaded then.")
+    str | None,
+    typer.Option(help="A checkpoint file, or `random`; nothing is downloaded then."),
 ]
 Images = Annotated[
     str,

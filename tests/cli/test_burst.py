@@ -1,0 +1,297 @@
+"""The command line as a user types it."""
+
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import burst
+from cli import burst as command
+from cli._common import parse_blocks, parse_device
+
+RUNNER = CliRunner()
+SHIPPED = Path(burst.__file__).parent / "weights" / "mae_tiny.safetensors"
+QUICK = ("--num-images", "2", "--blocks", "0,11")
+BURST = (sys.executable, "-c", "from cli.burst import main; main()")
+
+
+def run(*arguments):
+    return RUNNER.invoke(command.app, [str(argument) for argument in arguments])
+
+
+def refused(*arguments) -> str:
+    """The one line on stderr of a command that must end with exit code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        Image.effect_noise((90, 80), 40 + i).convert("RGB").save(folder / f"{i}.jpg")
+    return folder
+
+
+def test_histogram_alone_prints_a_line_a_block():
+    result = run("histogram", "--num-images", "2")
+    assert result.exit_code == 0
+    rows = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
+    assert [row for row in rows if row.isdigit()] == [str(block) for block in range(12)]
+
+
+def test_histogram_writes_what_python_computes(tmp_path):
+    result = run("histogram", *QUICK, "--seed", "3", "--out", tmp_path / "out", "--quiet")
+    assert (result.exit_code, result.output) == (0, "")
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, "sample", num_images=2, seed=3)
+    expected = burst.survey(backbone, images, burst.SurveyOptions(blocks=(0, 11))).table
+    table = pd.read_csv(tmp_path / "out" / "statistics.csv", dtype={"head": str})
+    pd.testing.assert_frame_equal(table, expected)
+
+
+def test_json_is_the_table(tmp_path):
+    result = run("histogram", *QUICK, "--json", "--quantity", "qk", "--per-head")
+    rows = json.loads(result.stdout)
+    assert [row["head"] for row in rows] == ["all", "0", "1", "2"] * 2
+    assert set(rows[0]) == set(burst.survey.__globals__["COLUMNS"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "imagefolder", "zip", "tar"])
+def test_images_come_from_anywhere(photos, tmp_path, kind):
+    source = photos
+    if kind == "imagefolder":
+        source = tmp_path / "classes"
+        (source / "cat").mkdir(parents=True)
+        (photos / "0.jpg").rename(source / "cat" / "0.jpg")
+    elif kind == "zip":
+        source = tmp_path / "photos.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for photo in photos.iterdir():
+                archive.write(photo, photo.name)
+    elif kind == "tar":
+        import tarfile
+
+        source = tmp_path / "photos.tar.gz"
+        with tarfile.open(source, "w:gz") as archive:
+            archive.add(photos, "photos")
+    result = run("histogram", "--images", source, "--blocks", "0")
+    assert result.exit_code == 0, result.output
+    count = 1 if kind == "imagefolder" else 3
+    assert f"{count} images were read of 100 asked for" in result.stdout
+
+
+def test_real_photographs_in_a_zip_are_read(real_data, tmp_path):
+    result = run("histogram", "--images", real_data / "imagenet-sample.zip", *QUICK, "--json")
+    assert len(json.loads(result.stdout)) == 6
+
+
+def test_models_lists_every_backbone_also_as_json():
+    assert "mae_tiny" in run("models").stdout
+    records = json.loads(run("models", "--json").stdout)
+    assert [record["name"] for record in records] == [s.name for s in burst.known_backbones()]
+
+
+def test_a_weight_file_is_measured_in_place_of_the_known_one(tmp_path):
+    tensors = safetensors.torch.load_file(SHIPPED)
+    tensors["blocks.0.attn.qkv.weight"] *= 2
+    path = tmp_path / "mine.safetensors"
+    safetensors.torch.save_file(tensors, path)
+    shipped, mine = (
+        json.loads(run("histogram", *QUICK, "--quantity", "qk", "--json", *more).stdout)
+        for more in ((), ("--weights", path))
+    )
+    assert mine[0]["std"] == pytest.approx(4 * shipped[0]["std"])
+    assert mine[1]["std"] == pytest.approx(shipped[1]["std"])
+
+
+class Payload:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+def broken_weights(kind: str, path: Path) -> None:
+    tensors = safetensors.torch.load_file(SHIPPED)
+    if kind == "truncated":
+        path.write_bytes(SHIPPED.read_bytes()[:5_000_000])
+    elif kind == "text":
+        path.write_text("<html>not found</html>")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "code":
+        with path.open("wb") as file:
+            pickle.dump(Payload(), file)
+    elif kind == "nan":
+        tensors["blocks.3.attn.qkv.weight"][0, 0] = torch.nan
+        safetensors.torch.save_file(tensors, path)
+    elif kind == "missing tensor":
+        del tensors["blocks.3.attn.qkv.weight"]
+        safetensors.torch.save_file(tensors, path)
+    elif kind == "wrong size":
+        tensors["blocks.3.attn.qkv.weight"] = torch.zeros(30, 10)
+        safetensors.torch.save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    "kind, name, words",
+    [
+        ("truncated", "w.safetensors", "truncated"),
+        ("text", "w.pth", "is a text file"),
+        ("empty", "w.pth", "empty"),
+        ("code", "w.pth", "code"),
+        ("nan", "w.safetensors", "blocks.3.attn.qkv.weight"),
+        ("missing tensor", "w.safetensors", "blocks.3.attn.qkv.weight"),
+        ("wrong size", "w.safetensors", "blocks.3.attn.qkv.weight"),
+        ("absent", "w.pth", "does not exist"),
+    ],
+)
+def test_each_bad_weight_file_has_its_own_line(kind, name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    broken_weights(kind, tmp_path / name)
+    line = refused("histogram", *QUICK, "--weights", tmp_path / name)
+    assert words in line
+    assert name in line
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("--model", "mae_tinny"), "did you mean mae_tiny"),
+        (("--model", "timm:vit_tiny_patch16_225"), "vit_tiny_patch16_224"),
+        (("--model", "timm:test_resnet", "--weights", "random"), "Vision Transformer"),
+        (("--blocks", "12"), "blocks 0 to 11"),
+        (("--blocks", "three"), "--blocks 'three'"),
+        (("--blocks", "5-3"), "--blocks '5-3'"),
+        (("--quantity", "xy"), "unknown quantity"),
+        (("--convention", "mine"), "unknown convention"),
+        (("--tokens", "cls"), "unknown kind of tokens"),
+        (("--bins", "255"), "even number"),
+        (("--num-images", "0"), "num_images"),
+        (("--images", "nowhere"), "nowhere"),
+        (("--device", "gpu0"), "--device 'gpu0'"),
+        (("--seed", "-1"), "seed"),
+        (("--per-head", "--convention", "authors"), "no heads"),
+    ],
+)
+def test_each_mistake_has_its_own_line(arguments, words):
+    assert words in refused("histogram", "--num-images", "2", *arguments)
+
+
+def test_an_image_that_cannot_be_read_is_named_and_may_be_left_out(photos):
+    (photos / "bad.jpg").write_bytes((photos / "0.jpg").read_bytes()[:400])
+    line = refused("histogram", "--images", photos, "--blocks", "0")
+    assert "bad.jpg" in line
+    assert "--skip-bad" in line
+    result = run("histogram", "--images", photos, "--blocks", "0", "--skip-bad")
+    assert result.exit_code == 0
+    assert "left out: image bad.jpg" in result.stdout
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "empty" in refused("histogram", "--images", tmp_path / "empty")
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    line = refused("histogram", *QUICK, "--out", tmp_path / "taken")
+    assert "cannot write into" in line
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_weights_that_must_be_fetched_say_how_to_do_without(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    result = subprocess.run(
+        [*BURST, "histogram", "--model", "mae_vitb"], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 2
+    (line,) = [text for text in result.stderr.splitlines() if text.startswith("error")]
+    assert "--weights" in line
+    assert "mae_vitb" in line
+
+
+def test_help_does_not_wait_for_the_libraries():
+    code = "import sys, cli.burst; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert tuple(command.QUANTITIES) == burst.QUANTITIES
+
+
+def test_the_version_is_told():
+    assert run("--version").stdout == f"burst {burst.version()}\n"
+
+
+@pytest.mark.parametrize("stop, code", [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_an_interrupted_run_leaves_nothing_half_written(tmp_path, stop, code):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [*BURST, "histogram", "--num-images", "20000", "--out", str(out)],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while not out.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors.splitlines()[-1] == "interrupted; nothing was half-written"
+    assert os.listdir(out) == []
+
+
+def test_two_processes_count_what_one_counts(tmp_path):
+    arguments = ["histogram", "--num-images", "160", "--json", "--quiet"]
+    one = subprocess.run(
+        [*BURST, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    script = tmp_path / "burst_cli.py"
+    script.write_text("from cli.burst import main\nmain()\n")
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    two = subprocess.run(
+        [sys.executable, *launcher, str(script), *arguments, "--out", str(tmp_path / "two")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    whole, shared = (pd.read_json(io.StringIO(text)) for text in (one.stdout, two.stdout))
+    exact = ["block", "quantity", "count", "min", "max", "abs_q50", "gini", "ggd_shape"]
+    pd.testing.assert_frame_equal(whole[exact], shared[exact], check_exact=True)
+    pd.testing.assert_frame_equal(whole, shared, rtol=1e-9)
+    assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    "text, blocks",
+    [("all", None), ("0", (0,)), ("0,3-5", (0, 3, 4, 5)), ("2,1,2", (2, 1)), (" 1 , 2 ", (1, 2))],
+)
+def test_blocks_are_parsed(text, blocks):
+    assert parse_blocks(text) == blocks
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "5-3"])
+def test_other_lists_of_blocks_are_refused(text):
+    with pytest.raises(burst.BurstError, match="--blocks"):
+        parse_blocks(text)
+
+
+def test_auto_is_the_processor_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert parse_device("auto") == "cpu"

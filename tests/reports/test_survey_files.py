@@ -1,0 +1,101 @@
+"""The files of a run: what design promises of each."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import burst
+from burst.errors import OutputError
+from reports.survey_files import run_record, save_survey
+
+FIGURES = ("depth_qk", "depth_x", "depth_qkx", "depth_lines")
+
+
+@pytest.fixture(scope="module")
+def survey():
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, "sample", num_images=3)
+    return burst.survey(backbone, images, burst.SurveyOptions(blocks=(0, 11), bins=100))
+
+
+@pytest.fixture(scope="module")
+def run(survey, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, save_survey(survey, folder / "new" / "out", seed=5)
+
+
+def test_everything_promised_is_there_and_nothing_else(run):
+    folder, files = run
+    expected = {"statistics.csv", "histograms.npz", "run.json"}
+    expected |= {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
+    assert set(os.listdir(folder / "new" / "out")) == expected
+    assert {file.name for file in files} == expected
+
+
+def test_the_table_reads_back_as_it_was(run, survey):
+    table = pd.read_csv(run[0] / "new/out/statistics.csv", dtype={"head": str})
+    pd.testing.assert_frame_equal(table, survey.table)
+
+
+def test_the_histograms_hold_every_counted_value(run, survey):
+    with np.load(run[0] / "new/out/histograms.npz") as stored:
+        assert len(stored.files) == 2 * len(survey.histograms)
+        for row in survey.table.itertuples():
+            name = f"mae_tiny/{row.block}/{row.head}/{row.quantity}"
+            counts, edges = stored[f"{name}/counts"], stored[f"{name}/edges"]
+            assert (counts.dtype, edges.dtype) == (np.int64, np.float64)
+            assert counts.sum() == row.count
+            assert len(edges) == 101
+            assert edges[0] <= row.min
+            assert row.max < edges[-1]
+
+
+def test_the_record_says_seed_versions_and_weights(run):
+    record = json.loads((run[0] / "new/out/run.json").read_text())
+    assert record["seed"] == 5
+    assert record["weights_sha256"] == burst.find_backbone("mae_tiny").sha256
+    assert {"python", "torch", "timm", "numpy", "attention-burstiness"} <= set(record["versions"])
+    assert record["options"]["bins"] == 100
+    assert record["skipped_blocks"] == record["omitted"] == []
+
+
+def test_skipped_blocks_are_in_the_record(survey):
+    from dataclasses import replace
+
+    skipped = burst.SkippedBlock(3, "blocks.3", "reason")
+    record = run_record(replace(survey, skipped=(skipped,)), seed=0)
+    assert record["skipped_blocks"] == [{"block": 3, "name": "blocks.3", "reason": "reason"}]
+    json.dumps(record)
+
+
+def test_the_figures_open(run):
+    for name in FIGURES:
+        with Image.open(run[0] / f"new/out/{name}.png") as image:
+            image.load()
+            assert image.width > 1500
+        assert (run[0] / f"new/out/{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_an_interruption_leaves_no_half_written_file(survey, tmp_path, monkeypatch):
+    save_survey(survey, tmp_path, seed=5)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_survey(survey, tmp_path, seed=5)
+    assert set(os.listdir(tmp_path)) == set(before)
+    assert (tmp_path / "histograms.npz").read_bytes() == before["histograms.npz"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is(survey, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(OutputError, match="cannot write into"):
+        save_survey(survey, tmp_path / "taken", seed=0)
+    assert (tmp_path / "taken").read_text() == "a file"

@@ -1,0 +1,85 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import burst
+from reports.terminal import model_record, models_table, sparkline, survey_notes, survey_table
+
+
+def printed(table, width=80) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(table)
+    return console.export_text()
+
+
+@pytest.fixture(scope="module")
+def survey():
+    backbone = burst.load_backbone("mae_tiny")
+    return burst.survey(backbone, burst.images_for(backbone, "sample", num_images=3))
+
+
+def test_the_survey_fits_eighty_columns_with_one_line_a_block(survey):
+    lines = printed(survey_table(survey)).splitlines()
+    rows = [line for line in lines if line.split()[:1] and line.split()[0].isdigit()]
+    assert len(rows) == 12
+    assert "…" not in "".join(lines)
+    first = survey.table.query("block == 0 and quantity == 'qk'").iloc[0]
+    assert rows[0].split()[1] == f"{first['excess_kurtosis']:.2f}"
+    assert rows[0].split()[2] == f"{first['ggd_shape']:.2f}"
+
+
+def test_a_survey_without_responses_draws_what_there_is():
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, "sample", num_images=1)
+    only = burst.survey(backbone, images, burst.SurveyOptions(quantities=("x",), blocks=(4,)))
+    text = printed(survey_table(only))
+    assert "x κ" in text
+    assert "█" in text
+    assert "qk" not in text
+
+
+def test_the_drawn_histogram_is_in_log_counts():
+    values = torch.cat([torch.zeros(1000), torch.full((10,), 1.9), torch.full((1,), -1.9)])
+    assert sparkline(burst.histogram(values), 2.0, width=5) == "▁ █ ▃"
+
+
+def test_a_drawn_histogram_may_be_empty_or_constant():
+    assert sparkline(burst.histogram(torch.zeros(4)), 1.0, width=3) == " █ "
+    assert sparkline(burst.histogram(torch.empty(0)), 1.0, width=3) == "   "
+
+
+def test_the_notes_say_what_is_missing(survey):
+    changed = replace(
+        survey,
+        skipped=(burst.SkippedBlock(3, "blocks.3", "a reason"),),
+        bad_images=(("cat.jpg", "truncated"),),
+        record={**survey.record, "nonfinite": 7},
+    )
+    notes = survey_notes(changed, num_images=9, files=[Path("out/a.csv"), Path("out/b.png")])
+    assert notes == [
+        "3 images were read of 9 asked for",
+        "left out: image cat.jpg: truncated",
+        "left out: blocks.3: a reason",
+        "7 values were NaN or infinite and are left out",
+        "written to out: a.csv, b.png",
+    ]
+    assert survey_notes(survey, num_images=3, files=[]) == []
+
+
+def test_every_backbone_has_a_line():
+    text = printed(models_table(burst.known_backbones()), width=140)
+    for spec in burst.known_backbones():
+        assert spec.name in text
+    assert "1,890 M" in text
+
+
+def test_the_plain_form_of_a_backbone_holds_what_is_known():
+    record = model_record(burst.find_backbone("mae_tiny"))
+    assert record["on_disk"].endswith("mae_tiny.safetensors")
+    assert record["sha256"] == burst.find_backbone("mae_tiny").sha256
+    assert np.isclose(record["mean"][0], 0.485)
