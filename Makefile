@@ -16,7 +16,6 @@ help:
 	@echo "make clean   remove .venv and everything made"
 
 demo: .venv/.installed
-	$(BIN)/burst models
 	$(BIN)/burst histogram --model mae_tiny --out demo-out
 
 test: .venv/.installed-dev

@@ -28,11 +28,11 @@ def survey_table(survey: Survey) -> Table:
     whole = {key[0]: hist for key, hist in survey.histograms.items() if key[1:] == (WHOLE, drawn)}
     reach = _reach(whole.values())
     caption = "κ excess kurtosis: Gaussian 0, Laplacian 3; β shape: Gaussian 2, Laplacian 1"
-    title = f"{survey.record['model']}, block by block"
+    title = f"{survey.record['model']} ({survey.record['pretraining']}), block by block"
     table = Table(title=title, caption=caption, box=None, pad_edge=False)
     for heading in ("block", *(f"{name} {letter}" for name in quantities for letter in "κβ")):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column(f"{drawn} top 1 %", justify="right", no_wrap=True)
+    table.add_column("top 1 %", justify="right", no_wrap=True)
     table.add_column(f"{drawn}, ±{reach:.3g}", no_wrap=True)
     rows = {(row["block"], row["quantity"]): row for row in _whole_rows(survey)}
     for block, hist in whole.items():
@@ -46,7 +46,7 @@ def survey_table(survey: Survey) -> Table:
     return table
 
 
-def sparkline(hist: Histogram, reach: float, *, width: int = 21) -> str:
+def sparkline(hist: Histogram, reach: float, *, width: int = 17) -> str:
     """A histogram in one line of text: log counts in `width` equal bins from -reach to reach."""
     centres = (hist.edges[:-1] + hist.edges[1:]) / 2
     counts, _ = np.histogram(centres, width, (-reach, reach), weights=hist.values())
