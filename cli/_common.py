@@ -6,13 +6,33 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 INTERRUPTED = 130
 USER_ERROR = 2
+
+
+# typer carries its own copy of click or uses the installed one, depending on its version.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
+    """Run a command and leave; a wrong option or value is one line on stderr, exit code 2."""
+    try:
+        code = typer.main.get_command(app).main(arguments, standalone_mode=False)
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else app.info.name
+        what = error.format_message()  # type: ignore[attr-defined]
+        print(f"error: {' '.join(what.split())}; see `{path} --help`", file=sys.stderr)  # noqa: T201
+        code = USER_ERROR
+    except typer.Abort:
+        code = INTERRUPTED
+    raise SystemExit(code or 0)
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """The command `bpt`: parse, call the library, print."""
 
 import importlib.metadata
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from cli._common import run
+
 app = typer.Typer(
+    name="bpt",
     help="Prompt tuning of Vision Transformers; this version has the analysis (`burst`) only.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,6 +26,6 @@ def _version(
     typer.echo(f"bpt {number}" if version else context.get_help())
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the console script."""
-    app()
+    run(app)

@@ -6,18 +6,18 @@ The libraries are imported inside the commands: PyTorch takes seconds, and `--he
 import importlib.metadata
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from cli._common import Steps, parse_blocks, parse_device, reported_errors
+from cli._common import Steps, parse_blocks, parse_device, reported_errors, run
 
 QUANTITIES = ["qk", "x", "qkx"]
 
 app = typer.Typer(
+    name="burst",
     help="See how the attention weights of a Vision Transformer are distributed.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -121,6 +121,7 @@ def histogram(
 
 @app.callback(invoke_without_command=True)
 def _version(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and leave.")
     ] = False,
@@ -128,8 +129,10 @@ def _version(
     if version:
         typer.echo(f"burst {importlib.metadata.version('attention-burstiness')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Entry point of the console script."""
-    app()
+    run(app)

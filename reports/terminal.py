@@ -27,7 +27,7 @@ def survey_table(survey: Survey) -> Table:
     drawn = next(name for name in _MOST_BURSTY if name in quantities)
     whole = {key[0]: hist for key, hist in survey.histograms.items() if key[1:] == (WHOLE, drawn)}
     reach = _reach(whole.values())
-    caption = "κ excess kurtosis: Gaussian 0, Laplacian 3; β shape: Gaussian 2, Laplacian 1"
+    caption = "κ excess kurtosis: Laplacian 3; β shape: Laplacian 1, Gaussian 2"
     title = f"{survey.record['model']} ({survey.record['pretraining']}), block by block"
     table = Table(title=title, caption=caption, box=None, pad_edge=False)
     for heading in ("block", *(f"{name} {letter}" for name in quantities for letter in "κβ")):

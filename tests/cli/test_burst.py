@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import burst
 from cli import burst as command
 from cli._common import parse_blocks, parse_device
+from cli._common import run as run_command
 
 RUNNER = CliRunner()
 SHIPPED = Path(burst.__file__).parent / "weights" / "mae_tiny.safetensors"
@@ -194,6 +195,31 @@ def test_each_bad_weight_file_has_its_own_line(kind, name, words, tmp_path, monk
 )
 def test_each_mistake_has_its_own_line(arguments, words):
     assert words in refused("histogram", "--num-images", "2", *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["histogram", "--bogus"], "--bogus"),
+        (["histogram", "--num-images", "ten"], "ten"),
+        (["histgram"], "histgram"),
+        (["histogram", "--model"], "--model"),
+    ],
+)
+def test_a_command_that_is_mistyped_gets_one_line_too(arguments, words, capsys):
+    with pytest.raises(SystemExit) as left:
+        run_command(command.app, arguments)
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert "--help`" in line
+
+
+def test_without_a_command_it_explains_itself():
+    result = run()
+    assert result.exit_code == 0
+    assert "histogram" in result.stdout
 
 
 def test_an_image_that_cannot_be_read_is_named_and_may_be_left_out(photos):
