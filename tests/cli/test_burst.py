@@ -201,7 +201,7 @@ def test_each_mistake_has_its_own_line(arguments, words):
     "arguments, words",
     [
         (["histogram", "--bogus"], "--bogus"),
-        (["histogram", "--num-images", "ten"], "ten"),
+        (["histogram", "--num-images", "ten"], "'--num-images'"),
         (["histgram"], "histgram"),
         (["histogram", "--model"], "--model"),
     ],
