@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from burst.errors import ShapeError
 
 FLOAT32_MANTISSA_BITS = 23
+INFINITY_BITS = 0x7F800000
 FLOAT32_EXPONENTS = 255  # biased exponents of finite float32 numbers, zero and subnormals included
 
 
@@ -128,10 +129,9 @@ class FloatAxis:
 
     def value(self, keys: NDArray[np.int64]) -> NDArray[np.float64]:
         """The lower edge of the bins numbered `keys`; float64, exact."""
-        octave, step = np.divmod(np.abs(keys), 1 << self.mantissa_bits)
-        normal = octave > 0
-        mantissa = np.where(normal, 1.0, 0.0) + step * 2.0**-self.mantissa_bits
-        size: NDArray[np.float64] = np.ldexp(mantissa, np.where(normal, octave, 1) - 127)
+        bits = (np.abs(keys) << self.shift).astype(np.uint32)
+        size = bits.view(np.float32).astype(np.float64)
+        size[bits == INFINITY_BITS] = 2.0**128  # where the next float would be
         return np.sign(keys) * size
 
     def window(self, start: int, stop: int) -> "FloatAxis":
