@@ -1,0 +1,27 @@
+"""The README's Python runs as it stands."""
+
+import re
+from pathlib import Path
+
+import burst
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    whole, parts = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(whole, names)
+    assert "excess_kurtosis" in capsys.readouterr().out
+    assert names["counts"].sum() == names["hist"].count
+    assert (tmp_path / "out" / "statistics.csv").exists()
+    names["model"], names["batch"] = names["backbone"].model, next(iter(names["images"]))
+    exec(parts, names)
+    assert isinstance(names["hist"], burst.Histogram)
+    assert names["hist"].count == 192 * 64 * 65
+
+
+def test_every_file_that_the_readme_names_is_there():
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (Path(__file__).parents[1] / link).exists(), link
