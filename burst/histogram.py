@@ -49,6 +49,8 @@ class Histogram:
         moments: of all finite values, binned or not.
         nonfinite: what is in no bin.
         backend: which implementation counted.
+        precision: how a product was multiplied (see `burst.kernels.matmul_histogram`); empty where
+            the values were given.
 
     Raises:
         ShapeError: counts do not fit the axis, or do not add up to the moments' count, or lie
@@ -65,6 +67,7 @@ class Histogram:
         moments: Moments,
         nonfinite: NonFinite | None = None,
         backend: str = "",
+        precision: str = "",
     ) -> None:
         flow = np.array(counts, dtype=np.int64)
         if flow.shape != (axis.bins + 2,):
@@ -81,6 +84,7 @@ class Histogram:
         self.moments = moments
         self.nonfinite = nonfinite or NonFinite()
         self.backend = backend
+        self.precision = precision
 
     @property
     def count(self) -> int:
@@ -145,13 +149,13 @@ class Histogram:
         if not isinstance(other, Histogram):
             return NotImplemented
         axis, flow = _add(self, other)
-        same = self.backend == other.backend
         return Histogram(
             axis,
             flow,
             moments=self.moments + other.moments,
             nonfinite=self.nonfinite + other.nonfinite,
-            backend=self.backend if same else f"{self.backend}+{other.backend}",
+            backend=_either(self.backend, other.backend),
+            precision=_either(self.precision, other.precision),
         )
 
     def __radd__(self, other: int) -> "Histogram":
@@ -197,6 +201,7 @@ class Histogram:
             "moments": self.moments.to_list(),
             "nonfinite": [self.nonfinite.nan, self.nonfinite.neg_inf, self.nonfinite.pos_inf],
             "backend": self.backend,
+            "precision": self.precision,
         }
 
     @classmethod
@@ -208,11 +213,22 @@ class Histogram:
             moments=Moments.from_list(form["moments"]),
             nonfinite=NonFinite(*form["nonfinite"]),
             backend=form["backend"],
+            precision=form.get("precision", ""),
         )
 
     def _with(self, axis: Axis, flow: Counts) -> "Histogram":
-        moments, nonfinite, backend = self.moments, self.nonfinite, self.backend
-        return Histogram(axis, flow, moments=moments, nonfinite=nonfinite, backend=backend)
+        return Histogram(
+            axis,
+            flow,
+            moments=self.moments,
+            nonfinite=self.nonfinite,
+            backend=self.backend,
+            precision=self.precision,
+        )
+
+
+def _either(one: str, two: str) -> str:
+    return one if one == two else f"{one}+{two}"
 
 
 def _trim(axis: FloatAxis, flow: Counts) -> tuple[FloatAxis, Counts]:

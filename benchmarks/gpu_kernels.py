@@ -1,0 +1,264 @@
+"""Is the histogram of a product nearly free on a GPU, and does that of a tensor reach memory speed?
+
+    python benchmarks/gpu_kernels.py [--out results.csv] [--alternatives] [--dry-run]
+
+1. Checks counts and moments against the reference.
+2. `matmul_histogram` of A (d x d) and 2 million tokens, 256 bins and the float axis, next to the
+   bare product of the same precision (float32 for tf32x3, which cuBLAS lacks), cut into strips that
+   fit, and to torch.matmul + torch.histc + moments.
+3. `histogram` of 2^30 float32 of four laws, next to the device's copy, torch.histc and CuPy.
+
+Times come from CUDA events, on inputs larger than the L2 cache. `--alternatives` also times other
+counters and tiles; `--dry-run` runs the checks alone, tiny and interpreted, where there is no GPU.
+"""
+
+import argparse
+import csv
+import os
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+if "--dry-run" in sys.argv:
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+
+import torch
+import triton
+from torch import Tensor
+
+from burst.axis import Axis, FloatAxis, RegularAxis
+from burst.kernels import PRECISIONS, _triton, histogram, matmul_histogram
+
+TOKENS, ENTRIES, STRIP = 2_000_000, 1 << 30, 1 << 17
+DIMS = (768, 1024, 1280, 2560)
+Row = dict[str, str | float]
+Work = Callable[[], object]
+
+
+def laplacian(*shape: int, device: str) -> Tensor:
+    sign = torch.randint(0, 2, shape, device=device, dtype=torch.int8) * 2 - 1
+    return torch.empty(shape, device=device).exponential_().mul_(sign)
+
+
+def heavy_tailed(*shape: int, device: str) -> Tensor:
+    return torch.empty(shape, device=device).cauchy_()
+
+
+LAWS: dict[str, Callable[..., Tensor]] = {
+    "gaussian": torch.randn,
+    "laplacian": laplacian,
+    "constant": lambda *shape, device: torch.full(shape, 0.3, device=device),
+    "heavy-tailed": heavy_tailed,
+}
+AXES: dict[str, Axis] = {"256 bins": RegularAxis(256, -6.0, 6.0), "float axis": FloatAxis()}
+
+
+def check(device: str) -> None:
+    """Stop unless the kernels agree with the reference on this very device."""
+    size = 3000 if device == "cpu" else 1_000_003
+    for law, draw in LAWS.items():
+        x = draw(size, device=device)
+        for axis in AXES.values():
+            fast = histogram(x, axis, backend="triton")
+            assert fast.backend == "triton"
+            assert fast.allclose(histogram(x, axis, backend="reference"), rtol=1e-5), law
+    m, k, n = (40, 70, 150) if device == "cpu" else (770, 768, 5003)
+    a = torch.randint(-3, 4, (m, k), device=device).float()
+    b = torch.randint(-3, 4, (n, k), device=device).float().mT
+    for precision in PRECISIONS:
+        for axis in (FloatAxis(), RegularAxis(1201, -600.5, 600.5)):
+            fast = matmul_histogram(a, b, axis, backend="triton", precision=precision)
+            assert fast.allclose(matmul_histogram(a, b, axis, backend="reference"), rtol=1e-5)
+
+
+def timed(work: Work, least: float = 1.0, most: int = 50) -> tuple[float, float, float]:
+    """p20, p50 and p80 in ms, after two calls that are not counted; about `least` seconds."""
+    for _ in range(2):
+        work()
+    times: list[float] = []
+    while len(times) < 5 or (sum(times) < 1e3 * least and len(times) < most):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    low, middle, high = (statistics.quantiles(times, n=10)[i] for i in (1, 4, 7))
+    return low, middle, high
+
+
+def measure(what: str, work: Work, law: str, size: str, rate: Callable[[float], str]) -> Row:
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        p20, p50, p80 = timed(work)
+    except torch.OutOfMemoryError:
+        return {"what": what, "law": law, "size": size, "rate": "out of memory"}
+    row: Row = {
+        "what": what,
+        "law": law,
+        "size": size,
+        "p20 ms": round(p20, 3),
+        "p50 ms": round(p50, 3),
+        "p80 ms": round(p80, 3),
+        "peak MiB": round((torch.cuda.max_memory_allocated() - before) / 2**20),
+        "rate": rate(p50),
+    }
+    print("  ".join(f"{value!s:>14}" for value in row.values()), flush=True)
+    return row
+
+
+def bare(a: Tensor, x: Tensor, precision: str) -> Work:
+    """cuBLAS alone, strip by strip into one buffer: 2 million columns of float32 need not fit."""
+    if precision == "bf16":
+        a, x = a.bfloat16(), x.bfloat16()
+    buffer = torch.empty(a.shape[0], STRIP, dtype=a.dtype, device=a.device)
+
+    def work() -> None:
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        for strip in torch.split(x, STRIP):
+            torch.mm(a, strip.mT, out=buffer[:, : len(strip)])
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+    return work
+
+
+def in_torch(a: Tensor, x: Tensor) -> None:
+    """What one writes without this library, strip by strip."""
+    for strip in torch.split(x, STRIP):
+        moments(a @ strip.mT)
+
+
+def moments(y: Tensor) -> tuple[Tensor, ...]:
+    deviation = y - y.mean()
+    square = deviation * deviation
+    sums = square.sum(), (square * deviation).sum(), (square * square).sum()
+    return torch.histc(y, 256, -6.0, 6.0), *sums, *y.aminmax()
+
+
+def products(dim: int, alternatives: bool) -> list[Row]:
+    x = torch.randn(TOKENS, dim, device="cuda")
+    a = torch.randn(dim, dim, device="cuda") / dim**0.5
+    size, flops = f"{dim} x {dim} x {TOKENS}", 2.0 * dim * dim * TOKENS
+
+    def rate(ms: float) -> str:
+        return f"{flops / ms / 1e9:.0f} TFLOP/s"
+
+    rows = [
+        measure("torch: matmul, histc, moments", lambda: in_torch(a, x), "gaussian", size, rate)
+    ]
+    for precision in PRECISIONS:
+        if precision != "tf32x3":  # its peer is cuBLAS in float32
+            rows.append(
+                measure(f"cuBLAS {precision}", bare(a, x, precision), "gaussian", size, rate)
+            )
+        for name, axis in AXES.items():
+            for label, tile in tiles(precision, alternatives and dim == DIMS[0]).items():
+
+                def work(
+                    axis: Axis = axis,
+                    tile: _triton.Tile | None = tile,
+                    how: str = precision,
+                ) -> object:
+                    return _triton.matmul_histogram(a, x.mT, axis, precision=how, tile=tile)
+
+                rows.append(
+                    measure(f"burst {precision}, {name}{label}", work, "gaussian", size, rate)
+                )
+    return rows
+
+
+def tiles(precision: str, alternatives: bool) -> dict[str, _triton.Tile | None]:
+    chosen: dict[str, _triton.Tile | None] = {"": None}
+    if alternatives:
+        own = _triton.product_tile(precision, torch.cuda.get_device_capability())
+        chosen[", scratch"] = replace(own, counter="scratch")
+        chosen[", two programs"] = replace(own, programs=2, stages=2, registers=128)
+        chosen[", 128 x 128"] = replace(own, m=128, n=128, split=(0, 4))
+        chosen[", 4 stages"] = replace(own, stages=4)
+    return chosen
+
+
+def streams(alternatives: bool) -> list[Row]:
+    def rate(ms: float) -> str:
+        return f"{4 * ENTRIES / ms / 1e9:.2f} TB/s read"
+
+    rows = []
+    for law, draw in LAWS.items():
+        x = draw(ENTRIES, device="cuda")
+        if law == "gaussian":
+            y = torch.empty_like(x)
+            copy = measure("copy (twice the bytes)", lambda x=x, y=y: y.copy_(x), law, "2^30", rate)
+            rows.append(copy)
+            del y
+        works: dict[str, Work] = {
+            f"burst {name}": lambda x=x, axis=axis: histogram(x, axis)
+            for name, axis in AXES.items()
+        }
+        if alternatives:
+            for label, tile in (
+                ("scratch", replace(_triton.STREAM, counter="scratch")),
+                ("3 programs, 80 registers", replace(_triton.STREAM, programs=3, registers=80)),
+                ("4 rows", replace(_triton.STREAM, m=4, split=(2, 0), programs=3)),
+            ):
+                for name, axis in AXES.items():
+                    works[f"burst {name}, {label}"] = lambda x=x, axis=axis, tile=tile: (
+                        _triton.histogram(x, axis, tile=tile)
+                    )
+        works["torch.histc"] = lambda x=x: torch.histc(x, 256, -6.0, 6.0)
+        works |= with_cupy(x)
+        rows += [measure(name, work, law, "2^30", rate) for name, work in works.items()]
+        del x, works
+    return rows
+
+
+def with_cupy(x: Tensor) -> dict[str, Work]:
+    try:
+        import cupy
+    except ImportError:
+        return {}
+    same = cupy.from_dlpack(x)
+    return {"cupy.histogram": lambda: cupy.histogram(same, 256, (-6.0, 6.0))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="also write the table as CSV")
+    parser.add_argument("--alternatives", action="store_true", help="time other counters and tiles")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only check, interpreted, on the CPU"
+    )
+    options = parser.parse_args()
+    if options.dry_run:
+        check("cpu")
+        print("the kernels agree with the reference under Triton's interpreter; nothing was timed")
+        return
+    if not torch.cuda.is_available():
+        parser.error("no GPU is here; --dry-run checks the kernels without one")
+    check("cuda")
+    about = {
+        "gpu": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "cuda": str(torch.version.cuda),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    print("the kernels agree with the reference on", *about.values())
+    rows = streams(options.alternatives)
+    for dim in DIMS:
+        rows += products(dim, options.alternatives)
+        torch.cuda.empty_cache()
+    if options.out:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with options.out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*columns, *about])
+            writer.writeheader()
+            writer.writerows(row | about for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""What the Triton kernels do with a tile: count it and add it to the moments.
+
+Moments go to a few accumulators in registers, counts to a window of `WINDOW` counters on the chip.
+What falls outside the window is rare, and is added to the final counts in memory at once; the
+window follows when the program has seen its last tile.
+
+Counters (`COUNTER`):
+    shared   the window is shared memory, an entry one PTX increment (`burst.kernels._ptx`).
+    scratch  the window is the program's own piece of device memory, which stays in the L2 cache.
+             It is plain Triton: the interpreter runs it, and axes of many regular bins need it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from burst.kernels._ptx import CLEAR, DECLARE, READ, WINDOW_BINS
+
+# What the decorator returns is launched as kernel[grid](...): no function type describes that.
+jit: Callable[[Callable[..., Any]], Any] = triton.jit
+
+WINDOW = tl.constexpr(WINDOW_BINS)
+FLUSH = tl.constexpr(1024)
+HEADROOM = tl.constexpr(2)  # octaves kept above the first tile's largest value
+
+_DECLARE = tl.constexpr(DECLARE)
+_CLEAR = tl.constexpr(CLEAR)
+_READ = tl.constexpr(READ)
+
+
+@jit
+def open_window(scratch_ptr: tl.tensor, COUNTER: tl.constexpr) -> tl.tensor:
+    """Where the program's counters lie, all 0: a shared address, or a pointer to zeroed memory."""
+    if COUNTER == "shared":
+        window = tl.inline_asm_elementwise(
+            _DECLARE, "=r", [], dtype=tl.int32, is_pure=False, pack=1
+        )
+        for first in range(0, WINDOW, FLUSH):
+            index = first + tl.arange(0, FLUSH)
+            tl.inline_asm_elementwise(
+                _CLEAR, "=r,r", [window + 4 * index], dtype=tl.int32, is_pure=False, pack=1
+            )
+        tl.debug_barrier()
+    else:
+        window = scratch_ptr + tl.program_id(0).to(tl.int64) * WINDOW
+    return window
+
+
+@jit
+def _read(window: tl.tensor, index: tl.tensor, COUNTER: tl.constexpr) -> tl.tensor:
+    if COUNTER == "shared":
+        number = tl.inline_asm_elementwise(
+            _READ, "=r,r", [window + 4 * index], dtype=tl.int32, is_pure=False, pack=1
+        )
+    else:
+        number = tl.load(window + index, volatile=True)
+    return number
+
+
+@jit
+def flush(
+    window: tl.tensor,
+    base: tl.tensor,
+    counts_ptr: tl.tensor,
+    slots: int,
+    BITS: tl.constexpr,
+    COUNTER: tl.constexpr,
+) -> None:
+    """Add the window to the counts of the whole axis; each index is one slot, or none."""
+    tl.debug_barrier()
+    for first in range(0, WINDOW, FLUSH):
+        index = first + tl.arange(0, FLUSH)
+        number = _read(window, index, COUNTER)
+        slot = _slot_of_index(index, base, BITS)
+        tl.atomic_add(
+            counts_ptr + slot,
+            number.to(tl.int64),
+            mask=(number != 0) & (slot < slots),
+            sem="relaxed",
+        )
+
+
+@jit
+def _slot_of_index(index: tl.tensor, base: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
+    """Undo `_float_index`; on a regular axis the index is the slot."""
+    slot = index
+    if BITS > 0:
+        half: tl.constexpr = WINDOW // 2
+        size = tl.where(index == 0, 0, index % half + base - 1)
+        slot = tl.where(index < half, size, -size) + ((255 << BITS) + 1)
+    return slot
+
+
+@jit
+def _float_key(y: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
+    """The float's own bits as a signed whole number, rounded down to `BITS` mantissa bits.
+
+    Sign and magnitude become two's complement, so that the arithmetic shift rounds down on both
+    sides of zero and -0.0 joins 0.0: `burst.axis.FloatAxis`.
+    """
+    bits = y.to(tl.int32, bitcast=True)
+    sign = bits >> 31
+    return (((bits & 0x7FFFFFFF) ^ sign) - sign) >> (23 - BITS)
+
+
+@jit
+def _float_index(key: tl.tensor, base: tl.tensor) -> tl.tuple:
+    """A key's place in the window, and whether it has one.
+
+    The window holds |key| from base >= 1 on, positive keys in its lower half and negative ones in
+    its upper half, each from place 1. Place 0 is for key 0: zeros are common, and far from all
+    else.
+    """
+    half: tl.constexpr = WINDOW // 2
+    size = tl.where(key < 0, -key, key)
+    place = size - base + 1
+    inside = (key == 0) | ((place > 0) & (place < half))
+    index = tl.where(key == 0, 0, tl.where(key < 0, place + half, place))
+    return index, inside
+
+
+@jit
+def float_base(y: tl.tensor, AXIS: tl.constexpr, BITS: tl.constexpr) -> tl.tensor:
+    """The window's lowest |key|; it ends `HEADROOM` octaves above the largest |y|, or at inf."""
+    size = tl.where(tl.abs(y) < float("inf"), tl.abs(y), 0.0)
+    octave = tl.max(tl.max(size, AXIS), 0).to(tl.int32, bitcast=True) >> 23
+    stop = tl.minimum(octave + 1 + HEADROOM, 255) << BITS
+    return tl.maximum(stop - WINDOW // 2 + 1, 1)
+
+
+@jit
+def _regular_slot(y: tl.tensor, grid_ptr: tl.tensor, bins: int) -> tl.tensor:
+    """0 underflow, 1.. bins, bins + 1 overflow, exactly as float64 edges have it.
+
+    t = (y - lo) bins / (hi - lo) in float32 is off by less than the margin of `_grid`, so its floor
+    is right unless t is that near to a whole number. Those few are compared with the edges
+    themselves, each rounded up to float32: for a float32 y, y >= edge exactly if y >= that.
+    """
+    scale, lo_high, lo_low = tl.load(grid_ptr), tl.load(grid_ptr + 1), tl.load(grid_ptr + 2)
+    per_width, margin = tl.load(grid_ptr + 3), tl.load(grid_ptr + 4)
+    lowest, highest = tl.load(grid_ptr + 5), tl.load(grid_ptr + 6)
+    t = ((y * scale - lo_high) - lo_low) * per_width
+    t = tl.minimum(tl.maximum(t, 0.0), bins * 1.0)
+    nearest = (t + 0.5).to(tl.int32)
+    estimate = tl.minimum(t.to(tl.int32), bins - 1)
+    near = tl.abs(t - nearest.to(tl.float32)) <= margin
+    edge = grid_ptr + 7 + estimate
+    lower = tl.load(edge, mask=near, other=-float("inf"))
+    upper = tl.load(edge + 1, mask=near, other=float("inf"))
+    slot = 1 + estimate + (y >= upper).to(tl.int32) - (y < lower).to(tl.int32)
+    return tl.where(y < lowest, 0, tl.where(y > highest, bins + 1, slot))
+
+
+@jit
+def _count(
+    y: tl.tensor,
+    window: tl.tensor,
+    base: tl.tensor,
+    grid_ptr: tl.tensor,
+    counts_ptr: tl.tensor,
+    bins: int,
+    BITS: tl.constexpr,
+    COVERED: tl.constexpr,
+    COUNTER: tl.constexpr,
+    INCREMENT: tl.constexpr,
+) -> None:
+    """Count every entry of a tile, those that are not finite too; the launcher takes these off.
+
+    An entry adds 1 to the window, or to the counts themselves if it lies outside. `COVERED` says
+    that none can: a regular axis of up to `WINDOW` slots.
+    """
+    if BITS > 0 and COUNTER == "shared":
+        tl.inline_asm_elementwise(
+            INCREMENT,
+            "=r,=r,=r,=r,r,r,r,r,r,r,r,r,r,r,r,r,l,l,l,l",
+            [y.to(tl.int32, bitcast=True), window, base, counts_ptr.to(tl.int64)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=4,
+        )
+    elif COVERED and COUNTER == "shared":
+        tl.inline_asm_elementwise(
+            INCREMENT,
+            "=r,r,r",
+            [_regular_slot(y, grid_ptr, bins), window],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
+    else:
+        if BITS > 0:
+            key = _float_key(y, BITS)
+            index, inside = _float_index(key, base)
+            slot = key + ((255 << BITS) + 1)
+        else:
+            slot = _regular_slot(y, grid_ptr, bins)
+            index = slot
+            inside = slot < WINDOW
+        tl.atomic_add(window + index, 1, mask=inside, sem="relaxed")
+        if not COVERED:
+            one = tl.full(slot.shape, 1, tl.int64)
+            tl.atomic_add(counts_ptr + slot, one, mask=~inside, sem="relaxed")
+
+
+@jit
+def _halves(y: tl.tensor, AXIS: tl.constexpr) -> tl.tuple:
+    """The two halves of a tile along `AXIS`, each in the registers it is in."""
+    if AXIS == 0:
+        pair = tl.permute(tl.reshape(y, [2, y.shape[0] // 2, y.shape[1]]), [1, 2, 0])
+    else:
+        pair = tl.permute(tl.reshape(y, [y.shape[0], 2, y.shape[1] // 2]), [0, 2, 1])
+    return tl.split(pair)
+
+
+@jit
+def count_parts(
+    y: tl.tensor,
+    window: tl.tensor,
+    base: tl.tensor,
+    grid_ptr: tl.tensor,
+    counts_ptr: tl.tensor,
+    bins: int,
+    BITS: tl.constexpr,
+    COVERED: tl.constexpr,
+    COUNTER: tl.constexpr,
+    INCREMENT: tl.constexpr,
+    SPLIT_M: tl.constexpr,
+    SPLIT_N: tl.constexpr,
+) -> None:
+    """`_count` part after part, the tile halved `SPLIT_M` and `SPLIT_N` times.
+
+    Increments keep their order, so what is worked out for one waits for those before it: a few
+    entries at a time need few registers.
+    """
+    if SPLIT_M + SPLIT_N == 0:
+        _count(y, window, base, grid_ptr, counts_ptr, bins, BITS, COVERED, COUNTER, INCREMENT)
+    else:
+        AXIS: tl.constexpr = 1 if SPLIT_N > 0 else 0
+        LESS_M: tl.constexpr = SPLIT_M - 1 + AXIS
+        LESS_N: tl.constexpr = SPLIT_N - AXIS
+        first, second = _halves(y, AXIS)
+        count_parts(
+            first, window, base, grid_ptr, counts_ptr, bins,
+            BITS, COVERED, COUNTER, INCREMENT, LESS_M, LESS_N,
+        )  # fmt: skip
+        count_parts(
+            second, window, base, grid_ptr, counts_ptr, bins,
+            BITS, COVERED, COUNTER, INCREMENT, LESS_M, LESS_N,
+        )  # fmt: skip
+
+
+@jit
+def _add_powers(
+    y: tl.tensor,
+    sums: tl.tuple,
+    scale: tl.tensor,
+    offset: tl.tensor,
+    SPLIT_M: tl.constexpr,
+    SPLIT_N: tl.constexpr,
+) -> tl.tuple:
+    """Add d, d^2, d^3 and d^4 of each part of a tile to `sums`, which have a part's shape."""
+    if SPLIT_M + SPLIT_N == 0:
+        s1, s2, s3, s4 = sums
+        d = y * scale - offset
+        d2 = d * d
+        sums = (s1 + d, s2 + d2, s3 + d2 * d, s4 + d2 * d2)
+    else:
+        AXIS: tl.constexpr = 1 if SPLIT_N > 0 else 0
+        LESS_M: tl.constexpr = SPLIT_M - 1 + AXIS
+        LESS_N: tl.constexpr = SPLIT_N - AXIS
+        first, second = _halves(y, AXIS)
+        sums = _add_powers(first, sums, scale, offset, LESS_M, LESS_N)
+        sums = _add_powers(second, sums, scale, offset, LESS_M, LESS_N)
+    return sums
+
+
+@jit
+def _fold(sums: tl.tensor, AXIS: tl.constexpr, LENGTH: tl.constexpr) -> tl.tensor:
+    """Sum along `AXIS`, then of neighbours down to `LENGTH` numbers, then float64."""
+    line = tl.sum(sums, AXIS)
+    return tl.sum(tl.reshape(line, [LENGTH, line.shape[0] // LENGTH]), 1).to(tl.float64)
+
+
+@jit
+def digest(
+    y: tl.tensor,
+    valid: tl.tensor,
+    careful: tl.tensor,
+    state: tl.tuple,
+    rare: tl.tuple,
+    probe_ptr: tl.tensor,
+    AXIS: tl.constexpr,
+    LENGTH: tl.constexpr,
+    SPLIT_M: tl.constexpr,
+    SPLIT_N: tl.constexpr,
+) -> tl.tuple:
+    """Add a tile to the moments: up to 128 entries in float32, from there on in float64.
+
+    Where `careful` is not set, all must be valid and finite (if not, s4 will not be finite).
+    """
+    s1, s2, s3, s4, low, high = state
+    nan, negative, positive = rare
+    shift, scale = tl.load(probe_ptr), tl.load(probe_ptr + 1)
+    if careful:
+        ok = (tl.abs(y) < float("inf")) & valid
+        least = tl.min(tl.where(ok, y, float("inf")), AXIS)
+        most = tl.max(tl.where(ok, y, -float("inf")), AXIS)
+        nan += tl.sum(tl.sum((~(tl.abs(y) <= float("inf"))).to(tl.int32), AXIS), 0)
+        negative += tl.sum(tl.sum((y == -float("inf")).to(tl.int32), AXIS), 0)
+        positive += tl.sum(tl.sum((y == float("inf")).to(tl.int32), AXIS), 0)
+        y = tl.where(ok, y, shift)
+    else:
+        least, most = tl.min(y, AXIS), tl.max(y, AXIS)
+    zero = tl.zeros([y.shape[0] >> SPLIT_M, y.shape[1] >> SPLIT_N], tl.float32)
+    p1, p2, p3, p4 = _add_powers(
+        y, (zero, zero, zero, zero), scale, shift * scale, SPLIT_M, SPLIT_N
+    )
+    s1 += _fold(p1, AXIS, LENGTH)
+    s2 += _fold(p2, AXIS, LENGTH)
+    s3 += _fold(p3, AXIS, LENGTH)
+    s4 += _fold(p4, AXIS, LENGTH)
+    low = tl.minimum(low, tl.min(tl.reshape(least, [LENGTH, least.shape[0] // LENGTH]), 1))
+    high = tl.maximum(high, tl.max(tl.reshape(most, [LENGTH, most.shape[0] // LENGTH]), 1))
+    return (s1, s2, s3, s4, low, high), (nan, negative, positive)

@@ -1,0 +1,212 @@
+"""The Triton kernels: one digests a product tile by tile in registers, one a tensor that exists.
+
+Both are persistent: as many programs as the device runs at once share the tiles among them. A tile
+is digested where it lies, by `_triton_digest`.
+"""
+
+import triton.language as tl
+
+from burst.kernels._triton_digest import (
+    count_parts,
+    digest,
+    float_base,
+    flush,
+    jit,
+    open_window,
+)
+
+
+@jit
+def _store(state: tl.tuple, rare: tl.tuple, sums_ptr: tl.tensor, rare_ptr: tl.tensor) -> None:
+    """One row of six float64 and one of three int64 for each program."""
+    s1, s2, s3, s4, low, high = state
+    nan, negative, positive = rare
+    sums = sums_ptr + tl.program_id(0) * 6
+    tl.store(sums, tl.sum(s1, 0))
+    tl.store(sums + 1, tl.sum(s2, 0))
+    tl.store(sums + 2, tl.sum(s3, 0))
+    tl.store(sums + 3, tl.sum(s4, 0))
+    tl.store(sums + 4, tl.min(low, 0).to(tl.float64))
+    tl.store(sums + 5, tl.max(high, 0).to(tl.float64))
+    rares = rare_ptr + tl.program_id(0) * 3
+    tl.store(rares, nan)
+    tl.store(rares + 1, negative)
+    tl.store(rares + 2, positive)
+
+
+@jit
+def _nothing_yet(LENGTH: tl.constexpr) -> tl.tuple:
+    zero = tl.zeros([LENGTH], tl.float64)
+    infinity = tl.full([LENGTH], float("inf"), tl.float32)
+    none = tl.full([], 0, tl.int64)
+    return (zero, zero, zero, zero, infinity, -infinity), (none, none, none)
+
+
+@jit
+def _product(
+    a_ptr: tl.tensor,
+    stride_am: int,
+    stride_ak: int,
+    b_ptr: tl.tensor,
+    stride_bk: int,
+    stride_bn: int,
+    m: int,
+    n: int,
+    k: int,
+    first_m: tl.tensor,
+    first_n: tl.tensor,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    WHOLE_K: tl.constexpr,
+    OPERAND: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> tl.tensor:
+    """One (BLOCK_M, BLOCK_N) float32 tile of a @ b; 0 outside the product.
+
+    Rows and columns beyond the end are loaded from the last one instead: no mask in the loop.
+    """
+    rows = first_m + tl.arange(0, BLOCK_M)
+    columns = first_n + tl.arange(0, BLOCK_N)
+    inner = tl.arange(0, BLOCK_K)
+    a_row = tl.minimum(rows, m - 1).to(tl.int64) * stride_am
+    b_column = tl.minimum(columns, n - 1).to(tl.int64) * stride_bn
+    a = a_ptr + a_row[:, None] + inner.to(tl.int64)[None, :] * stride_ak
+    b = b_ptr + b_column[None, :] + inner.to(tl.int64)[:, None] * stride_bk
+    step_a = tl.full([], BLOCK_K, tl.int64) * stride_ak
+    step_b = tl.full([], BLOCK_K, tl.int64) * stride_bk
+    y = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for done in range(0, k, BLOCK_K):
+        if WHOLE_K:
+            left, right = tl.load(a), tl.load(b)
+        else:
+            left = tl.load(a, mask=inner[None, :] < k - done, other=0.0)
+            right = tl.load(b, mask=inner[:, None] < k - done, other=0.0)
+        left, right = left.to(OPERAND), right.to(OPERAND)
+        if WIDEN:  # the interpreter cannot multiply bfloat16
+            left, right = left.to(tl.float32), right.to(tl.float32)
+        y = tl.dot(left, right, y, input_precision=PRECISION)
+        a += step_a
+        b += step_b
+    if (first_m + BLOCK_M > m) | (first_n + BLOCK_N > n):
+        y = tl.where((rows[:, None] < m) & (columns[None, :] < n), y, 0.0)
+    return y
+
+
+@jit
+def matmul_histogram_kernel(
+    a_ptr: tl.tensor,
+    stride_am: int,
+    stride_ak: int,
+    b_ptr: tl.tensor,
+    stride_bk: int,
+    stride_bn: int,
+    probe_ptr: tl.tensor,
+    grid_ptr: tl.tensor,
+    scratch_ptr: tl.tensor,
+    counts_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    rare_ptr: tl.tensor,
+    m: int,
+    n: int,
+    k: int,
+    bins: int,
+    BITS: tl.constexpr,
+    COVERED: tl.constexpr,
+    CAREFUL: tl.constexpr,
+    COUNTER: tl.constexpr,
+    INCREMENT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    WHOLE_K: tl.constexpr,
+    SPLIT_M: tl.constexpr,
+    SPLIT_N: tl.constexpr,
+    OPERAND: tl.constexpr,
+    WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> None:
+    """counts[slot(y_ij)] += 1, s_p += ((y_ij - shift) scale)^p for y = a @ b, (m, k) by (k, n).
+
+    Tiles of one column strip follow one another, so b is read from memory once and a, which is
+    small, stays in the L2 cache.
+    """
+    LENGTH: tl.constexpr = BLOCK_M >> SPLIT_M
+    state, rare = _nothing_yet(LENGTH)
+    window = open_window(scratch_ptr, COUNTER)
+    base = tl.full([], 0, tl.int32)
+    tiles_m = tl.cdiv(m, BLOCK_M)
+    for tile in range(tl.program_id(0), tiles_m * tl.cdiv(n, BLOCK_N), tl.num_programs(0)):
+        first_m = (tile % tiles_m) * BLOCK_M
+        first_n = (tile // tiles_m) * BLOCK_N
+        y = _product(
+            a_ptr, stride_am, stride_ak, b_ptr, stride_bk, stride_bn, m, n, k, first_m, first_n,
+            BLOCK_M, BLOCK_N, BLOCK_K, WHOLE_K, OPERAND, WIDEN, PRECISION,
+        )  # fmt: skip
+        if BITS > 0:  # noqa: SIM102 (known when the kernel is built, unlike the next)
+            if base == 0:
+                base = float_base(y, 1, BITS)
+        careful = (first_m + BLOCK_M > m) | (first_n + BLOCK_N > n) | CAREFUL
+        rows, columns = first_m + tl.arange(0, BLOCK_M), first_n + tl.arange(0, BLOCK_N)
+        valid = (rows < m)[:, None] & (columns < n)[None, :]
+        count_parts(
+            y, window, base, grid_ptr, counts_ptr, bins,
+            BITS, COVERED, COUNTER, INCREMENT, SPLIT_M, SPLIT_N,
+        )  # fmt: skip
+        state, rare = digest(y, valid, careful, state, rare, probe_ptr, 1, LENGTH, SPLIT_M, SPLIT_N)
+    flush(window, base, counts_ptr, bins + 2, BITS, COUNTER)
+    _store(state, rare, sums_ptr, rare_ptr)
+
+
+@jit
+def histogram_kernel(
+    x_ptr: tl.tensor,
+    probe_ptr: tl.tensor,
+    grid_ptr: tl.tensor,
+    scratch_ptr: tl.tensor,
+    counts_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
+    rare_ptr: tl.tensor,
+    size: int,
+    bins: int,
+    BITS: tl.constexpr,
+    COVERED: tl.constexpr,
+    CAREFUL: tl.constexpr,
+    COUNTER: tl.constexpr,
+    INCREMENT: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SPLIT_M: tl.constexpr,
+) -> None:
+    """The same for the `size` entries that lie from `x_ptr` on, whatever their order.
+
+    A tile is (ROWS, COLUMNS) of consecutive entries; COLUMNS spans all threads with 16-byte loads,
+    so that sums along the rows stay within a thread.
+    """
+    LENGTH: tl.constexpr = COLUMNS // 4
+    TILE: tl.constexpr = ROWS * COLUMNS
+    state, rare = _nothing_yet(LENGTH)
+    window = open_window(scratch_ptr, COUNTER)
+    base = tl.full([], 0, tl.int32)
+    offsets = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    for tile in range(tl.program_id(0), tl.cdiv(size, TILE), tl.num_programs(0)):
+        start = tl.full([], TILE, tl.int64) * tile
+        edge = start + TILE > size
+        valid = offsets < size - start
+        if edge:
+            y = tl.load(x_ptr + start + offsets, mask=valid, other=0.0).to(tl.float32)
+        else:
+            y = tl.load(x_ptr + start + offsets).to(tl.float32)
+        if BITS > 0:  # noqa: SIM102 (known when the kernel is built, unlike the next)
+            if base == 0:
+                base = float_base(y, 0, BITS)
+        count_parts(
+            y, window, base, grid_ptr, counts_ptr, bins,
+            BITS, COVERED, COUNTER, INCREMENT, SPLIT_M, 0,
+        )  # fmt: skip
+        state, rare = digest(
+            y, valid, edge | CAREFUL, state, rare, probe_ptr, 0, LENGTH, SPLIT_M, 0
+        )
+    flush(window, base, counts_ptr, bins + 2, BITS, COUNTER)
+    _store(state, rare, sums_ptr, rare_ptr)

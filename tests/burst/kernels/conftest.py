@@ -1,0 +1,27 @@
+"""Without a GPU the Triton kernels run under Triton's interpreter.
+
+It has to be asked for before Triton is first imported, which the rest of the suite does not do.
+"""
+
+import os
+import sys
+
+import pytest
+import torch
+
+if not torch.cuda.is_available() and "triton" not in sys.modules:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Where the Triton kernels run: on a GPU where there is one, else in the interpreter."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from burst.kernels import _triton
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU is here")
+    if request.param == "cpu" and torch.cuda.is_available():
+        pytest.skip("a GPU is here: the kernels are compiled for it, not interpreted")
+    assert (request.param == "cpu") == _triton.INTERPRETED, "Triton was imported too early"
+    return torch.device(request.param)

@@ -1,0 +1,221 @@
+"""The Triton kernels against the reference; interpreted on the CPU, compiled on a GPU."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from burst.axis import FloatAxis, RegularAxis
+from burst.errors import BackendError, UnknownName
+from burst.histogram import Histogram
+from burst.kernels import PRECISIONS, choose, histogram, matmul_histogram
+
+AXES = [
+    FloatAxis(),
+    FloatAxis(1),
+    FloatAxis(10),
+    RegularAxis(16, -8.0, 8.0),
+    RegularAxis(41, -20.5, 20.5),
+    RegularAxis(4096, -1000.3, 200.1),
+    RegularAxis(20_000, -7.0, 13.0),  # more than the window holds
+]
+SHAPES = [(1, 1, 1), (7, 5, 3), (128, 64, 64), (130, 70, 200)]  # least, primes, one tile, ragged
+LAWS = {
+    "gaussian": torch.randn,
+    "laplacian": lambda n: torch.distributions.Laplace(0, 1).sample((n,)),
+    "heavy-tailed": lambda n: torch.distributions.StudentT(1.0).sample((n,)),
+    "constant": lambda n: torch.full((n,), 0.3),
+    "zero": torch.zeros,
+    "shifted": lambda n: torch.randn(n) * 0.01 + 5,
+    "subnormal": lambda n: torch.randn(n) * 1e-40,
+    "huge": lambda n: torch.randn(n).clamp(-3, 3) * 1e38,
+    "mixed": lambda n: torch.randn(n) * torch.logspace(-30, 30, n),
+}
+EDGES = [RegularAxis(10, -5.0, 5.0), RegularAxis(37, 0.1, 0.7), RegularAxis(4096, 4.97, 5.03)]
+
+
+def small_integers(*shape, device="cpu"):
+    return torch.randint(-3, 4, shape).float().to(device)
+
+
+def assert_same(fast: Histogram, reference: Histogram) -> None:
+    """Equal counts; moments within 1e-5 of their scale, as the kernels promise."""
+    assert fast.backend == "triton"
+    assert reference.backend == "reference"
+    assert fast == reference
+    assert fast.allclose(reference, rtol=1e-5)
+    assert fast.moments.minimum == reference.moments.minimum
+    assert fast.moments.maximum == reference.moments.maximum
+
+
+@pytest.mark.parametrize("axis", AXES, ids=str)
+def test_a_product_of_integers_is_counted_exactly(axis, device):
+    a, b = small_integers(130, 70, device=device), small_integers(70, 200, device=device)
+    fast = matmul_histogram(a, b, axis, backend="triton")
+    assert fast.precision == "tf32x3"
+    assert_same(fast, matmul_histogram(a, b, axis, backend="reference"))
+
+
+@pytest.mark.parametrize("m, k, n", SHAPES)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_shape_and_precision_counts_integers_exactly(m, k, n, precision, device):
+    a, b = small_integers(m, k, device=device), small_integers(n, k, device=device).mT
+    fast = matmul_histogram(a, b, AXES[4], backend="triton", precision=precision)
+    assert fast.precision == precision
+    assert_same(fast, matmul_histogram(a, b, AXES[4], backend="reference"))
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shape=st.tuples(*[st.integers(0, 40)] * 3),
+    dtypes=st.tuples(*[st.sampled_from([torch.float32, torch.float16, torch.bfloat16])] * 2),
+    transposed=st.booleans(),
+    step=st.integers(1, 3),
+    precision=st.sampled_from(PRECISIONS),
+)
+def test_any_size_dtype_and_stride(shape, dtypes, transposed, step, precision, device):
+    from burst.kernels import _triton
+
+    m, k, n = shape
+    tile = _triton.Tile(16, 16, 16, 4, 2, 1, (0, 1))  # so that small sizes have many tiles
+    a = small_integers(m * step, k, device=device).to(dtypes[0])[::step]
+    b = small_integers(n if transposed else k, k if transposed else n, device=device).to(dtypes[1])
+    b = b.mT if transposed else b
+    axis = RegularAxis(2 * 9 * 40 + 1, -360.5, 360.5)
+    fast = _triton.matmul_histogram(a, b, axis, precision=precision, tile=tile)
+    assert_same(fast, matmul_histogram(a, b, axis, backend="reference"))
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("axis", [FloatAxis(), EDGES[1]], ids=str)
+def test_a_tensor_of_any_law_is_counted_exactly(law, axis, device):
+    x = LAWS[law](20_003).to(device)
+    assert_same(histogram(x, axis, backend="triton"), histogram(x, axis, backend="reference"))
+
+
+@pytest.mark.parametrize("axis", EDGES, ids=str)
+def test_values_at_the_edges_fall_where_float64_edges_put_them(axis, device):
+    edges = torch.from_numpy(axis.edges.astype(np.float32))
+    inf = torch.tensor(torch.inf)
+    x = torch.cat([edges, torch.nextafter(edges, inf), torch.nextafter(edges, -inf)]).to(device)
+    assert_same(histogram(x, axis, backend="triton"), histogram(x, axis, backend="reference"))
+
+
+@pytest.mark.parametrize("axis", [FloatAxis(), EDGES[0]], ids=str)
+def test_nan_and_infinities_are_counted_apart(axis, device):
+    x = torch.randn(9000)
+    x[[0, 5, 8999]], x[[1, 8192]], x[77] = torch.nan, torch.inf, -torch.inf
+    x[100], x[101] = (
+        torch.finfo().max,
+        torch.finfo().min,
+    )  # the lowest bin of a float axis is -inf's
+    fast = histogram(x.to(device), axis, backend="triton")
+    assert (fast.nonfinite.nan, fast.nonfinite.pos_inf, fast.nonfinite.neg_inf) == (3, 2, 1)
+    assert_same(fast, histogram(x.to(device), axis, backend="reference"))
+
+
+@pytest.mark.parametrize("axis", [FloatAxis(), AXES[4]], ids=str)
+def test_nan_in_an_operand_reaches_its_row_of_the_product_only(axis, device):
+    a, b = small_integers(20, 30, device=device), small_integers(30, 150, device=device)
+    a[3, 4] = torch.nan
+    fast = matmul_histogram(a, b, axis, backend="triton", precision="ieee")
+    assert fast.nonfinite.nan == 150
+    assert_same(fast, matmul_histogram(a, b, axis, backend="reference"))
+
+
+def test_nothing_and_nothing_but_nan(device):
+    for x in (torch.empty(0), torch.empty(3, 0), torch.full((5,), torch.nan)):
+        fast = histogram(x.to(device), backend="triton")
+        assert fast.count == 0
+        assert fast.nonfinite.nan == x.numel()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x, lambda x: x.mT, lambda x: x[::2], lambda x: x[:, 3:], lambda x: x[0, 0]],
+    ids=["whole", "transposed", "every other row", "columns", "one entry"],
+)
+def test_a_view_is_counted_as_it_is(view, device, monkeypatch):
+    from burst.kernels import _triton
+
+    monkeypatch.setattr(_triton, "COPY", 500)
+    x = view(torch.randn(70, 40).to(device))
+    assert_same(histogram(x, backend="triton"), histogram(x, backend="reference"))
+
+
+def test_a_launch_takes_only_as_many_columns_as_its_counters_bear(device, monkeypatch):
+    from burst.kernels import _triton
+
+    monkeypatch.setattr(_triton, "_widest", lambda *_: 128)
+    a, b = small_integers(30, 20, device=device), small_integers(20, 300, device=device)
+    assert_same(
+        matmul_histogram(a, b, AXES[4], backend="triton"),
+        matmul_histogram(a, b, AXES[4], backend="reference"),
+    )
+
+
+@pytest.mark.parametrize(
+    "precision, bound",
+    [("ieee", 2.0**-18), ("tf32x3", 2.0**-18), ("tf32", 2.0**-9), ("bf16", 2.0**-6)],
+)
+def test_the_product_is_as_precise_as_promised(precision, bound, device):
+    """A product of one entry is its own minimum: its error, against sum_k |a b|."""
+    for _ in range(5):
+        a, b = torch.randn(1, 100, device=device), torch.randn(100, 1, device=device)
+        found = matmul_histogram(a, b, backend="triton", precision=precision).moments.minimum
+        exact = (a.double() @ b.double()).item()
+        assert abs(found - exact) <= bound * (a.abs().double() @ b.abs().double()).item()
+
+
+def test_a_power_of_two_moves_the_counts_of_a_float_axis_and_keeps_them(device):
+    x = torch.randn(5000).to(device)
+    one, other = (histogram(x * 2.0**e, backend="triton").values() for e in (0, -60))
+    assert np.array_equal(one[one > 0], other[other > 0])
+
+
+def test_an_axis_beyond_float32_is_refused_in_one_line(device):
+    with pytest.raises(BackendError, match=r"edges below 2\^127.*backend='torch'"):
+        histogram(torch.ones(3, device=device), RegularAxis(4, -1e300, 1e300), backend="triton")
+
+
+def test_the_choice_is_pure():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert choose("auto", gpu, installed=True) == "torch"  # until triton has run on a GPU
+    assert choose("triton", gpu, installed=True) == "triton"
+    assert choose("auto", gpu, installed=False) == "torch"
+    assert choose("auto", cpu, installed=True) == "torch"
+    with pytest.raises(BackendError, match="pip install triton"):
+        choose("triton", gpu, installed=False)
+    with pytest.raises(UnknownName, match="unknown precision 'fp8'"):
+        matmul_histogram(torch.ones(1, 1), torch.ones(1, 1), precision="fp8")
+
+
+def test_other_backends_record_that_they_multiply_float32_as_it_is():
+    for backend in ("auto", "torch", "reference"):
+        hist = matmul_histogram(
+            torch.ones(2, 2), torch.ones(2, 2), backend=backend, precision="bf16"
+        )
+        if not torch.cuda.is_available():
+            assert hist.precision == "ieee"
+        assert Histogram.from_dict(hist.to_dict()).precision == hist.precision
+        assert (hist + hist).precision == hist.rebin(16).precision == hist.precision
+
+
+def test_triton_asked_for_on_the_cpu_is_refused_without_the_interpreter():
+    pytest.importorskip("triton", reason="Triton is not installed")
+    code = "import torch, burst; burst.histogram(torch.ones(3), backend='triton')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "BackendError: the triton backend runs on a GPU, not on cpu; use" in done.stderr
