@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 BIN := .venv/bin
 
 help:
-	@echo "make demo    install into .venv and measure the embedded backbone on the embedded images"
+	@echo "make demo    install into .venv; measure and whiten the embedded backbone on the embedded images"
 	@echo "make test    run the tests"
 	@echo "make check   ruff and mypy"
 	@echo "make bench   measure speed and memory against peers"
@@ -17,6 +17,7 @@ help:
 
 demo: .venv/.installed
 	$(BIN)/burst histogram --model mae_tiny --out demo-out
+	$(BIN)/burst whiten --model mae_tiny --out demo-out/W.pt
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest

@@ -7,7 +7,7 @@ block of a backbone in one pass over images; the pieces it is made of are here t
 
 from burst.axis import FloatAxis, RegularAxis
 from burst.backbone import Backbone, BackboneSpec, find_backbone, known_backbones, load_backbone
-from burst.checkpoint import load_checkpoint, read_checkpoint
+from burst.checkpoint import LoadReport, load_checkpoint, read_checkpoint
 from burst.distributed import process_group
 from burst.distribution import (
     Gaussian,
@@ -38,9 +38,14 @@ from burst.kernels import histogram, matmul_histogram
 from burst.moments import Moments
 from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
 from burst.provenance import provenance, version
-from burst.statistics import STATISTICS, describe
+from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
+from burst.statistics import STATISTICS, abs_quantile, describe, gini, hill, top_energy
 from burst.survey import QUANTITIES, SkippedBlock, Survey, SurveyOptions, images_for, survey
 from burst.tokens import capture, find_blocks
+from burst.whitened import whitened_histogram, whitened_histograms
+from burst.whitening import BlockDiagnostics, RankWarning, Whitening, whiten, whiten_moments
+from burst.whitening_file import check_whitening_path, load_whitening, save_whitening
+from burst.whitening_options import WhiteningOptions
 
 __all__ = [
     "QUANTITIES",
@@ -48,6 +53,7 @@ __all__ = [
     "Backbone",
     "BackboneSpec",
     "BackendError",
+    "BlockDiagnostics",
     "BurstError",
     "CheckpointError",
     "EmptyResult",
@@ -59,19 +65,28 @@ __all__ = [
     "ImageError",
     "ImageStream",
     "Laplace",
+    "LoadReport",
     "Moments",
     "NonFinite",
     "OmittedTermWarning",
     "OutputError",
     "Projection",
+    "RankWarning",
     "RegularAxis",
+    "SecondMoments",
     "ShapeError",
     "SkippedBlock",
     "Survey",
     "SurveyOptions",
+    "TokenMoments",
     "UnknownName",
     "UnsupportedModel",
+    "Whitening",
+    "WhiteningOptions",
+    "abs_quantile",
     "capture",
+    "check_whitening_path",
+    "collect_moments",
     "describe",
     "describe_blocks",
     "find_backbone",
@@ -79,7 +94,9 @@ __all__ = [
     "fit_gaussian",
     "fit_generalised_gaussian",
     "fit_laplace",
+    "gini",
     "head_response_histogram",
+    "hill",
     "histogram",
     "images_for",
     "interaction",
@@ -87,6 +104,7 @@ __all__ = [
     "ks_distance",
     "load_backbone",
     "load_checkpoint",
+    "load_whitening",
     "make_folder",
     "matmul_histogram",
     "open_images",
@@ -95,7 +113,14 @@ __all__ = [
     "provenance",
     "read_checkpoint",
     "response_histogram",
+    "save_whitening",
+    "split_images",
     "survey",
+    "top_energy",
     "version",
+    "whiten",
+    "whiten_moments",
+    "whitened_histogram",
+    "whitened_histograms",
     "write_atomically",
 ]

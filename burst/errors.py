@@ -61,3 +61,13 @@ class EmptyResult(BurstError):
 
 class OutputError(BurstError):
     """A place that cannot be written."""
+
+
+def check_known(kind: str, given: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not known, offering the nearest ones.
+
+    Raises:
+        UnknownName: `given` is not among `known`.
+    """
+    if given not in known:
+        raise UnknownName(kind, given, known)

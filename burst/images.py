@@ -106,6 +106,7 @@ class ImageStream:
     Attributes:
         source: the source as it was given.
         names: what this stream reads, in order; for a shard, its own part.
+        batch_names: the same, batch by batch.
         skipped: (name, reason) of each image left out, in order; filled while iterating.
         fingerprint: sha256 in hex of the names and sizes in bytes of all images chosen, in order;
             the same for every shard. It says which files were read, not what was in them.
@@ -130,7 +131,7 @@ class ImageStream:
         self.names = [name for batch in batches for name in batch]
         self.skipped: list[tuple[str, str]] = []
         self.fingerprint = fingerprint
-        self._batches = batches
+        self.batch_names = batches
         self._opener = opener
         self._preprocess = preprocess
         self._skip_bad = skip_bad
@@ -144,7 +145,7 @@ class ImageStream:
     @property
     def batches(self) -> int:
         """How many batches will be read; one whose images are all skipped is not yielded."""
-        return len(self._batches)
+        return len(self.batch_names)
 
     def shard(self, rank: int, world_size: int) -> "ImageStream":
         """The part for one of `world_size` processes: batches rank, rank + world_size, ...
@@ -156,22 +157,28 @@ class ImageStream:
             raise ImageError(f"rank {rank} must lie in 0..{world_size - 1} (world size - 1)")
         # Whole batches, not images: float32 results of a forward pass depend on what else is in
         # the batch, so a batch must hold the same images however many processes there are.
+        part = self.of_batches(self.batch_names[rank::world_size])
+        part._is_shard = self._is_shard or world_size > 1
+        return part
+
+    def of_batches(self, batches: Sequence[Sequence[str]]) -> "ImageStream":
+        """A stream over other batches of the images that this one reads, given by their names."""
         return ImageStream(
             source=self.source,
-            batches=self._batches[rank::world_size],
+            batches=batches,
             fingerprint=self.fingerprint,
             opener=self._opener,
             preprocess=self._preprocess,
             skip_bad=self._skip_bad,
-            is_shard=self._is_shard or world_size > 1,
+            is_shard=self._is_shard,
         )
 
     def __iter__(self) -> Iterator[Tensor]:
         self.skipped.clear()
         with self._opener(self.names) as load, _threads() as pool:
             loading = ((name, pool.submit(load, name)) for name in self.names)
-            ahead = deque(islice(loading, len(self._batches[0]) if self._batches else 0))
-            for batch in self._batches:
+            ahead = deque(islice(loading, len(self.batch_names[0]) if self.batch_names else 0))
+            for batch in self.batch_names:
                 pixels = self._gather(len(batch), ahead, loading)
                 if pixels is not None:
                     yield self._preprocess.normalise(pixels)

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from burst.axis import FloatAxis
 from burst.backbone import Backbone
 from burst.distributed import gather, rank_and_size
-from burst.errors import BurstError, EmptyResult, ImageError, UnknownName, UnsupportedModel
+from burst.errors import (
+    BurstError,
+    EmptyResult,
+    ImageError,
+    UnsupportedModel,
+    check_known,
+)
 from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
 from burst.interaction import (
@@ -68,9 +74,9 @@ class SurveyOptions:
 
     def __post_init__(self) -> None:
         for quantity in self.quantities:
-            _check_known("quantity", quantity, QUANTITIES)
-        _check_known("convention", self.convention, CONVENTIONS)
-        _check_known("kind of tokens", self.tokens, TOKENS)
+            check_known("quantity", quantity, QUANTITIES)
+        check_known("convention", self.convention, CONVENTIONS)
+        check_known("kind of tokens", self.tokens, TOKENS)
         if not self.quantities:
             raise BurstError(f"no quantity to measure; give some of {', '.join(QUANTITIES)}")
         if self.per_head and self.convention == "authors":
@@ -181,11 +187,9 @@ def survey(
         OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
     """
     options = options or SurveyOptions()
-    blocks, skipped, omitted = _measurable(backbone.model, options)
-    if omitted and options.quantities != ("x",):
-        terms = ", ".join(omitted)
-        message = f"the scores of {backbone.name} also have a {terms}, which is left out"
-        warnings.warn(message, OmittedTermWarning, stacklevel=2)
+    blocks, skipped, omitted = measurable_blocks(backbone.model, options)
+    if options.quantities != ("x",):
+        warn_of_omissions(backbone, omitted)
     rank, size = rank_and_size()
     mine = images.shard(rank, size)
     gauge = _Gauge(backbone.model, blocks, options)
@@ -208,12 +212,18 @@ def _check_complete(histograms: dict[Key, Histogram], options: SurveyOptions, wh
         raise EmptyResult(f"no finite value of {' or '.join(missing)} was read from {what}")
 
 
-def _check_known(kind: str, given: str, known: Iterable[str]) -> None:
-    if given not in known:
-        raise UnknownName(kind, given, known)
+def warn_of_omissions(backbone: Backbone, omitted: tuple[str, ...]) -> None:
+    """Say once which terms of the scores W_q W_k^T leaves out; for the function that users call.
+
+    Warns:
+        OmittedTermWarning: if there are any.
+    """
+    if omitted:
+        message = f"left out of the scores of {backbone.name}: {', '.join(omitted)}"
+        warnings.warn(message, OmittedTermWarning, stacklevel=3)
 
 
-def _measurable(
+def measurable_blocks(
     model: nn.Module, options: SurveyOptions
 ) -> tuple[tuple[AttentionBlock, ...], tuple[SkippedBlock, ...], tuple[str, ...]]:
     """The blocks to measure, those that cannot be, and what is left out of the scores."""

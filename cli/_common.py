@@ -40,9 +40,9 @@ def reported_errors() -> Iterator[None]:
     """A user's mistake becomes one line on stderr and exit code 2; nothing else is caught."""
     from burst.errors import BurstError
 
-    warnings.showwarning = _one_line_warning
     try:
-        with _terminated_as_interrupted():
+        with warnings.catch_warnings(), _terminated_as_interrupted():
+            warnings.showwarning = _one_line_warning
             yield
     except BurstError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
@@ -118,6 +118,14 @@ def parse_device(text: str) -> str:
         reason = str(error).splitlines()[0]
         raise BurstError(f"--device {text!r} cannot be used here: {reason}") from error
     return text
+
+
+def parse_shrinkage(text: str) -> str | float:
+    """A number where it is one; else the name of a way to choose it."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 class Steps:

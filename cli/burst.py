@@ -11,7 +11,14 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from cli._common import Steps, parse_blocks, parse_device, reported_errors, run
+from cli._common import (
+    Steps,
+    parse_blocks,
+    parse_device,
+    parse_shrinkage,
+    reported_errors,
+    run,
+)
 
 QUANTITIES = ["qk", "x", "qkx"]
 
@@ -117,6 +124,75 @@ def histogram(
             console.print(reports.survey_table(survey))
             for line in reports.survey_notes(survey, num_images=num_images, files=files):
                 console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def whiten(
+    out: Annotated[Path, typer.Option(help="File for the matrices: .pt or .safetensors.")],
+    model: Model = "mae_tiny",
+    weights: Weights = None,
+    images: Images = "sample",
+    num_images: NumImages = 100,
+    blocks: Blocks = "all",
+    method: Annotated[
+        str, typer.Option(help="zca, pca, cholesky, zca-cor or pca-cor (Kessy et al. 2018).")
+    ] = "zca",
+    shrinkage: Annotated[
+        str, typer.Option(help="Of the tokens' covariance: none, oas, or a number from 0 to 1.")
+    ] = "none",
+    floor: Annotated[
+        float, typer.Option(help="Eigenvalues below this share of the largest are raised to it.")
+    ] = 1e-6,
+    through_norm: Annotated[
+        bool, typer.Option("--through-norm", help="Whiten what a prompt meets behind the norm.")
+    ] = False,
+    recipe: Annotated[
+        str, typer.Option(help="`corrected`, or `authors`: what their code estimates.")
+    ] = "corrected",
+    convention: Convention = "paper",
+    tokens: Tokens = "all",
+    device: Device = "auto",
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make the matrices that whiten W_q W_k^T X^T, block by block, with a figure beside them."""
+    log = Console(stderr=True)
+    with reported_errors():
+        import burst
+        import reports
+
+        options = burst.WhiteningOptions(
+            blocks=parse_blocks(blocks),
+            method=method,
+            shrinkage=parse_shrinkage(shrinkage),
+            floor=floor,
+            through_norm=through_norm,
+            recipe=recipe,
+            convention=convention,
+            tokens=tokens,
+        )
+        burst.check_whitening_path(out)
+        burst.make_folder(out.parent)
+        with burst.process_group() as (rank, _):
+            backbone = burst.load_backbone(model, weights, device=parse_device(device))
+            stream = burst.images_for(
+                backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
+            )
+            with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
+                whitening = burst.whiten(backbone, stream, options, progress=progress)
+            pairs = burst.whitened_histograms(backbone, stream, whitening, options)
+        if rank > 0:
+            return
+        files = reports.save_whitening_run(whitening, pairs, out, seed=seed)
+        if as_json:
+            typer.echo(json.dumps(reports.whitening_record(whitening, pairs), indent=2))
+        elif not quiet:
+            console = Console()
+            console.print(reports.whitening_table(whitening, pairs))
+            names = ", ".join(file.name for file in files)
+            console.print(f"written to {out.parent}: {names}", highlight=False, soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)

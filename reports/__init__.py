@@ -4,8 +4,16 @@ from reports.depth import depth_grid, depth_lines, draw_histogram
 from reports.style import house_style, save_figure
 from reports.survey_files import run_record, save_survey
 from reports.terminal import model_record, models_table, survey_notes, survey_table
+from reports.whitening import (
+    chosen_blocks,
+    save_whitening_run,
+    whitening_figure,
+    whitening_record,
+    whitening_table,
+)
 
 __all__ = [
+    "chosen_blocks",
     "depth_grid",
     "depth_lines",
     "draw_histogram",
@@ -15,6 +23,10 @@ __all__ = [
     "run_record",
     "save_figure",
     "save_survey",
+    "save_whitening_run",
     "survey_notes",
     "survey_table",
+    "whitening_figure",
+    "whitening_record",
+    "whitening_table",
 ]

@@ -1,0 +1,94 @@
+"""The response before and after whitening, entry by entry: histograms of Y and of W Y."""
+
+import torch
+from torch import Tensor
+
+from burst.axis import Axis, FloatAxis
+from burst.backbone import Backbone
+from burst.distributed import gather, rank_and_size
+from burst.errors import BurstError, EmptyResult, ShapeError
+from burst.histogram import Histogram
+from burst.images import ImageStream
+from burst.interaction import response_histogram
+from burst.second_moments import split_images
+from burst.tokens import capture, num_prefix_tokens
+from burst.whitening import Whitening, responses
+from burst.whitening_options import WhiteningOptions
+
+Pair = tuple[Histogram, Histogram]
+
+
+def whitened_histogram(w: Tensor, a: Tensor, x: Tensor, axis: Axis | None = None) -> Histogram:
+    """Histogram of the entries of W A X^T, for W (d, d), A (d, d) and tokens X (..., d).
+
+    Raises:
+        ShapeError: they do not multiply.
+    """
+    if w.ndim != 2 or a.ndim != 2 or w.shape[1] != a.shape[0]:
+        raise ShapeError(f"W {tuple(w.shape)} and A {tuple(a.shape)} do not multiply")
+    # Multiplied in float64: the gains of W undo what cancels in A.
+    return response_histogram((w.double() @ a.double()).float(), x, axis or FloatAxis())
+
+
+def whitened_histograms(
+    backbone: Backbone, images: ImageStream, whitening: Whitening, options: WhiteningOptions
+) -> dict[int, Pair]:
+    """Histograms of Y and of W Y, by block index, on the images that `whiten` held out.
+
+    Reads those images again, or all where none were held out.
+
+    Args:
+        backbone: the one that was whitened.
+        images: as given to `whiten`.
+        whitening: what `whiten` made of them.
+        options: as given to `whiten`; `blocks` says which are wanted.
+
+    Raises:
+        BurstError: a block that was not whitened.
+        ImageError: see `ImageStream`.
+    """
+    known = [one.block for one in whitening.blocks]
+    chosen = known if options.blocks is None else list(options.blocks)
+    if not set(chosen) <= set(known):
+        raise BurstError(f"blocks {chosen} are not all among those whitened, {known}")
+    held = split_images(images, options.held_out)[1]
+    device = next(backbone.model.parameters()).device
+    pairs = {}
+    for block, response in responses(backbone, chosen, options):
+        a = response.to(device)
+        w = whitening.W[known.index(block.index)].to(device)
+        pairs[block.index] = a.float(), (w.double() @ a).float()
+    return _count(backbone, held if held.count else images, pairs, options.tokens)
+
+
+def _count(
+    backbone: Backbone,
+    images: ImageStream,
+    pairs: dict[int, tuple[Tensor, Tensor]],
+    tokens: str,
+) -> dict[int, Pair]:
+    prefix = num_prefix_tokens(backbone.model) if tokens == "patch" else 0
+    found: dict[tuple[int, int], Histogram] = {}
+
+    def count(block: int, x: Tensor) -> None:
+        for which, matrix in enumerate(pairs[block]):
+            new = response_histogram(matrix, x[:, prefix:].float())
+            key = block, which
+            found[key] = found[key] + new if key in found else new
+
+    with torch.inference_mode():
+        for batch in images.shard(*rank_and_size()):
+            with capture(backbone.model, pairs, on_tokens=count):
+                backbone.model(batch.to(next(backbone.model.parameters()).device))
+    parts = gather({key: hist.to_dict() for key, hist in found.items()})
+
+    def whole(block: int, which: int) -> Histogram:
+        hists = [Histogram.from_dict(part[block, which]) for part in parts if part]
+        if not hists:
+            raise EmptyResult(f"no image of {images.source} was read")
+        merged = hists[0]
+        for hist in hists[1:]:
+            merged = merged + hist
+        return merged
+
+    return {block: (whole(block, 0), whole(block, 1)) for block in sorted(pairs)}

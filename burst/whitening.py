@@ -1,0 +1,347 @@
+"""Second moments of X -> W that makes the response A X^T white, block by block.
+
+whiten          one pass over images -> Whitening
+whiten_moments  the same from moments that were kept: another method costs no second pass
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from math import nan
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
+from torch import Tensor
+
+from burst.backbone import Backbone
+from burst.decorrelation import (
+    Decorrelation,
+    Floats,
+    authors_decorrelation,
+    covariance_factor,
+    decorrelate,
+    oas_shrinkage,
+    shrink,
+)
+from burst.distributed import rank_and_size
+from burst.errors import BurstError, ShapeError
+from burst.images import ImageStream
+from burst.response import response_matrix
+from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
+from burst.survey import Progress, SurveyOptions, measurable_blocks, warn_of_omissions
+from burst.tokens import AttentionBlock, find_blocks, select_blocks
+from burst.whitening_options import WhiteningOptions
+
+T = TypeVar("T")
+
+
+class RankWarning(UserWarning):
+    """There are fewer tokens than dimensions, so their covariance is not of full rank."""
+
+
+@dataclass(frozen=True)
+class BlockDiagnostics:
+    """How the whitening of one block went; the numbers are defined on `Decorrelation`.
+
+    Attributes:
+        block: its index.
+        tokens: how many tokens were fitted on.
+        rank: eigenvalues of Sigma that are not lost in rounding.
+        kept: eigenvalues above the floor: the directions that W makes white.
+        kept_variance: their share of the variance.
+        condition_number: largest eigenvalue over the least of the `rank`.
+        kept_condition_number: largest eigenvalue over the least of the `kept`.
+        effective_rank: exp of the spectrum's entropy.
+        shrinkage: share of mu I in C.
+        whiteness_error: on held-out images and the kept directions; NaN where none were held out.
+    """
+
+    block: int
+    tokens: int
+    rank: int
+    kept: int
+    kept_variance: float
+    condition_number: float
+    kept_condition_number: float
+    effective_rank: float
+    shrinkage: float
+    whiteness_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """Whitening matrices for the blocks of a backbone.
+
+    Attributes:
+        W: (blocks, d, d) float32: W[i] @ Y is white, Y = A X^T (d, n) being the response of block
+            `blocks[i].block`. A prompt P (m, d) is transformed as P @ W[i].T.
+        eigenvalues: (blocks, d) float64, falling: of Sigma = cov(Y), or of its correlation matrix
+            for the -cor methods, before the floor.
+        mean: (blocks, d) float64, of Y: W[i] @ (Y - mean[i, :, None]) has mean 0.
+        blocks: what became of each block.
+        record: model, weights, images and options, as plain data.
+    """
+
+    W: Tensor
+    eigenvalues: Tensor
+    mean: Tensor
+    blocks: tuple[BlockDiagnostics, ...]
+    record: dict[str, Any] = field(repr=False)
+
+
+def whiten(
+    backbone: Backbone,
+    images: ImageStream,
+    options: WhiteningOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Whitening:
+    """Whitening matrices for a backbone's blocks, from one pass over the images.
+
+    Every k-th image, k = round(1 / held_out), is held out to measure the whiteness on, see
+    `split_images`. To try several options keep the moments: `split_images`, `collect_moments` and
+    `whiten_moments` are what this function calls.
+
+    Args:
+        backbone: from `load_backbone`.
+        images: from `images_for`, as they come: in a process group each process takes its share.
+        options: all blocks by ZCA if not given.
+        progress: called as progress(batches done, batches in all).
+
+    Raises:
+        UnsupportedModel: see `survey`; or a block without the norm that `through_norm` needs.
+        BurstError, EmptyResult, ImageError: see `collect_moments` and `whiten_moments`.
+
+    Warns:
+        RankWarning: there are fewer tokens than dimensions.
+        OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
+    """
+    options = options or WhiteningOptions()
+    asked = SurveyOptions(blocks=options.blocks, convention=options.convention)
+    blocks, _, omitted = measurable_blocks(backbone.model, asked)
+    warn_of_omissions(backbone, omitted)
+    chosen = [block.index for block in blocks]
+    responses(backbone, chosen, options)  # what cannot be whitened shows before the pass
+    fitting, held = split_images(images, options.held_out)
+    total = sum(part.shard(*rank_and_size()).batches for part in (fitting, held))
+    done = 0
+
+    def report(*_: int) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    def collect(part: ImageStream) -> TokenMoments:
+        return collect_moments(
+            backbone, part, blocks=chosen, tokens=options.tokens, progress=report
+        )
+
+    moments = collect(fitting)
+    held_out = collect(held) if held.count else None
+    return whiten_moments(backbone, moments, options, held_out=held_out)
+
+
+def whiten_moments(
+    backbone: Backbone,
+    moments: TokenMoments,
+    options: WhiteningOptions | None = None,
+    *,
+    held_out: TokenMoments | None = None,
+) -> Whitening:
+    """Whitening matrices from second moments, without images.
+
+    Sigma = A C A^T is decomposed through its factor A C^(1/2), in float64; blocks at the same time,
+    one on each of torch's threads.
+
+    Args:
+        backbone: the one that the moments are of.
+        moments: from `collect_moments`.
+        options: `held_out` in it is not used.
+        held_out: moments of other images, to measure the whiteness on.
+
+    Raises:
+        BurstError: moments of another model or of other tokens; a block that they lack; a singular
+            Sigma and no floor; constant entries of Y for a -cor method; `cholesky` without
+            shrinkage from fewer tokens than dimensions.
+        EmptyResult: the response of a block does not vary.
+        ShapeError: blocks of several widths.
+        UnsupportedModel: a block that cannot be whitened.
+
+    Warns:
+        RankWarning: there are fewer tokens than dimensions.
+    """
+    options = options or WhiteningOptions()
+    chosen = list(moments.blocks) if options.blocks is None else list(options.blocks)
+    for one in (moments, held_out) if held_out else (moments,):
+        _check_moments(one, backbone, chosen, options)
+    tasks = [
+        _Task(
+            block,
+            response.numpy(),
+            moments.blocks[block.index],
+            held_out.blocks[block.index] if held_out else None,
+        )
+        for block, response in responses(backbone, chosen, options)
+    ]
+    _check_rank(tasks, options)
+    found, diagnostics = zip(
+        *_in_parallel(lambda task: _whiten_block(task, options), tasks), strict=True
+    )
+    means = [task.response @ task.moments.mean.numpy() for task in tasks]
+    return Whitening(
+        torch.from_numpy(np.stack([one.matrix for one in found])),
+        torch.from_numpy(np.stack([one.eigenvalues for one in found])),
+        torch.from_numpy(np.stack(means)),
+        diagnostics,
+        _record(backbone, moments, held_out, options, tasks),
+    )
+
+
+class _Task(NamedTuple):
+    """What one block's whitening is made from."""
+
+    block: AttentionBlock
+    response: Floats  # (d, d), Y = response @ X^T
+    moments: SecondMoments
+    held_out: SecondMoments | None
+
+
+def _whiten_block(task: _Task, options: WhiteningOptions) -> tuple[Decorrelation, BlockDiagnostics]:
+    try:
+        found, share = _decorrelate(task, options)
+    except BurstError as mistake:
+        raise type(mistake)(f"{task.block.name}: {mistake}") from None
+    error = nan
+    if task.held_out:
+        held = task.held_out.covariance(centred=options.centred).numpy()
+        error = found.whiteness_error(task.response @ covariance_factor(held))
+    return found, _diagnose(task, found, share, error)
+
+
+def _decorrelate(task: _Task, options: WhiteningOptions) -> tuple[Decorrelation, float]:
+    """W and the shrinkage."""
+    if options.recipe == "authors":
+        return authors_decorrelation(_mean_response(task)), 0.0
+    covariance = task.moments.covariance(centred=options.centred).numpy()
+    share = _shrinkage(covariance, task.moments.count, options.shrinkage)
+    factor = task.response @ covariance_factor(shrink(covariance, share))
+    return decorrelate(factor, method=options.method, floor=options.floor), share
+
+
+def _shrinkage(covariance: Floats, count: int, asked: str | float) -> float:
+    if asked == "oas":
+        return oas_shrinkage(covariance, count)
+    return 0.0 if asked == "none" else float(asked)
+
+
+def _mean_response(task: _Task) -> Floats:
+    """Y (d, N) averaged over images."""
+    positions = task.moments.positions
+    if positions is None:
+        raise BurstError("its images have different numbers of tokens, so they have no mean image")
+    return np.asarray(task.response @ positions.numpy().T)
+
+
+def _diagnose(task: _Task, found: Decorrelation, share: float, error: float) -> BlockDiagnostics:
+    return BlockDiagnostics(
+        block=task.block.index,
+        tokens=task.moments.count,
+        rank=found.rank,
+        kept=found.kept,
+        kept_variance=found.kept_variance,
+        condition_number=found.condition_number,
+        kept_condition_number=found.kept_condition_number,
+        effective_rank=found.effective_rank,
+        shrinkage=share,
+        whiteness_error=error,
+    )
+
+
+def _in_parallel(work: Callable[[_Task], T], tasks: Sequence[_Task]) -> list[T]:
+    """One task a thread, and each thread's BLAS alone: decompositions gain little from more."""
+    with (
+        threadpool_limits(1, user_api="blas"),
+        ThreadPoolExecutor(min(len(tasks), torch.get_num_threads())) as pool,
+    ):
+        return list(pool.map(work, tasks))
+
+
+def responses(
+    backbone: Backbone, chosen: Sequence[int] | None, options: WhiteningOptions
+) -> list[tuple[AttentionBlock, Tensor]]:
+    """What takes each block's tokens to its response; all of one width."""
+    found = [
+        (
+            block,
+            response_matrix(
+                block,
+                convention=options.convention,
+                head=options.head,
+                through_norm=options.through_norm,
+            ),
+        )
+        for block in select_blocks(backbone.model, chosen)
+    ]
+    widths = {block.index: len(matrix) for block, matrix in found}
+    if len(set(widths.values())) > 1:
+        listed = ", ".join(f"{block}: {width}" for block, width in widths.items())
+        raise ShapeError(f"blocks of different widths ({listed}) do not go into one whitening")
+    return found
+
+
+def _check_moments(
+    moments: TokenMoments, backbone: Backbone, chosen: Sequence[int], options: WhiteningOptions
+) -> None:
+    given = (moments.model, moments.weights_sha256, moments.tokens)
+    expected = (backbone.name, backbone.weights_sha256, options.tokens)
+    for what, one, other in zip(("model", "weights", "tokens"), given, expected, strict=True):
+        if one != other:
+            raise BurstError(f"the moments are of {what} {one}, not {other}")
+    missing = [block for block in chosen if block not in moments.blocks]
+    if missing:
+        raise BurstError(f"the moments lack blocks {missing}; they have {[*moments.blocks]}")
+
+
+def _check_rank(tasks: Sequence[_Task], options: WhiteningOptions) -> None:
+    few = [one for one in tasks if one.moments.count - options.centred < one.moments.dim]
+    if not few:
+        return
+    moments = few[0].moments
+    what = (
+        f"{moments.count} tokens in {moments.dim} dimensions: the covariance of "
+        f"{few[0].block.name} (and {len(few) - 1} more) has rank "
+        f"{moments.count - options.centred} at most; give more images"
+    )
+    if options.method == "cholesky" and options.shrinkage in ("none", 0):
+        raise BurstError(f"{what}, shrinkage or a method other than cholesky")
+    warnings.warn(what, RankWarning, stacklevel=3)
+
+
+def _record(
+    backbone: Backbone,
+    moments: TokenMoments,
+    held_out: TokenMoments | None,
+    options: WhiteningOptions,
+    tasks: Sequence[_Task],
+) -> dict[str, Any]:
+    return {
+        "model": backbone.name,
+        "pretraining": backbone.pretraining,
+        "weights": backbone.weights_source,
+        "weights_sha256": backbone.weights_sha256,
+        "model_blocks": len(find_blocks(backbone.model)),
+        "dim": tasks[0].moments.dim,
+        "images": {
+            "count": moments.images,
+            "held_out": held_out.images if held_out else 0,
+            "sources": [list(source) for source in moments.sources],
+            "bad": [list(bad) for one in (moments, held_out) if one for bad in one.bad_images],
+        },
+        "token_count": tasks[0].moments.count,
+        **asdict(options),
+        "blocks": [task.block.index for task in tasks],
+    }

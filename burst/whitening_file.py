@@ -1,0 +1,132 @@
+"""A whitening -> a file, and back: tensors and a JSON string, strictly checked."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from burst._weightfile import DAMAGE, read_stored
+from burst.backbone import Backbone
+from burst.errors import CheckpointError, OutputError
+from burst.files import write_atomically
+from burst.projection import describe_blocks
+from burst.whitening import BlockDiagnostics, Whitening
+
+KIND = "burst whitening 1"
+SUFFIXES = (".pt", ".safetensors")
+TENSORS = {"W": torch.float32, "eigenvalues": torch.float64, "mean": torch.float64}
+
+
+def check_whitening_path(path: str | Path) -> None:
+    """Say before long work whether `save_whitening` knows this kind of file.
+
+    Raises:
+        OutputError: the suffix is neither .pt nor .safetensors.
+    """
+    if Path(path).suffix not in SUFFIXES:
+        raise OutputError(f"cannot write {path}: a whitening is saved as {' or '.join(SUFFIXES)}")
+
+
+def save_whitening(whitening: Whitening, path: str | Path) -> None:
+    """Write a whitening, whole or not at all.
+
+    The file holds `W`, `eigenvalues` and `mean`, and a JSON string `metadata`: `Whitening.record`
+    with the diagnostics as `per_block`. A .pt file is a dictionary that
+    `torch.load(weights_only=True)` reads; in a .safetensors file the string is in the header.
+    What is not a finite number is null in JSON.
+
+    Raises:
+        OutputError: another suffix, or a place that cannot be written.
+    """
+    check_whitening_path(path)
+    tensors = {name: getattr(whitening, name).contiguous() for name in TENSORS}
+    about = {"kind": KIND, **whitening.record}
+    about["per_block"] = [_plain(asdict(one)) for one in whitening.blocks]
+    metadata = json.dumps(about, allow_nan=False)
+    with write_atomically(path) as temporary:
+        if Path(path).suffix == ".pt":
+            torch.save({**tensors, "metadata": metadata}, temporary)
+        else:
+            save_file(tensors, temporary, {"metadata": metadata})
+
+
+def load_whitening(path: str | Path, backbone: Backbone | None = None) -> Whitening:
+    """Read what `save_whitening` wrote, and check that it fits a backbone if one is given.
+
+    Raises:
+        CheckpointError: missing, damaged, of another kind, or not finite; or made for another
+            model, other weights, another d or another number of blocks, each of which is named.
+    """
+    tensors, about = _read(Path(path))
+    for name, dtype in TENSORS.items():
+        if not isinstance(tensors.get(name), Tensor) or tensors[name].dtype != dtype:
+            raise CheckpointError(f"{path} is damaged: it has no {name} of {dtype}")
+        if not torch.isfinite(tensors[name]).all():
+            raise CheckpointError(f"{path}: {name} is not finite; make it again")
+    try:
+        per_block = [_diagnostics(entry) for entry in about.pop("per_block")]
+        shape = len(per_block), int(about["dim"]), int(about["dim"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: its metadata lacks {error}") from error
+    shapes = {name: tuple(tensors[name].shape) for name in TENSORS}
+    if shapes != {"W": shape, "eigenvalues": shape[:2], "mean": shape[:2]}:
+        raise CheckpointError(f"{path} is damaged: its tensors are {shapes}, expected W {shape}")
+    if backbone is not None:
+        _check_fits(path, about, backbone)
+    return Whitening(**tensors, blocks=tuple(per_block), record=about)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    kind, stored = read_stored(path)
+    try:
+        if kind == "safetensors":
+            with safe_open(path, framework="pt") as file:
+                metadata = (file.metadata() or {})["metadata"]
+        else:
+            metadata = stored["metadata"]
+        about = json.loads(metadata)
+        if about.pop("kind") == KIND and isinstance(stored, Mapping):
+            return {name: stored[name] for name in TENSORS}, about
+    except DAMAGE:
+        pass
+    raise CheckpointError(f"{path} is not a whitening file; make one with `burst whiten --out`")
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if isfinite(value) else None for name, value in values.items()}
+
+
+def _diagnostics(entry: Mapping[str, float | None]) -> BlockDiagnostics:
+    values: dict[str, Any] = {one.name: entry[one.name] for one in fields(BlockDiagnostics)}
+    missing: dict[str, Any] = {name: nan for name, value in values.items() if value is None}
+    return BlockDiagnostics(**values | missing)
+
+
+def _check_fits(path: str | Path, about: Mapping[str, Any], backbone: Backbone) -> None:
+    described = describe_blocks(backbone.model)
+    indices = about.get("blocks", [])
+    dims = sorted({one.dim or 0 for one in described if one.index in indices})
+    facts = {
+        "model": (about.get("model"), backbone.name),
+        "weights sha256": (about.get("weights_sha256"), backbone.weights_sha256),
+        "number of blocks": (about.get("model_blocks"), len(described)),
+        "d": (about.get("dim"), dims[0] if len(dims) == 1 else dims),
+    }
+    differing = [
+        f"{name} {_short(made)}, not {_short(given)}"
+        for name, (made, given) in facts.items()
+        if made != given
+    ]
+    if differing:
+        raise CheckpointError(f"{path} does not fit {backbone.name}: {'; '.join(differing)}")
+
+
+def _short(value: object) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)

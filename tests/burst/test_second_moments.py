@@ -1,0 +1,267 @@
+"""Streamed moments against the same tokens materialised."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from burst.backbone import Backbone, load_backbone
+from burst.errors import BurstError, CheckpointError, OutputError, ShapeError, UnknownName
+from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
+from burst.survey import images_for
+from burst.tokens import capture
+
+DIM, DEPTH, SIZE = 32, 3, 16
+
+
+def backbone_of(model: torch.nn.Module, **changes) -> Backbone:
+    facts = {
+        "name": "test",
+        "model": model.eval().requires_grad_(False),
+        "pretraining": "random",
+        "pooling": "token",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "image_size": (SIZE, SIZE),
+        "interpolation": "bicubic",
+        "weights_source": "random",
+        "weights_sha256": None,
+    }
+    return Backbone(**facts | changes)
+
+
+def vit() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.models.vision_transformer.VisionTransformer(
+        img_size=SIZE, patch_size=4, embed_dim=DIM, depth=DEPTH, num_heads=4, num_classes=0
+    )
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return backbone_of(vit())
+
+
+def tokens_of(seed, images=4, positions=5, dim=3, offset=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(images, positions, dim, generator=generator) + offset
+
+
+def assert_same(one: SecondMoments, other: SecondMoments):
+    assert one.count == other.count
+    for name in ("mean", "scatter", "positions"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-12, atol=1e-12)
+
+
+def test_moments_are_those_of_numpy_however_far_the_mean(rng):
+    x = torch.from_numpy(rng.normal(size=(6, 50, 4)) + 1e6)
+    moments = SecondMoments.of(x[:2]) + SecondMoments.of(x[2:])
+    flat = x.flatten(0, 1).numpy()
+    assert moments.count == 300
+    np.testing.assert_allclose(moments.mean, flat.mean(0), rtol=1e-14)
+    expected = np.cov((flat - 1e6).T, bias=True)
+    np.testing.assert_allclose(moments.covariance(), expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(moments.positions, x.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(moments.covariance(centred=False), flat.T @ flat / 300, rtol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=3, max_size=3),
+    seed=st.integers(0, 10**6),
+    offset=st.sampled_from([0.0, 1.0, 1e3]),
+)
+def test_parts_add_up_to_the_whole_in_any_order(sizes, seed, offset):
+    x = tokens_of(seed, sum(sizes), offset=offset).double()
+    a, b, c = (SecondMoments.of(part) for part in x.split(sizes))
+    whole = SecondMoments.of(x)
+    assert_same(a + b + c, whole)
+    assert_same(a + (b + c), whole)
+    assert_same(c + a + b, whole)
+
+
+def test_equal_tokens_have_no_scatter():
+    tokens = torch.tensor([0.1, -3.3, 1e5]).expand(7, 11, 3)
+    assert SecondMoments.of(tokens).scatter.abs().max() < 1e-18 * 1e10
+    assert (SecondMoments.of(tokens) + SecondMoments.of(tokens)).scatter.abs().max() < 1e-8
+
+
+def test_positions_are_given_up_where_images_differ_in_size():
+    one, other = SecondMoments.of(tokens_of(0)), SecondMoments.of(tokens_of(1, positions=6))
+    assert (one + other).positions is None
+    assert (one + other + one).positions is None
+    assert (one + other).count == 44
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4, 3), (2, 0, 3), (2, 3, 4, 5)])
+def test_what_is_not_tokens_is_refused(shape):
+    with pytest.raises(ShapeError, match="tokens"):
+        SecondMoments.of(torch.zeros(shape))
+
+
+def test_other_widths_do_not_add():
+    with pytest.raises(ShapeError, match="3 and in 4"):
+        SecondMoments.of(tokens_of(0)) + SecondMoments.of(tokens_of(0, dim=4))
+
+
+@pytest.mark.parametrize("tokens, prefix", [("all", 0), ("patch", 1)])
+def test_streamed_moments_are_those_of_the_materialised_tokens(backbone, tokens, prefix):
+    images = images_for(backbone, "sample", num_images=300)
+    assert images.batches > 1
+    found = collect_moments(backbone, images, tokens=tokens)
+    rows = {block: [] for block in range(DEPTH)}
+    with torch.inference_mode():
+        for batch in images:
+            with capture(backbone.model) as read:
+                backbone.model(batch)
+            for block, parts in rows.items():
+                parts.append(read[block][:, prefix:].double())
+    assert list(found.blocks) == [0, 1, 2]
+    assert (found.images, found.tokens) == (300, tokens)
+    for block, parts in rows.items():
+        x = torch.cat(parts)
+        flat = x.flatten(0, 1).numpy()
+        moments = found.blocks[block]
+        assert moments.count == len(flat) == 300 * (17 - prefix)
+        np.testing.assert_allclose(moments.mean, flat.mean(0), atol=1e-13)
+        np.testing.assert_allclose(moments.covariance(), np.cov(flat.T, bias=True), atol=1e-12)
+        np.testing.assert_allclose(moments.positions, x.mean(0), atol=1e-13)
+
+
+def test_shares_of_the_images_add_up(backbone):
+    images = images_for(backbone, "sample", num_images=700)
+    whole = collect_moments(backbone, images, blocks=(2, 0))
+    first, second = (
+        collect_moments(backbone, images.shard(rank, 2), blocks=(2, 0)) for rank in range(2)
+    )
+    both = first + second
+    assert list(both.blocks) == [0, 2]
+    assert both.images == 700
+    assert both.sources == whole.sources
+    for block in both.blocks:
+        assert_same(both.blocks[block], whole.blocks[block])
+
+
+def test_moments_of_other_models_or_tokens_do_not_add(backbone):
+    images = images_for(backbone, "sample", num_images=2)
+    all_tokens = collect_moments(backbone, images)
+    with pytest.raises(BurstError, match="tokens"):
+        all_tokens + collect_moments(backbone, images, tokens="patch")
+    with pytest.raises(BurstError, match=r"blocks \[0, 1, 2\]"):
+        all_tokens + collect_moments(backbone, images, blocks=(1,))
+    with pytest.raises(BurstError, match="model"):
+        all_tokens + collect_moments(backbone_of(vit(), name="other"), images)
+
+
+def test_bad_calls_are_refused(backbone):
+    images = images_for(backbone, "sample", num_images=2)
+    with pytest.raises(UnknownName, match="did you mean patch"):
+        collect_moments(backbone, images, tokens="patches")
+    with pytest.raises(BurstError, match="blocks 0 to 2"):
+        collect_moments(backbone, images, blocks=(3,))
+
+
+def test_tokens_that_are_not_finite_name_their_block():
+    model = vit().requires_grad_(False)
+    model.blocks[0].mlp.fc2.bias[3] = torch.inf
+    images = images_for(backbone_of(model), "sample", num_images=2)
+    with pytest.raises(BurstError, match=r"blocks\.1: the tokens of test are not finite"):
+        collect_moments(backbone_of(model), images)
+    assert list(collect_moments(backbone_of(model), images, blocks=(0,)).blocks) == [0]
+
+
+def test_moments_come_back_from_their_file(backbone, tmp_path):
+    images = images_for(backbone, "sample", num_images=3)
+    moments = collect_moments(backbone, images)
+    path = tmp_path / "moments.safetensors"
+    moments.save(path)
+    found = TokenMoments.load(path)
+    about = {**vars(found), "blocks": None}
+    assert about == {**vars(moments), "blocks": None}
+    for block, one in moments.blocks.items():
+        assert found.blocks[block].count == one.count
+        for name in ("mean", "scatter", "positions"):
+            assert torch.equal(getattr(found.blocks[block], name), getattr(one, name))
+    assert (found + moments).images == 6
+
+
+def test_files_that_are_not_moments_are_refused(backbone, tmp_path):
+    moments = collect_moments(backbone, images_for(backbone, "sample", num_images=2))
+    with pytest.raises(OutputError, match="safetensors"):
+        moments.save(tmp_path / "moments.pt")
+    other = tmp_path / "other.safetensors"
+    save_file({"W": torch.zeros(2)}, other)
+    with pytest.raises(CheckpointError, match="does not hold second moments"):
+        TokenMoments.load(other)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        TokenMoments.load(tmp_path / "none.safetensors")
+    moments.blocks[1].scatter[0, 0] = torch.nan
+    moments.save(other)
+    with pytest.raises(CheckpointError, match="block 1 is not finite"):
+        TokenMoments.load(other)
+
+
+@pytest.mark.parametrize(
+    "count, share, held", [(100, 0.2, 20), (4, 0.2, 0), (5, 0.2, 1), (9, 0.5, 4), (7, 0, 0)]
+)
+def test_every_kth_image_is_held_out(backbone, count, share, held):
+    images = images_for(backbone, "sample", num_images=count)
+    fitting, out = split_images(images, share)
+    assert (fitting.count, out.count) == (count - held, held)
+    assert set(fitting.names) | set(out.names) == set(images.names)
+    assert not set(fitting.names) & set(out.names)
+    assert sum(len(batch) for batch in out) == held if held else not out.batches
+    assert images.count == count
+
+
+def test_a_held_out_share_above_one_half_is_refused(backbone):
+    with pytest.raises(BurstError, match="hold out"):
+        split_images(images_for(backbone, "sample", num_images=2), 0.6)
+
+
+SCRIPT = """
+import sys
+from burst.backbone import load_backbone
+from burst.distributed import process_group
+from burst.second_moments import collect_moments
+from burst.survey import images_for
+
+with process_group() as (rank, _):
+    backbone = load_backbone("mae_tiny")
+    images = images_for(backbone, "sample", num_images=130)
+    collect_moments(backbone, images, blocks=(0, 11)).save(f"{sys.argv[1]}/{rank}.safetensors")
+"""
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_processes_find_what_one_finds(one_thread, tmp_path):
+    script = tmp_path / "moments.py"
+    script.write_text(SCRIPT)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    subprocess.run(
+        [sys.executable, *launcher, str(script), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=True,
+    )  # fmt: skip
+    backbone = load_backbone("mae_tiny")
+    images = images_for(backbone, "sample", num_images=130)
+    one = collect_moments(backbone, images, blocks=(0, 11))
+    for rank in range(2):
+        found = TokenMoments.load(tmp_path / f"{rank}.safetensors")
+        assert found.images == one.images == 130
+        assert found.sources == one.sources
+        for block in (0, 11):
+            assert_same(found.blocks[block], one.blocks[block])

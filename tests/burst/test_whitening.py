@@ -1,0 +1,340 @@
+"""A whitening of a small model against the same computed from materialised tokens."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from burst.backbone import Backbone
+from burst.decorrelation import METHODS
+from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName, UnsupportedModel
+from burst.projection import OmittedTermWarning
+from burst.response import norm_gain, response_matrix
+from burst.second_moments import collect_moments, split_images
+from burst.statistics import describe
+from burst.survey import images_for
+from burst.tokens import capture, find_blocks
+from burst.whitened import whitened_histogram, whitened_histograms
+from burst.whitening import RankWarning, whiten, whiten_moments
+from burst.whitening_options import WhiteningOptions
+
+DIM, DEPTH, HEADS, SIZE = 32, 3, 4, 16
+
+
+def backbone_of(model: torch.nn.Module, **changes) -> Backbone:
+    facts = {
+        "name": "test",
+        "model": model.eval().requires_grad_(False),
+        "pretraining": "random",
+        "pooling": "token",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "image_size": (SIZE, SIZE),
+        "interpolation": "bicubic",
+        "weights_source": "random",
+        "weights_sha256": None,
+    }
+    return Backbone(**facts | changes)
+
+
+def vit() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.models.vision_transformer.VisionTransformer(
+        img_size=SIZE, patch_size=4, embed_dim=DIM, depth=DEPTH, num_heads=HEADS, num_classes=0
+    )
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    model = vit()
+    for i, block in enumerate(model.blocks):  # gains and weights that are not all alike
+        generator = torch.Generator().manual_seed(i)
+        block.norm1.weight.data = 0.5 + torch.rand(DIM, generator=generator)
+        block.attn.qkv.weight.data = torch.randn(3 * DIM, DIM, generator=generator)
+    return backbone_of(model)
+
+
+@pytest.fixture(scope="module")
+def images(backbone):
+    return images_for(backbone, "sample", num_images=60)
+
+
+@pytest.fixture(scope="module")
+def moments(backbone, images):
+    return collect_moments(backbone, images)
+
+
+def tokens_of(backbone, images, block):
+    """(images, N, d) float64."""
+    rows = []
+    with torch.inference_mode():
+        for batch in images:
+            with capture(backbone.model, (block,)) as read:
+                backbone.model(batch)
+            rows.append(read[block].double())
+    return torch.cat(rows).numpy()
+
+
+def weights_of(backbone, block):
+    weight = backbone.model.blocks[block].attn.qkv.weight.detach().double().numpy()
+    return weight[:DIM], weight[DIM : 2 * DIM]
+
+
+def test_w_whitens_the_materialised_response(backbone, images, moments):
+    found = whiten_moments(backbone, moments)
+    assert found.W.shape == (DEPTH, DIM, DIM)
+    assert found.W.dtype == torch.float32
+    for block, one in enumerate(found.blocks):
+        x = tokens_of(backbone, images, block).reshape(-1, DIM)
+        query, key = weights_of(backbone, block)
+        y = query.T @ key @ x.T
+        np.testing.assert_allclose(found.mean[block], y.mean(1), atol=1e-10)
+        values, vectors = np.linalg.eigh(np.cov(y, bias=True))
+        np.testing.assert_allclose(
+            found.eigenvalues[block][: one.kept], values[::-1][: one.kept], rtol=1e-6
+        )
+        white = found.W[block].double().numpy() @ y
+        kept = vectors[:, ::-1][:, : one.kept].T @ white
+        np.testing.assert_allclose(np.cov(kept, bias=True), np.eye(one.kept), atol=1e-3)
+        assert one.block == block
+        assert one.tokens == x.shape[0] == 60 * 17
+        assert one.rank == DIM - 1  # a LayerNorm's null direction
+        assert np.isnan(one.whiteness_error)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_white_on_the_fitted_tokens(method, backbone, moments):
+    options = WhiteningOptions(method=method, floor=1e-4)
+    found = whiten_moments(backbone, moments, options, held_out=moments)
+    for one in found.blocks:
+        assert one.whiteness_error < 1e-4
+        assert one.kept_condition_number <= 1e4
+        assert 0.99 < one.kept_variance <= 1
+        assert 1 < one.effective_rank < one.kept
+    assert torch.isfinite(found.W).all()
+
+
+def test_the_whitening_of_other_images_is_measured(backbone):
+    found = whiten(backbone, images_for(backbone, "sample", num_images=200))
+    assert found.record["images"]["count"] == 160
+    assert found.record["images"]["held_out"] == 40
+    for one in found.blocks:
+        assert one.tokens == 160 * 17
+        assert 0.02 < one.whiteness_error < 1
+
+
+def test_one_pass_equals_its_parts(backbone, images):
+    fitting, held = split_images(images, 0.25)
+    options = WhiteningOptions(blocks=(2, 0), held_out=0.25)
+    calls = []
+    found = whiten(backbone, images, options, progress=lambda *numbers: calls.append(numbers))
+    assert calls == [(1, 2), (2, 2)]
+    parts = (collect_moments(backbone, part, blocks=(2, 0)) for part in (fitting, held))
+    first, second = parts
+    expected = whiten_moments(backbone, first, options, held_out=second)
+    assert torch.equal(found.W, expected.W)
+    assert found.blocks == expected.blocks
+    assert [one.block for one in found.blocks] == [2, 0]
+
+
+def test_few_images_leave_nothing_held_out(backbone):
+    found = whiten(backbone, images_for(backbone, "sample", num_images=4))
+    assert found.record["images"]["held_out"] == 0
+    assert all(np.isnan(one.whiteness_error) for one in found.blocks)
+
+
+def test_heads_add_up_to_the_whole(backbone):
+    for block in find_blocks(backbone.model):
+        heads = [response_matrix(block, head=head) for head in range(HEADS)]
+        torch.testing.assert_close(sum(heads), response_matrix(block), rtol=1e-12, atol=1e-12)
+
+
+def test_a_head_has_no_more_directions_than_its_width(backbone, moments):
+    found = whiten_moments(backbone, moments, WhiteningOptions(head=1, floor=0.0001))
+    assert all(one.rank == DIM // HEADS for one in found.blocks)
+    with pytest.raises(ShapeError, match="heads 0 to 3"):
+        whiten_moments(backbone, moments, WhiteningOptions(head=4))
+
+
+def test_the_response_is_that_of_its_convention_and_norm(backbone):
+    block = find_blocks(backbone.model)[1]
+    query, key = weights_of(backbone, 1)
+    gain = backbone.model.blocks[1].norm1.weight.double().numpy()
+    for expected, options in (
+        (query.T @ key, {}),
+        (query @ key.T, {"convention": "authors"}),
+        (np.diag(gain) @ query.T @ key, {"through_norm": True}),
+        (query[8:16].T @ key[8:16], {"head": 1}),
+    ):
+        np.testing.assert_allclose(response_matrix(block, **options), expected, atol=1e-12)
+
+
+def test_through_norm_and_centring_change_what_is_white(backbone, images, moments):
+    options = WhiteningOptions(blocks=(1,), through_norm=True, centred=False)
+    found = whiten_moments(backbone, moments, options)
+    x = tokens_of(backbone, images, 1).reshape(-1, DIM)
+    response = response_matrix(find_blocks(backbone.model)[1], through_norm=True).numpy()
+    y = response @ x.T
+    expected = np.linalg.eigvalsh(y @ y.T / y.shape[1])[::-1]
+    kept = found.blocks[0].kept
+    np.testing.assert_allclose(found.eigenvalues[0, :kept], expected[:kept], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shrinkage", ["oas", 0.3])
+def test_shrinkage_gives_the_tokens_full_rank(shrinkage, backbone, moments):
+    found = whiten_moments(backbone, moments, WhiteningOptions(shrinkage=shrinkage))
+    for one in found.blocks:
+        assert one.rank == DIM
+        assert one.shrinkage == 0.3 if shrinkage == 0.3 else 0 < one.shrinkage < 0.1
+
+
+def test_the_authors_recipe_is_what_their_code_does(backbone, images, moments):
+    found = whiten_moments(backbone, moments, WhiteningOptions(recipe="authors"), held_out=moments)
+    for name, value in (("convention", "authors"), ("centred", False), ("floor", 0.0)):
+        assert found.record[name] == value
+    for block, one in enumerate(found.blocks):
+        query, key = weights_of(backbone, block)
+        y = query @ key.T @ tokens_of(backbone, images, block).mean(0).T
+        expected = np.linalg.eigvalsh(y @ y.T / DIM)[::-1]
+        np.testing.assert_allclose(
+            found.eigenvalues[block], expected, atol=1e-5 * expected[0], rtol=0
+        )
+        assert one.kept <= 17
+        assert one.whiteness_error > 1
+
+
+def test_fewer_tokens_than_dimensions_is_warned_about(backbone):
+    moments = collect_moments(backbone, images_for(backbone, "sample", num_images=1))
+    with pytest.warns(
+        RankWarning, match=r"17 tokens in 32 .* blocks\.0 \(and 2 more\) has rank 16"
+    ):
+        found = whiten_moments(backbone, moments)
+    assert all(one.rank == 16 for one in found.blocks)
+    assert torch.isfinite(found.W).all()
+    cholesky = WhiteningOptions(method="cholesky")
+    with pytest.raises(BurstError, match="a method other than cholesky"):
+        whiten_moments(backbone, moments, cholesky)
+    with pytest.warns(RankWarning):
+        whiten_moments(backbone, moments, WhiteningOptions(method="cholesky", shrinkage=0.1))
+
+
+def test_a_singular_covariance_without_a_floor_is_refused(backbone, moments):
+    with pytest.raises(
+        BurstError, match=r"blocks\.0: its covariance is singular, of rank 31 of 32"
+    ):
+        whiten_moments(backbone, moments, WhiteningOptions(floor=0.0))
+    found = whiten_moments(backbone, moments, WhiteningOptions(floor=0.0, shrinkage=0.1))
+    assert all(one.kept == DIM for one in found.blocks)
+
+
+def test_constant_tokens_are_refused_and_constant_features_are_not(images):
+    model = vit()
+    model.blocks[1].norm1.weight.data[:] = 0
+    constant = backbone_of(model)
+    with pytest.raises(EmptyResult, match=r"blocks\.1: its response does not vary"):
+        whiten(constant, images)
+    model.blocks[1].norm1.weight.data[5:] = 1
+    found = whiten(constant, images, WhiteningOptions(blocks=(1,)))
+    assert found.blocks[0].rank == DIM - 5
+    assert torch.isfinite(found.W).all()
+
+
+def test_a_constant_response_has_no_correlation(images):
+    model = vit()
+    model.blocks[0].attn.qkv.weight.data[:DIM, 3] = 0
+    with pytest.raises(BurstError, match=r"blocks\.0: entry 3 of its response"):
+        whiten(backbone_of(model), images, WhiteningOptions(method="zca-cor"))
+
+
+def test_moments_of_something_else_are_refused(backbone, images, moments):
+    with pytest.raises(BurstError, match="of model test, not other"):
+        whiten_moments(backbone_of(vit(), name="other"), moments)
+    with pytest.raises(BurstError, match="of tokens all, not patch"):
+        whiten_moments(backbone, moments, WhiteningOptions(tokens="patch"))
+    few = collect_moments(backbone, images, blocks=(1,))
+    with pytest.raises(BurstError, match=r"lack blocks \[0\]"):
+        whiten_moments(backbone, few, WhiteningOptions(blocks=(0, 1)))
+    with pytest.raises(BurstError, match=r"lack blocks \[0, 2\]"):
+        whiten_moments(backbone, moments, held_out=few)
+
+
+def test_a_norm_that_does_not_come_first_is_refused():
+    with pytest.raises(UnsupportedModel, match="no `norm1` before its attention"):
+        norm_gain(find_blocks(timm.models.vision_transformer.VisionTransformer(
+            img_size=16, patch_size=4, embed_dim=DIM, depth=1, num_heads=4,
+            block_fn=timm.models.vision_transformer.ResPostBlock,
+        ))[0], DIM)  # fmt: skip
+    model = vit()
+    model.blocks[1].norm1 = torch.nn.LayerNorm(DIM, elementwise_affine=False)
+    with pytest.raises(UnsupportedModel, match=r"blocks\.1\.norm1 \(LayerNorm\) has no gain"):
+        norm_gain(find_blocks(model)[1], DIM)
+
+
+def test_blocks_of_several_widths_do_not_go_together():
+    torch.manual_seed(0)
+    model = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=16, depths=(1, 1, 1, 1),
+                              num_heads=(1, 2, 2, 2), img_size=64, window_size=2,
+                              num_classes=0)  # fmt: skip
+    swin = backbone_of(model, image_size=(64, 64))
+    images = images_for(swin, "sample", num_images=5)
+    with pytest.warns(OmittedTermWarning), pytest.raises(ShapeError, match="different widths"):
+        whiten(swin, images)
+    with pytest.warns(OmittedTermWarning, match="shifted-window mask"):
+        found = whiten(swin, images, WhiteningOptions(blocks=(0,)))
+    assert found.W.shape == (1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"method": "zac"}, UnknownName, "did you mean zca"),
+        ({"shrinkage": "osa"}, UnknownName, "did you mean oas"),
+        ({"shrinkage": 1.5}, BurstError, "shrinkage is 1.5"),
+        ({"floor": 1.0}, BurstError, "floor is 1.0"),
+        ({"floor": float("nan")}, BurstError, "floor is nan"),
+        ({"convention": "papers"}, UnknownName, "did you mean paper"),
+        ({"tokens": "patches"}, UnknownName, "did you mean patch"),
+        ({"recipe": "author"}, UnknownName, "did you mean authors"),
+        ({"held_out": 0.9}, BurstError, "held-out share is 0.9"),
+        ({"convention": "authors", "head": 0}, BurstError, "knows no heads"),
+        ({"recipe": "authors", "through_norm": True}, BurstError, "no norm"),
+        ({"recipe": "authors", "method": "pca"}, BurstError, "its own method"),
+    ],
+)
+def test_options_check_themselves(options, error, words):
+    with pytest.raises(error, match=words):
+        WhiteningOptions(**options)
+
+
+def test_histograms_are_those_of_the_materialised_response(backbone, images):
+    options = WhiteningOptions(blocks=(1,), floor=1e-2)
+    found = whiten(backbone, images, options)
+    before, after = whitened_histograms(backbone, images, found, options)[1]
+    held = split_images(images, options.held_out)[1]
+    x = tokens_of(backbone, held, 1).reshape(-1, DIM)
+    y = response_matrix(find_blocks(backbone.model)[1]).numpy() @ x.T
+    white = found.W[0].double().numpy() @ y
+    for hist, values in ((before, y), (after, white)):
+        assert hist.count == values.size == 12 * 17 * DIM
+        assert hist.moments.std == pytest.approx(values.std(), rel=1e-5)
+        assert describe(hist)["max"] == pytest.approx(values.max(), rel=1e-4)
+    with pytest.raises(BurstError, match="not all among those whitened"):
+        whitened_histograms(backbone, images, found, WhiteningOptions(blocks=(0,)))
+
+
+def test_a_whitened_response_needs_matrices_that_fit():
+    w, a, x = torch.eye(3) * 2, torch.eye(3), torch.ones(5, 3)
+    assert whitened_histogram(w, a, x).moments.mean == 2
+    with pytest.raises(ShapeError, match="do not multiply"):
+        whitened_histogram(torch.eye(4), a, x)
+
+
+def test_threads_do_not_change_the_result(backbone, moments):
+    before = torch.get_num_threads()
+    many = whiten_moments(backbone, moments)
+    torch.set_num_threads(1)
+    try:
+        one = whiten_moments(backbone, moments)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(one.W, many.W)

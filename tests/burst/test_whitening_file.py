@@ -1,0 +1,165 @@
+"""A whitening's file: what comes back, and what is refused."""
+
+import json
+import os
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from burst.backbone import Backbone
+from burst.errors import CheckpointError, OutputError
+from burst.survey import images_for
+from burst.whitening import whiten
+from burst.whitening_file import check_whitening_path, load_whitening, save_whitening
+
+DIM, SIZE = 24, 16
+SUFFIXES = (".pt", ".safetensors")
+
+
+def make_backbone(**changes) -> Backbone:
+    shape = {"embed_dim": changes.pop("dim", DIM), "depth": changes.pop("depth", 2)}
+    torch.manual_seed(0)
+    model = timm.models.vision_transformer.VisionTransformer(
+        img_size=SIZE, patch_size=4, num_heads=2, num_classes=0, **shape
+    )
+    facts = {
+        "name": "test",
+        "model": model.eval().requires_grad_(False),
+        "pretraining": "random",
+        "pooling": "token",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "image_size": (SIZE, SIZE),
+        "interpolation": "bicubic",
+        "weights_source": "somewhere",
+        "weights_sha256": "a" * 64,
+    }
+    return Backbone(**facts | changes)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return make_backbone()
+
+
+@pytest.fixture(scope="module")
+def whitening(backbone):
+    return whiten(backbone, images_for(backbone, "sample", num_images=10))
+
+
+def rewritten(path, **changes):
+    """The .pt file with some entries changed or, if None, left out."""
+    stored = torch.load(path, weights_only=True) | changes
+    torch.save({name: value for name, value in stored.items() if value is not None}, path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_saved_comes_back(suffix, backbone, whitening, tmp_path):
+    path = tmp_path / f"W{suffix}"
+    save_whitening(whitening, path)
+    for found in (load_whitening(path), load_whitening(str(path), backbone)):
+        for name in ("W", "eigenvalues", "mean"):
+            assert torch.equal(getattr(found, name), getattr(whitening, name))
+        assert found.blocks == whitening.blocks
+        assert found.record == json.loads(json.dumps(whitening.record))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_missing_whiteness_error_comes_back_as_nan(backbone, tmp_path):
+    found = whiten(backbone, images_for(backbone, "sample", num_images=4))
+    save_whitening(found, tmp_path / "W.pt")
+    metadata = json.loads(torch.load(tmp_path / "W.pt", weights_only=True)["metadata"])
+    assert metadata["per_block"][0]["whiteness_error"] is None
+    error = load_whitening(tmp_path / "W.pt").blocks[0].whiteness_error
+    assert error != error
+
+
+def test_the_file_can_be_read_without_this_library(whitening, tmp_path):
+    save_whitening(whitening, tmp_path / "W.pt")
+    save_whitening(whitening, tmp_path / "W.safetensors")
+    plain = torch.load(tmp_path / "W.pt", weights_only=True)
+    assert sorted(plain) == ["W", "eigenvalues", "mean", "metadata"]
+    assert sorted(load_file(tmp_path / "W.safetensors")) == ["W", "eigenvalues", "mean"]
+    with safe_open(tmp_path / "W.safetensors", "pt") as file:
+        assert file.metadata() == {"metadata": plain["metadata"]}
+    metadata = json.loads(plain["metadata"])
+    assert metadata["model"] == "test"
+    assert metadata["weights_sha256"] == "a" * 64
+    assert metadata["token_count"] == 8 * 17
+    for name in ("images", "method", "shrinkage", "floor", "convention", "through_norm"):
+        assert name in metadata
+    for name in ("kept", "condition_number", "effective_rank", "whiteness_error"):
+        assert [block[name] for block in metadata["per_block"]] == [
+            getattr(block, name) for block in whitening.blocks
+        ]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"name": "mae_vitb"}, "model test, not mae_vitb"),
+        ({"weights_sha256": "b" * 64}, r"weights sha256 aaaaaaaaaaaa\.\.\., not bbbbbbbbbbbb"),
+        ({"weights_sha256": None}, r"weights sha256 aaaaaaaaaaaa\.\.\., not None"),
+        ({"dim": 32}, "d 24, not 32"),
+        ({"depth": 3}, "number of blocks 2, not 3"),
+        ({"name": "x", "depth": 1}, "model test, not x; number of blocks 2, not 1"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(changes, words, whitening, tmp_path):
+    save_whitening(whitening, tmp_path / "W.pt")
+    with pytest.raises(CheckpointError, match=f"does not fit .*{words}") as refusal:
+        load_whitening(tmp_path / "W.pt", make_backbone(**changes))
+    assert "\n" not in str(refusal.value)
+
+
+def test_files_of_another_kind_are_refused(whitening, tmp_path):
+    torch.save({"model": torch.zeros(2)}, tmp_path / "model.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    save_file({"W": torch.zeros(2)}, tmp_path / "W.safetensors")
+    for name in ("model.pt", "list.pt", "W.safetensors"):
+        with pytest.raises(CheckpointError, match="is not a whitening file"):
+            load_whitening(tmp_path / name)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_whitening(tmp_path / "none.pt")
+    save_whitening(whitening, tmp_path / "W.pt")
+    (tmp_path / "W.pt").write_bytes((tmp_path / "W.pt").read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match="W.pt"):
+        load_whitening(tmp_path / "W.pt")
+
+
+def test_damaged_contents_are_refused(whitening, tmp_path):
+    path = tmp_path / "W.pt"
+    broken = whitening.W.clone()
+    broken[1, 2, 3] = torch.nan
+    for changes, words in (
+        ({"W": broken}, "W is not finite"),
+        ({"W": whitening.W.double()}, "no W of torch.float32"),
+        ({"W": whitening.W[:1]}, "its tensors are"),
+        ({"mean": None}, "is not a whitening file"),
+        ({"metadata": '{"kind": "burst whitening 1"}'}, "its metadata lacks"),
+        ({"metadata": "no JSON"}, "is not a whitening file"),
+    ):
+        save_whitening(whitening, path)
+        with pytest.raises(CheckpointError, match=words):
+            load_whitening(rewritten(path, **changes))
+
+
+def test_another_suffix_is_refused_before_anything_is_written(whitening, tmp_path):
+    with pytest.raises(OutputError, match=r"\.pt or \.safetensors"):
+        save_whitening(whitening, tmp_path / "W.npz")
+    with pytest.raises(OutputError, match=r"\.pt or \.safetensors"):
+        check_whitening_path("W")
+    check_whitening_path("W.pt")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_path_that_cannot_be_written_is_one_line(suffix, whitening, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot write") as refusal:
+        save_whitening(whitening, tmp_path / "file" / f"W{suffix}")
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,105 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import burst
+from burst.errors import EmptyResult, OutputError
+from reports.whitening import (
+    chosen_blocks,
+    save_whitening_run,
+    whitening_figure,
+    whitening_record,
+    whitening_table,
+)
+
+
+@pytest.fixture(scope="module")
+def made():
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, "sample", num_images=20)
+    options = burst.WhiteningOptions(blocks=(0, 5, 11))
+    whitening = burst.whiten(backbone, images, options)
+    return whitening, burst.whitened_histograms(backbone, images, whitening, options)
+
+
+def test_a_row_shows_before_after_and_the_spectrum(made):
+    whitening, pairs = made
+    figure = whitening_figure(whitening, pairs, title="mae_tiny")
+    assert len(figure.axes) == 9
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles[0].startswith("block 0, $Y$")
+    assert titles[4].startswith("block 5, $W Y$")
+    assert titles[8] == f"{whitening.blocks[2].kept} of 192 directions kept"
+    assert len(figure.legends) == 1
+
+
+def test_the_spectrum_is_relative_and_the_floor_is_drawn(made):
+    whitening, pairs = made
+    figure = whitening_figure(whitening, {5: pairs[5]})
+    spectrum, floor = figure.axes[2].get_lines()
+    eigenvalues = whitening.eigenvalues[1].numpy()
+    shown = np.asarray(spectrum.get_ydata())
+    positive = eigenvalues > 0
+    assert np.allclose(shown[positive], eigenvalues[positive] / eigenvalues[0])
+    assert set(floor.get_ydata()) == {1e-6}
+
+
+def test_the_entries_drawn_are_those_counted(made):
+    whitening, pairs = made
+    figure = whitening_figure(whitening, {0: pairs[0]})
+    for ax, hist in zip(figure.axes[:2], pairs[0], strict=True):
+        (steps,) = ax.patches
+        assert steps.get_data()[0].sum() == hist.count
+
+
+def test_blocks_that_were_not_whitened_cannot_be_drawn(made):
+    whitening, pairs = made
+    with pytest.raises(EmptyResult, match=r"blocks \[3\]"):
+        whitening_figure(whitening, {3: pairs[0]})
+    with pytest.raises(EmptyResult):
+        whitening_figure(whitening, {})
+
+
+def test_the_table_fits_eighty_columns(made):
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    with console.file:
+        console.print(whitening_table(*made))
+    text = console.export_text()
+    rows = [line.split() for line in text.splitlines() if line.split()[:1] in (["0"], ["11"])]
+    assert len(rows) == 2
+    assert rows[0][3] == str(made[0].blocks[0].kept)
+    assert "…" not in text
+
+
+def test_the_plain_form_has_before_and_after(made):
+    whitening, pairs = made
+    first = whitening_record(whitening, pairs)[0]
+    assert first["block"] == 0
+    assert first["kept"] == whitening.blocks[0].kept
+    before, after = (hist.moments.excess_kurtosis for hist in pairs[0])
+    assert first["excess_kurtosis_before"] == before
+    assert first["excess_kurtosis_after"] == after
+
+
+def test_few_blocks_are_chosen_evenly(made):
+    assert chosen_blocks(made[0]) == (0, 5, 11)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_figure_stands_beside_the_matrices(made, tmp_path, suffix):
+    files = save_whitening_run(*made, tmp_path / f"W{suffix}", seed=4)
+    assert sorted(os.listdir(tmp_path)) == sorted(["W.pdf", "W.png", f"W{suffix}"])
+    assert [file.name for file in files] == [f"W{suffix}", "W.png", "W.pdf"]
+    back = burst.load_whitening(tmp_path / f"W{suffix}", burst.load_backbone("mae_tiny"))
+    assert torch.equal(back.W, made[0].W)
+    assert back.record["seed"] == 4
+    assert "torch" in back.record["made"]["versions"]
+
+
+def test_another_suffix_is_refused(made, tmp_path):
+    with pytest.raises(OutputError, match=r"\.pt or \.safetensors"):
+        save_whitening_run(*made, tmp_path / "W.npy", seed=0)
+    assert os.listdir(tmp_path) == []
