@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from scipy import integrate, optimize, special, stats
+from support import float_histogram, regular_histogram
 
-from burst.axis import FloatAxis, RegularAxis
+from burst.axis import RegularAxis
 from burst.distribution import (
     SHAPES,
     Bins,
@@ -17,27 +18,10 @@ from burst.distribution import (
     ks_distance,
     ks_error_bound,
 )
-from burst.histogram import Histogram
-from burst.moments import Moments
 
 W = 2.0**-7  # relative width of a bin of the default axis
 N = 20_000
 FITS = [fit_gaussian, fit_laplace, fit_generalised_gaussian]
-
-
-def float_histogram(values, bits=7):
-    y = np.asarray(values, np.float32)
-    axis = FloatAxis(bits)
-    raw = y.view(np.int32)
-    key = ((raw ^ ((raw >> 31) & 0x7FFFFFFF)) - (raw >> 31)) >> axis.shift
-    counts = np.bincount(1 + key - axis.first, minlength=axis.bins + 2)
-    return Histogram(axis, counts, moments=Moments.of(y))
-
-
-def regular_histogram(values, axis):
-    inside, _ = np.histogram(values, axis.edges)
-    counts = [(values < axis.lo).sum(), *inside, (values > axis.hi).sum()]
-    return Histogram(axis, counts, moments=Moments.of(values))
 
 
 def sample(law, size=N, seed=0):

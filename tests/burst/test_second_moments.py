@@ -6,42 +6,17 @@ import sys
 
 import numpy as np
 import pytest
-import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from support import DEPTH, backbone_of, vit
 
-from burst.backbone import Backbone, load_backbone
+from burst.backbone import load_backbone
 from burst.errors import BurstError, CheckpointError, OutputError, ShapeError, UnknownName
 from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
 from burst.survey import images_for
 from burst.tokens import capture
-
-DIM, DEPTH, SIZE = 32, 3, 16
-
-
-def backbone_of(model: torch.nn.Module, **changes) -> Backbone:
-    facts = {
-        "name": "test",
-        "model": model.eval().requires_grad_(False),
-        "pretraining": "random",
-        "pooling": "token",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "image_size": (SIZE, SIZE),
-        "interpolation": "bicubic",
-        "weights_source": "random",
-        "weights_sha256": None,
-    }
-    return Backbone(**facts | changes)
-
-
-def vit() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return timm.models.vision_transformer.VisionTransformer(
-        img_size=SIZE, patch_size=4, embed_dim=DIM, depth=DEPTH, num_heads=4, num_classes=0
-    )
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
+from support import float_histogram, regular_histogram
 
-from burst.axis import FloatAxis, RegularAxis
+from burst.axis import RegularAxis
 from burst.distribution import Bins, fit_gaussian, fit_laplace, ks_error_bound
 from burst.errors import BurstError
 from burst.histogram import Histogram, NonFinite
-from burst.moments import Moments
 from burst.statistics import (
     STATISTICS,
     abs_quantile,
@@ -30,21 +30,6 @@ N = 100_000
 QS = [0.0, 0.001, 0.5, 0.9, 0.99, 0.999, 1.0]
 SHARES = [0.001, 0.01, 0.2]
 EPS = 1e-9  # rounding in float64
-
-
-def float_histogram(values, bits=7):
-    y = np.asarray(values, np.float32)
-    axis = FloatAxis(bits)
-    raw = y.view(np.int32)
-    key = ((raw ^ ((raw >> 31) & 0x7FFFFFFF)) - (raw >> 31)) >> axis.shift
-    counts = np.bincount(1 + key - axis.first, minlength=axis.bins + 2)
-    return Histogram(axis, counts, moments=Moments.of(y))
-
-
-def regular_histogram(values, axis):
-    inside, _ = np.histogram(values, axis.edges)
-    counts = [(values < axis.lo).sum(), *inside, (values > axis.hi).sum()]
-    return Histogram(axis, counts, moments=Moments.of(values))
 
 
 def sample(law, size=N, seed=0):

@@ -8,8 +8,9 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from support import DEPTH, DIM, HEADS, backbone_of, vit
 
-from burst.backbone import Backbone, load_backbone
+from burst.backbone import load_backbone
 from burst.errors import (
     BurstError,
     EmptyResult,
@@ -21,30 +22,6 @@ from burst.errors import (
 from burst.projection import OmittedTermWarning
 from burst.statistics import STATISTICS
 from burst.survey import COLUMNS, SurveyOptions, images_for, survey
-
-DIM, DEPTH, HEADS, SIZE = 32, 3, 4, 16
-
-
-def backbone_of(model: torch.nn.Module, size: int = SIZE) -> Backbone:
-    return Backbone(
-        name="test",
-        model=model.eval().requires_grad_(False),
-        pretraining="random",
-        pooling="token",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        image_size=(size, size),
-        interpolation="bicubic",
-        weights_source="random",
-        weights_sha256=None,
-    )
-
-
-def vit(**changes) -> torch.nn.Module:
-    torch.manual_seed(0)
-    shape = {"img_size": SIZE, "patch_size": 4, "embed_dim": DIM, "depth": DEPTH}
-    options = {**shape, "num_heads": HEADS, "num_classes": 0, **changes}
-    return timm.models.vision_transformer.VisionTransformer(**options)
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +174,7 @@ def test_what_is_left_out_of_the_scores_is_said_once():
     torch.manual_seed(0)
     model = timm.create_model("beit_base_patch16_224", embed_dim=48, depth=2, num_heads=2,
                               img_size=32, num_classes=0)  # fmt: skip
-    backbone = backbone_of(model, 32)
+    backbone = backbone_of(model, image_size=(32, 32))
     images = images_for(backbone, "sample", num_images=2)
     with pytest.warns(OmittedTermWarning, match="relative position bias") as seen:
         found = survey(backbone, images)
@@ -213,7 +190,7 @@ def test_a_windowed_model_is_measured_stage_by_stage():
     model = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=16, depths=(1, 1, 1, 1),
                               num_heads=(1, 2, 2, 2), img_size=64, window_size=2,
                               num_classes=0)  # fmt: skip
-    backbone = backbone_of(model, 64)
+    backbone = backbone_of(model, image_size=(64, 64))
     with pytest.warns(OmittedTermWarning, match="shifted-window mask"):
         found = survey(backbone, images_for(backbone, "sample", num_images=2))
     counts = found.table.query("quantity == 'qk'")["count"]

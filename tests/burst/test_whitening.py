@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from support import DEPTH, DIM, HEADS, backbone_of, vit
 
-from burst.backbone import Backbone
 from burst.decorrelation import METHODS
 from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName, UnsupportedModel
 from burst.projection import OmittedTermWarning
@@ -17,31 +17,6 @@ from burst.tokens import capture, find_blocks
 from burst.whitened import whitened_histogram, whitened_histograms
 from burst.whitening import RankWarning, whiten, whiten_moments
 from burst.whitening_options import WhiteningOptions
-
-DIM, DEPTH, HEADS, SIZE = 32, 3, 4, 16
-
-
-def backbone_of(model: torch.nn.Module, **changes) -> Backbone:
-    facts = {
-        "name": "test",
-        "model": model.eval().requires_grad_(False),
-        "pretraining": "random",
-        "pooling": "token",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "image_size": (SIZE, SIZE),
-        "interpolation": "bicubic",
-        "weights_source": "random",
-        "weights_sha256": None,
-    }
-    return Backbone(**facts | changes)
-
-
-def vit() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return timm.models.vision_transformer.VisionTransformer(
-        img_size=SIZE, patch_size=4, embed_dim=DIM, depth=DEPTH, num_heads=HEADS, num_classes=0
-    )
 
 
 @pytest.fixture(scope="module")

@@ -4,40 +4,23 @@ import json
 import os
 
 import pytest
-import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support import backbone_of, vit
 
-from burst.backbone import Backbone
 from burst.errors import CheckpointError, OutputError
 from burst.survey import images_for
 from burst.whitening import whiten
 from burst.whitening_file import check_whitening_path, load_whitening, save_whitening
 
-DIM, SIZE = 24, 16
+DIM = 24
 SUFFIXES = (".pt", ".safetensors")
 
 
-def make_backbone(**changes) -> Backbone:
-    shape = {"embed_dim": changes.pop("dim", DIM), "depth": changes.pop("depth", 2)}
-    torch.manual_seed(0)
-    model = timm.models.vision_transformer.VisionTransformer(
-        img_size=SIZE, patch_size=4, num_heads=2, num_classes=0, **shape
-    )
-    facts = {
-        "name": "test",
-        "model": model.eval().requires_grad_(False),
-        "pretraining": "random",
-        "pooling": "token",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "image_size": (SIZE, SIZE),
-        "interpolation": "bicubic",
-        "weights_source": "somewhere",
-        "weights_sha256": "a" * 64,
-    }
-    return Backbone(**facts | changes)
+def make_backbone(dim=DIM, depth=2, **changes):
+    facts = {"weights_source": "somewhere", "weights_sha256": "a" * 64}
+    return backbone_of(vit(embed_dim=dim, depth=depth, num_heads=2), **facts | changes)
 
 
 @pytest.fixture(scope="module")
