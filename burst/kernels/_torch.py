@@ -18,7 +18,7 @@ from burst.moments import Moments
 
 NAME = "torch"
 CPU_TILE = 1 << 19  # entries: 15 MiB with their scratch; a call then costs little beside the work
-GPU_TILE = 1 << 25  # entries: enough to fill the device
+GPU_TILE = 1 << 24  # entries: enough to fill the device, 0.5 GB with their scratch
 PANEL = 1024  # most rows of a tile: wide enough for the product to run at full speed
 
 
