@@ -359,7 +359,9 @@ def _record(
         "pretraining": backbone.pretraining,
         "weights": backbone.weights_source,
         "weights_sha256": backbone.weights_sha256,
-        "images": {
+        "images": None  # weights alone need none
+        if options.quantities == ("qk",)
+        else {
             "source": images.source,
             "count": images.count - len(bad_images),
             "fingerprint": images.fingerprint,

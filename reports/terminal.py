@@ -57,9 +57,9 @@ def sparkline(hist: Histogram, reach: float, *, width: int = 17) -> str:
 def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> list[str]:
     """What a reader of the table must also know, one line each."""
     notes = []
-    read = survey.record["images"]["count"]
-    if read < num_images and survey.record["options"]["quantities"] != ("qk",):
-        notes.append(f"{read} images were read of {num_images} asked for")
+    images = survey.record["images"]
+    if images and images["count"] < num_images:
+        notes.append(f"{images['count']} images were read of {num_images} asked for")
     notes += [f"left out: image {name}: {reason}" for name, reason in survey.bad_images]
     notes += [f"left out: {one.name}: {one.reason}" for one in survey.skipped]
     if survey.record["nonfinite"]:

@@ -111,6 +111,7 @@ def test_weights_alone_need_no_image(backbone, tmp_path):
     (tmp_path / "one.png").unlink()
     found = survey(backbone, images, SurveyOptions(quantities=("qk",)))
     assert set(found.table["quantity"]) == {"qk"}
+    assert found.record["images"] is None
 
 
 def test_the_authors_convention_measures_their_product(backbone, images):
