@@ -64,6 +64,8 @@ def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> l
     notes += [f"left out: {one.name}: {one.reason}" for one in survey.skipped]
     if survey.record["nonfinite"]:
         notes.append(f"{survey.record['nonfinite']} values were NaN or infinite and are left out")
+    if survey.record["options"]["per_head"] and not files:
+        notes.append("each head's numbers: --out DIR or --json")
     if files:
         notes.append(f"written to {files[0].parent}: {', '.join(file.name for file in files)}")
     return notes
