@@ -7,6 +7,9 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from burst.histogram import Histogram
+
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -34,10 +37,19 @@ def process_group() -> Iterator[tuple[int, int]]:
 
 
 def gather(mine: T) -> list[T]:
-    """What every process has, in order of rank, on every process; `mine` must be plain data."""
+    """What every process has, in order of rank, on every process; `mine` must pickle."""
     _, size = rank_and_size()
     if size == 1:
         return [mine]
     parts: list[T | None] = [None] * size
     dist.all_gather_object(parts, mine)
     return [part for part in parts if part is not None]
+
+
+def add_histograms(mine: dict[K, Histogram]) -> dict[K, Histogram]:
+    """The histograms of all processes, those of one key added up, on every process."""
+    whole: dict[K, Histogram] = {}
+    for part in gather(mine):
+        for key, hist in part.items():
+            whole[key] = whole[key] + hist if key in whole else hist
+    return whole

@@ -29,9 +29,9 @@ from burst.errors import (
     check_known,
 )
 from burst.files import write_atomically
+from burst.forward import TOKENS, Progress, read_tokens
 from burst.images import ImageStream
-from burst.survey import TOKENS, Progress
-from burst.tokens import capture, num_prefix_tokens, select_blocks
+from burst.tokens import select_blocks
 
 KIND = "burst second moments 1"
 
@@ -247,23 +247,16 @@ def collect_moments(
     """
     check_known("kind of tokens", tokens, TOKENS)
     chosen = {block.index: block.name for block in select_blocks(backbone.model, blocks)}
-    prefix = num_prefix_tokens(backbone.model) if tokens == "patch" else 0
     found: dict[int, SecondMoments] = {}
 
     def add(block: int, x: Tensor) -> None:
-        new = SecondMoments.of(x[:, prefix:])
+        new = SecondMoments.of(x)
         if not new.is_finite():
             raise BurstError(f"{chosen[block]}: the tokens of {backbone.name} are not finite")
         found[block] = found[block] + new if block in found else new
 
     mine = images.shard(*rank_and_size())
-    device = next(backbone.model.parameters()).device
-    with torch.inference_mode():
-        for done, batch in enumerate(mine, start=1):
-            with capture(backbone.model, chosen, on_tokens=add):
-                backbone.model(batch.to(device))
-            if progress:
-                progress(done, mine.batches)
+    read_tokens(backbone.model, mine, chosen, add, tokens=tokens, progress=progress)
     return _merged(backbone, images, mine, found, tokens)
 
 

@@ -1,18 +1,17 @@
 """All blocks, quantities and heads of a backbone in one pass over the images -> one tidy table."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor, nn
 
 from burst.axis import FloatAxis
 from burst.backbone import Backbone
-from burst.distributed import gather, rank_and_size
+from burst.distributed import add_histograms, gather, rank_and_size
 from burst.errors import (
     BurstError,
     EmptyResult,
@@ -20,6 +19,7 @@ from burst.errors import (
     UnsupportedModel,
     check_known,
 )
+from burst.forward import TOKENS, Progress, read_tokens
 from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
 from burst.interaction import (
@@ -31,16 +31,14 @@ from burst.interaction import (
 from burst.kernels import histogram
 from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
 from burst.statistics import STATISTICS, describe
-from burst.tokens import AttentionBlock, capture, num_prefix_tokens, select_blocks
+from burst.tokens import AttentionBlock, select_blocks
 
 QUANTITIES = ("qk", "x", "qkx")
-TOKENS = ("all", "patch")
 WHOLE = "all"  # the value of `head` where the heads are taken together
 TOKENS_A_BATCH = (4096, 32768)  # on the CPU, on a GPU
 COLUMNS = ("model", "pretraining", "block", "head", "quantity", *STATISTICS)
 
 Key = tuple[int, str, str]  # block, head, quantity
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,16 @@ class SurveyOptions:
         if self.per_head and self.convention == "authors":
             raise BurstError("the authors' convention has no heads; leave per-head out")
         FloatAxis.for_bins(self.bins)
+
+    @property
+    def need_images(self) -> bool:
+        """Whether a quantity is asked for that weights alone do not give."""
+        return self.quantities != ("qk",)
+
+    @property
+    def need_weights(self) -> bool:
+        """Whether a quantity is asked for that tokens alone do not give."""
+        return self.quantities != ("x",)
 
     @property
     def axis(self) -> FloatAxis:
@@ -188,16 +196,24 @@ def survey(
     """
     options = options or SurveyOptions()
     blocks, skipped, omitted = measurable_blocks(backbone.model, options)
-    if options.quantities != ("x",):
+    if options.need_weights:
         warn_of_omissions(backbone, omitted)
     rank, size = rank_and_size()
     mine = images.shard(rank, size)
-    gauge = _Gauge(backbone.model, blocks, options)
+    gauge = _Gauge(blocks, options)
     if rank == 0:  # weights belong to no image: counted once, not once a process
         gauge.measure_weights()
-    if options.quantities != ("qk",):
-        _measure_images(backbone, mine, gauge, progress)
-    histograms = _merge(gauge.histograms)
+    if options.need_images:
+        read_tokens(
+            backbone.model,
+            mine,
+            gauge.blocks,
+            gauge.measure_tokens,
+            tokens=options.tokens,
+            progress=progress,
+        )
+    counted = add_histograms(gauge.histograms)
+    histograms = {key: counted[key] for key in sorted(counted, key=_order)}
     _check_complete(histograms, options, f"{backbone.name} on {images.source}")
     bad_images = tuple(bad for part in gather(list(mine.skipped)) for bad in part)
     record = _record(backbone, images, options, histograms, bad_images)
@@ -248,16 +264,13 @@ def measurable_blocks(
 class _Gauge:
     """Takes tokens block by block and keeps histograms; the blocks' weights are read once."""
 
-    def __init__(
-        self, model: nn.Module, blocks: tuple[AttentionBlock, ...], options: SurveyOptions
-    ) -> None:
+    def __init__(self, blocks: tuple[AttentionBlock, ...], options: SurveyOptions) -> None:
         self.options = options
         self.histograms: dict[Key, Histogram] = {}
-        self.prefix = num_prefix_tokens(model) if options.tokens == "patch" else 0
         self.blocks = [block.index for block in blocks]
         self._whole: dict[int, Tensor] = {}
         self._heads: dict[int, Projection] = {}
-        if options.quantities != ("x",):
+        if options.need_weights:
             for block in blocks:
                 self._read(block)
 
@@ -285,7 +298,7 @@ class _Gauge:
 
     def measure_tokens(self, block: int, tokens: Tensor) -> None:
         """Count the entries of X and of A X^T for what one block's attention reads."""
-        x = tokens[:, self.prefix :].flatten(0, 1).float()
+        x = tokens.flatten(0, 1).float()
         if "x" in self.options.quantities:
             self._count(block, WHOLE, "x", histogram(x, **self._how))
         if "qkx" in self.options.quantities:
@@ -308,30 +321,6 @@ class _Gauge:
         key = block, head, quantity
         known = self.histograms.get(key)
         self.histograms[key] = hist if known is None else known + hist
-
-
-def _measure_images(
-    backbone: Backbone, images: ImageStream, gauge: _Gauge, progress: Progress | None
-) -> None:
-    device = next(backbone.model.parameters()).device
-    with torch.inference_mode():
-        for done, batch in enumerate(images, start=1):
-            with capture(backbone.model, gauge.blocks, on_tokens=gauge.measure_tokens):
-                backbone.model(batch.to(device))
-            if progress:
-                progress(done, images.batches)
-
-
-def _merge(mine: dict[Key, Histogram]) -> dict[Key, Histogram]:
-    """Add what the processes counted; rows in order of block, head and quantity."""
-    if rank_and_size()[1] > 1:
-        parts = gather({key: hist.to_dict() for key, hist in mine.items()})
-        mine = {}
-        for part in parts:
-            for key, form in part.items():
-                hist = Histogram.from_dict(form)
-                mine[key] = mine[key] + hist if key in mine else hist
-    return {key: mine[key] for key in sorted(mine, key=_order)}
 
 
 def _order(key: Key) -> tuple[int, int, int]:
@@ -359,14 +348,14 @@ def _record(
         "pretraining": backbone.pretraining,
         "weights": backbone.weights_source,
         "weights_sha256": backbone.weights_sha256,
-        "images": None  # weights alone need none
-        if options.quantities == ("qk",)
-        else {
+        "images": {
             "source": images.source,
             "count": images.count - len(bad_images),
             "fingerprint": images.fingerprint,
             "bad": [list(bad) for bad in bad_images],
-        },
+        }
+        if options.need_images
+        else None,
         "options": asdict(options),
         "backend": sorted({hist.backend for hist in histograms.values()}),
         "nonfinite": sum(hist.nonfinite.total for hist in histograms.values()),

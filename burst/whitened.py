@@ -1,17 +1,16 @@
 """The response before and after whitening, entry by entry: histograms of Y and of W Y."""
 
-import torch
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
 from burst.backbone import Backbone
-from burst.distributed import gather, rank_and_size
+from burst.distributed import add_histograms, rank_and_size
 from burst.errors import BurstError, EmptyResult, ShapeError
+from burst.forward import read_tokens
 from burst.histogram import Histogram
 from burst.images import ImageStream
 from burst.interaction import response_histogram
 from burst.second_moments import split_images
-from burst.tokens import capture, num_prefix_tokens
 from burst.whitening import Whitening, responses
 from burst.whitening_options import WhiteningOptions
 
@@ -67,28 +66,16 @@ def _count(
     pairs: dict[int, tuple[Tensor, Tensor]],
     tokens: str,
 ) -> dict[int, Pair]:
-    prefix = num_prefix_tokens(backbone.model) if tokens == "patch" else 0
     found: dict[tuple[int, int], Histogram] = {}
 
     def count(block: int, x: Tensor) -> None:
         for which, matrix in enumerate(pairs[block]):
-            new = response_histogram(matrix, x[:, prefix:].float())
+            new = response_histogram(matrix, x.float())
             key = block, which
             found[key] = found[key] + new if key in found else new
 
-    with torch.inference_mode():
-        for batch in images.shard(*rank_and_size()):
-            with capture(backbone.model, pairs, on_tokens=count):
-                backbone.model(batch.to(next(backbone.model.parameters()).device))
-    parts = gather({key: hist.to_dict() for key, hist in found.items()})
-
-    def whole(block: int, which: int) -> Histogram:
-        hists = [Histogram.from_dict(part[block, which]) for part in parts if part]
-        if not hists:
-            raise EmptyResult(f"no image of {images.source} was read")
-        merged = hists[0]
-        for hist in hists[1:]:
-            merged = merged + hist
-        return merged
-
-    return {block: (whole(block, 0), whole(block, 1)) for block in sorted(pairs)}
+    read_tokens(backbone.model, images.shard(*rank_and_size()), pairs, count, tokens=tokens)
+    whole = add_histograms(found)
+    if not whole:
+        raise EmptyResult(f"no image of {images.source} was read")
+    return {block: (whole[block, 0], whole[block, 1]) for block in sorted(pairs)}

@@ -28,10 +28,11 @@ from burst.decorrelation import (
 )
 from burst.distributed import rank_and_size
 from burst.errors import BurstError, ShapeError
+from burst.forward import Progress
 from burst.images import ImageStream
 from burst.response import response_matrix
 from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
-from burst.survey import Progress, SurveyOptions, measurable_blocks, warn_of_omissions
+from burst.survey import SurveyOptions, measurable_blocks, warn_of_omissions
 from burst.tokens import AttentionBlock, find_blocks, select_blocks
 from burst.whitening_options import WhiteningOptions
 

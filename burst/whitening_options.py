@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from burst.decorrelation import METHODS
 from burst.errors import BurstError, check_known
+from burst.forward import TOKENS
 from burst.interaction import CONVENTIONS
-from burst.survey import TOKENS
 
 RECIPES = ("corrected", "authors")
 SHRINKAGES = ("none", "oas")

@@ -1,12 +1,13 @@
 """What both commands share: one-line errors, parsing of small things, progress, processes."""
 
+import importlib.metadata
 import signal
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -15,9 +16,27 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 INTERRUPTED = 130
 USER_ERROR = 2
 
-
 # typer carries its own copy of click or uses the installed one, depending on its version.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+def add_version(app: typer.Typer) -> None:
+    """Give a command `--version`, and its help where no subcommand is named."""
+
+    def describe(
+        context: typer.Context,
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version and leave.")
+        ] = False,
+    ) -> None:
+        if version:
+            number = importlib.metadata.version("attention-burstiness")
+            typer.echo(f"{app.info.name} {number}")
+            raise typer.Exit
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
+    app.callback(invoke_without_command=True)(describe)
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:

@@ -1,11 +1,10 @@
 """The command `bpt`: parse, call the library, print."""
 
-import importlib.metadata
-from typing import Annotated, NoReturn
+from typing import NoReturn
 
 import typer
 
-from cli._common import run
+from cli._common import add_version, run
 
 app = typer.Typer(
     name="bpt",
@@ -13,17 +12,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@app.callback(invoke_without_command=True)
-def _version(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.")
-    ] = False,
-) -> None:
-    number = importlib.metadata.version("attention-burstiness")
-    typer.echo(f"bpt {number}" if version else context.get_help())
+add_version(app)
 
 
 def main() -> NoReturn:

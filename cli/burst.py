@@ -3,7 +3,6 @@
 The libraries are imported inside the commands: PyTorch takes seconds, and `--help` must not.
 """
 
-import importlib.metadata
 import json
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -13,6 +12,7 @@ from rich.console import Console
 
 from cli._common import (
     Steps,
+    add_version,
     parse_blocks,
     parse_device,
     parse_shrinkage,
@@ -28,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+add_version(app)
 
 Model = Annotated[
     str,
@@ -193,20 +194,6 @@ def whiten(
             console.print(reports.whitening_table(whitening, pairs))
             names = ", ".join(file.name for file in files)
             console.print(f"written to {out.parent}: {names}", highlight=False, soft_wrap=True)
-
-
-@app.callback(invoke_without_command=True)
-def _version(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and leave.")
-    ] = False,
-) -> None:
-    if version:
-        typer.echo(f"burst {importlib.metadata.version('attention-burstiness')}")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 def main() -> NoReturn:
