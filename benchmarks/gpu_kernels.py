@@ -5,7 +5,8 @@
 1. Checks counts and moments against the reference.
 2. `matmul_histogram` of A (d x d) and 2 million tokens, 256 bins and the float axis, next to the
    bare product of the same precision (float32 for tf32x3, which cuBLAS lacks), cut into strips that
-   fit, and to torch.matmul + torch.histc + moments.
+   fit, and to torch.matmul + torch.histc + moments. For the least d also on bursty data, of
+   which a few bins take nearly all.
 3. `histogram` of 2^30 float32 of four laws, next to the device's copy, torch.histc and CuPy.
 
 Times come from CUDA events, on inputs larger than the L2 cache. `--alternatives` also times other
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from burst.axis import Axis, FloatAxis, RegularAxis
 from burst.kernels import PRECISIONS, _triton, histogram, matmul_histogram
+from burst.kernels._tiles import STREAM, Tile, product_tile
 
 TOKENS, ENTRIES, STRIP = 2_000_000, 1 << 30, 1 << 17
 DIMS = (768, 1024, 1280, 2560)
@@ -157,11 +159,11 @@ def products(dim: int, alternatives: bool) -> list[Row]:
                 measure(f"cuBLAS {precision}", bare(a, x, precision), "gaussian", size, rate)
             )
         for name, axis in AXES.items():
-            for label, tile in tiles(precision, alternatives and dim == DIMS[0]).items():
+            for label, tile in tiles(a, x, precision, alternatives and dim == DIMS[0]).items():
 
                 def work(
                     axis: Axis = axis,
-                    tile: _triton.Tile | None = tile,
+                    tile: Tile | None = tile,
                     how: str = precision,
                 ) -> object:
                     return _triton.matmul_histogram(a, x.mT, axis, precision=how, tile=tile)
@@ -169,13 +171,21 @@ def products(dim: int, alternatives: bool) -> list[Row]:
                 rows.append(
                     measure(f"burst {precision}, {name}{label}", work, "gaussian", size, rate)
                 )
+    if dim == DIMS[0]:
+        x *= heavy_tailed(TOKENS, 1, device="cuda").clamp_(-100, 100) / 100
+        for name, axis in AXES.items():
+
+            def bursty(axis: Axis = axis) -> object:
+                return matmul_histogram(a, x.mT, axis, backend="triton")
+
+            rows.append(measure(f"burst tf32x3, {name}", bursty, "bursty", size, rate))
     return rows
 
 
-def tiles(precision: str, alternatives: bool) -> dict[str, _triton.Tile | None]:
-    chosen: dict[str, _triton.Tile | None] = {"": None}
+def tiles(a: Tensor, x: Tensor, precision: str, alternatives: bool) -> dict[str, Tile | None]:
+    chosen: dict[str, Tile | None] = {"": None}
     if alternatives:
-        own = _triton.product_tile(precision, torch.cuda.get_device_capability())
+        own = product_tile(a, x.mT, precision, torch.cuda.get_device_capability())
         chosen[", scratch"] = replace(own, counter="scratch")
         chosen[", two programs"] = replace(own, programs=2, stages=2, registers=128)
         chosen[", 128 x 128"] = replace(own, m=128, n=128, split=(0, 4))
@@ -196,14 +206,14 @@ def streams(alternatives: bool) -> list[Row]:
             rows.append(copy)
             del y
         works: dict[str, Work] = {
-            f"burst {name}": lambda x=x, axis=axis: histogram(x, axis)
+            f"burst {name}": lambda x=x, axis=axis: histogram(x, axis, backend="triton")
             for name, axis in AXES.items()
         }
         if alternatives:
             for label, tile in (
-                ("scratch", replace(_triton.STREAM, counter="scratch")),
-                ("3 programs, 80 registers", replace(_triton.STREAM, programs=3, registers=80)),
-                ("4 rows", replace(_triton.STREAM, m=4, split=(2, 0), programs=3)),
+                ("scratch", replace(STREAM, counter="scratch")),
+                ("3 programs, 80 registers", replace(STREAM, programs=3, registers=80)),
+                ("4 rows", replace(STREAM, m=4, split=(2, 0), programs=3)),
             ):
                 for name, axis in AXES.items():
                     works[f"burst {name}, {label}"] = lambda x=x, axis=axis, tile=tile: (

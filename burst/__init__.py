@@ -20,6 +20,7 @@ from burst.distribution import (
 )
 from burst.errors import (
     BackendError,
+    BackendWarning,
     BurstError,
     CheckpointError,
     EmptyResult,
@@ -53,6 +54,7 @@ __all__ = [
     "Backbone",
     "BackboneSpec",
     "BackendError",
+    "BackendWarning",
     "BlockDiagnostics",
     "BurstError",
     "CheckpointError",

@@ -10,6 +10,8 @@ BurstError                 one line: what came, what was expected, what to do
 ├── ImageError             an image source: missing, empty, or an image that cannot be read
 ├── EmptyResult            nothing was left to measure
 └── OutputError            a place that cannot be written
+
+BackendWarning             the fast backend cannot be used on a GPU, and another counts
 """
 
 import difflib
@@ -37,6 +39,10 @@ class ShapeError(BurstError):
 
 class BackendError(BurstError):
     """A kernel backend that was asked for by name and cannot run here."""
+
+
+class BackendWarning(RuntimeWarning):
+    """The fast backend cannot be used on a GPU, and another counts in its place."""
 
 
 class UnsupportedModel(BurstError):

@@ -44,7 +44,12 @@ def interaction(w_q: Tensor, w_k: Tensor, *, convention: str = "paper") -> Tenso
 
 
 def response_histogram(
-    a: Tensor, x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto"
+    a: Tensor,
+    x: Tensor,
+    axis: Axis = _DEFAULT_AXIS,
+    *,
+    backend: str = "auto",
+    precision: str = "tf32x3",
 ) -> Histogram:
     """Histogram of the response Y = A X^T, (d, n), whose entry (i, j) scores e_i against token j.
 
@@ -52,16 +57,24 @@ def response_histogram(
         a: (d, d) interaction.
         x: (..., d) tokens in rows; leading dimensions are flattened to n.
         axis: where the bins lie.
-        backend: see `burst.kernels.matmul_histogram`; Y is never stored.
+        backend, precision: see `burst.kernels.matmul_histogram`; Y is never stored.
 
     Raises:
         ShapeError: a and x do not share d.
+        UnknownName, BackendError: see `burst.kernels.matmul_histogram`.
     """
-    return matmul_histogram(a, _rows(x, a.shape[-1]).mT, axis, backend=backend)
+    tokens = _rows(x, a.shape[-1]).mT
+    return matmul_histogram(a, tokens, axis, backend=backend, precision=precision)
 
 
 def head_response_histogram(
-    w_q: Tensor, w_k: Tensor, x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto"
+    w_q: Tensor,
+    w_k: Tensor,
+    x: Tensor,
+    axis: Axis = _DEFAULT_AXIS,
+    *,
+    backend: str = "auto",
+    precision: str = "tf32x3",
 ) -> Histogram:
     """Histogram of one head's response W_q (X W_k)^T, through the head's keys.
 
@@ -73,14 +86,16 @@ def head_response_histogram(
         w_k: (d, d_h) key weights of the head.
         x: (..., d) tokens in rows.
         axis: where the bins lie.
-        backend: see `burst.kernels.matmul_histogram`.
+        backend, precision: see `burst.kernels.matmul_histogram`; of the product with W_q. The
+            keys X W_k are float32 always.
 
     Raises:
         ShapeError: the weights differ in shape, or x has another d.
+        UnknownName, BackendError: see `burst.kernels.matmul_histogram`.
     """
     _check_pair(w_q, w_k)
     keys = _rows(x, w_k.shape[0]).float() @ w_k.float()
-    return matmul_histogram(w_q, keys.mT, axis, backend=backend)
+    return matmul_histogram(w_q, keys.mT, axis, backend=backend, precision=precision)
 
 
 def _check_pair(w_q: Tensor, w_k: Tensor) -> None:

@@ -28,7 +28,7 @@ from burst.interaction import (
     interaction,
     response_histogram,
 )
-from burst.kernels import histogram
+from burst.kernels import PRECISIONS, histogram
 from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
 from burst.statistics import STATISTICS, describe
 from burst.tokens import AttentionBlock, select_blocks
@@ -54,9 +54,10 @@ class SurveyOptions:
         tokens: "all", or "patch" to leave class, distillation and register tokens out.
         bins: regular bins that the histograms must be able to give exactly.
         backend: see `burst.kernels.choose`.
+        precision: how `qkx` is multiplied on a GPU, see `burst.kernels.matmul_histogram`.
 
     Raises:
-        UnknownName: a quantity, convention or kind of tokens that is not known.
+        UnknownName: a quantity, convention, kind of tokens or precision that is not known.
         ShapeError: bins odd or out of range.
         BurstError: no quantity; or `per_head` with the authors' convention, whose product mixes
             the heads' output channels.
@@ -69,12 +70,14 @@ class SurveyOptions:
     tokens: str = "all"
     bins: int = 256
     backend: str = "auto"
+    precision: str = "tf32x3"
 
     def __post_init__(self) -> None:
         for quantity in self.quantities:
             check_known("quantity", quantity, QUANTITIES)
         check_known("convention", self.convention, CONVENTIONS)
         check_known("kind of tokens", self.tokens, TOKENS)
+        check_known("precision", self.precision, PRECISIONS)
         if not self.quantities:
             raise BurstError(f"no quantity to measure; give some of {', '.join(QUANTITIES)}")
         if self.per_head and self.convention == "authors":
@@ -302,10 +305,11 @@ class _Gauge:
         if "x" in self.options.quantities:
             self._count(block, WHOLE, "x", histogram(x, **self._how))
         if "qkx" in self.options.quantities:
-            hist = response_histogram(self._whole[block], x, **self._how)
+            how = {**self._how, "precision": self.options.precision}
+            hist = response_histogram(self._whole[block], x, **how)
             self._count(block, WHOLE, "qkx", hist)
             for head, (w_q, w_k) in self._each_head(block):
-                hist = head_response_histogram(w_q, w_k, x, **self._how)
+                hist = head_response_histogram(w_q, w_k, x, **how)
                 self._count(block, head, "qkx", hist)
 
     @property
@@ -358,6 +362,7 @@ def _record(
         else None,
         "options": asdict(options),
         "backend": sorted({hist.backend for hist in histograms.values()}),
+        "precision": sorted({hist.precision for hist in histograms.values()} - {""}),  # of products
         "nonfinite": sum(hist.nonfinite.total for hist in histograms.values()),
         "device": str(next(backbone.model.parameters()).device),
         "processes": rank_and_size()[1],

@@ -83,6 +83,13 @@ def histogram(
     per_head: Annotated[bool, typer.Option("--per-head", help="Measure each head too.")] = False,
     convention: Convention = "paper",
     tokens: Tokens = "all",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of W_q W_k^T X^T on a GPU: ieee, tf32x3 (about as good), tf32 or bf16; "
+            "on a CPU it is always ieee."
+        ),
+    ] = "tf32x3",
     device: Device = "auto",
     seed: Seed = 0,
     skip_bad: SkipBad = False,
@@ -105,6 +112,7 @@ def histogram(
             convention=convention,
             tokens=tokens,
             bins=bins,
+            precision=precision,
         )
         if out:
             burst.make_folder(out)

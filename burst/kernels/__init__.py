@@ -2,15 +2,14 @@
 
 One name, several implementations: `reference` is the definition, `torch` works tile by tile in
 the processor's cache (on any device that PyTorch has), `triton` keeps the tiles of a product and
-the counters on a GPU's chip. The histogram says which one counted. `triton` is tested under its
-interpreter and compiled ahead of time, but has not run on a GPU yet: until it has, "auto" means
-`torch` there too, and `triton` must be asked for by name.
+the counters on a GPU's chip. The histogram says which one counted. "auto" is `torch` on the CPU. On
+a GPU it is `triton`, once it has counted a small example right there (see `_trial`), and else
+`torch`, with a warning.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from burst.axis import Axis, FloatAxis
 from burst.errors import BackendError, ShapeError, UnknownName
 from burst.histogram import Histogram
+from burst.kernels import _trial
 
 __all__ = ["BACKENDS", "PRECISIONS", "choose", "histogram", "matmul_histogram"]
 
@@ -28,8 +28,8 @@ PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 _DEFAULT_AXIS = FloatAxis()
 
 
-def choose(requested: str, device: torch.device, *, installed: bool) -> str:
-    """The backend that counts on `device`: `requested`, or `torch` for "auto".
+def choose(requested: str, device: torch.device, *, installed: bool, trusted: bool = False) -> str:
+    """The backend that counts on `device`: `requested`; for "auto" `triton` or `torch`.
 
     A pure function; whether "triton" can run on the CPU (under its interpreter) is found out when
     it starts.
@@ -38,6 +38,7 @@ def choose(requested: str, device: torch.device, *, installed: bool) -> str:
         requested: "auto" or a name from `BACKENDS`.
         device: where the tensors are.
         installed: whether Triton is.
+        trusted: whether "auto" may be `triton` on this device, if that is a GPU.
 
     Raises:
         UnknownName: no backend is called `requested`.
@@ -47,7 +48,7 @@ def choose(requested: str, device: torch.device, *, installed: bool) -> str:
     if device.type == "meta":
         raise BackendError("a tensor on the meta device has no values to count; load it first")
     if requested == "auto":
-        return "torch"
+        return "triton" if device.type == "cuda" and installed and trusted else "torch"
     if requested not in BACKENDS:
         raise UnknownName("backend", requested, ("auto", *BACKENDS))
     if requested == "triton" and not installed:
@@ -61,7 +62,7 @@ def histogram(x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto") -
     Args:
         x: any shape, any floating dtype; taken as float32.
         axis: where the bins lie.
-        backend: "auto" (torch) or a name from `BACKENDS`.
+        backend: "auto" or a name from `BACKENDS`, which runs or raises.
 
     Returns:
         Exact int64 counts, NaN and infinities apart, and float64 moments of the float32 values.
@@ -74,9 +75,12 @@ def histogram(x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto") -
     Raises:
         ShapeError: x is not of floating dtype.
         UnknownName, BackendError: see `choose`; or "triton" cannot run where x is.
+
+    Warns:
+        BackendWarning: "auto" cannot use `triton` on a GPU; once a device.
     """
     _check_floating(x=x)
-    chosen = choose(backend, x.device, installed=_installed())
+    chosen = _pick(backend, x.device, axis, _trial.STREAM)
     counted: Histogram = _implementation(chosen, x.device).histogram(x.detach(), _whole(axis))
     return counted
 
@@ -95,7 +99,7 @@ def matmul_histogram(
         a: (m, k), any floating dtype and strides.
         b: (k, n), on the same device; X^T as a view costs no copy.
         axis: where the bins lie.
-        backend: "auto" (torch) or a name from `BACKENDS`.
+        backend: as in `histogram`.
         precision: the least accurate product that will do; the histogram records what was used.
             "reference" and "torch" always multiply float32 as it is, "ieee", which serves any
             request. On "triton", with an entry's error against float64 relative to
@@ -103,8 +107,8 @@ def matmul_histogram(
             "ieee" float32 throughout, off the tensor cores: at most k 2^-24;
             "tf32x3" (default) each operand as a sum of two tf32 numbers, three products: 2^-20
             beside accumulation, as good as float32 in practice;
-            "tf32" operands rounded to 11 bits: about 2^-10;
-            "bf16" operands rounded to 8 bits: about 2^-7.
+            "tf32" operands cut off to 11 bits, as tensor cores do: 2^-9;
+            "bf16" operands rounded to 8 bits: 2^-7 and 2^-16.
             Where both operands are bfloat16, or float16, their products are exact and all but
             "bf16" are the same.
 
@@ -118,6 +122,9 @@ def matmul_histogram(
         ShapeError: a and b are not matrices that multiply, or on different devices.
         UnknownName, BackendError: see `choose`; or no such precision; or "triton" cannot run where
             a and b are.
+
+    Warns:
+        BackendWarning: as `histogram`.
     """
     _check_floating(a=a, b=b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
@@ -126,7 +133,7 @@ def matmul_histogram(
         raise ShapeError(f"a is on {a.device} and b on {b.device}; put both on one device")
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
-    chosen = choose(backend, a.device, installed=_installed())
+    chosen = _pick(backend, a.device, axis, precision)
     count = _implementation(chosen, a.device).matmul_histogram
     a, b, axis = a.detach(), b.detach(), _whole(axis)
     counted: Histogram
@@ -144,8 +151,15 @@ def _whole(axis: Axis) -> Axis:
     return FloatAxis(axis.mantissa_bits) if isinstance(axis, FloatAxis) else axis
 
 
-def _installed() -> bool:
-    return find_spec("triton") is not None
+def _pick(requested: str, device: torch.device, axis: Axis, kernel: str) -> str:
+    """`choose`, after Triton's trial where the choice depends on it."""
+    trusted = (
+        requested == "auto"
+        and device.type == "cuda"
+        and _trial.passes(device, kernel)
+        and import_module("burst.kernels._triton").takes(axis)
+    )
+    return choose(requested, device, installed=_trial.installed(), trusted=trusted)
 
 
 def _implementation(chosen: str, device: torch.device) -> ModuleType:

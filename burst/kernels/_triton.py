@@ -7,82 +7,46 @@ data; the axis as float32 numbers; and zeroed counters. Nothing of the product's
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import triton
 import triton.language as tl
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from burst.axis import Axis, FloatAxis, RegularAxis
 from burst.errors import BackendError
 from burst.histogram import Histogram, NonFinite
 from burst.kernels import _triton_kernels as kernels
 from burst.kernels._ptx import WINDOW_BINS, increment
+from burst.kernels._tiles import PLAIN_SHARED_MEMORY, STREAM, Tile, product_tile
 from burst.moments import Moments
 
 NAME = "triton"
 INTERPRETED = not isinstance(kernels.histogram_kernel, triton.runtime.JITFunction)
+RESERVED = 1 << 10  # bytes of shared memory that a program does not get, from 9.0 on
 PROBE = 256  # rows and columns of the product, or 256^2 entries, that shift and scale come from
 COPY = 1 << 26  # most entries copied at once of a tensor that has gaps
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How a kernel is cut; for `histogram`, m rows of n consecutive entries, and k unused.
-
-    `split` halves a tile along m and n until a thread has 4 entries: how often, and along which,
-    follows from where the tensor cores leave the product (a wrong choice costs time only).
-    """
-
-    m: int
-    n: int
-    k: int
-    warps: int
-    stages: int
-    programs: int  # that a multiprocessor runs at once
-    split: tuple[int, int]
-    counter: str = "shared"
-    registers: int | None = None  # most a thread may have; None leaves it to the compiler
-
-
-# With warp-group products (compute capability 9). At k = 768 the tensor cores need 2.25 clocks an
-# entry for tf32x3, which holds two parts of each operand: a narrow tile keeps all in registers.
-# tf32 and bf16 have a third and a sixth of that time, in which the L2 cache has to deliver
-# 4 (1 / m + 1 / n) k bytes an entry: a wide tile.
-HOPPER = {
-    "ieee": Tile(128, 64, 16, 8, 2, 1, (2, 1)),
-    "tf32x3": Tile(128, 64, 32, 8, 3, 1, (0, 3)),
-    "tf32": Tile(128, 128, 32, 8, 3, 1, (0, 4)),
-    "bf16": Tile(128, 128, 32, 8, 3, 1, (0, 4)),
-}
-# Elsewhere; 99 KiB of shared memory suffice.
-COMMON = {
-    "ieee": Tile(64, 64, 16, 8, 3, 1, (1, 1)),
-    "tf32x3": Tile(64, 64, 32, 8, 2, 1, (1, 1)),
-    "tf32": Tile(64, 128, 32, 8, 2, 1, (1, 2)),
-    "bf16": Tile(64, 128, 32, 8, 2, 1, (1, 2)),
-}
-STREAM = Tile(8, 1024, 1, 8, 1, 2, (3, 0))
+READABLE = (torch.float32, torch.float16, torch.bfloat16)  # others are copied to float32
+FARTHEST = 2.0**127  # regular axes must end before
 INTERPRETED_PROGRAMS = 3
 
+Kernel: TypeAlias = Any  # what `triton.jit` makes
 Sums = tuple[NDArray[np.float64], NDArray[np.int64]]  # (programs, 6) and (programs, 3)
 
 
 def histogram(x: Tensor, axis: Axis, *, tile: Tile | None = None) -> Histogram:
     """Count the entries of `x` in one pass over memory."""
     cut = tile or STREAM
-    pieces = [piece for piece in _pieces(x) if piece.numel()]
+    pieces = [piece for piece in _pieces(_readable(x)) if piece.numel()]
     sample = torch.cat([p[:: max(1, p.numel() // PROBE**2)][: PROBE**2] for p in pieces[:1]] or [x])
 
     def launch(piece: Tensor, run: "_Run", sums: Tensor, rare: Tensor) -> None:
-        kernels.histogram_kernel[(run.programs,)](
-            piece, run.probe, run.grid, run.scratch, run.counts, sums, rare,
-            piece.numel(), axis.bins, **run.constants, ROWS=cut.m, COLUMNS=cut.n,
-            SPLIT_M=cut.split[0], **run.options,
+        run.start(
+            kernels.histogram_kernel, piece, run.probe, run.grid, run.scratch, run.counts, sums,
+            rare, piece.numel(), axis.bins, ROWS=cut.m, COLUMNS=cut.n, SPLIT_M=cut.split[0],
         )  # fmt: skip
 
     entries = [piece.numel() for piece in pieces]
@@ -95,19 +59,21 @@ def matmul_histogram(
 ) -> Histogram:
     """Count the entries of a @ b, whose tiles exist in registers only."""
     (m, k), n = a.shape, b.shape[1]
-    if not k:  # an empty sum is 0
-        a, b, k = a.new_zeros(m, 1), b.new_zeros(1, n), 1
-    cut = tile or _tile_for(precision, a.device)
+    a, b = _readable(a), _readable(b)
+    if k < 2:  # an empty sum is 0; and Triton would unroll a loop of 1, which takes other memory
+        pad = nn.functional.pad
+        a, b, k = pad(a, (0, 2 - k)), pad(b, (0, 0, 0, 2 - k)), 2
+    cut = tile or product_tile(a, b, precision, _capability(a.device))
     operand, how = _arithmetic(a, b, precision)
     strips = list(torch.split(b, _widest(m, cut, a.device), dim=1)) if m and n else []
 
     def launch(strip: Tensor, run: "_Run", sums: Tensor, rare: Tensor) -> None:
-        kernels.matmul_histogram_kernel[(run.programs,)](
-            a, *a.stride(), strip, *strip.stride(), run.probe, run.grid, run.scratch, run.counts,
-            sums, rare, m, strip.shape[1], k, axis.bins, **run.constants,
+        run.start(
+            kernels.matmul_histogram_kernel, a, *a.stride(), strip, *strip.stride(), run.probe,
+            run.grid, run.scratch, run.counts, sums, rare, m, strip.shape[1], k, axis.bins,
             BLOCK_M=cut.m, BLOCK_N=cut.n, BLOCK_K=cut.k, WHOLE_K=k % cut.k == 0,
             SPLIT_M=cut.split[0], SPLIT_N=cut.split[1], OPERAND=operand, PRECISION=how,
-            WIDEN=INTERPRETED and operand == tl.bfloat16, **run.options,
+            WIDEN=INTERPRETED and operand == tl.bfloat16,
         )  # fmt: skip
 
     padded = sum(
@@ -116,6 +82,16 @@ def matmul_histogram(
     rows, columns = a[:: max(1, m // PROBE)], b[:, :: max(1, n // PROBE)]
     sample = rows[:PROBE].float() @ columns[:, :PROBE].float()
     return _measure(launch, strips, m * n, padded, _probe(sample), axis, cut, precision)
+
+
+def takes(axis: Axis) -> bool:
+    """Whether the kernels can bin on this axis: all but regular axes near float32's largest."""
+    return isinstance(axis, FloatAxis) or max(abs(axis.lo), abs(axis.hi)) < FARTHEST
+
+
+def _readable(x: Tensor) -> Tensor:
+    """float64 would need twice the shared memory, and not every GPU knows 8-bit floats."""
+    return x if x.dtype in READABLE else x.float()
 
 
 def _arithmetic(a: Tensor, b: Tensor, precision: str) -> tuple[Any, str]:
@@ -133,14 +109,8 @@ def _arithmetic(a: Tensor, b: Tensor, precision: str) -> tuple[Any, str]:
     return tl.float32, precision
 
 
-def product_tile(precision: str, capability: tuple[int, int]) -> Tile:
-    """The tile that a device of this compute capability takes."""
-    return (HOPPER if capability[0] == 9 else COMMON)[precision]
-
-
-def _tile_for(precision: str, device: torch.device) -> Tile:
-    cuda = device.type == "cuda"
-    return product_tile(precision, torch.cuda.get_device_capability(device) if cuda else (9, 0))
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def _widest(m: int, cut: Tile, device: torch.device) -> int:
@@ -192,7 +162,7 @@ def _grid(axis: Axis, device: torch.device) -> Tensor:
     if isinstance(axis, FloatAxis):
         return torch.zeros(1, device=device)
     reach = max(abs(axis.lo), abs(axis.hi))
-    if reach >= 2.0**127:
+    if not takes(axis):
         raise BackendError(
             f"the triton backend takes edges below 2^127, got {reach:.3g}; use backend='torch'"
         )
@@ -240,12 +210,34 @@ class _Run:
             "COUNTER": counter,
             "INCREMENT": increment(bits),
         }
-        self.options = {
+        self.options: dict[str, Any] = {
             "num_warps": cut.warps,
             "num_stages": cut.stages,
             "maxnreg": cut.registers,
             "enable_fp_fusion": True,
         }
+
+    def start(self, kernel: Kernel, *arguments: object, **cut: object) -> None:
+        """Launch, with fewer stages where shared memory could not be had otherwise.
+
+        Raises:
+            BackendError: nor with one.
+        """
+        cut |= self.constants
+        while not (INTERPRETED or self._fits(kernel, *arguments, **cut)):
+            if self.options["num_stages"] == 1:
+                raise BackendError(
+                    "no cut of the triton backend fits this product; use backend='torch'"
+                )
+            self.options["num_stages"] -= 1
+        kernel[(self.programs,)](*arguments, **cut, **self.options)
+
+    def _fits(self, kernel: Kernel, *arguments: object, **cut: object) -> bool:
+        """Whether the device will start it; see `PLAIN_SHARED_MEMORY`."""
+        built = kernel.warmup(*arguments, grid=(self.programs,), **cut, **self.options)
+        own: int = built.metadata.shared
+        window = 4 * WINDOW_BINS + RESERVED if cut["COUNTER"] == "shared" else 0
+        return own > PLAIN_SHARED_MEMORY or own + window <= PLAIN_SHARED_MEMORY
 
     def clear(self) -> None:
         """Start again with empty counters."""

@@ -11,7 +11,7 @@ Counters (`COUNTER`):
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import triton
 import triton.language as tl
@@ -20,6 +20,9 @@ from burst.kernels._ptx import CLEAR, DECLARE, READ, WINDOW_BINS
 
 # What the decorator returns is launched as kernel[grid](...): no function type describes that.
 jit: Callable[[Callable[..., Any]], Any] = triton.jit
+# A size or a stride. Not `int`: Triton takes that for int32, whatever the value, and then neither
+# knows that a stride is 1, which joins loads, nor takes more than 2^31 entries.
+Number: TypeAlias = tl.tensor
 
 WINDOW = tl.constexpr(WINDOW_BINS)
 FLUSH = tl.constexpr(1024)
@@ -64,7 +67,7 @@ def flush(
     window: tl.tensor,
     base: tl.tensor,
     counts_ptr: tl.tensor,
-    slots: int,
+    slots: Number,
     BITS: tl.constexpr,
     COUNTER: tl.constexpr,
 ) -> None:
@@ -131,7 +134,7 @@ def float_base(y: tl.tensor, AXIS: tl.constexpr, BITS: tl.constexpr) -> tl.tenso
 
 
 @jit
-def _regular_slot(y: tl.tensor, grid_ptr: tl.tensor, bins: int) -> tl.tensor:
+def _regular_slot(y: tl.tensor, grid_ptr: tl.tensor, bins: Number) -> tl.tensor:
     """0 underflow, 1.. bins, bins + 1 overflow, exactly as float64 edges have it.
 
     t = (y - lo) bins / (hi - lo) in float32 is off by less than the margin of `_grid`, so its floor
@@ -160,7 +163,7 @@ def _count(
     base: tl.tensor,
     grid_ptr: tl.tensor,
     counts_ptr: tl.tensor,
-    bins: int,
+    bins: Number,
     BITS: tl.constexpr,
     COVERED: tl.constexpr,
     COUNTER: tl.constexpr,
@@ -221,7 +224,7 @@ def count_parts(
     base: tl.tensor,
     grid_ptr: tl.tensor,
     counts_ptr: tl.tensor,
-    bins: int,
+    bins: Number,
     BITS: tl.constexpr,
     COVERED: tl.constexpr,
     COUNTER: tl.constexpr,

@@ -58,6 +58,14 @@ def test_a_heads_response_is_that_of_its_interaction():
     assert through_keys == response_histogram(interaction(w_q, w_k), x, axis)
 
 
+def test_backend_and_precision_reach_the_product():
+    x, w = torch.eye(4), torch.eye(4)
+    for count, weights in ((response_histogram, (w,)), (head_response_histogram, (w, w))):
+        assert count(*weights, x, backend="reference", precision="bf16").backend == "reference"
+        with pytest.raises(UnknownName, match="unknown precision 'half'"):
+            count(*weights, x, precision="half")
+
+
 def test_what_does_not_fit_is_refused_with_both_shapes():
     with pytest.raises(ShapeError, match=r"w_q \(3, 2\) and w_k \(3, 4\)"):
         interaction(torch.ones(3, 2), torch.ones(3, 4))

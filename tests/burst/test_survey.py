@@ -1,6 +1,7 @@
 """A survey against the same quantities materialised by hand."""
 
 import warnings
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from burst.errors import (
     UnknownName,
     UnsupportedModel,
 )
+from burst.kernels import PRECISIONS, matmul_histogram
 from burst.projection import OmittedTermWarning
 from burst.statistics import STATISTICS
 from burst.survey import COLUMNS, SurveyOptions, images_for, survey
@@ -228,6 +230,7 @@ def test_the_record_says_how_it_was_made(backbone, images):
     assert record["images"]["fingerprint"] == images.fingerprint
     assert record["options"]["quantities"] == ("qk", "x", "qkx")
     assert record["backend"] == ["torch"]
+    assert (record["options"]["precision"], record["precision"]) == ("tf32x3", ["ieee"])
     assert record["processes"] == 1
 
 
@@ -238,6 +241,7 @@ def test_the_record_says_how_it_was_made(backbone, images):
         ({"quantities": ()}, BurstError, "no quantity"),
         ({"convention": "papers"}, UnknownName, "did you mean paper"),
         ({"tokens": "patches"}, UnknownName, "did you mean patch"),
+        ({"precision": "tf23"}, UnknownName, "did you mean tf32"),
         ({"bins": 7}, ShapeError, "even number"),
         ({"per_head": True, "convention": "authors"}, BurstError, "no heads"),
     ],
@@ -245,6 +249,28 @@ def test_the_record_says_how_it_was_made(backbone, images):
 def test_options_check_themselves(options, error, words):
     with pytest.raises(error, match=words):
         SurveyOptions(**options)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_product_is_asked_for_in_the_chosen_precision(
+    precision, backbone, images, monkeypatch
+):
+    asked = []
+
+    def spy(*arguments, precision, **options):
+        asked.append(precision)
+        return matmul_histogram(*arguments, precision=precision, **options)
+
+    monkeypatch.setattr(import_module("burst.interaction"), "matmul_histogram", spy)
+    options = SurveyOptions(blocks=(0,), per_head=True, precision=precision)
+    record = survey(backbone, images, options).record
+    assert asked == [precision] * (1 + HEADS)
+    assert record["options"]["precision"] == precision
+    assert record["precision"] == ["ieee"]  # what the processor does, whatever was asked for
+
+
+def test_a_survey_without_products_has_no_precision(backbone, images):
+    assert survey(backbone, images, SurveyOptions(quantities=("qk",))).record["precision"] == []
 
 
 def test_a_block_out_of_range_is_refused(backbone, images):

@@ -69,6 +69,12 @@ def test_histogram_writes_what_python_computes(tmp_path):
     pd.testing.assert_frame_equal(table, expected)
 
 
+def test_the_precision_that_was_asked_for_and_the_one_that_ran_are_recorded(tmp_path):
+    run("histogram", *QUICK, "--precision", "bf16", "--device", "cpu", "--out", tmp_path, "--quiet")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert (record["options"]["precision"], record["precision"]) == ("bf16", ["ieee"])
+
+
 def test_json_is_the_table(tmp_path):
     result = run("histogram", *QUICK, "--json", "--quantity", "qk", "--per-head")
     rows = json.loads(result.stdout)
@@ -185,6 +191,7 @@ def test_each_bad_weight_file_has_its_own_line(kind, name, words, tmp_path, monk
         (("--quantity", "xy"), "unknown quantity"),
         (("--convention", "mine"), "unknown convention"),
         (("--tokens", "cls"), "unknown kind of tokens"),
+        (("--precision", "tf64"), "unknown precision 'tf64'"),
         (("--bins", "255"), "even number"),
         (("--num-images", "0"), "num_images"),
         (("--images", "nowhere"), "nowhere"),

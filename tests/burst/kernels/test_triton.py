@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,6 +175,72 @@ def test_the_product_is_as_precise_as_promised(precision, bound, device):
         assert abs(found - exact) <= bound * (a.abs().double() @ b.abs().double()).item()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("k", [16, 768])
+@pytest.mark.parametrize(
+    "precision, bound, lost",
+    [
+        ("ieee", 0.0, 2**13 - 1),
+        ("tf32x3", 2.0**-20, 2**12 - 2),
+        ("tf32", 2.0**-9, 2**13 - 1),
+        ("bf16", 2.0**-7 + 2.0**-16, 2**15 - 1),
+    ],
+)
+def test_the_operands_that_lose_most_stay_within_the_documented_bound(
+    precision, bound, lost, k, device
+):
+    """And lose what the precision says, so that it is the one that ran; see `test_precision`."""
+    if device.type != "cuda":
+        pytest.skip("the interpreter multiplies float32 as it is")
+    number = np.array(np.float32(1).view(np.int32) + lost, np.int32).view(np.float32).item()
+    a, b = torch.full((64, k), number, device=device), torch.full((k, 64), number, device=device)
+    hist = matmul_histogram(a, b, backend="triton", precision=precision)
+    exact = k * number**2
+    accumulated = k * 2.0**-22  # tensor cores cut sums off where float32 would round
+    for found in (hist.moments.minimum, hist.moments.maximum):
+        assert abs(found / exact - 1) <= bound + accumulated
+        if precision in ("tf32", "bf16"):
+            assert abs(found / exact - 1) >= bound / 8 - accumulated
+
+
+def test_an_operand_beyond_two_to_the_31_is_read_where_it_lies(device):
+    rows = torch.zeros(2**31 + 2**20, dtype=torch.bfloat16, device=device)  # few pages are touched
+    b = rows.as_strided((16, 2049), (1, 2**20))
+    b.copy_(small_integers(16, 2049, device=device))
+    a = small_integers(20, 16, device=device)
+    assert_same(
+        matmul_histogram(a, b, AXES[4], backend="triton"),
+        matmul_histogram(a, b.clone(), AXES[4], backend="reference"),
+    )
+
+
+@pytest.mark.gpu
+def test_more_than_two_to_the_31_entries_are_counted(device):
+    if device.type != "cuda":
+        pytest.skip("the interpreter would take hours")
+    x = torch.zeros(2**31 + 9, dtype=torch.bfloat16, device=device)
+    x[-3:], x[0] = 2.0, -1.0
+    hist = histogram(x, RegularAxis(4, -1.5, 2.5), backend="triton")
+    assert hist.values().tolist() == [1, 2**31 + 5, 0, 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn], ids=str)
+def test_dtypes_that_the_kernels_do_not_read_are_taken_as_float32(dtype, device):
+    x = small_integers(70, 40, device=device).to(dtype)
+    whole = x.float()
+    for axis in AXES[:1]:
+        fast = (
+            histogram(x, axis, backend="triton"),
+            matmul_histogram(x, x.mT, axis, backend="triton"),
+        )
+        slow = (
+            histogram(whole, axis, backend="reference"),
+            matmul_histogram(whole, whole.mT, axis, backend="reference"),
+        )
+        for one, other in zip(fast, slow, strict=True):
+            assert_same(one, other)
+
+
 def test_a_power_of_two_moves_the_counts_of_a_float_axis_and_keeps_them(device):
     x = torch.randn(5000).to(device)
     one, other = (histogram(x * 2.0**e, backend="triton").values() for e in (0, -60))
@@ -187,7 +254,8 @@ def test_an_axis_beyond_float32_is_refused_in_one_line(device):
 
 def test_the_choice_is_pure():
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert choose("auto", gpu, installed=True) == "torch"  # until triton has run on a GPU
+    assert choose("auto", gpu, installed=True) == "torch"  # not trusted
+    assert choose("auto", gpu, installed=True, trusted=True) == "triton"
     assert choose("triton", gpu, installed=True) == "triton"
     assert choose("auto", gpu, installed=False) == "torch"
     assert choose("auto", cpu, installed=True) == "torch"
@@ -219,3 +287,42 @@ def test_triton_asked_for_on_the_cpu_is_refused_without_the_interpreter():
         check=False,
     )
     assert "BackendError: the triton backend runs on a GPU, not on cpu; use" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "own, stages",
+    [([9_000], 3), ([36_864, 24_576], 2), ([36_864, 30_000, 60_000], 1), ([98_304], 3)],
+)
+def test_a_launch_takes_as_many_stages_as_shared_memory_lets_start(own, stages, monkeypatch):
+    """Above 48 KiB with the counters, but not without, Triton would not ask for more."""
+    kernel = FakeKernel(own)
+    run = fake_run(monkeypatch)
+    run.start(kernel, "operand", BLOCK_M=128)
+    assert kernel.launched == stages
+
+
+def test_a_launch_that_cannot_start_is_refused(monkeypatch):
+    with pytest.raises(BackendError, match="use backend='torch'"):
+        fake_run(monkeypatch).start(FakeKernel([40_000] * 3), "operand")
+
+
+class FakeKernel:
+    """Stands for a kernel whose own shared memory is known, for fewer and fewer stages."""
+
+    def __init__(self, own):
+        self.own, self.launched = iter(own), None
+
+    def warmup(self, *_, **options):
+        return SimpleNamespace(metadata=SimpleNamespace(shared=next(self.own)))
+
+    def __getitem__(self, _):
+        return lambda *_, num_stages, **__: setattr(self, "launched", num_stages)
+
+
+def fake_run(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from burst.kernels import _triton
+
+    monkeypatch.setattr(_triton, "INTERPRETED", False)
+    tile = _triton.Tile(128, 64, 32, 8, 3, 1, (0, 3))
+    return _triton._Run(FloatAxis(), tile, torch.tensor([0.0, 1.0]))
