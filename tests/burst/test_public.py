@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("package", ["burst", "reports"])
+@pytest.mark.parametrize("package", ["bpt", "burst", "reports"])
 def test_every_public_name_is_there_and_sorted(package):
     module = importlib.import_module(package)
     constants = sorted(name for name in module.__all__ if name.isupper())

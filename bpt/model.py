@@ -1,0 +1,208 @@
+"""A frozen timm ViT with prompts in front of chosen blocks, and a linear head."""
+
+from collections.abc import Mapping
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from bpt.prompt import PlainPrompt, PromptModule
+from burst.backbone import Backbone
+from burst.errors import BurstError, CheckpointError, ShapeError, UnsupportedModel, check_known
+from burst.tokens import num_prefix_tokens
+
+POOLINGS = ("default", "prompts+patches", "patches", "prompts", "token")
+AFTER = ("carry", "drop")
+
+
+class PromptedViT(nn.Module):
+    """Prompts and a head on a frozen backbone; without prompts, the model of a linear probe.
+
+    A prompt stands behind the class token (and registers), without position embedding. Where
+    a later block has one too, its tokens take the places of the old ones; behind the last
+    prompted block they are carried on, or dropped. Each prompt is computed once a call, whatever
+    the batch, and what lies before the first prompted block runs without autograd. The user's
+    model stays as it is: frozen, class token and position embedding too, and in eval mode also in
+    training.
+
+    Args:
+        backbone: its model must be a timm VisionTransformer.
+        prompts: block -> its prompt; all of the same number of tokens of the model's width.
+        num_classes: outputs of the head.
+        pooling: what the head reads. "prompts+patches", "patches" or "prompts": the mean of these
+            tokens behind the last block, then the pretrained norm; "token": norm, then the class
+            token; "default": "prompts+patches" where `backbone.pooling` is "avg", else "token".
+        after: "carry" or "drop", of prompt tokens behind the last prompted block.
+        head_std: of the head's truncated normal start; its bias starts at 0.
+        generator: of the head's start; the global random state is left alone.
+
+    Raises:
+        UnsupportedModel: another class of model, or a pooling that it cannot have.
+        ShapeError: a prompt of another width, prompts of different numbers, a block that the model
+            does not have.
+        UnknownName: a pooling or an `after` that is not known.
+
+    Source: Jia et al. 2022, arXiv 2203.12119 (prompts); Wang et al. 2025, arXiv 2506.22908.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: Mapping[int, PromptModule],
+        num_classes: int,
+        *,
+        pooling: str = "default",
+        after: str = "carry",
+        head_std: float = 0.02,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.vit = _plain_vit(backbone)
+        self.info = backbone
+        self.prefix = num_prefix_tokens(self.vit)
+        self.prompts = nn.ModuleDict({str(block): prompts[block] for block in sorted(prompts)})
+        self.num_prompts = self._check_prompts(prompts)
+        check_known("after", after, AFTER)
+        self.after = after
+        self.pooling = self._pooling(pooling)
+        self.head = nn.Linear(self.width, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def width(self) -> int:
+        """d."""
+        width: int = self.vit.embed_dim
+        return width
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The prompted blocks, ascending."""
+        return tuple(int(block) for block in self.prompts)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images -> (B, num_classes) logits."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, d): what the head reads of (B, 3, H, W) normalised images."""
+        first = self.blocks[0] if self.blocks else len(self.vit.blocks)
+        with torch.no_grad():
+            x = self.vit._pos_embed(self.vit.patch_embed(images))
+            x = self.vit.norm_pre(x)
+            for block in self.vit.blocks[:first]:
+                x = block(x)
+        present = 0
+        for index in range(first, len(self.vit.blocks)):
+            if index in self.blocks:
+                x, present = self._prompted(x, index, present), self.num_prompts
+            x = self.vit.blocks[index](x)
+            if self.after == "drop" and index == self.blocks[-1]:
+                x, present = self._without_prompts(x, present), 0
+        return self._pooled(x, present)
+
+    def train(self, mode: bool = True) -> "PromptedViT":
+        """Training mode of prompts and head; the backbone stays in eval mode."""
+        super().train(mode)
+        self.vit.eval()
+        return self
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Copies of what is trained, by name: `prompts.BLOCK....`, `head.weight`, `head.bias`."""
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
+
+    @torch.no_grad()
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `trained_state` gave.
+
+        Raises:
+            CheckpointError: a tensor is missing, unexpected or of another shape; nothing is taken
+                over then.
+        """
+        own = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        wrong = [
+            *(f"{name} is missing" for name in own if name not in state),
+            *(f"{name} is unexpected" for name in state if name not in own),
+            *(
+                f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+                for name in own
+                if name in state and state[name].shape != own[name].shape
+            ),
+        ]
+        if wrong:
+            raise CheckpointError(f"these tensors do not fit the model: {'; '.join(wrong)}")
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+    def prompt_values(self) -> dict[int, Tensor]:
+        """Block -> the (m, d) tokens of its prompt, detached."""
+        return {block: self.prompts[str(block)]().detach().clone() for block in self.blocks}
+
+    def folded(self) -> "PromptedViT":
+        """The same function with every prompt as plain tokens; the backbone is shared."""
+        prompts = {block: PlainPrompt(values) for block, values in self.prompt_values().items()}
+        classes, pooling, after = self.head.out_features, self.pooling, self.after
+        model = PromptedViT(self.info, prompts, classes, pooling=pooling, after=after)
+        model = model.to(self.head.weight.device)
+        model.head.load_state_dict(self.head.state_dict())
+        return model.train(self.training)
+
+    def _prompted(self, x: Tensor, block: int, present: int) -> Tensor:
+        """Tokens with the block's prompt in place of the `present` prompt tokens."""
+        prompt = self.prompts[str(block)]().to(x.dtype).expand(len(x), -1, -1)
+        return torch.cat([x[:, : self.prefix], prompt, x[:, self.prefix + present :]], dim=1)
+
+    def _without_prompts(self, x: Tensor, present: int) -> Tensor:
+        return torch.cat([x[:, : self.prefix], x[:, self.prefix + present :]], dim=1)
+
+    def _pooled(self, x: Tensor, present: int) -> Tensor:
+        norm = self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
+        if self.pooling == "token":
+            token: Tensor = norm(x[:, 0])
+            return token
+        prompts_end = self.prefix + present
+        read = {
+            "prompts+patches": x[:, self.prefix :],
+            "patches": x[:, prompts_end:],
+            "prompts": x[:, self.prefix : prompts_end],
+        }[self.pooling]
+        mean: Tensor = norm(read.mean(dim=1))
+        return mean
+
+    def _pooling(self, pooling: str) -> str:
+        check_known("pooling", pooling, POOLINGS)
+        if pooling == "default":
+            pooling = "prompts+patches" if self.info.pooling == "avg" else "token"
+        if pooling == "token" and getattr(self.vit, "cls_token", None) is None:
+            raise UnsupportedModel(f"{self.info.name} has no class token; choose pooling patches")
+        if pooling == "prompts" and (not self.blocks or self.after == "drop"):
+            raise BurstError("pooling prompts needs prompts that are carried to the last block")
+        return pooling
+
+    def _check_prompts(self, prompts: Mapping[int, PromptModule]) -> int:
+        """How many tokens each prompt has."""
+        depth = len(self.vit.blocks)
+        if outside := [block for block in prompts if not 0 <= block < depth]:
+            raise ShapeError(f"no block {outside[0]}; {self.info.name} has blocks 0 to {depth - 1}")
+        with torch.no_grad():
+            shapes = {tuple(prompt().shape) for prompt in prompts.values()}
+        if len(shapes) > 1 or any(width != self.width for _, width in shapes):
+            raise ShapeError(f"prompts of shapes {sorted(shapes)}, expected one (m, {self.width})")
+        return max((m for m, _ in shapes), default=0)
+
+
+def _plain_vit(backbone: Backbone) -> VisionTransformer:
+    """The backbone's model, frozen and in eval mode."""
+    model = backbone.model
+    if not isinstance(model, VisionTransformer):
+        raise UnsupportedModel(
+            f"{backbone.name} is a {type(model).__name__}; prompts need a timm VisionTransformer"
+        )
+    if getattr(model, "attn_pool", None) is not None:
+        raise UnsupportedModel(f"{backbone.name} pools by attention; prompts cannot be read there")
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,198 @@
+"""How a prompt (m tokens of width d) is parameterised.
+
+vpt             P, uniform at the start
+spt             P, tokens of the training set at the start
+bpt-fwhiten     P W^T with the whitening matrix W of the block, frozen
+bpt-twhiten     the same, W trained too
+bpt-bilinear    A B^T with A (m x r) and B (d x r): no bias, no norm, no non-linearity
+
+Each gives its m x d tokens once a step, whatever the batch. Source: Wang et al., "Attention to the
+Burstiness in Visual Prompt Tuning!", ICCV 2025, arXiv 2506.22908; vpt: Jia et al. 2022, arXiv
+2203.12119; spt: Wang et al. 2024, arXiv 2402.02382.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from burst.errors import BurstError, ShapeError, check_known
+
+METHODS = ("vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
+SPT_TOKENS = ("random", "mean", "max", "kmeans")
+BILINEAR_STARTS = ("xavier", "whitening")
+STD = 0.02  # of P and A at the start, of the bpt methods
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """How every prompted block's prompt is made.
+
+    Attributes:
+        method: one of `METHODS`.
+        num_prompts: m, tokens a prompted block.
+        rank: r, columns of A and B (bpt-bilinear only).
+        spt_tokens: which tokens spt starts from, one of `SPT_TOKENS`.
+        bilinear_init: "xavier", or "whitening": B starts from columns of the whitening matrix.
+
+    Raises:
+        UnknownName: a name that is not known; the nearest are offered.
+        BurstError: a number that is not positive.
+    """
+
+    method: str = "bpt-bilinear"
+    num_prompts: int = 100
+    rank: int = 75
+    spt_tokens: str = "random"
+    bilinear_init: str = "xavier"
+
+    def __post_init__(self) -> None:
+        check_known("method", self.method, METHODS)
+        check_known("kind of spt tokens", self.spt_tokens, SPT_TOKENS)
+        check_known("start of the bilinear prompt", self.bilinear_init, BILINEAR_STARTS)
+        for name in ("num_prompts", "rank"):
+            if getattr(self, name) < 1:
+                raise BurstError(f"{name} is {getattr(self, name)}; it must be positive")
+
+    @property
+    def needs_whitening(self) -> bool:
+        """Whether `build_prompt` must be given the block's whitening matrix."""
+        from_whitening = self.method == "bpt-bilinear" and self.bilinear_init == "whitening"
+        return self.method in ("bpt-fwhiten", "bpt-twhiten") or from_whitening
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether `build_prompt` must be given tokens to start from."""
+        return self.method == "spt"
+
+    def parameters(self, width: int) -> int:
+        """Numbers that are trained in one prompt.
+
+        >>> PromptOptions().parameters(768)
+        65100
+        """
+        if self.method == "bpt-bilinear":
+            return self.rank * (self.num_prompts + width)
+        trained = width * width if self.method == "bpt-twhiten" else 0
+        return self.num_prompts * width + trained
+
+
+class PromptModule(nn.Module):
+    """The tokens of one prompt; called once a step."""
+
+    def forward(self) -> Tensor:
+        """(m, d), of the parameters' dtype."""
+        raise NotImplementedError
+
+
+class PlainPrompt(PromptModule):
+    """P itself: vpt, spt, and what any other prompt folds to."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.values = nn.Parameter(values)
+
+    def forward(self) -> Tensor:
+        """P, (m, d)."""
+        return self.values
+
+
+class WhitenedPrompt(PromptModule):
+    """P W^T, with W (d, d) frozen or trained."""
+
+    def __init__(self, values: Tensor, whitening: Tensor, *, trained: bool) -> None:
+        super().__init__()
+        self.values = nn.Parameter(values)
+        self.whitening: Tensor
+        if trained:
+            self.whitening = nn.Parameter(whitening)
+        else:
+            self.register_buffer("whitening", whitening)
+
+    def forward(self) -> Tensor:
+        """P W^T, (m, d)."""
+        return self.values @ self.whitening.mT
+
+
+class BilinearPrompt(PromptModule):
+    """A B^T, with A `left` (m, r) and B `right` (d, r)."""
+
+    def __init__(self, left: Tensor, right: Tensor) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(left), nn.Parameter(right)
+
+    def forward(self) -> Tensor:
+        """A B^T, (m, d)."""
+        return self.left @ self.right.mT
+
+
+def build_prompt(
+    options: PromptOptions,
+    *,
+    width: int,
+    patch_size: int,
+    generator: torch.Generator,
+    whitening: Tensor | None = None,
+    tokens: Tensor | None = None,
+) -> PromptModule:
+    """A prompt at its start, float32.
+
+    Args:
+        options: its method and sizes.
+        width: d.
+        patch_size: pixels; vpt's range depends on it.
+        generator: of the start; the global random state is left alone.
+        whitening: (d, d) of the block that the prompt is for, where `needs_whitening`.
+        tokens: (m, d) to start from, where `needs_tokens`.
+
+    Raises:
+        ShapeError: a matrix that is needed is missing or of another shape; or the bilinear prompt
+            is to start from more columns than W has.
+    """
+    m, method = options.num_prompts, options.method
+    if options.needs_tokens:
+        return PlainPrompt(_given("tokens", tokens, (m, width)))
+    if method == "vpt":
+        bound = math.sqrt(6 / (3 * patch_size**2 + width))
+        return PlainPrompt(_uniform(m, width, bound, generator))
+    if method == "bpt-bilinear":
+        left = _normal(m, options.rank, generator)
+        return BilinearPrompt(left, _right(options, width, whitening, generator))
+    matrix = _given("whitening", whitening, (width, width))
+    start = _normal(m, width, generator)
+    return WhitenedPrompt(start, matrix, trained=method == "bpt-twhiten")
+
+
+def _right(
+    options: PromptOptions, width: int, whitening: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    """B, (d, r): Xavier-uniform, or r columns of W drawn once, so that they stay its directions.
+
+    (The authors' code draws other columns for each row, after which nothing of W is left but the
+    distribution of its values.)
+    """
+    rank = options.rank
+    if options.bilinear_init == "xavier":
+        return _uniform(width, rank, math.sqrt(6 / (width + rank)), generator)
+    matrix = _given("whitening", whitening, (width, width))
+    if rank > width:
+        raise ShapeError(f"rank {rank} exceeds the {width} columns of the whitening matrix")
+    columns = torch.randperm(width, generator=generator)[:rank]
+    return matrix[:, columns].contiguous()
+
+
+def _given(name: str, matrix: Tensor | None, shape: tuple[int, int]) -> Tensor:
+    if matrix is None:
+        raise ShapeError(f"this prompt needs {name} of shape {shape}; none was given")
+    if tuple(matrix.shape) != shape:
+        raise ShapeError(f"{name} has shape {tuple(matrix.shape)}, expected {shape}")
+    return matrix.detach().to(torch.float32).clone()
+
+
+def _uniform(rows: int, columns: int, bound: float, generator: torch.Generator) -> Tensor:
+    return torch.empty(rows, columns).uniform_(-bound, bound, generator=generator)
+
+
+def _normal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    return torch.empty(rows, columns).normal_(std=STD, generator=generator)

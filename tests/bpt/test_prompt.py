@@ -1,0 +1,147 @@
+"""Prompts: their products, starts and counts."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bpt.prompt import METHODS, PlainPrompt, PromptOptions, build_prompt
+from burst.errors import BurstError, ShapeError, UnknownName
+
+D = 24
+COUNTS = [  # the paper's, at d = 768
+    ("vpt", 100, 75, 1, 76_800),
+    ("spt", 100, 75, 1, 76_800),
+    ("bpt-fwhiten", 100, 75, 1, 76_800),
+    ("bpt-twhiten", 100, 75, 1, 666_624),
+    ("bpt-bilinear", 100, 75, 1, 65_100),
+    ("bpt-bilinear", 50, 50, 12, 490_800),
+    ("bpt-bilinear", 50, 50, 4, 163_600),
+]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def built(method, width=D, **options):
+    chosen = PromptOptions(method=method, **{"num_prompts": 7, "rank": 5, **options})
+    whitening = torch.randn(width, width, generator=generator(1))
+    tokens = torch.randn(chosen.num_prompts, width, generator=generator(2))
+    return chosen, build_prompt(
+        chosen,
+        width=width,
+        patch_size=4,
+        generator=generator(),
+        whitening=whitening if chosen.needs_whitening else None,
+        tokens=tokens if chosen.needs_tokens else None,
+    )
+
+
+@pytest.mark.parametrize(("method", "prompts", "rank", "blocks", "expected"), COUNTS)
+def test_parameter_counts_are_the_papers(method, prompts, rank, blocks, expected):
+    options, prompt = built(method, width=768, num_prompts=prompts, rank=rank)
+    trained = sum(p.numel() for p in prompt.parameters() if p.requires_grad)
+    assert blocks * trained == expected
+    assert options.parameters(768) == trained
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_prompt_is_its_product(method):
+    _, prompt = built(method)
+    given = {name: value.detach().double().numpy() for name, value in prompt.named_parameters()}
+    given |= {name: value.double().numpy() for name, value in prompt.named_buffers()}
+    if method == "bpt-bilinear":
+        expected = np.einsum("mr,dr->md", given["left"], given["right"])
+    elif "whitening" in given:
+        expected = np.einsum("mk,dk->md", given["values"], given["whitening"])
+    else:
+        expected = given["values"]
+    np.testing.assert_allclose(prompt().detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert prompt().shape == (7, D)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_seed_decides_and_the_global_state_is_left_alone(method):
+    before = torch.get_rng_state()
+    (_, one), (_, two) = built(method), built(method)
+    assert torch.equal(one(), two())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_vpt_starts_uniform_within_its_bound():
+    _, prompt = built("vpt", width=768, num_prompts=200)
+    bound = math.sqrt(6 / (3 * 4**2 + 768))
+    values = prompt().detach()
+    assert values.abs().max() <= bound
+    assert float(values.std()) == pytest.approx(bound / math.sqrt(3), rel=0.01)
+
+
+def test_bilinear_starts_normal_and_xavier():
+    _, prompt = built("bpt-bilinear", width=768, num_prompts=200, rank=75)
+    assert float(prompt.left.detach().std()) == pytest.approx(0.02, rel=0.02)
+    bound = math.sqrt(6 / (768 + 75))
+    assert prompt.right.detach().abs().max() <= bound
+    assert float(prompt.right.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+
+
+def test_bilinear_from_whitening_starts_from_distinct_whole_columns():
+    _, prompt = built("bpt-bilinear", bilinear_init="whitening")
+    whitening = torch.randn(D, D, generator=generator(1))
+    places = [
+        [j for j in range(D) if torch.equal(whitening[:, j], column)]
+        for column in prompt.right.detach().T
+    ]
+    assert all(len(place) == 1 for place in places)
+    assert len({place[0] for place in places}) == 5
+
+
+def test_only_twhiten_trains_its_whitening():
+    assert [name for name, _ in built("bpt-fwhiten")[1].named_parameters()] == ["values"]
+    names = [name for name, _ in built("bpt-twhiten")[1].named_parameters()]
+    assert sorted(names) == ["values", "whitening"]
+
+
+def test_training_a_prompt_leaves_what_it_was_given_alone():
+    whitening = torch.eye(D)
+    options = PromptOptions(method="bpt-twhiten", num_prompts=3)
+    prompt = build_prompt(
+        options, width=D, patch_size=4, generator=generator(), whitening=whitening
+    )
+    with torch.no_grad():
+        prompt.whitening.add_(1)
+    assert torch.equal(whitening, torch.eye(D))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"method": "vtp"}, UnknownName, "vpt"),
+        ({"spt_tokens": "median"}, UnknownName, "mean"),
+        ({"bilinear_init": "svd"}, UnknownName, "xavier"),
+        ({"num_prompts": 0}, BurstError, "num_prompts is 0"),
+        ({"rank": -1}, BurstError, "rank is -1"),
+    ],
+)
+def test_options_check_themselves(options, error, words):
+    with pytest.raises(error, match=words):
+        PromptOptions(**options)
+
+
+def test_a_matrix_that_is_missing_or_does_not_fit_is_refused():
+    same = {"width": D, "patch_size": 4, "generator": generator()}
+    with pytest.raises(ShapeError, match="needs whitening"):
+        build_prompt(PromptOptions(method="bpt-fwhiten"), **same)
+    with pytest.raises(ShapeError, match="needs tokens"):
+        build_prompt(PromptOptions(method="spt"), **same)
+    with pytest.raises(ShapeError, match=r"\(3, 3\), expected \(24, 24\)"):
+        build_prompt(PromptOptions(method="bpt-fwhiten"), whitening=torch.eye(3), **same)
+    wide = PromptOptions(rank=D + 1, bilinear_init="whitening")
+    with pytest.raises(ShapeError, match="rank 25 exceeds the 24 columns"):
+        build_prompt(wide, whitening=torch.eye(D), **same)
+
+
+def test_a_plain_prompt_is_its_values():
+    values = torch.randn(3, D)
+    assert torch.equal(PlainPrompt(values)(), values)
