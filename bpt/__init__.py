@@ -14,6 +14,7 @@ from bpt.prompt import (
     WhitenedPrompt,
     build_prompt,
 )
+from bpt.tokens import prompt_tokens
 
 __all__ = [
     "METHODS",
@@ -25,4 +26,5 @@ __all__ = [
     "WhitenedPrompt",
     "build_prompt",
     "parse_placement",
+    "prompt_tokens",
 ]
