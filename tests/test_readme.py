@@ -10,7 +10,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def test_the_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    whole, parts = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    whole, parts, tuning = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(whole, names)
     assert "excess_kurtosis" in capsys.readouterr().out
@@ -20,6 +20,11 @@ def test_the_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     exec(parts, names)
     assert isinstance(names["hist"], burst.Histogram)
     assert names["hist"].count == 192 * 64 * 65
+    exec(tuning, names)
+    model = names["model"]
+    assert model(names["batch"][:2]).shape == (2, 10)
+    trained = 4 * 8 * (16 + 192) + 10 * 193
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trained
 
 
 def test_every_file_that_the_readme_names_is_there():

@@ -118,7 +118,9 @@ def export(
     from tools.pretrain.export import export as write
 
     with reported_errors():
-        path = write(run, name, out, images=images, hardware=hardware, device=device)
+        path, scores = write(run, name, out, images=images, hardware=hardware, device=device)
+        for label, found in scores.items():
+            typer.echo(f"{label}: k-NN {found.knn:.1f} %, linear probe {found.linear:.1f} %")
         typer.echo(f"{path}; its SHA-256 for backbones.toml is in {path.with_suffix('.md')}")
 
 

@@ -57,7 +57,7 @@ def read_run(folder: Path) -> Run:
 
 def export(
     folder: Path, name: str, out: Path, *, images: Path, hardware: str, device: str = "cpu"
-) -> Path:
+) -> tuple[Path, dict[str, Scores]]:
     """Write `NAME.safetensors` (float16, timm's names, no head) and its card `NAME.md`.
 
     Args:
@@ -69,7 +69,7 @@ def export(
         device: where the features are computed.
 
     Returns:
-        The path of the weights.
+        The path of the weights, and the scores of the run and of random weights.
     """
     run = read_run(folder)
     make_folder(out)
@@ -87,7 +87,7 @@ def export(
     card = _card(run, name, path, scores, _burstiness(trained), images, hardware)
     with write_atomically(path.with_suffix(".md")) as temporary:
         temporary.write_text(card)
-    return path
+    return path, scores
 
 
 def _burstiness(backbone: burst.Backbone) -> list[dict[str, Any]]:

@@ -1,16 +1,7 @@
-"""Without a GPU the Triton kernels run under Triton's interpreter.
-
-It has to be asked for before Triton is first imported, which the rest of the suite does not do.
-"""
-
-import os
-import sys
+"""Without a GPU the Triton kernels run under Triton's interpreter (see tests/conftest.py)."""
 
 import pytest
 import torch
-
-if not torch.cuda.is_available() and "triton" not in sys.modules:
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
