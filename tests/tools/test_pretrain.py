@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 pytest.importorskip("kornia", reason="pretraining needs the extra [pretrain]")
 
 import burst
 from burst.errors import BurstError, ImageError
+from tools.pretrain.__main__ import app
 from tools.pretrain.evaluate import evaluate, pooled
 from tools.pretrain.export import export
 from tools.pretrain.loop import Recipe, shape, train
@@ -230,9 +232,44 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(pixels, tmp_pa
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_either_epochs_or_minutes():
-    with pytest.raises(BurstError, match="either --epochs or --minutes"):
-        Recipe(objective="mae")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": None}, "either --epochs or --minutes"),
+        ({"minutes": 1.0}, "either --epochs or --minutes"),
+        ({"objective": "mea"}, "did you mean mae"),
+        ({"precision": "float16"}, "bfloat16"),
+        ({"sizes": (60,)}, "multiples of 8"),
+        ({"sizes": (32, 64)}, "MAE trains at one size"),
+        ({"batch_size": 0}, "batches not empty"),
+    ],
+)
+def test_a_recipe_checks_itself(change, words):
+    with pytest.raises(BurstError, match=words):
+        Recipe(**{"objective": "mae", "epochs": 1} | change)
+
+
+def test_fewer_images_than_a_batch_are_refused(pixels, tmp_path):
+    with pytest.raises(BurstError, match="72 images are fewer than a batch of 256"):
+        train(Recipe(objective="mae", epochs=1), pixels, tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "nowhere"], "nowhere is neither a folder nor a zip"),
+        (["--sizes", "32x"], "not a list of numbers"),
+        (["--device", "tpu"], "tpu"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(options, words, folder, tmp_path, capfd):
+    given = ["mae", "--data", str(folder / "train"), "--out", str(tmp_path), "--epochs", "1"]
+    result = CliRunner().invoke(app, [*given, *options])
+    assert result.exit_code == 2
+    (line,) = (result.output + capfd.readouterr().err).strip().splitlines()
+    assert line.startswith("error: ")
+    assert words in line
 
 
 def test_pooled_features_are_the_definition():

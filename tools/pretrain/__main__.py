@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from cli._common import reported_errors
+from burst.errors import BurstError
+from cli._common import parse_device, reported_errors
 from tools.pretrain.loop import Recipe, train
 from tools.pretrain.pixels import load_pixels
 
@@ -30,15 +31,20 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run stop
 
 def _run(objective: str, **given: Any) -> None:
     with reported_errors():
-        device = given.pop("device")
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(parse_device(given.pop("device")))
         out, data, cache = given.pop("out"), given.pop("data"), given.pop("cache")
         resume = given.pop("resume")
-        sizes = tuple(int(size) for size in given.pop("sizes").split(","))
+        sizes = _parse_sizes(given.pop("sizes"))
         recipe = Recipe(objective=objective, sizes=sizes, **given)
         pixels = load_pixels(data, size=max(sizes), cache=cache or out / "cache")
-        train(recipe, pixels, out, device=torch.device(device), resume=resume)
+        train(recipe, pixels, out, device=device, resume=resume)
+
+
+def _parse_sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise BurstError(f"--sizes {text!r} is not a list of numbers such as 32,48,64") from None
 
 
 @app.command()

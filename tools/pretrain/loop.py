@@ -14,14 +14,16 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from burst.errors import BurstError
+from burst.errors import BurstError, check_known
 from burst.files import make_folder, write_atomically
 from tools.pretrain.mae import MaskedAutoencoder
 from tools.pretrain.moco import MocoV3
 from tools.pretrain.pixels import Pixels
 from tools.pretrain.supervised import Supervised
+from tools.pretrain.vit import PATCH_SIZE
 
 OBJECTIVES = ("mae", "moco", "supervised")
+PRECISIONS = ("bfloat16", "float32")
 CHECKPOINT, LOG, CONFIG = "checkpoint.pt", "log.jsonl", "config.json"
 WARM_UP = 0.05  # of the schedule
 SAVE_EVERY, LOG_EVERY = 300.0, 30.0  # seconds
@@ -58,6 +60,10 @@ class Recipe:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        check_known("objective", self.objective, OBJECTIVES)
+        check_known("precision", self.precision, PRECISIONS)
+        if self.batch_size < 1 or any(size < 1 or size % PATCH_SIZE for size in self.sizes):
+            raise BurstError(f"sizes must be multiples of {PATCH_SIZE} and batches not empty")
         if (self.epochs is None) == (self.minutes is None):
             raise BurstError("give the length of the training: either --epochs or --minutes")
         if self.objective == "mae" and len(self.sizes) > 1:
@@ -88,9 +94,11 @@ def train(
     """Train, and leave `checkpoint.pt`, `log.jsonl` and `config.json` in `out`.
 
     Raises:
-        BurstError: `out` holds a run and `resume` is not given, or one of another recipe; or the
-            loss is no longer finite.
+        BurstError: fewer images than a batch; `out` holds a run and `resume` is not given, or one
+            of another recipe; or the loss is no longer finite.
     """
+    if len(pixels) < recipe.batch_size:
+        raise BurstError(f"{len(pixels)} images are fewer than a batch of {recipe.batch_size}")
     make_folder(out)
     _check_folder(recipe, pixels, out, resume)
     run = _Run(recipe, pixels, out, device)
