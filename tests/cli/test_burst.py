@@ -273,6 +273,15 @@ def test_the_version_is_told():
     assert run("--version").stdout == f"burst {burst.version()}\n"
 
 
+@pytest.fixture
+def heard():
+    """Programs started from here hear Ctrl-C, also if the suite runs in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("stop, code", [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_an_interrupted_run_leaves_nothing_half_written(tmp_path, stop, code):
     out = tmp_path / "out"
