@@ -15,7 +15,42 @@ POOLINGS = ("default", "prompts+patches", "patches", "prompts", "token")
 AFTER = ("carry", "drop")
 
 
-class PromptedViT(nn.Module):
+class TrainedModule(nn.Module):
+    """A model of which the trained tensors alone are kept."""
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Copies of what is trained, by name: `prompts.BLOCK....`, `head.weight`, `head.bias`."""
+        return {
+            name: parameter.detach().clone()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
+
+    @torch.no_grad()
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `trained_state` gave.
+
+        Raises:
+            CheckpointError: a tensor is missing, unexpected or of another shape; nothing is taken
+                over then.
+        """
+        own = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        wrong = [
+            *(f"{name} is missing" for name in own if name not in state),
+            *(f"{name} is unexpected" for name in state if name not in own),
+            *(
+                f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+                for name in own
+                if name in state and state[name].shape != own[name].shape
+            ),
+        ]
+        if wrong:
+            raise CheckpointError(f"these tensors do not fit the model: {'; '.join(wrong)}")
+        for name, parameter in own.items():
+            parameter.copy_(state[name])
+
+
+class PromptedViT(TrainedModule):
     """Prompts and a head on a frozen backbone; without prompts, the model of a linear probe.
 
     A prompt stands behind the class token (and registers), without position embedding. Where
@@ -57,14 +92,16 @@ class PromptedViT(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.vit = _plain_vit(backbone)
+        self.vit = plain_vit(backbone).eval().requires_grad_(False)
         self.info = backbone
         self.prefix = num_prefix_tokens(self.vit)
         self.prompts = nn.ModuleDict({str(block): prompts[block] for block in sorted(prompts)})
         self.num_prompts = self._check_prompts(prompts)
         check_known("after", after, AFTER)
         self.after = after
-        self.pooling = self._pooling(pooling)
+        self.pooling = choose_pooling(backbone, pooling)
+        if self.pooling == "prompts" and (not prompts or after == "drop"):
+            raise BurstError("pooling prompts needs prompts that are carried to the last block")
         self.head = nn.Linear(self.width, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
         nn.init.zeros_(self.head.bias)
@@ -100,44 +137,13 @@ class PromptedViT(nn.Module):
             x = self.vit.blocks[index](x)
             if self.after == "drop" and index == self.blocks[-1]:
                 x, present = self._without_prompts(x, present), 0
-        return self._pooled(x, present)
+        return pool(self.vit, x, self.pooling, prefix=self.prefix, prompts=present)
 
     def train(self, mode: bool = True) -> "PromptedViT":
         """Training mode of prompts and head; the backbone stays in eval mode."""
         super().train(mode)
         self.vit.eval()
         return self
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """Copies of what is trained, by name: `prompts.BLOCK....`, `head.weight`, `head.bias`."""
-        return {
-            name: parameter.detach().clone()
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad
-        }
-
-    @torch.no_grad()
-    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `trained_state` gave.
-
-        Raises:
-            CheckpointError: a tensor is missing, unexpected or of another shape; nothing is taken
-                over then.
-        """
-        own = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        wrong = [
-            *(f"{name} is missing" for name in own if name not in state),
-            *(f"{name} is unexpected" for name in state if name not in own),
-            *(
-                f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-                for name in own
-                if name in state and state[name].shape != own[name].shape
-            ),
-        ]
-        if wrong:
-            raise CheckpointError(f"these tensors do not fit the model: {'; '.join(wrong)}")
-        for name, parameter in own.items():
-            parameter.copy_(state[name])
 
     def prompt_values(self) -> dict[int, Tensor]:
         """Block -> the (m, d) tokens of its prompt, detached."""
@@ -160,30 +166,6 @@ class PromptedViT(nn.Module):
     def _without_prompts(self, x: Tensor, present: int) -> Tensor:
         return torch.cat([x[:, : self.prefix], x[:, self.prefix + present :]], dim=1)
 
-    def _pooled(self, x: Tensor, present: int) -> Tensor:
-        norm = self.vit.fc_norm if isinstance(self.vit.norm, nn.Identity) else self.vit.norm
-        if self.pooling == "token":
-            token: Tensor = norm(x[:, 0])
-            return token
-        prompts_end = self.prefix + present
-        read = {
-            "prompts+patches": x[:, self.prefix :],
-            "patches": x[:, prompts_end:],
-            "prompts": x[:, self.prefix : prompts_end],
-        }[self.pooling]
-        mean: Tensor = norm(read.mean(dim=1))
-        return mean
-
-    def _pooling(self, pooling: str) -> str:
-        check_known("pooling", pooling, POOLINGS)
-        if pooling == "default":
-            pooling = "prompts+patches" if self.info.pooling == "avg" else "token"
-        if pooling == "token" and getattr(self.vit, "cls_token", None) is None:
-            raise UnsupportedModel(f"{self.info.name} has no class token; choose pooling patches")
-        if pooling == "prompts" and (not self.blocks or self.after == "drop"):
-            raise BurstError("pooling prompts needs prompts that are carried to the last block")
-        return pooling
-
     def _check_prompts(self, prompts: Mapping[int, PromptModule]) -> int:
         """How many tokens each prompt has."""
         depth = len(self.vit.blocks)
@@ -196,8 +178,55 @@ class PromptedViT(nn.Module):
         return max((m for m, _ in shapes), default=0)
 
 
-def _plain_vit(backbone: Backbone) -> VisionTransformer:
-    """The backbone's model, frozen and in eval mode."""
+def choose_pooling(backbone: Backbone, pooling: str) -> str:
+    """What "default" stands for, or the pooling itself if the backbone can have it.
+
+    Raises:
+        UnknownName: no such pooling.
+        UnsupportedModel: "token", of a model without a class token.
+    """
+    check_known("pooling", pooling, POOLINGS)
+    if pooling == "default":
+        pooling = "prompts+patches" if backbone.pooling == "avg" else "token"
+    if pooling == "token" and getattr(backbone.model, "cls_token", None) is None:
+        raise UnsupportedModel(f"{backbone.name} has no class token; choose pooling patches")
+    return pooling
+
+
+def pool(
+    vit: VisionTransformer, x: Tensor, pooling: str, *, prefix: int, prompts: int = 0
+) -> Tensor:
+    """(B, d), what a head reads of the (B, N, d) tokens behind the last block.
+
+    The norm behind it is the pretrained one (timm's `global_pool="avg"` would put a fresh one in
+    its place).
+
+    Args:
+        vit: whose final norm is used.
+        x: class token and registers, then prompts, then patches.
+        pooling: one of `POOLINGS`, but "default".
+        prefix: tokens before the prompts.
+        prompts: tokens of the prompts.
+    """
+    norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
+    if pooling == "token":
+        token: Tensor = norm(x[:, 0])
+        return token
+    read = {
+        "prompts+patches": x[:, prefix:],
+        "patches": x[:, prefix + prompts :],
+        "prompts": x[:, prefix : prefix + prompts],
+    }[pooling]
+    mean: Tensor = norm(read.mean(dim=1))
+    return mean
+
+
+def plain_vit(backbone: Backbone) -> VisionTransformer:
+    """The backbone's model, if prompts and heads can be put on it.
+
+    Raises:
+        UnsupportedModel: another class of model, or one that pools by attention.
+    """
     model = backbone.model
     if not isinstance(model, VisionTransformer):
         raise UnsupportedModel(
@@ -205,4 +234,4 @@ def _plain_vit(backbone: Backbone) -> VisionTransformer:
         )
     if getattr(model, "attn_pool", None) is not None:
         raise UnsupportedModel(f"{backbone.name} pools by attention; prompts cannot be read there")
-    return model.eval().requires_grad_(False)
+    return model

@@ -21,15 +21,16 @@ def rank_and_size() -> tuple[int, int]:
 
 
 @contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
+def process_group(backend: str = "gloo") -> Iterator[tuple[int, int]]:
     """Join the processes that `torchrun` started, if it did; gives rank and size.
 
-    Only small results travel, as Python objects, so gloo serves on machines with GPUs too.
+    What `burst` sends are small results, as Python objects, so gloo serves on machines with GPUs
+    too; whoever sends gradients asks for "cpu:gloo,cuda:nccl".
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield rank_and_size()
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group(backend)
     try:
         yield rank_and_size()
     finally:

@@ -1,0 +1,144 @@
+"""A recipe and a backbone -> the model that is trained, at its start or as it was kept."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bpt.fine_tuning import FineTunedViT
+from bpt.model import PromptedViT
+from bpt.placement import parse_placement
+from bpt.prompt import BilinearPrompt, PlainPrompt, PromptModule, WhitenedPrompt, build_prompt
+from bpt.recipe import Recipe
+from burst.backbone import Backbone
+from burst.errors import CheckpointError
+
+Model = PromptedViT | FineTunedViT
+# Of the head's start: MAE's for fine-tuning, and the prompt-tuning code's per pretraining.
+FINE_TUNING_HEAD_STD = 2e-5
+HEAD_STD = {"moco_v3": 0.01}
+
+
+def prompted_blocks(recipe: Recipe, backbone: Backbone) -> tuple[int, ...]:
+    """The blocks that get a prompt of their own; none for methods without prompts.
+
+    Raises:
+        BurstError: see `parse_placement`.
+    """
+    if not recipe.prompted:
+        return ()
+    return parse_placement(recipe.placement, len(backbone.model.blocks))
+
+
+def build_model(
+    recipe: Recipe,
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    whitening: Mapping[int, Tensor] | None = None,
+    tokens: Mapping[int, Tensor] | None = None,
+) -> Model:
+    """The model at its start, which the recipe's seed decides, on the backbone's device.
+
+    Args:
+        recipe: how.
+        backbone: on what; shared, but for full fine-tuning, which works on a copy.
+        num_classes: outputs of the head.
+        whitening: block -> (d, d), where the recipe `needs_whitening`.
+        tokens: block -> (m, d), for spt.
+
+    Raises:
+        ShapeError, UnsupportedModel, BurstError: see `build_prompt` and `PromptedViT`.
+    """
+    device = next(backbone.model.parameters()).device
+    generator = torch.Generator().manual_seed(recipe.seed)
+    if recipe.method == "full":
+        return FineTunedViT(
+            backbone,
+            num_classes,
+            pooling=recipe.pooling,
+            drop_path=recipe.drop_path,
+            head_std=FINE_TUNING_HEAD_STD,
+            generator=generator,
+        ).to(device)
+    prompts = {
+        block: build_prompt(
+            recipe.prompt_options,
+            width=backbone.model.embed_dim,
+            patch_size=backbone.model.patch_embed.patch_size[0],
+            generator=generator,
+            whitening=(whitening or {}).get(block),
+            tokens=(tokens or {}).get(block),
+        )
+        for block in prompted_blocks(recipe, backbone)
+    }
+    return _prompted(recipe, backbone, prompts, num_classes, generator).to(device)
+
+
+def restore_model(
+    recipe: Recipe,
+    backbone: Backbone,
+    num_classes: int,
+    state: Mapping[str, Tensor],
+    *,
+    whitening: Mapping[int, Tensor] | None = None,
+) -> Model:
+    """The model with the trained tensors that were kept.
+
+    Args:
+        recipe: it was trained with.
+        backbone: the same, on the device that the model shall be on.
+        num_classes: outputs of the head.
+        state: what `trained_state` gave.
+        whitening: block -> (d, d), where W is frozen (bpt-fwhiten).
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected or of another shape.
+    """
+    if not recipe.prompted:
+        model = build_model(recipe, backbone, num_classes)
+    else:
+        blocks = prompted_blocks(recipe, backbone)
+        prompts = {block: _kept_prompt(recipe, block, state, whitening or {}) for block in blocks}
+        device = next(backbone.model.parameters()).device
+        model = _prompted(recipe, backbone, prompts, num_classes, torch.Generator()).to(device)
+    model.load_trained_state(state)
+    return model.eval()
+
+
+def _prompted(
+    recipe: Recipe,
+    backbone: Backbone,
+    prompts: Mapping[int, PromptModule],
+    num_classes: int,
+    generator: torch.Generator,
+) -> PromptedViT:
+    return PromptedViT(
+        backbone,
+        prompts,
+        num_classes,
+        pooling=recipe.pooling,
+        after=recipe.after,
+        head_std=HEAD_STD.get(backbone.pretraining, 0.02),
+        generator=generator,
+    )
+
+
+def _kept_prompt(
+    recipe: Recipe, block: int, state: Mapping[str, Tensor], whitening: Mapping[int, Tensor]
+) -> PromptModule:
+    def kept(name: str) -> Tensor:
+        key = f"prompts.{block}.{name}"
+        if key not in state:
+            raise CheckpointError(f"these tensors do not fit the model: {key} is missing")
+        return state[key].clone()
+
+    if recipe.method in ("vpt", "spt"):
+        return PlainPrompt(kept("values"))
+    if recipe.method == "bpt-bilinear":
+        return BilinearPrompt(kept("left"), kept("right"))
+    if recipe.method == "bpt-twhiten":
+        return WhitenedPrompt(kept("values"), kept("whitening"), trained=True)
+    if block not in whitening:
+        raise CheckpointError(f"the frozen whitening matrix of block {block} is missing")
+    return WhitenedPrompt(kept("values"), whitening[block], trained=False)

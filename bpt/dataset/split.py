@@ -1,0 +1,136 @@
+"""Images with labels: opened one by one, from any process; and a validation split cut off."""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from burst.archive import DAMAGED, ImageFiles, Read, list_images, reason
+from burst.errors import ImageError
+from burst.preprocess import decode
+
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A map-style dataset: index -> (RGB image, label).
+
+    Attributes:
+        names: of the images, for messages and predictions.
+        labels: (n,) int64.
+        opener: name -> image; must pickle, for worker processes.
+    """
+
+    names: tuple[str, ...]
+    labels: Labels
+    opener: Callable[[str], Image.Image]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """The image and its label.
+
+        Raises:
+            ImageError: it cannot be read; named, with the reason.
+        """
+        return self.opener(self.names[index]), int(self.labels[index])
+
+    def subset(self, indices: Sequence[int] | NDArray[np.intp]) -> "Split":
+        """The images at these places, in this order."""
+        names = tuple(self.names[index] for index in indices)
+        return Split(names, self.labels[np.asarray(indices, np.intp)], self.opener)
+
+    def __add__(self, other: "Split") -> "Split":
+        """Both, one after the other; they must have one opener."""
+        if self.opener is not other.opener:
+            raise ValueError("only splits of one dataset can be joined")
+        labels = np.concatenate([self.labels, other.labels])
+        return Split(self.names + other.names, labels, self.opener)
+
+
+class FileOpener:
+    """Name -> image, from a folder or an archive; each process opens it once for itself.
+
+    Args:
+        place: a folder, zip or tar.
+
+    Raises:
+        ImageError: see `burst.archive.list_images`.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.files: ImageFiles = list_images(place)
+        self._forget()
+
+    def __call__(self, name: str) -> Image.Image:
+        """The image, 8-bit RGB.
+
+        Raises:
+            ImageError: it cannot be read; named, with the reason.
+        """
+        try:
+            return decode(self._reader()(name))
+        except ImageError as error:
+            raise ImageError(f"cannot read image {name!r} of {self.place}: {error}") from error
+        except DAMAGED as error:
+            why = reason(error)
+            raise ImageError(f"cannot read image {name!r} of {self.place}: {why}") from error
+
+    def _reader(self) -> Read:
+        if self._process != os.getpid():  # a fork shares the parent's file position
+            with self._lock:
+                if self._process != os.getpid():
+                    self._read = self._stack.enter_context(self.files.reader(self.files.sizes))
+                    self._process = os.getpid()
+        assert self._read is not None
+        return self._read
+
+    def _forget(self) -> None:
+        self._process: int | None = None
+        self._read: Read | None = None
+        self._stack, self._lock = ExitStack(), threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"place": self.place, "files": self.files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+
+def hold_out(labels: Labels, share: float = 0.1) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places to train on and places held out, class by class and always the same.
+
+    Of N images ceil(share N) are held out, of each class its share, rounded by the largest
+    remainder (ties to the first class); the last image of a class stays. Which ones, a generator
+    seeded with 0 draws.
+
+    >>> [len(part) for part in hold_out(np.repeat([0, 1], 5_994 // 2))]
+    [5394, 600]
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    total = min(math.ceil(round(share * len(labels), 9)), int((counts - 1).sum()))
+    quota = np.minimum(np.floor(share * counts).astype(int), counts - 1)
+    rest = share * counts - quota
+    while quota.sum() < total:
+        best = int(np.where(quota < counts - 1, rest, -np.inf).argmax())
+        quota[best] += 1
+        rest[best] -= 1
+    rng = np.random.default_rng(0)
+    held = [
+        rng.permutation(np.flatnonzero(labels == one))[:number]
+        for one, number in zip(classes, quota, strict=True)
+    ]
+    out = np.sort(np.concatenate(held)) if held else np.empty(0, np.intp)
+    return np.setdiff1d(np.arange(len(labels)), out), out

@@ -1,0 +1,243 @@
+"""One epoch of training, and one evaluation."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bpt.optimisation import MovingAverage
+from burst.distributed import rank_and_size
+from burst.errors import EmptyResult, NonFiniteLoss
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for it
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Products in `precision`, where that is not float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, DTYPES[precision])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an evaluation found: mean loss, accuracy in percent, how many images."""
+
+    loss: float
+    accuracy: float
+    images: int
+
+
+@torch.inference_mode()
+def evaluate(
+    model: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    *,
+    device: torch.device,
+    precision: str = "float32",
+) -> Scores:
+    """Loss and top-1 accuracy over all processes' batches; each image counts once.
+
+    Args:
+        model: images (b, 3, H, W) -> logits (b, classes).
+        batches: images, labels (b,), indices (b,); the parts of the processes do not overlap.
+        device: where the model is.
+        precision: "float32", "bfloat16" or "float16".
+
+    Raises:
+        EmptyResult: no image on any process.
+    """
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    for images, answers, _ in batches:
+        labels = answers.to(device, non_blocking=True)
+        with autocast(device, precision):
+            logits = model(images.to(device, non_blocking=True))
+        sums += _tally(functional.cross_entropy(logits.float(), labels), logits, labels)
+    loss, correct, images_seen = add_up(sums).tolist()
+    if not images_seen:
+        raise EmptyResult("no image to evaluate on")
+    return Scores(loss / images_seen, 100 * correct / images_seen, int(images_seen))
+
+
+def add_up(mine: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, on each."""
+    if rank_and_size()[1] > 1:
+        dist.all_reduce(mine)
+    return mine
+
+
+@dataclass
+class Progress:
+    """How far an epoch is: steps, seconds, and this process's sums.
+
+    `sums` (4,) float64 are loss, correct answers and images, and over steps the norm of the
+    prompts' gradient.
+    """
+
+    sums: Tensor
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, device: torch.device) -> "Progress":
+        """Nothing done yet."""
+        return cls(torch.zeros(4, dtype=torch.float64, device=device))
+
+
+class Trainer:
+    """Steps of AdamW on a model's trained tensors.
+
+    Args:
+        model: called on images (b, 3, H, W), gives logits.
+        network: what is called; the model itself, or wrapped for several processes or compiled.
+        optimizer: over the trained parameters.
+        prompts: their parameters, for the norm of their gradient.
+        set_lr: called with the number of each step before it.
+        precision: "float32", "bfloat16" or "float16"; the latter with a gradient scaler.
+        accumulation: parts that a step's images are cut into.
+        average: of the trained tensors, updated after each step.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        network: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        *,
+        prompts: list[Tensor],
+        set_lr: Callable[[int], None],
+        device: torch.device,
+        precision: str = "float32",
+        accumulation: int = 1,
+        average: MovingAverage | None = None,
+    ) -> None:
+        self.model, self.network, self.optimizer = model, network, optimizer
+        self.prompts, self.set_lr, self.device = prompts, set_lr, device
+        self.precision, self.accumulation, self.average = precision, accumulation, average
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
+        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+    def train_epoch(
+        self,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        *,
+        first_step: int,
+        done: Progress,
+        after_step: Callable[[Progress], None],
+    ) -> Progress:
+        """Run the rest of an epoch.
+
+        Args:
+            batches: this process's share of each step's images, from step `done.step` on.
+            first_step: of the epoch, counted from the start of the training.
+            done: how far the epoch is; goes on in place.
+            after_step: called after each step; may save, or raise to end the training.
+
+        Raises:
+            NonFiniteLoss: the loss is infinite or NaN; it names what to change.
+        """
+        self.model.train()
+        began = time.perf_counter()
+        for images, labels in batches:
+            self.set_lr(first_step + done.step)
+            done.sums += self.step(images, labels)
+            done.step += 1
+            if self.device.type == "cpu" or done.step % CHECK_EVERY == 0:
+                self.check(done.sums, done.step)
+            now = time.perf_counter()
+            done.seconds, began = done.seconds + now - began, now
+            after_step(done)
+        self.check(done.sums, done.step)
+        return done
+
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step; what it adds to the sums of `Progress`."""
+        images, labels = (x.to(self.device, non_blocking=True) for x in (images, labels))
+        total = torch.zeros(3, dtype=torch.float64, device=self.device)
+        parts = min(self.accumulation, len(images))
+        for number in range(parts):
+            part = slice(number * len(images) // parts, (number + 1) * len(images) // parts)
+            with self._reduction(last=number == parts - 1):
+                with autocast(self.device, self.precision):
+                    logits = self.network(images[part])
+                    loss = functional.cross_entropy(logits.float(), labels[part])
+                share = len(logits) / len(images)
+                self.scaler.scale(loss * share).backward()
+            total += _tally(loss.detach(), logits.detach(), labels[part])
+        self.scaler.unscale_(self.optimizer)
+        grad_norm = self._prompt_grad_norm()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(self.trained)
+        return torch.cat([total, grad_norm.double().reshape(1)])
+
+    def check(self, sums: Tensor, step: int) -> None:
+        """Refuse to go on from a loss that is not finite.
+
+        Raises:
+            NonFiniteLoss: see there.
+        """
+        loss = float(sums[0])
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                f"the loss is {loss} within {step} steps of the epoch; the last good state is "
+                "kept. Lower --lr, warm up longer (--warmup-epochs), or use --precision float32"
+            )
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        return {
+            "model": {name: value.detach() for name, value in self.trained.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state() if self.average else None,
+            "random": torch.get_rng_state(),
+            "random_gpu": _gpu_random_state(self.device),
+        }
+
+    @torch.no_grad()
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state."""
+        for name, parameter in self.trained.items():
+            parameter.copy_(state["model"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.load(state["average"])
+        torch.set_rng_state(state["random"].cpu())
+        if state["random_gpu"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random_gpu"].cpu(), self.device)
+
+    def _reduction(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Gradients travel between processes once a step, not once a part."""
+        if last or not isinstance(self.network, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return self.network.no_sync()
+
+    def _prompt_grad_norm(self) -> Tensor:
+        gradients = [p.grad for p in self.prompts if p.grad is not None]
+        if not gradients:
+            return torch.zeros((), device=self.device)
+        # Infinite where the scaler of float16 skips the step.
+        return nn.utils.get_total_norm(gradients).nan_to_num(posinf=0.0)
+
+
+def _gpu_random_state(device: torch.device) -> Tensor | None:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the loss, correct answers, images; float64."""
+    count = torch.tensor(len(labels), dtype=torch.float64, device=labels.device)
+    correct = (logits.argmax(dim=1) == labels).sum()
+    return torch.stack([loss.double() * count, correct.double(), count])

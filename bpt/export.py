@@ -1,0 +1,141 @@
+"""A trained run -> one file: plain prompt tokens and a head; or a program of `torch.export`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from bpt.build import Model
+from bpt.fine_tuning import FineTunedViT
+from bpt.model import PromptedViT
+from bpt.prompt import PlainPrompt
+from bpt.run import Run
+from burst.backbone import Backbone, load_backbone
+from burst.errors import CheckpointError, OutputError
+from burst.files import write_atomically
+from burst.provenance import provenance
+
+KIND = "bpt model 1"
+SUFFIX, PROGRAM_SUFFIX = ".safetensors", ".pt2"
+
+
+def export_run(run: Run, out: str | Path, *, program: str | Path | None = None) -> None:
+    """Write the best epoch's model for use elsewhere.
+
+    The file holds `prompts.BLOCK.values` (m, d), the product of whatever the prompt was made of,
+    and `head.weight` and `head.bias`; of a fine-tuned model all weights. A JSON string in its
+    header says which backbone belongs to it, its SHA-256, how images are prepared, the classes.
+
+    Args:
+        run: from `open_run`.
+        out: a .safetensors file.
+        program: a .pt2 file for the whole model, backbone included, as `torch.export` traces it:
+            (B, 3, H, W) normalised float32 images -> (B, classes) logits, for any B.
+
+    Raises:
+        OutputError: another suffix, or a place that cannot be written.
+        CheckpointError: see `Run.load_model`.
+    """
+    for path, suffix in ((out, SUFFIX), (program, PROGRAM_SUFFIX)):
+        if path is not None and Path(path).suffix != suffix:
+            raise OutputError(f"cannot write {path}: its name must end in {suffix}")
+    model, backbone = run.load_model()
+    if isinstance(model, PromptedViT):
+        model = model.folded().eval()
+    metadata = {"metadata": json.dumps(_metadata(run, model, backbone), allow_nan=False)}
+    with write_atomically(out) as temporary:
+        temporary.write_bytes(save(model.trained_state(), metadata))
+    if program is not None:
+        _export_program(model, backbone, Path(program))
+
+
+def load_exported(
+    path: str | Path, weights: str | Path | None = None, *, device: str | torch.device = "cpu"
+) -> tuple[Model, tuple[str, ...]]:
+    """The model of a file that `export_run` wrote, in eval mode, and its classes.
+
+    Args:
+        path: the file.
+        weights: of the backbone, if they do not come with the package and lie elsewhere now.
+        device: where the model goes.
+
+    Raises:
+        CheckpointError: missing, damaged, of another kind; or the backbone's weights are others.
+    """
+    tensors, about = _read(Path(path))
+    try:
+        kept = about["backbone"]
+        backbone = load_backbone(
+            kept["name"], weights or kept["weights"], device=device, seed=kept["seed"]
+        )
+        if backbone.weights_sha256 != kept["weights_sha256"]:
+            raise CheckpointError(
+                f"{path} belongs to other weights of {kept['name']}: SHA-256 "
+                f"{kept['weights_sha256']}, not {backbone.weights_sha256}"
+            )
+        classes, pooling = tuple(about["classes"]), about["pooling"]
+        blocks, after, tuned = about["blocks"], about["after"], about["method"] == "full"
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: its metadata lacks {error}") from error
+    if tuned:
+        model: Model = FineTunedViT(backbone, len(classes), pooling=pooling)
+    else:
+        prompts = {}
+        for block in blocks:
+            if (name := f"prompts.{block}.values") not in tensors:
+                raise CheckpointError(f"{path} is damaged: {name} is missing")
+            prompts[block] = PlainPrompt(tensors[name].clone())
+        model = PromptedViT(backbone, prompts, len(classes), pooling=pooling, after=after)
+    model.load_trained_state(tensors)
+    return model.to(device).eval(), classes
+
+
+def _metadata(run: Run, model: Model, backbone: Backbone) -> dict[str, Any]:
+    prompted = isinstance(model, PromptedViT)
+    return {
+        "kind": KIND,
+        "classes": list(run.classes),
+        "method": run.recipe.method,
+        "placement": run.recipe.placement if run.recipe.prompted else None,
+        "blocks": list(model.blocks) if prompted else [],  # type: ignore[union-attr]
+        "pooling": model.pooling,
+        "after": model.after if prompted else "carry",  # type: ignore[union-attr]
+        "backbone": {
+            "name": run.recipe.model,
+            "weights": run.recipe.weights,
+            "weights_sha256": backbone.weights_sha256,
+            "seed": run.recipe.seed,
+        },
+        "image_size": list(backbone.image_size),
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+        "interpolation": backbone.interpolation,
+        "result": run.result,
+        **provenance(),
+    }
+
+
+def _export_program(model: Model, backbone: Backbone, out: Path) -> None:
+    example = torch.zeros(2, 3, *backbone.image_size)
+    batch = torch.export.Dim("batch", min=1)
+    with torch.no_grad():
+        program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    with write_atomically(out) as temporary:
+        torch.export.save(program, temporary)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {})["metadata"])
+            if about["kind"] == KIND:
+                return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist") from error
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError):
+        pass
+    raise CheckpointError(f"{path} is not an exported model; make one with `bpt export`")

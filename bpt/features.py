@@ -1,0 +1,142 @@
+"""Where a training's batches come from: images, or features that were computed once.
+
+Both give, of their splits, `steps` an epoch, `train(epoch, start)` and `evaluation(split)`.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bpt.dataset import Benchmark, Split
+from bpt.engine import autocast
+from bpt.loading import eval_batches, eval_transform, train_batches, train_transform
+from bpt.recipe import Recipe
+from burst.backbone import Backbone
+from burst.distributed import gather, rank_and_size
+from burst.errors import BurstError
+
+TrainBatches = Iterable[tuple[Tensor, Tensor]]
+EvalBatches = Iterable[tuple[Tensor, Tensor, Tensor]]
+
+
+class Batches(Protocol):
+    """What a training needs of its data."""
+
+    steps: int
+
+    def train(self, epoch: int, start: int) -> TrainBatches:
+        """This process's share of the epoch's batches, from batch `start` on."""
+
+    def evaluation(self, split: str) -> EvalBatches:
+        """This process's share of "val" or "test", each image once over all processes."""
+
+
+class ImageBatches:
+    """Augmented images for training, centre crops for evaluation.
+
+    Raises:
+        BurstError: there are fewer training images than a batch holds.
+    """
+
+    def __init__(
+        self, recipe: Recipe, benchmark: Benchmark, backbone: Backbone, train: Split
+    ) -> None:
+        self.recipe, self.benchmark, self.backbone = recipe, benchmark, backbone
+        self.split, self.steps = train, _steps(recipe, len(train))
+
+    def train(self, epoch: int, start: int) -> TrainBatches:
+        """(b, 3, H, W) float32 normalised and (b,) int64."""
+        rank, world = rank_and_size()
+        return train_batches(
+            self.split,
+            train_transform(self.benchmark, self.backbone),
+            batch_size=self.recipe.batch_size,
+            seed=self.recipe.seed,
+            epoch=epoch,
+            start=start,
+            rank=rank,
+            world=world,
+            workers=self.recipe.workers,
+        )
+
+    def evaluation(self, split: str) -> EvalBatches:
+        """(b, 3, H, W) float32 normalised, (b,) int64 labels and indices."""
+        return self.centre_crops(getattr(self.benchmark, split))
+
+    def centre_crops(self, split: Split) -> EvalBatches:
+        """The same of any split."""
+        rank, world = rank_and_size()
+        return eval_batches(
+            split,
+            eval_transform(self.backbone),
+            batch_size=self.recipe.eval_batch_size,
+            rank=rank,
+            world=world,
+            workers=self.recipe.workers,
+        )
+
+
+class FeatureBatches:
+    """What a frozen backbone makes of centre crops, computed once: for linear probing.
+
+    Every process holds all features, and trains the same head on whole batches.
+
+    Args:
+        recipe: batch sizes, seed and precision.
+        images: of the same splits.
+        model: its `features` are read.
+    """
+
+    def __init__(self, recipe: Recipe, images: ImageBatches, model: nn.Module) -> None:
+        self.recipe, self.images, self.model = recipe, images, model
+        self.steps = images.steps
+        self.features, self.labels, _ = self._read(images.centre_crops(images.split))
+        self._evaluated: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def train(self, epoch: int, start: int) -> TrainBatches:
+        """(B, d) float32 and (B,) int64, in an order that depends on seed and epoch alone."""
+        generator = torch.Generator().manual_seed(_mixed(self.recipe.seed, epoch))
+        order = torch.randperm(len(self.labels), generator=generator)
+        size = self.recipe.batch_size
+        for step in range(start, self.steps):
+            chosen = order[step * size : (step + 1) * size]
+            yield self.features[chosen], self.labels[chosen]
+
+    def evaluation(self, split: str) -> EvalBatches:
+        """(b, d) float32, (b,) int64 labels and indices."""
+        if split not in self._evaluated:
+            self._evaluated[split] = self._read(self.images.evaluation(split))
+        rank, world = rank_and_size()
+        size = self.recipe.eval_batch_size
+        parts = [part.split(size) for part in self._evaluated[split]]
+        return list(zip(*parts, strict=True))[rank::world]
+
+    @torch.no_grad()
+    def _read(self, batches: EvalBatches) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, labels and indices of all processes' images, in order of the index."""
+        device = next(self.model.parameters()).device
+        rows = []
+        for images, labels, indices in batches:
+            with autocast(device, self.recipe.precision):
+                features = self.model.features(images.to(device))  # type: ignore[operator]
+            rows.append((features.float().cpu(), labels, indices))
+        parts = [part for process in gather(rows) for part in process]
+        features, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
+        order = indices.argsort()
+        return features[order], labels[order], indices[order]
+
+
+def _steps(recipe: Recipe, images: int) -> int:
+    if images < recipe.batch_size:
+        raise BurstError(
+            f"{images} training images are fewer than a batch of {recipe.batch_size}; "
+            "lower --batch-size"
+        )
+    return images // recipe.batch_size
+
+
+def _mixed(seed: int, epoch: int) -> int:
+    """A seed for an epoch's order; other seeds do not meet it at other epochs."""
+    return (seed * 1_000_003 + epoch) % 2**63

@@ -1,0 +1,96 @@
+"""Full fine-tuning: every weight of the backbone trained, lower layers slower."""
+
+import copy
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from bpt.model import TrainedModule, choose_pooling, plain_vit, pool
+from burst.backbone import Backbone
+from burst.tokens import num_prefix_tokens
+
+
+class FineTunedViT(TrainedModule):
+    """A copy of a backbone with a linear head, all of it trained.
+
+    Args:
+        backbone: its model must be a timm VisionTransformer; it stays as it is.
+        num_classes: outputs of the head.
+        pooling: see `PromptedViT`; without prompts, "prompts+patches" is the mean of the patches.
+        drop_path: chance to skip the last block's branches in training; it falls linearly to 0 at
+            the first block (Huang et al. 2016, arXiv 1603.09382).
+        head_std: of the head's truncated normal start; its bias starts at 0.
+        generator: of the head's start; the global random state is left alone.
+
+    Raises:
+        UnsupportedModel: another class of model, or a pooling that it cannot have.
+        UnknownName: a pooling that is not known.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        pooling: str = "default",
+        drop_path: float = 0.1,
+        head_std: float = 2e-5,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.vit = copy.deepcopy(plain_vit(backbone)).requires_grad_(True)
+        self.info = backbone
+        self.prefix = num_prefix_tokens(self.vit)
+        self.pooling = choose_pooling(backbone, pooling)
+        blocks = self.vit.blocks
+        for block, rate in zip(blocks, torch.linspace(0, drop_path, len(blocks)), strict=True):
+            block.drop_path1, block.drop_path2 = DropPath(float(rate)), DropPath(float(rate))
+        # Its final norm trains; of timm's two places for one, only the pretrained is in use.
+        self.head = nn.Linear(self.vit.embed_dim, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images -> (B, num_classes) logits."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, d): what the head reads of (B, 3, H, W) normalised images."""
+        x = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
+        return pool(self.vit, self.vit.blocks(x), self.pooling, prefix=self.prefix)
+
+
+def layer_decay_groups(
+    model: FineTunedViT, *, lr: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """AdamW's parameter groups with a learning rate that falls towards the input.
+
+    Of L blocks, layer 0 is what comes before them (patches, positions, class token, registers),
+    layer i + 1 is block i, layer L + 1 the final norm and the head; the scale of layer l is
+    `layer_decay`^(L + 1 - l). Vectors, positions and the class token do not decay.
+
+    Returns:
+        Groups with `params`, `weight_decay`, `lr` and `lr_scale`, which timm's schedulers heed.
+
+    Source: He et al. 2022, arXiv 2111.06377, util/lr_decay.py; Clark et al. 2020, arXiv 2003.10555.
+    """
+    last = len(model.vit.blocks) + 1
+    tokens = {"vit.pos_embed", "vit.cls_token", "vit.reg_token"}
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        layer, decays = _layer(name, last), parameter.ndim > 1 and name not in tokens
+        scale = layer_decay ** (last - layer)
+        options = {"lr": lr * scale, "lr_scale": scale}
+        options["weight_decay"] = weight_decay if decays else 0.0
+        group = groups.setdefault((layer, decays), {"params": [], "layer": layer, **options})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layer(name: str, last: int) -> int:
+    if name.startswith("vit.blocks."):
+        return int(name.split(".")[2]) + 1
+    return last if name.startswith(("head.", "vit.norm.", "vit.fc_norm.")) else 0

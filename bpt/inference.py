@@ -1,0 +1,141 @@
+"""A trained run on images: scores of a split, and the most likely classes of any image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bpt.dataset import FileOpener, open_dataset
+from bpt.engine import autocast
+from bpt.loading import eval_batches, eval_transform
+from bpt.run import Run
+from burst.distributed import gather, rank_and_size
+from burst.errors import BurstError, CheckpointError, ImageError, check_known
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a run on one split.
+
+    Attributes:
+        split: its name.
+        images: how many.
+        loss: mean cross-entropy.
+        accuracy: top-1, percent.
+        per_class: class -> accuracy in percent; NaN where the split has no image of it.
+    """
+
+    split: str
+    images: int
+    loss: float
+    accuracy: float
+    per_class: dict[str, float]
+
+
+@torch.inference_mode()
+def evaluate_run(
+    run: Run, split: str = "test", *, data: str | Path | None = None, device: str = "cpu"
+) -> Evaluation:
+    """Scores of a run's best epoch on a split, each image once, also under `torchrun`.
+
+    Args:
+        run: from `open_run`.
+        split: "train", "val" or "test", in centre crops.
+        data: where the dataset lies now, if it was moved.
+        device: to run on.
+
+    Raises:
+        UnknownName: no such split.
+        CheckpointError: the images are not those of the training; or see `Run.load_model`.
+        BurstError: the dataset has no such split; or see `open_dataset`.
+    """
+    check_known("split", split, SPLITS)
+    recipe = run.recipe
+    name = recipe.dataset.partition(":")[0] if data else recipe.dataset
+    benchmark = open_dataset(name, data or recipe.data)
+    if benchmark.digest != run.config["dataset"]["digest"]:
+        raise CheckpointError(
+            f"{benchmark.source} holds other images than {run.folder} was made of"
+        )
+    images = getattr(benchmark, split)
+    if images is None:
+        raise BurstError(f"{recipe.dataset} has no split {split}")
+    model, backbone = run.load_model(device)
+    rank, world = rank_and_size()
+    rows = []
+    for batch, labels, indices in eval_batches(
+        images,
+        eval_transform(backbone),
+        batch_size=recipe.eval_batch_size,
+        rank=rank,
+        world=world,
+        workers=recipe.workers,
+    ):
+        with autocast(torch.device(device), recipe.precision):
+            logits = model(batch.to(device)).float().cpu()
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        rows.append(torch.stack([indices, labels, logits.argmax(1) == labels, losses.double()], 1))
+    parts = [part for process in gather(rows) for part in process]
+    return _evaluation(split, torch.cat(parts), run.classes)
+
+
+def _evaluation(split: str, rows: Tensor, classes: Sequence[str]) -> Evaluation:
+    """Of rows (n, 4) float64: index, label, whether right, loss."""
+    labels, right = rows[:, 1], rows[:, 2]
+    per_class = {
+        name: float(100 * right[labels == label].mean()) for label, name in enumerate(classes)
+    }
+    mean = rows[:, 2:].mean(dim=0).tolist()
+    return Evaluation(split, len(rows), mean[1], 100 * mean[0], per_class)
+
+
+@torch.inference_mode()
+def predict(
+    run: Run, images: Sequence[str | Path], *, top: int = 5, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """The most likely classes of images, by a run's best epoch.
+
+    Args:
+        run: from `open_run`.
+        images: files, folders or archives of images; what they hold is read in order of names.
+        top: how many classes, at most as many as there are.
+        device: to run on.
+
+    Returns:
+        For each image its `image` (where it lies) and `classes`, a list of `name` and
+        `probability`, the most likely first.
+
+    Raises:
+        ImageError: an image is missing or cannot be read; it is named.
+        BurstError: `top` is not positive; or see `Run.load_model`.
+    """
+    if top < 1:
+        raise BurstError(f"top is {top}; it must be at least 1")
+    if not images:
+        raise ImageError("no image to classify; name files, folders or archives")
+    openers = [FileOpener(Path(place)) for place in images]
+    model, backbone = run.load_model(device)
+    transform, size = eval_transform(backbone), run.recipe.eval_batch_size
+    found = [(opener, name) for opener in openers for name in sorted(opener.files.sizes)]
+    answers = []
+    for start in range(0, len(found), size):
+        part = found[start : start + size]
+        batch = torch.stack([transform(opener(name)) for opener, name in part])
+        with autocast(torch.device(device), run.recipe.precision):
+            logits = model(batch.to(device)).float().cpu()
+        likely = logits.softmax(dim=1).topk(min(top, len(run.classes)))
+        for (opener, name), values, labels in zip(part, *likely, strict=True):
+            classes = [
+                {"name": run.classes[label], "probability": value}
+                for value, label in zip(values.tolist(), labels.tolist(), strict=True)
+            ]
+            where = opener.place / name if opener.place.is_dir() else opener.place
+            inside = "" if opener.place.is_dir() or opener.place.name == name else f":{name}"
+            answers.append({"image": f"{where}{inside}", "classes": classes})
+    return answers

@@ -1,0 +1,91 @@
+"""AdamW's parameter groups, the learning rate of each step, and a moving average."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+
+from bpt.fine_tuning import FineTunedViT, layer_decay_groups
+from bpt.recipe import Recipe
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """What is trained, for AdamW: matrices of prompts, the head's matrix, vectors.
+
+    Prompts decay by `weight_decay`, the head by `head_weight_decay`, vectors not at all. For
+    fine-tuning see `layer_decay_groups`. Frozen parameters are in no group.
+
+    Source: WangYZ1608/BPT, utils.py:60-80.
+    """
+    if isinstance(model, FineTunedViT):
+        return layer_decay_groups(
+            model,
+            lr=recipe.peak_lr,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+        )
+    groups: dict[str, dict[str, Any]] = {
+        "prompts": {"weight_decay": recipe.weight_decay, "params": []},
+        "head": {"weight_decay": recipe.head_weight_decay, "params": []},
+        "vectors": {"weight_decay": 0.0, "params": []},
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "head" if name.startswith("head.") else "prompts"
+            groups["vectors" if parameter.ndim <= 1 else kind]["params"].append(parameter)
+    return [{"name": name, **group} for name, group in groups.items() if group["params"]]
+
+
+def schedule(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int
+) -> CosineLRScheduler:
+    """The learning rate of each step: `step_update(step)` sets that of step `step`, from 0.
+
+    On the fractional epoch e = step / steps_per_epoch it is lr e / w in the w epochs of the
+    warm-up, so the first step moves nothing, then
+    min_lr + (lr - min_lr) (1 + cos(pi (e - w) / (epochs - w))) / 2.
+
+    Source: WangYZ1608/BPT, utils.py:45-57.
+    """
+    warmup = (recipe.warmup_epochs or 0) * steps_per_epoch
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=recipe.total_epochs * steps_per_epoch - warmup,
+        lr_min=recipe.min_lr,
+        warmup_t=warmup,
+        warmup_lr_init=0.0,
+        warmup_prefix=True,
+        t_in_epochs=False,
+    )
+
+
+class MovingAverage:
+    """The exponential moving average of trained tensors, and of nothing else.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that a short training's average
+    forgets its start. (The authors average a copy of the whole model, and never use it.)
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.values = {name: value.detach().clone() for name, value in values.items()}
+
+    @torch.no_grad()
+    def update(self, values: Mapping[str, Tensor]) -> None:
+        """Take in the values after a step."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, average in self.values.items():
+            average.lerp_(values[name], 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """What `load` takes, on the CPU or wherever the tensors are."""
+        return {"updates": self.updates, "values": self.values}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.updates = state["updates"]
+        for name, average in self.values.items():
+            average.copy_(state["values"][name])

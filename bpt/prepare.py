@@ -1,0 +1,98 @@
+"""What prompts start from, out of the training images: whitening matrices and real tokens."""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from torch import Tensor
+
+from bpt.build import prompted_blocks
+from bpt.dataset import Split
+from bpt.recipe import Recipe
+from bpt.tokens import prompt_tokens
+from burst.backbone import Backbone
+from burst.errors import BurstError, CheckpointError, ImageError
+from burst.images import ImageStream
+from burst.preprocess import Preprocess
+from burst.whitening import Whitening, whiten
+from burst.whitening_file import load_whitening
+from burst.whitening_options import WhiteningOptions
+
+NUM_IMAGES = 1000  # training images that matrices and tokens are taken from, where there are more
+BATCH_SIZE = 32
+
+
+def whitening_for(recipe: Recipe, backbone: Backbone, train: Split, digest: str) -> Whitening:
+    """The recipe's whitening file, or else matrices made from up to 1,000 training images.
+
+    Raises:
+        CheckpointError: the file cannot be read, does not fit the backbone, or lacks a block.
+    """
+    blocks = prompted_blocks(recipe, backbone)
+    if recipe.whitening is None:
+        stream = image_stream(train, backbone, seed=recipe.seed, digest=digest)
+        return whiten(backbone, stream, WhiteningOptions(blocks=blocks))
+    whitening = load_whitening(recipe.whitening, backbone)
+    if lacking := sorted(set(blocks) - {one.block for one in whitening.blocks}):
+        raise CheckpointError(
+            f"{recipe.whitening} has no matrix for block {lacking[0]}, which gets a prompt; "
+            "make it again with `burst whiten --blocks all`"
+        )
+    return whitening
+
+
+def matrices(whitening: Whitening) -> dict[int, Tensor]:
+    """Block -> its (d, d) matrix W."""
+    return {one.block: w for one, w in zip(whitening.blocks, whitening.W, strict=True)}
+
+
+def tokens_for(recipe: Recipe, backbone: Backbone, train: Split, digest: str) -> dict[int, Tensor]:
+    """Block -> (m, d) tokens of up to 1,000 training images, which spt starts from."""
+    device = next(backbone.model.parameters()).device
+    stream = image_stream(train, backbone, seed=recipe.seed, digest=digest)
+    return prompt_tokens(
+        backbone,
+        (batch.to(device) for batch in stream),
+        prompted_blocks(recipe, backbone),
+        num_prompts=recipe.num_prompts,
+        kind=recipe.spt_tokens,
+        seed=recipe.seed,
+    )
+
+
+def image_stream(split: Split, backbone: Backbone, *, seed: int, digest: str) -> ImageStream:
+    """Up to 1,000 images of a split, drawn with the seed, as `burst` reads images.
+
+    Args:
+        split: of a dataset.
+        backbone: whose size and normalisation are used.
+        seed: of the draw.
+        digest: of the dataset; stands in the stream's fingerprint.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(split))[:NUM_IMAGES]
+    names = [str(index) for index in chosen]  # an index, because two names may be equal
+    preprocess = Preprocess(
+        image_size=backbone.image_size[0],
+        mean=backbone.mean,
+        std=backbone.std,
+        interpolation=backbone.interpolation,
+    )
+
+    @contextmanager
+    def opener(_: Collection[str]) -> Iterator[Callable[[str], Tensor]]:
+        def load(name: str) -> Tensor:
+            try:
+                return preprocess.centre(split[int(name)][0])
+            except ImageError as error:  # the stream would advise an option that bpt has not
+                raise BurstError(str(error)) from error
+
+        yield load
+
+    return ImageStream(
+        source=f"{len(chosen)} training images",
+        batches=[names[i : i + BATCH_SIZE] for i in range(0, len(names), BATCH_SIZE)],
+        fingerprint=digest,
+        opener=opener,
+        preprocess=preprocess,
+        skip_bad=False,
+    )

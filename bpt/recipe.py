@@ -1,0 +1,210 @@
+"""Every hyper-parameter of a training, in one object that checks itself."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from bpt.model import AFTER, POOLINGS
+from bpt.prompt import METHODS as PROMPT_METHODS
+from bpt.prompt import PromptOptions
+from burst.errors import BurstError, check_known
+
+METHODS = (*PROMPT_METHODS, "linear", "full")
+PRECISIONS = ("float32", "bfloat16", "float16")
+PROTOCOLS = ("standard", "authors")
+# Where nobody asks for others. Prompts: the paper's, of CUB with MAE. Fine-tuning: the supplement's
+# (Table 8), its learning rate scaled from 1,024 images a step to 32.
+PROMPT_DEFAULTS = {"lr": 5e-2, "weight_decay": 5e-3, "head_weight_decay": 0.5}
+DEFAULTS = {
+    "linear": {"lr": 1e-2, "weight_decay": 0.0, "head_weight_decay": 0.0},
+    "full": {"lr": 1.25e-4, "weight_decay": 0.05, "head_weight_decay": 0.05},
+}
+# What may differ between two parts of one training: it changes where things are and how fast.
+FREE_ON_RESUME = ("data", "weights", "whitening", "workers", "eval_batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is trained, on what and how. None stands for a default that depends on the rest.
+
+    Attributes:
+        dataset: a name of `known_datasets`; "folder" or "folder:PATH" for one's own images.
+        data: the folder or archive of the dataset.
+        model: see `burst.load_backbone`.
+        weights: its checkpoint, or "random".
+        method: one of `METHODS`: how prompts are parameterised, "linear" (a head on frozen
+            features) or "full" (fine-tuning of all weights).
+        placement: which blocks get a prompt, see `parse_placement`.
+        num_prompts: m, tokens a prompted block.
+        rank: r of bpt-bilinear.
+        spt_tokens: what spt starts from.
+        bilinear_init: "xavier" or "whitening"; the latter if `whitening` is given.
+        whitening: a file of `burst whiten`; made from the training images where a method needs
+            one and none is given.
+        pooling: see `PromptedViT`.
+        after: what becomes of prompt tokens behind the last prompted block: "carry" or "drop".
+        epochs: passes over the training images; 100, and 10 for digits.
+        warmup_epochs: of them with a rising learning rate; a tenth.
+        batch_size: images an optimiser step, over all processes.
+        accumulation: parts that each process cuts its share of a step into, one after another.
+        eval_batch_size: images a step of an evaluation, on each process.
+        lr: AdamW's learning rate at its peak; 0.05, for linear 0.01, for full 0.000125.
+        min_lr: at the end of the cosine.
+        weight_decay: of prompts; for full, of all matrices. 0.005, for full 0.05. Vectors never
+            decay.
+        head_weight_decay: of the head's matrix, but for full; 0.5, for linear 0.
+        layer_decay: factor of the learning rate from one block to the one before it (full only).
+        drop_path: stochastic depth of the last block, falling linearly to 0 (full only).
+        precision: "float32", or "bfloat16" or "float16" for autocast.
+        compile: use torch.compile.
+        ema_decay: evaluate and keep the moving average of the trained tensors, not their last
+            values.
+        protocol: "standard": train on the training split, choose the epoch on the validation
+            split, read the test split once. "authors": train on both and report the last epoch
+            and the best one on the test split, as the published numbers do.
+        seed: of the start, the order of the images and their augmentation.
+        workers: processes that read images.
+
+    Raises:
+        UnknownName: a name that is not known; the nearest are offered.
+        BurstError: a number out of range, or options that contradict each other.
+    """
+
+    dataset: str = "digits"
+    data: str | None = None
+    model: str = "mae_tiny"
+    weights: str | None = None
+    method: str = "bpt-bilinear"
+    placement: str = "shallow"
+    num_prompts: int = 100
+    rank: int = 75
+    spt_tokens: str = "random"
+    bilinear_init: str = "xavier"
+    whitening: str | None = None
+    pooling: str = "default"
+    after: str = "carry"
+    epochs: int | None = None
+    warmup_epochs: int | None = None
+    batch_size: int = 32
+    accumulation: int = 1
+    eval_batch_size: int = 128
+    lr: float | None = None
+    min_lr: float = 1e-8
+    weight_decay: float | None = None
+    head_weight_decay: float | None = None
+    layer_decay: float = 0.65
+    drop_path: float = 0.1
+    precision: str = "float32"
+    compile: bool = False
+    ema_decay: float | None = None
+    protocol: str = "standard"
+    seed: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        known = {
+            "method": METHODS,
+            "pooling": POOLINGS,
+            "after": AFTER,
+            "precision": PRECISIONS,
+            "protocol": PROTOCOLS,
+        }
+        for name, names in known.items():
+            check_known(name, getattr(self, name), names)
+        self._fill_in()
+        self._check_numbers()
+        if self.prompted:
+            self.prompt_options  # noqa: B018  checks itself
+        if self.whitening and not self.needs_whitening:
+            raise BurstError(f"method {self.method} uses no whitening; leave it out")
+        if self.pooling in ("prompts", "prompts+patches") and not self.prompted:
+            raise BurstError(f"method {self.method} has no prompts to pool; leave the pooling out")
+
+    @property
+    def prompted(self) -> bool:
+        """Whether the method has prompts."""
+        return self.method in PROMPT_METHODS
+
+    @property
+    def prompt_options(self) -> PromptOptions:
+        """How each prompt is made; only where `prompted`."""
+        names = [one.name for one in fields(PromptOptions)]
+        return PromptOptions(**{name: getattr(self, name) for name in names})
+
+    @property
+    def needs_whitening(self) -> bool:
+        """Whether a whitening matrix of each prompted block is used."""
+        return self.prompted and self.prompt_options.needs_whitening
+
+    @property
+    def peak_lr(self) -> float:
+        """`lr`, which is filled in by now."""
+        assert self.lr is not None
+        return self.lr
+
+    @property
+    def total_epochs(self) -> int:
+        """`epochs`, which is filled in by now."""
+        assert self.epochs is not None
+        return self.epochs
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """What `to_dict` gave.
+
+        Raises:
+            UnknownName: a key that is no hyper-parameter.
+        """
+        for name in values:
+            check_known("hyper-parameter", name, [one.name for one in fields(cls)])
+        return cls(**values)
+
+    def differences(self, other: "Recipe") -> list[str]:
+        """Names of what differs, apart from what may differ between two parts of one training."""
+        mine, theirs = self.to_dict(), other.to_dict()
+        return [name for name in mine if mine[name] != theirs[name] and name not in FREE_ON_RESUME]
+
+    def _fill_in(self) -> None:
+        epochs = self.epochs
+        if epochs is None:
+            epochs = 10 if self.dataset == "digits" else 100
+        derived: dict[str, Any] = {"epochs": epochs}
+        for name, value in DEFAULTS.get(self.method, PROMPT_DEFAULTS).items():
+            if getattr(self, name) is None:
+                derived[name] = value
+        if self.warmup_epochs is None:
+            derived["warmup_epochs"] = epochs // 10
+        if self.whitening and self.method == "bpt-bilinear":
+            derived["bilinear_init"] = "whitening"
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+
+    def _check_numbers(self) -> None:
+        for name in ("epochs", "batch_size", "accumulation", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise BurstError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seed", "workers", "min_lr", "weight_decay", "head_weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise BurstError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 < self.peak_lr < float("inf"):
+            raise BurstError(f"lr is {self.lr}; it must be positive")
+        if self.min_lr > self.peak_lr:
+            raise BurstError(f"min_lr {self.min_lr} is above the learning rate {self.lr}")
+        if not 0 <= (self.warmup_epochs or 0) < self.total_epochs:
+            raise BurstError(
+                f"warmup_epochs is {self.warmup_epochs}; it must be below the {self.epochs} epochs"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise BurstError(f"layer_decay is {self.layer_decay}; it must lie in 0..1, without 0")
+        if not 0 <= self.drop_path < 1:
+            raise BurstError(f"drop_path is {self.drop_path}; it must lie in 0..1, without 1")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise BurstError(f"ema_decay is {self.ema_decay}; it must lie in 0..1, without 1")
+        if self.batch_size % self.accumulation:
+            raise BurstError(
+                f"batch_size {self.batch_size} cannot be cut into {self.accumulation} equal parts"
+            )

@@ -1,0 +1,204 @@
+"""The folder of one training: written so that a kill at any moment loses nothing, and read back.
+
+config.json          the recipe, and what it was run on; written once, before the first step
+metrics.jsonl        a line an epoch
+prompt.safetensors   the trained tensors of the best epoch
+whitening.safetensors   the matrices that were used, where the method uses any
+checkpoint.pt        the last state that training can go on from
+events.out.tfevents* for TensorBoard
+result.json          the end: what the test split says
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from bpt.build import Model, restore_model
+from bpt.recipe import Recipe
+from burst._weightfile import read_stored
+from burst.backbone import Backbone, load_backbone
+from burst.errors import BurstError, CheckpointError, RunExists
+from burst.files import write_atomically
+from burst.whitening_file import load_whitening
+
+KIND = "bpt run 1"
+CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+PROMPT, WHITENING, CHECKPOINT = "prompt.safetensors", "whitening.safetensors", "checkpoint.pt"
+# What identifies the data and the weights of a run, whatever their paths.
+IDENTITY = {
+    "images": ("dataset", "digest"),
+    "weights": ("backbone", "weights_sha256"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read: see `open_run`."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What it was trained with."""
+        return Recipe.from_dict(self.config["recipe"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of the logits."""
+        return tuple(self.config["dataset"]["classes"])
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One entry an epoch, so far."""
+        path = self.folder / METRICS
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [_parsed(line, path) for line in lines]
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The content of result.json; None as long as the training is not at its end."""
+        path = self.folder / RESULT
+        return _parsed(path.read_text(encoding="utf-8"), path) if path.exists() else None
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The trained tensors of the best epoch, on the CPU.
+
+        Raises:
+            CheckpointError: there are none yet, or they are damaged.
+        """
+        path = self.folder / PROMPT
+        if not path.exists():
+            raise CheckpointError(f"{self.folder} holds no {PROMPT}: its first epoch never ended")
+        _, tensors = read_stored(path)
+        return dict(tensors)
+
+    def load_model(self, device: str | torch.device = "cpu") -> tuple[Model, Backbone]:
+        """The model with the best epoch's tensors, in eval mode, and its backbone.
+
+        Raises:
+            CheckpointError: the backbone's weights are not those that it was trained on; or the
+                tensors are missing, damaged or do not fit.
+        """
+        recipe, about = self.recipe, self.config["backbone"]
+        backbone = load_backbone(recipe.model, recipe.weights, device=device, seed=recipe.seed)
+        if backbone.weights_sha256 != about["weights_sha256"]:
+            raise CheckpointError(
+                f"{self.folder} was trained on other weights of {recipe.model}: SHA-256 "
+                f"{about['weights_sha256']}, not {backbone.weights_sha256}"
+            )
+        state = self.trained_state()
+        whitening = self._whitening(backbone) if recipe.method == "bpt-fwhiten" else {}
+        model = restore_model(recipe, backbone, len(self.classes), state, whitening=whitening)
+        return model, backbone
+
+    def _whitening(self, backbone: Backbone) -> dict[int, Tensor]:
+        whitening = load_whitening(self.folder / WHITENING, backbone)
+        return {one.block: w for one, w in zip(whitening.blocks, whitening.W, strict=True)}
+
+
+def open_run(folder: str | Path) -> Run:
+    """The run in a folder that `train` wrote.
+
+    Raises:
+        CheckpointError: there is no run, or its config.json is damaged.
+    """
+    folder = Path(folder)
+    path = folder / CONFIG
+    try:
+        config = _parsed(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{folder} is not the folder of a run: it holds no readable {CONFIG}; "
+            "name a folder that `bpt train --out` wrote"
+        ) from error
+    if not isinstance(config, dict) or config.get("kind") != KIND:
+        raise CheckpointError(f"{path} is not the configuration of a run")
+    run = Run(folder, config)
+    try:
+        _ = run.recipe, run.classes, config["backbone"]["weights_sha256"]
+    except (LookupError, TypeError, BurstError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    return run
+
+
+def check_same(run: Run, recipe: Recipe, config: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run of another recipe, other images or other weights.
+
+    Raises:
+        RunExists: it names what differs.
+    """
+    differing = run.recipe.differences(recipe)
+    described = [
+        f"{name} {getattr(run.recipe, name)}, not {getattr(recipe, name)}" for name in differing
+    ]
+    described += [
+        f"other {what}"
+        for what, (part, key) in IDENTITY.items()
+        if run.config[part][key] != config[part][key]
+    ]
+    if described:
+        raise RunExists(
+            f"{run.folder} holds a run of another recipe: {'; '.join(described)}; "
+            "choose another --out"
+        )
+
+
+def save_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON, whole or not at all."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+def save_metrics(folder: Path, metrics: list[dict[str, Any]]) -> None:
+    """Write all epochs so far, whole or not at all."""
+    with write_atomically(folder / METRICS) as temporary:
+        lines = [json.dumps(one, allow_nan=False) + "\n" for one in metrics]
+        temporary.write_text("".join(lines), "utf-8")
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(save(plain))
+
+
+def save_checkpoint(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the state that training can go on from, whole or not at all."""
+    buffer = io.BytesIO()  # torch.save tells a full disk as something else than an OSError
+    torch.save({"kind": KIND, **content}, buffer)
+    with write_atomically(folder / CHECKPOINT) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote, on the CPU; None if nothing was saved yet.
+
+    Raises:
+        CheckpointError: damaged, or of another kind.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    _, content = read_stored(path)
+    if not isinstance(content, Mapping) or content.get("kind") != KIND:
+        raise CheckpointError(f"{path} is not the state of a training")
+    return dict(content)
+
+
+def _parsed(text: str, path: Path) -> Any:  # noqa: ANN401  whatever JSON holds
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error

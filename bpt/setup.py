@@ -1,0 +1,187 @@
+"""What a training starts from: device, folder, prompts, optimiser; alike on every process."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bpt import run as folder
+from bpt.build import Model
+from bpt.dataset import Benchmark, Split
+from bpt.engine import Trainer
+from bpt.optimisation import MovingAverage, parameter_groups, schedule
+from bpt.prepare import matrices, tokens_for, whitening_for
+from bpt.recipe import Recipe
+from burst.backbone import Backbone
+from burst.distributed import gather, rank_and_size
+from burst.errors import BurstError, RunExists
+from burst.provenance import provenance
+from burst.whitening_file import load_whitening, save_whitening
+
+T = TypeVar("T")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device with this name; under `torchrun` each process has the GPU of its local rank."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cuda":
+        return torch.device(name)
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def agreed(work: Callable[[], T]) -> T:
+    """What the first process finds, or its error, on every process."""
+    rank, world = rank_and_size()
+    outcome: tuple[bool, Any] | None = None
+    if rank == 0:
+        try:
+            outcome = True, work()
+        except BurstError as error:
+            if world == 1:
+                raise
+            outcome = False, BurstError(str(error))
+    good, value = gather(outcome)[0]  # type: ignore[misc]
+    if not good:
+        raise value
+    found: T = value
+    return found
+
+
+def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> dict[str, Any]:
+    """What config.json says before the parameters are counted."""
+    splits = {"train": benchmark.train, "val": benchmark.val, "test": benchmark.test}
+    return {
+        "kind": folder.KIND,
+        "recipe": recipe.to_dict(),
+        "dataset": {
+            "name": benchmark.name,
+            "source": benchmark.source,
+            "digest": benchmark.digest,
+            "classes": list(benchmark.classes),
+            **{name: len(split) if split else 0 for name, split in splits.items()},
+        },
+        "backbone": {
+            "name": backbone.name,
+            "pretraining": backbone.pretraining,
+            "weights_source": backbone.weights_source,
+            "weights_sha256": backbone.weights_sha256,
+        },
+        "processes": rank_and_size()[1],
+        **provenance(),
+    }
+
+
+def existing_result(
+    out: Path, recipe: Recipe, config: dict[str, Any], *, resume: bool
+) -> dict[str, Any] | None:
+    """The result of the run in `out` if it is at its end; None if it must be trained (on).
+
+    Raises:
+        RunExists: there is a run, and `resume` is not given or it is of another recipe.
+    """
+    if not (out / folder.CONFIG).exists():
+        return None
+    if not resume:
+        raise RunExists(f"{out} already holds a run; go on with --resume, or choose another --out")
+    run = folder.open_run(out)
+    folder.check_same(run, recipe, config)
+    return run.result
+
+
+def training_split(recipe: Recipe, benchmark: Benchmark) -> Split:
+    """The images that the protocol trains on.
+
+    Raises:
+        BurstError: there is no validation split, and the protocol needs one.
+    """
+    if recipe.protocol == "standard" and benchmark.val is None:
+        raise BurstError(f"{recipe.dataset} has no validation split to choose the epoch on")
+    if recipe.protocol == "authors" and benchmark.val is not None:
+        return benchmark.train + benchmark.val
+    return benchmark.train
+
+
+def prompt_starts(
+    recipe: Recipe,
+    backbone: Backbone,
+    train: Split,
+    digest: str,
+    *,
+    out: Path,
+    say: Callable[[str], None],
+) -> dict[str, dict[int, Tensor]]:
+    """`whitening` and `tokens` for `build_model`.
+
+    A whitening is left in the run folder, and taken from there when the training goes on.
+    """
+    starts: dict[str, dict[int, Tensor]] = {}
+    if recipe.needs_whitening:
+        kept = out / folder.WHITENING
+        if kept.exists():
+            whitening = load_whitening(kept, backbone)
+        else:
+            say(f"whitening matrices from {recipe.whitening or 'training images'}")
+            whitening = whitening_for(recipe, backbone, train, digest)
+            if rank_and_size()[0] == 0:
+                save_whitening(whitening, kept)
+        starts["whitening"] = matrices(whitening)
+    if recipe.method == "spt":
+        say(f"prompts start from {recipe.spt_tokens} tokens of training images")
+        starts["tokens"] = tokens_for(recipe, backbone, train, digest)
+    return starts
+
+
+def count_parameters(model: Model) -> dict[str, int]:
+    """How many numbers are trained, those of prompts and head among them, and how many are not."""
+    trained = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        "trained": sum(trained.values()),
+        "prompts": sum(count for name, count in trained.items() if name.startswith("prompts.")),
+        "head": sum(count for name, count in trained.items() if name.startswith("head.")),
+        "total": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def make_trainer(recipe: Recipe, model: Model, forward: nn.Module, steps: int) -> Trainer:
+    """AdamW and all around it.
+
+    Args:
+        recipe: how.
+        model: whose parameters are trained.
+        forward: what gives logits of a batch: the model, compiled perhaps, or the head alone.
+        steps: an epoch has.
+    """
+    device, rank = model.head.weight.device, rank_and_size()[0]
+    torch.manual_seed(recipe.seed + rank)  # of stochastic depth; each process drops others
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.peak_lr)
+    average = None
+    if recipe.ema_decay is not None:
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        average = MovingAverage(trained, recipe.ema_decay)
+    prompts = getattr(model, "prompts", None)
+    return Trainer(
+        model,
+        forward if recipe.method == "linear" else _shared(forward, device),
+        optimizer,
+        prompts=list(prompts.parameters()) if prompts is not None else [],
+        set_lr=schedule(optimizer, recipe, steps).step_update,
+        device=device,
+        precision=recipe.precision,
+        accumulation=recipe.accumulation,
+        average=average,
+    )
+
+
+def _shared(forward: nn.Module, device: torch.device) -> nn.Module:
+    """With gradients averaged over the processes, if there are several."""
+    if rank_and_size()[1] == 1:
+        return forward
+    # The backbone is the same everywhere, and has no buffers that training changes.
+    devices = [device.index] if device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(forward, device_ids=devices, broadcast_buffers=False)

@@ -1,0 +1,62 @@
+"""SIGINT and SIGTERM are noted, so that a step can end before the training does."""
+
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import torch
+import torch.distributed as dist
+
+from burst.distributed import rank_and_size
+
+WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Signals:
+    """While entered, the first signal is noted; a second one interrupts at once.
+
+    Outside the main thread Python allows no handlers, and nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> "Signals":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {one: signal.signal(one, self._note) for one in WATCHED}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for one, handler in self._before.items():
+            signal.signal(one, handler)
+
+    def _note(self, signum: int, _: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signum
+
+    def agreed(self) -> int | None:
+        """The signal that any process has noted: all leave after the same step."""
+        if rank_and_size()[1] == 1:
+            return self.received
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        noted = torch.tensor(self.received or 0, device=device)
+        dist.all_reduce(noted, op=dist.ReduceOp.MAX)
+        return int(noted) or None
+
+
+def resume_command() -> str:
+    """What to type to go on: this process's command, with --resume."""
+    name, *arguments = sys.argv
+    if "--resume" not in arguments:
+        arguments.append("--resume")
+    return shlex.join([Path(name).name, *arguments])

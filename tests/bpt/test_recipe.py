@@ -1,0 +1,74 @@
+"""Hyper-parameters check themselves, and survive JSON."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bpt.recipe import Recipe
+from burst import BurstError, UnknownName
+
+
+def test_the_defaults_are_the_papers_headline_run():
+    recipe = Recipe(dataset="folder")
+    assert (recipe.method, recipe.placement, recipe.num_prompts) == ("bpt-bilinear", "shallow", 100)
+    assert (recipe.rank, recipe.epochs, recipe.warmup_epochs, recipe.batch_size) == (
+        75,
+        100,
+        10,
+        32,
+    )
+    assert (recipe.lr, recipe.weight_decay, recipe.head_weight_decay) == (5e-2, 5e-3, 0.5)
+
+
+@pytest.mark.parametrize("method, lr", [("vpt", 5e-2), ("linear", 1e-2), ("full", 1.25e-4)])
+def test_the_learning_rate_depends_on_the_method(method, lr):
+    assert Recipe(method=method).lr == lr
+    assert Recipe(method=method, lr=0.3).lr == 0.3
+
+
+def test_a_recipe_survives_json():
+    recipe = Recipe(dataset="folder:x", method="spt", epochs=3, ema_decay=0.9)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_an_unknown_hyper_parameter_is_refused_with_the_nearest():
+    with pytest.raises(UnknownName, match="num_prompts"):
+        Recipe.from_dict({"num_prompt": 3})
+
+
+def test_a_whitening_given_to_the_bilinear_prompt_is_its_start():
+    assert Recipe(whitening="W.pt").bilinear_init == "whitening"
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"method": "bpt-bilinaer"}, "bpt-bilinear"),
+        ({"precision": "bf16"}, "bfloat16"),
+        ({"protocol": "author"}, "authors"),
+        ({"method": "vpt", "whitening": "W.pt"}, "uses no whitening"),
+        ({"method": "linear", "pooling": "prompts"}, "no prompts to pool"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"lr": 0.0}, "lr is 0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"lr": 1e-9}, "min_lr"),
+        ({"epochs": 3, "warmup_epochs": 3}, "below the 3 epochs"),
+        ({"batch_size": 10, "accumulation": 3}, "3 equal parts"),
+        ({"ema_decay": 1.0}, "ema_decay"),
+        ({"weight_decay": -1.0}, "weight_decay is -1"),
+        ({"drop_path": 1.0}, "drop_path"),
+        ({"layer_decay": 0.0}, "layer_decay"),
+        ({"num_prompts": 0}, "num_prompts is 0"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_it(changes, says):
+    with pytest.raises(BurstError, match=says) as caught:
+        Recipe(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_what_changes_the_numbers_tells_two_recipes_apart():
+    recipe = Recipe(data="here", workers=0)
+    assert recipe.differences(replace(recipe, data="there", workers=4)) == []
+    assert recipe.differences(replace(recipe, lr=0.1, seed=1)) == ["lr", "seed"]
