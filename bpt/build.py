@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bpt.fine_tuning import FineTunedViT
-from bpt.model import PromptedViT
+from bpt.model import PromptedViT, plain_vit
 from bpt.placement import parse_placement
 from bpt.prompt import BilinearPrompt, PlainPrompt, PromptModule, WhitenedPrompt, build_prompt
 from bpt.recipe import Recipe
@@ -27,7 +27,7 @@ def prompted_blocks(recipe: Recipe, backbone: Backbone) -> tuple[int, ...]:
     """
     if not recipe.prompted:
         return ()
-    return parse_placement(recipe.placement, len(backbone.model.blocks))
+    return parse_placement(recipe.placement, len(plain_vit(backbone).blocks))
 
 
 def build_model(
@@ -61,11 +61,12 @@ def build_model(
             head_std=FINE_TUNING_HEAD_STD,
             generator=generator,
         ).to(device)
+    vit = plain_vit(backbone)
     prompts = {
         block: build_prompt(
             recipe.prompt_options,
-            width=backbone.model.embed_dim,
-            patch_size=backbone.model.patch_embed.patch_size[0],
+            width=vit.embed_dim,
+            patch_size=vit.patch_embed.patch_size[0],
             generator=generator,
             whitening=(whitening or {}).get(block),
             tokens=(tokens or {}).get(block),

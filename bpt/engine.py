@@ -170,7 +170,7 @@ class Trainer:
                     logits = self.network(images[part])
                     loss = functional.cross_entropy(logits.float(), labels[part])
                 share = len(logits) / len(images)
-                self.scaler.scale(loss * share).backward()
+                self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
             total += _tally(loss.detach(), logits.detach(), labels[part])
         self.scaler.unscale_(self.optimizer)
         grad_norm = self._prompt_grad_norm()

@@ -95,15 +95,15 @@ def load_exported(
 
 
 def _metadata(run: Run, model: Model, backbone: Backbone) -> dict[str, Any]:
-    prompted = isinstance(model, PromptedViT)
+    prompted = model if isinstance(model, PromptedViT) else None
     return {
         "kind": KIND,
         "classes": list(run.classes),
         "method": run.recipe.method,
         "placement": run.recipe.placement if run.recipe.prompted else None,
-        "blocks": list(model.blocks) if prompted else [],  # type: ignore[union-attr]
+        "blocks": list(prompted.blocks) if prompted else [],
         "pooling": model.pooling,
-        "after": model.after if prompted else "carry",  # type: ignore[union-attr]
+        "after": prompted.after if prompted else "carry",
         "backbone": {
             "name": run.recipe.model,
             "weights": run.recipe.weights,

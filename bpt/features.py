@@ -110,7 +110,7 @@ class FeatureBatches:
             self._evaluated[split] = self._read(self.images.evaluation(split))
         rank, world = rank_and_size()
         size = self.recipe.eval_batch_size
-        parts = [part.split(size) for part in self._evaluated[split]]
+        parts = [torch.split(part, size) for part in self._evaluated[split]]
         return list(zip(*parts, strict=True))[rank::world]
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from bpt.model import TrainedModule, choose_pooling, plain_vit, pool

@@ -141,7 +141,7 @@ def _read(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=[batch.tolist() for batch in batches],  # type: ignore[arg-type]
+        batch_sampler=[batch.tolist() for batch in batches],
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.scheduler import CosineLRScheduler
+from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
@@ -23,7 +23,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         return layer_decay_groups(
             model,
             lr=recipe.peak_lr,
-            weight_decay=recipe.weight_decay,
+            weight_decay=recipe.weight_decay or 0.0,
             layer_decay=recipe.layer_decay,
         )
     groups: dict[str, dict[str, Any]] = {

@@ -1,6 +1,7 @@
 """What a training starts from: device, folder, prompts, optimiser; alike on every process."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,22 @@ from burst.provenance import provenance
 from burst.whitening_file import load_whitening, save_whitening
 
 T = TypeVar("T")
+
+
+def default_folder(recipe: Recipe, *, several: bool = False) -> Path:
+    """Where a training leaves its run if nobody says: the same for the same recipe."""
+    dataset = recipe.dataset.partition(":")[0]
+    parts = [dataset, recipe.model, recipe.method]
+    if recipe.prompted:
+        parts.append(recipe.placement)
+    if not several:
+        parts.append(f"seed{recipe.seed}")
+    return Path("runs") / re.sub(r"[^\w.+-]", "-", "-".join(parts))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that prints, under `torchrun` too."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def choose_device(name: str) -> torch.device:
@@ -148,7 +165,9 @@ def count_parameters(model: Model) -> dict[str, int]:
     }
 
 
-def make_trainer(recipe: Recipe, model: Model, forward: nn.Module, steps: int) -> Trainer:
+def make_trainer(
+    recipe: Recipe, model: Model, forward: Callable[[Tensor], Tensor], steps: int
+) -> Trainer:
     """AdamW and all around it.
 
     Args:
@@ -178,10 +197,13 @@ def make_trainer(recipe: Recipe, model: Model, forward: nn.Module, steps: int) -
     )
 
 
-def _shared(forward: nn.Module, device: torch.device) -> nn.Module:
+def _shared(
+    forward: Callable[[Tensor], Tensor], device: torch.device
+) -> Callable[[Tensor], Tensor]:
     """With gradients averaged over the processes, if there are several."""
     if rank_and_size()[1] == 1:
         return forward
     # The backbone is the same everywhere, and has no buffers that training changes.
     devices = [device.index] if device.type == "cuda" else None
+    assert isinstance(forward, nn.Module)
     return nn.parallel.DistributedDataParallel(forward, device_ids=devices, broadcast_buffers=False)

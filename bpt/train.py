@@ -1,7 +1,6 @@
 """Wires recipe, data, model and run folder: `train` for one seed, `train_seeds` for several."""
 
 import dataclasses
-import os
 import signal
 import statistics
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from bpt import run as folder
@@ -27,6 +26,7 @@ from bpt.setup import (
     configuration,
     count_parameters,
     existing_result,
+    is_first_process,
     make_trainer,
     prompt_starts,
     training_split,
@@ -125,7 +125,7 @@ def train_seeds(
         if None not in values:
             spread = statistics.stdev(values) if len(values) > 1 else None
             summary[name] = {"values": values, "mean": statistics.mean(values), "std": spread}
-    if not int(os.environ.get("RANK", "0")):
+    if is_first_process():
         folder.save_json(Path(out) / "summary.json", summary)
     return summary
 
@@ -171,7 +171,7 @@ class _Training:
             folder.save_json(self.out / folder.CONFIG, self.config)
         images = ImageBatches(recipe, self.benchmark, self.backbone, train)
         self.batches: Batches = images
-        forward: nn.Module = self.model
+        forward: Callable[[Tensor], Tensor] = self.model
         if recipe.method == "linear":
             self.say("features of all images, computed once")
             self.batches = FeatureBatches(recipe, images, self.model)

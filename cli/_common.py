@@ -57,12 +57,15 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
 @contextmanager
 def reported_errors() -> Iterator[None]:
     """A user's mistake becomes one line on stderr and exit code 2; nothing else is caught."""
-    from burst.errors import BurstError
+    from burst.errors import BurstError, Interrupted
 
     try:
         with warnings.catch_warnings(), _terminated_as_interrupted():
             warnings.showwarning = _one_line_warning
             yield
+    except Interrupted as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        raise SystemExit(128 + error.signum) from None
     except BurstError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         raise SystemExit(USER_ERROR) from None
@@ -176,3 +179,17 @@ class Steps:
         elif not self._quiet and (tenth := 10 * done // total) > self._tenth:
             self._tenth = tenth
             self._console.print(f"{self._what} {done}/{total}", highlight=False)
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0,1,2` -> (0, 1, 2).
+
+    Raises:
+        BurstError: anything else.
+    """
+    from burst.errors import BurstError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise BurstError(f"--seeds {text!r} is no list of whole numbers such as 0,1,2")
+    return tuple(int(part) for part in parts)

@@ -1,18 +1,277 @@
-"""The command `bpt`: parse, call the library, print."""
+"""The command `bpt`: parse, call the library, print.
 
-from typing import NoReturn
+The libraries are imported inside the commands: PyTorch takes seconds, and `--help` must not.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
+from rich.console import Console
 
-from cli._common import add_version, run
+from cli._common import Steps, add_version, parse_device, parse_seeds, reported_errors, run
 
 app = typer.Typer(
     name="bpt",
-    help="Prompt tuning of Vision Transformers; this version has the analysis (`burst`) only.",
+    help="Train prompts of a Vision Transformer, and see whether whitening them helps.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 add_version(app)
+
+Run = Annotated[Path, typer.Argument(help="The folder of a run, as `bpt train --out` wrote it.")]
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1` ...")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def datasets(as_json: Json = False) -> None:
+    """List the known datasets: classes, sizes, licence, where to get them."""
+    with reported_errors():
+        import bpt
+        import reports
+
+        known = bpt.known_datasets()
+        if as_json:
+            typer.echo(json.dumps([reports.dataset_record(info) for info in known], indent=2))
+        else:
+            Console().print(reports.datasets_table(known))
+
+
+@app.command()
+def train(
+    dataset: Annotated[
+        str, typer.Argument(help="A name from `bpt datasets`, or folder:PATH.")
+    ] = "digits",
+    model: Annotated[
+        str, typer.Option(help="A name from `burst models`, or any timm ViT as timm:NAME.")
+    ] = "mae_tiny",
+    weights: Annotated[str | None, typer.Option(help="A checkpoint file, or `random`.")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the dataset lies.")] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear; linear (a head on frozen "
+            "features) or full (fine-tuning of all weights)."
+        ),
+    ] = "bpt-bilinear",
+    placement: Annotated[
+        str,
+        typer.Option(help="shallow, deep, last:4, first:4, 3+1 (first 3 and last 1), interval:4."),
+    ] = "shallow",
+    num_prompts: Annotated[int, typer.Option(help="Prompt tokens a prompted block.")] = 100,
+    rank: Annotated[int, typer.Option(help="Of bpt-bilinear: columns of its two factors.")] = 75,
+    spt_tokens: Annotated[
+        str, typer.Option(help="What spt starts from: random, mean, max or kmeans.")
+    ] = "random",
+    bilinear_init: Annotated[
+        str, typer.Option(help="Start of the right factor: xavier or whitening.")
+    ] = "xavier",
+    whitening: Annotated[
+        str | None,
+        typer.Option(help="A file of `burst whiten`; else made from the training images."),
+    ] = None,
+    pooling: Annotated[
+        str,
+        typer.Option(help="default, prompts+patches, patches, prompts or token."),
+    ] = "default",
+    after: Annotated[
+        str, typer.Option(help="Prompt tokens behind the last prompted block: carry or drop.")
+    ] = "carry",
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the images; 100, for digits 10.")
+    ] = None,
+    warmup_epochs: Annotated[
+        int | None, typer.Option(help="With a rising learning rate; a tenth of the epochs.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 32,
+    accumulation: Annotated[int, typer.Option(help="Parts a step is cut into, for memory.")] = 1,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate; 0.05, linear 0.01, full 0.000125.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Of prompts (0.005); for full, of all (0.05).")
+    ] = None,
+    head_weight_decay: Annotated[
+        float | None, typer.Option(help="Of the head; 0.5, for linear 0.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    use_compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    ema_decay: Annotated[
+        float | None, typer.Option(help="Evaluate and keep a moving average, such as 0.999.")
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="`standard`: epoch chosen on val, test read once; `authors`: trained on "
+            "train + val, last epoch and best on test."
+        ),
+    ] = "standard",
+    seed: Annotated[int, typer.Option(help="Of start, order and augmentation.")] = 0,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several, such as 0,1,2: mean and spread.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/DATASET-MODEL-METHOD-... if not given.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train prompts and a head on a frozen backbone, and say how good they are."""
+    log = Console(stderr=True)
+    with reported_errors():
+        import bpt
+        import reports
+
+        recipe = bpt.Recipe(
+            dataset=dataset,
+            data=data,
+            model=model,
+            weights=weights,
+            method=method,
+            placement=placement,
+            num_prompts=num_prompts,
+            rank=rank,
+            spt_tokens=spt_tokens,
+            bilinear_init=bilinear_init,
+            whitening=whitening,
+            pooling=pooling,
+            after=after,
+            epochs=epochs,
+            warmup_epochs=warmup_epochs,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            lr=lr,
+            weight_decay=weight_decay,
+            head_weight_decay=head_weight_decay,
+            precision=precision,
+            compile=use_compile,
+            ema_decay=ema_decay,
+            protocol=protocol,
+            seed=seed,
+            workers=workers,
+        )
+        several = parse_seeds(seeds) if seeds else None
+        if device != "auto":
+            parse_device(device)
+        where = out or bpt.default_folder(recipe, several=several is not None)
+
+        def say(text: str) -> None:
+            log.print(text, highlight=False, soft_wrap=True)
+
+        with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
+            shared = {
+                "device": device,
+                "resume": resume,
+                "progress": progress,
+                "say": None if quiet else say,
+            }
+            if several is None:
+                result = bpt.train(recipe, where, **shared)  # type: ignore[arg-type]
+            else:
+                result = bpt.train_seeds(recipe, several, where, **shared)  # type: ignore[arg-type]
+        if bpt.is_first_process():
+            if as_json:
+                typer.echo(json.dumps(result, indent=2))
+            elif not quiet:
+                console = Console()
+                console.print(reports.result_table(result))
+                console.print(f"written to {where}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    folder: Run,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    data: Annotated[str | None, typer.Option(help="Where the dataset lies, if it moved.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score a run's best epoch on a split, class by class."""
+    with reported_errors():
+        import bpt
+        import burst
+        import reports
+
+        run = bpt.open_run(folder)
+        with burst.process_group() as (rank, _):
+            found = bpt.evaluate_run(run, split, data=data, device=parse_device(device))
+        if rank > 0:
+            return
+        if as_json:
+            typer.echo(json.dumps(reports.plain(asdict(found)), indent=2))
+        else:
+            Console().print(reports.evaluation_table(found))
+
+
+@app.command()
+def predict(
+    folder: Run,
+    images: Annotated[list[Path], typer.Argument(help="Image files, folders or archives.")],
+    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Name the most likely classes of images."""
+    with reported_errors():
+        import bpt
+        import reports
+
+        run = bpt.open_run(folder)
+        answers = bpt.predict(run, images, top=top, device=parse_device(device))
+        if as_json:
+            typer.echo(json.dumps(answers, indent=2))
+        else:
+            Console().print(reports.predictions_table(answers))
+
+
+@app.command()
+def export(
+    folder: Run,
+    out: Annotated[Path, typer.Option(help="A .safetensors file: plain prompt tokens and head.")],
+    program: Annotated[
+        Path | None, typer.Option(help="A .pt2 file: the whole model, as torch.export traces it.")
+    ] = None,
+) -> None:
+    """Write a run's best epoch for use elsewhere, every prompt as plain tokens."""
+    with reported_errors():
+        import bpt
+
+        bpt.export_run(bpt.open_run(folder), out, program=program)
+        files = ", ".join(str(path) for path in (out, program) if path)
+        Console().print(f"written: {files}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table and the figures.")],
+    as_json: Json = False,
+) -> None:
+    """Compare runs: a table, and accuracy and loss over the epochs in one figure."""
+    with reported_errors():
+        import bpt
+        import burst
+        import reports
+
+        burst.make_folder(out)
+        runs = [bpt.open_run(folder) for folder in folders]
+        table, files = reports.save_comparison(runs, out)
+        if as_json:
+            typer.echo(table.to_json(orient="records", indent=2))
+        else:
+            console = Console()
+            console.print(reports.comparison_table(table))
+            names = ", ".join(file.name for file in files)
+            console.print(f"written to {out}: {names}", highlight=False, soft_wrap=True)
 
 
 def main() -> NoReturn:

@@ -4,6 +4,19 @@ from reports.depth import depth_grid, depth_lines, draw_histogram
 from reports.style import house_style, save_figure
 from reports.survey_files import run_record, save_survey
 from reports.terminal import model_record, models_table, survey_notes, survey_table
+from reports.training import (
+    compare,
+    comparison_figure,
+    comparison_table,
+    dataset_record,
+    datasets_table,
+    draw_curves,
+    evaluation_table,
+    plain,
+    predictions_table,
+    result_table,
+    save_comparison,
+)
 from reports.whitening import (
     chosen_blocks,
     save_whitening_run,
@@ -14,13 +27,24 @@ from reports.whitening import (
 
 __all__ = [
     "chosen_blocks",
+    "compare",
+    "comparison_figure",
+    "comparison_table",
+    "dataset_record",
+    "datasets_table",
     "depth_grid",
     "depth_lines",
+    "draw_curves",
     "draw_histogram",
+    "evaluation_table",
     "house_style",
     "model_record",
     "models_table",
+    "plain",
+    "predictions_table",
+    "result_table",
     "run_record",
+    "save_comparison",
     "save_figure",
     "save_survey",
     "save_whitening_run",

@@ -68,10 +68,13 @@ class FileOpener:
         ImageError: see `burst.archive.list_images`.
     """
 
+    place: Path
+    files: ImageFiles
+    _handle: "_Handle | None"
+    _lock: threading.Lock
+
     def __init__(self, place: Path) -> None:
-        self.place = place
-        self.files: ImageFiles = list_images(place)
-        self._forget()
+        self.__setstate__({"place": place, "files": list_images(place)})
 
     def __call__(self, name: str) -> Image.Image:
         """The image, 8-bit RGB.
@@ -88,25 +91,28 @@ class FileOpener:
             raise ImageError(f"cannot read image {name!r} of {self.place}: {why}") from error
 
     def _reader(self) -> Read:
-        if self._process != os.getpid():  # a fork shares the parent's file position
-            with self._lock:
-                if self._process != os.getpid():
-                    self._read = self._stack.enter_context(self.files.reader(self.files.sizes))
-                    self._process = os.getpid()
-        assert self._read is not None
-        return self._read
-
-    def _forget(self) -> None:
-        self._process: int | None = None
-        self._read: Read | None = None
-        self._stack, self._lock = ExitStack(), threading.Lock()
+        with self._lock:
+            if self._handle is None or self._handle.process != os.getpid():
+                self._handle = _Handle(self.files)  # a fork shares the parent's file position
+            return self._handle.read
 
     def __getstate__(self) -> dict[str, Any]:
         return {"place": self.place, "files": self.files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
+        self.place = state["place"]
+        self.files = state["files"]
+        self._handle = None
+        self._lock = threading.Lock()
+
+
+class _Handle:
+    """A place that one process has opened."""
+
+    def __init__(self, files: ImageFiles) -> None:
+        self.process = os.getpid()
+        self._open = ExitStack()
+        self.read: Read = self._open.enter_context(files.reader(files.sizes))
 
 
 def hold_out(labels: Labels, share: float = 0.1) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

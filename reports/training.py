@@ -1,0 +1,209 @@
+"""Trained runs as tables for a terminal, and compared in a figure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from rich.table import Table
+
+from bpt import DatasetInfo, Evaluation, Run
+from burst import EmptyResult, write_atomically
+from reports.style import PAGE_WIDTH, house_style, save_figure
+
+ACCURACIES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
+CURVES = {
+    "val_accuracy": "validation accuracy (%)",
+    "train_loss": "training loss (nats)",
+}
+
+
+def plain(values: Any) -> Any:  # noqa: ANN401  whatever JSON may hold
+    """Numbers that are not finite become None, so that the JSON is valid."""
+    if isinstance(values, dict):
+        return {name: plain(value) for name, value in values.items()}
+    return None if isinstance(values, float) and not isfinite(values) else values
+
+
+def dataset_record(info: DatasetInfo) -> dict[str, Any]:
+    """What is known of a dataset, as plain data."""
+    return {name: value for name, value in asdict(info).items() if name != "opener"}
+
+
+def datasets_table(known: Sequence[DatasetInfo]) -> Table:
+    """The known datasets, for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("name", "classes", "train/val/test", "licence", "where"):
+        table.add_column(name, overflow="fold")
+    for info in known:
+        sizes = "/".join(map(str, info.sizes)) if info.sizes else "by folder"
+        classes = str(info.classes) if info.classes else "by folder"
+        table.add_row(info.name, classes, sizes, info.licence, info.source)
+    return table
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """The end of a training of one seed, or of several."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    if "seeds" in result:
+        for name, title in (
+            ("val_accuracy", "validation accuracy"),
+            ("test_accuracy", "test accuracy"),
+        ):
+            if name in result:
+                found = result[name]
+                spread = "" if found["std"] is None else f" ± {found['std']:.2f}"
+                table.add_row(
+                    title, f"{found['mean']:.2f}{spread} %  ({len(result['seeds'])} seeds)"
+                )
+        table.add_row("protocol", result["label"])
+        return table
+    counts, images = result["parameters"], result["test_images"]
+    if result["val_accuracy"] is not None:
+        table.add_row("validation accuracy", f"{result['val_accuracy']:.2f} %")
+    table.add_row("test accuracy", f"{result['test_accuracy']:.2f} %  ({images:,} images)")
+    if "last_epoch" in result:
+        table.add_row("of the last epoch", f"{result['last_epoch']['test_accuracy']:.2f} %")
+    table.add_row("best epoch", f"{result['best_epoch']} of {result['epochs']}")
+    table.add_row(
+        "trained parameters",
+        f"{counts['trained']:,}  (prompts {counts['prompts']:,}, head {counts['head']:,})",
+    )
+    table.add_row(
+        "speed", f"{result['images_per_second']:.0f} images/s, {result['seconds']:.0f} s in all"
+    )
+    table.add_row("protocol", result["label"])
+    return table
+
+
+def evaluation_table(found: Evaluation) -> Table:
+    """Accuracy in all and class by class."""
+    table = Table(
+        box=None,
+        pad_edge=False,
+        title=f"{found.split}: {found.images:,} images, accuracy {found.accuracy:.2f} %, "
+        f"loss {found.loss:.3f}",
+    )
+    table.add_column("class", overflow="fold")
+    table.add_column("accuracy (%)", justify="right")
+    for name, value in found.per_class.items():
+        table.add_row(name, f"{value:.1f}" if isfinite(value) else "no image")
+    return table
+
+
+def predictions_table(answers: Sequence[Mapping[str, Any]]) -> Table:
+    """The likely classes of each image."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    table.add_column("classes", overflow="fold")
+    for answer in answers:
+        named = [f"{one['name']} {100 * one['probability']:.1f} %" for one in answer["classes"]]
+        table.add_row(answer["image"], ", ".join(named))
+    return table
+
+
+def compare(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row a run: how it was trained and how good it is; NaN where it has not ended.
+
+    Columns: run, dataset, model, method, placement, prompts (parameters), seed, epochs,
+    best_epoch, val_accuracy, test_accuracy (percent), images_per_second, seconds, protocol.
+    """
+    rows = []
+    for run in runs:
+        recipe, result = run.recipe, run.result or {}
+        row = {"run": run.folder.name, "dataset": run.config["dataset"]["name"]}
+        row |= {name: getattr(recipe, name) for name in ("model", "method", "placement")}
+        row["placement"] = recipe.placement if recipe.prompted else ""
+        row["prompts"] = run.config["parameters"]["prompts"]
+        row |= {"seed": recipe.seed, "epochs": recipe.epochs}
+        for name in ("best_epoch", "val_accuracy", "test_accuracy", "images_per_second", "seconds"):
+            row[name] = result.get(name)
+        rows.append(row | {"protocol": recipe.protocol})
+    return pd.DataFrame(rows)
+
+
+def comparison_table(table: pd.DataFrame) -> Table:
+    """The rows of `compare`, for a terminal."""
+    shown = Table(box=None, pad_edge=False)
+    for name in (
+        "method",
+        "placement",
+        "prompts",
+        "epochs",
+        "best epoch",
+        "val %",
+        "test %",
+        "images/s",
+    ):
+        shown.add_column(name, justify="left" if name in ("method", "placement") else "right")
+    for row in table.to_dict("records"):
+        numbers = [_number(row[name]) for name in ("val_accuracy", "test_accuracy")]
+        best, rate = _number(row["best_epoch"], 0), _number(row["images_per_second"], 0)
+        start = [row["method"], row["placement"], f"{row['prompts']:,}", str(row["epochs"])]
+        shown.add_row(*start, best, *numbers, rate)
+    return shown
+
+
+def draw_curves(ax: Axes, runs: Sequence[Run], quantity: str) -> list[Line2D]:
+    """A line a run: a quantity of metrics.jsonl over the epochs.
+
+    Args:
+        ax: to draw on.
+        runs: to compare.
+        quantity: "val_accuracy" (percent; the test split's where the protocol has no validation)
+            or "train_loss".
+    """
+    lines = []
+    for run in runs:
+        values = [line[quantity] for line in run.metrics]
+        if quantity == "val_accuracy":
+            values = [line["val_accuracy"] or line["test_accuracy"] for line in run.metrics]
+        epochs = [line["epoch"] for line in run.metrics]
+        lines += ax.plot(epochs, values, marker="o", markersize=3, label=_label(run))
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(CURVES[quantity])
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return lines
+
+
+def comparison_figure(runs: Sequence[Run]) -> Figure:
+    """Accuracy and loss over the epochs, the runs overlaid."""
+    with house_style():
+        figure = Figure(figsize=(PAGE_WIDTH, 2.8), layout="constrained")
+        axes = figure.subplots(1, len(CURVES))
+        for ax, quantity in zip(axes, CURVES, strict=True):
+            lines = draw_curves(ax, runs, quantity)
+        axes[-1].legend(handles=lines, frameon=False)
+    return figure
+
+
+def save_comparison(runs: Sequence[Run], out: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """Write runs.csv, curves.png and curves.pdf; the table and the files.
+
+    Raises:
+        EmptyResult: a run has no epoch behind it yet.
+        OutputError: the folder cannot be written.
+    """
+    for run in runs:
+        if not run.metrics:
+            raise EmptyResult(f"{run.folder} has no epoch behind it yet; go on with --resume")
+    table = compare(runs)
+    with write_atomically(out / "runs.csv") as temporary:
+        table.to_csv(temporary, index=False)
+    return table, [out / "runs.csv", *save_figure(comparison_figure(runs), out / "curves")]
+
+
+def _label(run: Run) -> str:
+    recipe = run.recipe
+    placement = f", {recipe.placement}" if recipe.prompted else ""
+    return f"{recipe.method}{placement}"
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return f"{value:.{digits}f}" if value is not None and isfinite(value) else "-"

@@ -1,0 +1,130 @@
+"""An epoch and an evaluation, against loops written out."""
+
+import math
+
+import pytest
+import torch
+from support import SIZE, backbone_of, vit
+from torch.nn import functional
+
+from bpt import PlainPrompt, PromptedViT, evaluate
+from bpt.engine import Progress, Trainer
+from burst import EmptyResult, NonFiniteLoss
+
+CPU = torch.device("cpu")
+
+
+def model_of(seed=0):
+    backbone = backbone_of(vit())
+    generator = torch.Generator().manual_seed(seed)
+    prompt = PlainPrompt(torch.randn(3, 32, generator=generator))
+    return PromptedViT(backbone, {1: prompt}, 4, generator=generator)
+
+
+def batches_of(count, size=6):
+    generator = torch.Generator().manual_seed(5)
+    return [
+        (
+            torch.randn(size, 3, SIZE, SIZE, generator=generator),
+            torch.randint(4, (size,), generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+def trainer_of(model, **options):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.1)
+    settings = {"prompts": [model.prompts["1"].values], "set_lr": lambda _: None, "device": CPU}
+    return Trainer(model, model, optimizer, **settings | options)
+
+
+def run(trainer, batches):
+    done = Progress.start(CPU)
+    return trainer.train_epoch(batches, first_step=0, done=done, after_step=lambda _: None)
+
+
+def test_an_epoch_is_what_a_plain_loop_does():
+    batches = batches_of(4)
+    mine, theirs = model_of(), model_of()
+    done = run(trainer_of(mine), batches)
+    optimizer = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=0.1)
+    losses, correct, norms = [], 0, []
+    for images, labels in batches:
+        logits = theirs(images)
+        loss = functional.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(float(theirs.prompts["1"].values.grad.norm()))
+        optimizer.step()
+        losses.append(float(loss) * len(labels))
+        correct += int((logits.argmax(1) == labels).sum())
+    assert done.sums.tolist() == pytest.approx([sum(losses), correct, 24, sum(norms)], rel=1e-6)
+    for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_a_step_in_parts_is_the_whole_step(parts):
+    batches, whole, cut = batches_of(3), model_of(), model_of()
+    one, other = run(trainer_of(whole), batches), run(trainer_of(cut, accumulation=parts), batches)
+    assert torch.allclose(one.sums, other.sums, rtol=1e-4)  # another order of summation
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_only_prompts_and_head_move():
+    model = model_of()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run(trainer_of(model), batches_of(2))
+    moved = {n for n, value in model.state_dict().items() if not torch.equal(value, before[n])}
+    assert moved == {"prompts.1.values", "head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_trains_float32_tensors_to_about_the_same_loss(precision):
+    batches = batches_of(1)  # float16's scaler skips the first steps until it has found its scale
+    model = model_of()
+    done = run(trainer_of(model, precision=precision), batches)
+    exact = run(trainer_of(model_of()), batches)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert float(done.sums[0]) == pytest.approx(float(exact.sums[0]), rel=0.02)
+
+
+def test_a_loss_that_is_not_finite_stops_and_says_what_to_change():
+    model = model_of()
+    images, labels = batches_of(1)[0]
+    with pytest.raises(NonFiniteLoss, match=r"--lr.*--precision float32"):
+        run(trainer_of(model), [(images * math.inf, labels)])
+
+
+def test_a_trainer_goes_on_from_its_state_bit_for_bit():
+    batches = batches_of(6)
+    whole, half, rest = model_of(), model_of(), model_of(seed=9)
+    rest.load_state_dict(model_of().state_dict())
+    run(trainer_of(whole), batches)
+    first = trainer_of(half)
+    run(first, batches[:3])
+    second = trainer_of(rest)
+    second.load(first.state())
+    run(second, batches[3:])
+    for a, b in zip(whole.parameters(), rest.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_evaluation_is_the_mean_over_images_whatever_the_batches():
+    model = model_of().eval()
+    batches = [(*batch, None) for batch in batches_of(2)] + [(*batches_of(1, size=2)[0], None)]
+    found = evaluate(model, batches, device=CPU)
+    logits = torch.cat([model(images) for images, _, _ in batches]).detach().double()
+    labels = torch.cat([labels for _, labels, _ in batches])
+    assert found.images == 14
+    assert found.loss == pytest.approx(float(functional.cross_entropy(logits, labels)), rel=1e-5)
+    assert found.accuracy == pytest.approx(
+        100 * float((logits.argmax(1) == labels).double().mean())
+    )
+
+
+def test_nothing_to_evaluate_is_said():
+    with pytest.raises(EmptyResult):
+        evaluate(model_of(), [], device=CPU)

@@ -1,0 +1,352 @@
+"""Whole trainings: what they write, what stops them, and that they go on to the same numbers."""
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import bpt
+from bpt import Recipe, open_run, train, train_seeds
+from burst import BurstError, CheckpointError, NonFiniteLoss, RunExists
+
+TIMED = {"seconds", "images_per_second"}
+
+
+@pytest.fixture
+def recipe(colours):
+    return Recipe(
+        dataset="folder",
+        data=str(colours),
+        model="mae_tiny",
+        placement="last:1",
+        num_prompts=4,
+        rank=2,
+        epochs=3,
+        batch_size=8,
+    )
+
+
+def numbers(folder):
+    """Metrics without what a clock measured."""
+    return [{k: v for k, v in m.items() if k not in TIMED} for m in open_run(folder).metrics]
+
+
+def same_end(one, other):
+    a, b = load_file(one / "prompt.safetensors"), load_file(other / "prompt.safetensors")
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert numbers(one) == numbers(other)
+    first, second = (json.loads((f / "result.json").read_text()) for f in (one, other))
+    for name in ("best_epoch", "val_accuracy", "val_loss", "test_accuracy", "test_loss"):
+        assert first[name] == second[name]
+
+
+def test_a_run_folder_holds_what_was_promised(recipe, tmp_path):
+    said = []
+    steps = []
+    result = train(
+        recipe, tmp_path / "run", say=said.append, progress=lambda *done: steps.append(done)
+    )
+    run = open_run(tmp_path / "run")
+    assert result == run.result
+    assert run.recipe == recipe
+    assert run.classes == ("blue", "green", "red")
+    assert run.config["dataset"]["train"] == 24
+    assert run.config["versions"]["torch"] == torch.__version__
+    assert run.config["parameters"] == {
+        "trained": 2 * (4 + 192) + 3 * 192 + 3,
+        "prompts": 2 * (4 + 192),
+        "head": 3 * 192 + 3,
+        "total": sum(p.numel() for p in run.load_model()[0].parameters()),
+    }
+    assert [line["epoch"] for line in run.metrics] == [1, 2, 3]
+    assert steps == [(step, 9) for step in range(1, 10)]
+    assert sum("epoch" in line for line in said) == 3
+    assert set(run.trained_state()) == {
+        "prompts.11.left",
+        "prompts.11.right",
+        "head.weight",
+        "head.bias",
+    }
+    for line in run.metrics:
+        assert line["prompt_grad_norm"] > 0 and line["largest_prompt"] > 0
+        assert 0 <= line["train_accuracy"] <= 100
+    best = max(run.metrics, key=lambda line: line["val_accuracy"])
+    assert result["best_epoch"] == best["epoch"]
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("val_accuracy")]
+    assert logged == pytest.approx([line["val_accuracy"] for line in run.metrics])
+
+
+@pytest.mark.parametrize("method", ["vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "linear", "full"])
+def test_every_method_trains_and_is_read_back(recipe, tmp_path, method):
+    changes = {"method": method, "epochs": 1, "precision": "float32"}
+    result = train(replace(recipe, lr=None, **changes), tmp_path)
+    found = bpt.evaluate_run(open_run(tmp_path), "test")
+    assert found.images == 12
+    assert found.accuracy == pytest.approx(result["test_accuracy"])
+    assert found.loss == pytest.approx(result["test_loss"], rel=1e-5)
+
+
+def test_the_head_of_a_linear_probe_is_trained_on_features_of_the_frozen_backbone(recipe, tmp_path):
+    train(replace(recipe, method="linear", lr=None, epochs=20), tmp_path)
+    run = open_run(tmp_path)
+    assert set(run.trained_state()) == {"head.weight", "head.bias"}
+    assert run.metrics[-1]["train_loss"] < run.metrics[0]["train_loss"]
+    assert run.metrics[-1]["train_accuracy"] == 100  # three colours
+
+
+def test_the_epoch_is_chosen_on_val_and_test_is_read_once(recipe, tmp_path, monkeypatch):
+    read = []
+    original = bpt.features.ImageBatches.evaluation
+
+    def watched(self, split):
+        read.append(split)
+        return original(self, split)
+
+    monkeypatch.setattr(bpt.features.ImageBatches, "evaluation", watched)
+    train(recipe, tmp_path)
+    assert read == ["val", "val", "val", "test"]
+
+
+def test_the_authors_protocol_trains_on_both_and_says_that_it_is_optimistic(recipe, tmp_path):
+    result = train(replace(recipe, protocol="authors"), tmp_path)
+    metrics = open_run(tmp_path).metrics
+    accuracies = [line["test_accuracy"] for line in metrics]
+    assert result["last_epoch"] == {"epoch": 3, "test_accuracy": accuracies[-1]}
+    assert result["best_on_test"]["test_accuracy"] == max(accuracies) == result["test_accuracy"]
+    assert metrics[-1]["step"] == 3 * (33 // 8)  # 24 + 9 images
+    assert "optimistic" in result["label"]
+    assert result["val_accuracy"] is None
+
+
+def test_a_moving_average_is_what_is_evaluated_and_kept(recipe, tmp_path):
+    train(replace(recipe, ema_decay=0.5, epochs=1), tmp_path / "with")
+    train(replace(recipe, epochs=1), tmp_path / "without")
+    with_it = open_run(tmp_path / "with").trained_state()
+    last = open_run(tmp_path / "without").trained_state()
+    start = bpt.build_model(recipe, bpt.train.__globals__["load_backbone"]("mae_tiny"), 3)
+    moved = {n: p.detach() for n, p in start.named_parameters() if p.requires_grad}
+    for name, value in with_it.items():  # between the start and the end
+        assert not torch.equal(value, last[name])
+        assert (value - moved[name]).norm() < (last[name] - moved[name]).norm() * 1.01
+
+
+def test_seeds_are_summed_up(recipe, tmp_path):
+    summary = train_seeds(replace(recipe, epochs=1), [3, 5], tmp_path)
+    results = [open_run(tmp_path / f"seed_{seed}").result for seed in (3, 5)]
+    values = [result["test_accuracy"] for result in results]
+    assert summary["test_accuracy"]["values"] == values
+    assert summary["test_accuracy"]["mean"] == pytest.approx(sum(values) / 2)
+    assert summary["test_accuracy"]["std"] == pytest.approx(
+        abs(values[0] - values[1]) / math.sqrt(2)
+    )
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    again = train_seeds(replace(recipe, epochs=1), [3, 5], tmp_path, resume=True)
+    assert again == summary
+    with pytest.raises(BurstError, match="no two the same"):
+        train_seeds(recipe, [1, 1], tmp_path)
+
+
+def test_the_global_random_state_does_not_matter(recipe, tmp_path):
+    recipe = replace(recipe, epochs=1)
+    train(recipe, tmp_path / "one")
+    torch.manual_seed(1234)
+    train(recipe, tmp_path / "two")
+    same_end(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_run_is_not_overwritten_and_not_gone_on_with_by_another_recipe(recipe, tmp_path):
+    result = train(replace(recipe, epochs=1), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(RunExists, match="--resume"):
+        train(replace(recipe, epochs=1), tmp_path)
+    with pytest.raises(RunExists, match=r"lr 0\.05, not 0\.1"):
+        train(replace(recipe, epochs=1, lr=0.1), tmp_path, resume=True)
+    assert train(replace(recipe, epochs=1, workers=1), tmp_path, resume=True) == result
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_other_images_are_another_run(recipe, colours, tmp_path):
+    train(replace(recipe, epochs=1), tmp_path / "run")
+    other = tmp_path / "images"
+    shutil.copytree(colours, other)
+    moved = replace(recipe, epochs=1, data=str(other))
+    assert train(moved, tmp_path / "run", resume=True)  # the same images elsewhere
+    (other / "train/red/0.png").unlink()
+    with pytest.raises(RunExists, match="other images"):
+        train(moved, tmp_path / "run", resume=True)
+
+
+def test_a_diverging_training_keeps_the_last_good_state(recipe, tmp_path, monkeypatch):
+    original = bpt.engine.Trainer.step
+
+    def step(self, images, labels):
+        diverged = len(list(tmp_path.glob("run/metrics.jsonl"))) > 0
+        return original(self, images * (math.nan if diverged else 1.0), labels)
+
+    monkeypatch.setattr(bpt.engine.Trainer, "step", step)
+    with pytest.raises(NonFiniteLoss, match="--lr"):
+        train(recipe, tmp_path / "run")
+    assert [line["epoch"] for line in open_run(tmp_path / "run").metrics] == [1]
+    monkeypatch.undo()
+    train(recipe, tmp_path / "run", resume=True)
+    train(recipe, tmp_path / "whole")
+    same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"batch_size": 32}, "24 training images are fewer"),
+        ({"placement": "last:13"}, "last:13"),
+        ({"model": "mae_tinny"}, "mae_tiny"),
+        ({"data": "/nowhere"}, "does not exist"),
+        ({"method": "bpt-fwhiten", "whitening": "/nowhere.pt"}, "does not exist"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(recipe, tmp_path, changes, says):
+    with pytest.raises(BurstError, match=says) as caught:
+        train(replace(recipe, **changes), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_no_run_is_said(tmp_path):
+    with pytest.raises(CheckpointError, match="not the folder of a run"):
+        open_run(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        open_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"kind": "other"}')
+    with pytest.raises(CheckpointError, match="not the configuration"):
+        open_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["prompt.safetensors", "config.json", "metrics.jsonl"])
+def test_a_truncated_file_of_a_run_is_named(recipe, tmp_path, name):
+    train(replace(recipe, epochs=1), tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match=name):
+        run = open_run(tmp_path)
+        _ = run.metrics, run.load_model()
+
+
+def test_a_full_disk_loses_nothing_that_was_saved(recipe, tmp_path, monkeypatch):
+    from burst import OutputError, files
+
+    original = files._settle
+
+    def settle(temporary, target):
+        if target.name == "checkpoint.pt" and target.exists():
+            raise OSError(28, "No space left on device")
+        original(temporary, target)
+
+    monkeypatch.setattr(files, "_settle", settle)
+    with pytest.raises(OutputError, match="No space left"):
+        train(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    train(recipe, tmp_path / "run", resume=True)
+    train(recipe, tmp_path / "whole")
+    same_end(tmp_path / "run", tmp_path / "whole")
+
+
+# --- from the outside: killed, interrupted, in several processes ---
+
+PROGRAM = """
+import json, sys
+import signal
+import torch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+torch.set_num_threads(1)
+from bpt import Recipe, train
+from burst import Interrupted
+try:
+    train(Recipe.from_dict(json.loads(sys.argv[1])), sys.argv[2], resume=True,
+          progress=lambda done, total: print(done, flush=True))
+except Interrupted as error:
+    sys.exit(128 + error.signum)
+"""
+
+
+def start(recipe, out, *, launcher=()):
+    command = [sys.executable, *launcher, "-c", PROGRAM] if not launcher else [*launcher]
+    return subprocess.Popen(
+        [*command, json.dumps(recipe.to_dict()), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def single_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_killed_at_random_steps_it_comes_to_the_same_numbers(recipe, tmp_path, single_thread):
+    recipe = replace(recipe, method="full", lr=None, drop_path=0.2, ema_decay=0.9)
+    train(recipe, tmp_path / "whole")
+    rng = random.Random(4)
+    for _ in range(2):
+        process = start(recipe, tmp_path / "run")
+        for _ in range(rng.randint(1, 6)):
+            process.stdout.readline()
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        process.communicate()
+    assert start(recipe, tmp_path / "run").wait() == 0
+    same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_saves_it_and_the_rest_comes_to_the_same(
+    recipe, tmp_path, single_thread, signum
+):
+    recipe = replace(recipe, batch_size=4)  # 6 steps an epoch
+    train(recipe, tmp_path / "whole")
+    process = start(recipe, tmp_path / "run")
+    for _ in range(8):  # into the second epoch
+        process.stdout.readline()
+    process.send_signal(signum)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signum, errors
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["within"] or state["epoch"] >= 2
+    assert start(recipe, tmp_path / "run").wait() == 0
+    same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_two_processes_come_to_the_loss_of_one(recipe, tmp_path, single_thread):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    recipe = replace(recipe, epochs=2, method="vpt")
+    train(recipe, tmp_path / "one")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    process = start(
+        recipe, tmp_path / "two", launcher=[*launcher, "--nproc-per-node", "2", str(script)]
+    )
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors[-2000:]
+    for one, two in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
+        for name in ("train_loss", "val_loss", "prompt_grad_norm"):
+            assert two[name] == pytest.approx(one[name], rel=1e-3)
+        assert two["train_accuracy"] == pytest.approx(one["train_accuracy"], abs=5)
+    config = open_run(tmp_path / "two").config
+    assert config["processes"] == 2
+    assert open_run(tmp_path / "two").result["test_images"] == 12
