@@ -55,45 +55,58 @@ def subset(archive: Path, folder: Path, sizes: dict[str, int]) -> Path:
     return made.rename(folder)
 
 
-def run_case(method: str, placement: str, options: argparse.Namespace, data: Path) -> list[dict]:
-    """All runs of one method; a line each."""
+def run_one(case: tuple[str, str], lr: float, seed: int, options: argparse.Namespace) -> dict:
+    """One training, or its result if it is done; a line of the table."""
+    method, placement = case
+    recipe = Recipe(
+        dataset="folder",
+        data=str(options.images),
+        model=options.model,
+        method=method,
+        placement=placement,
+        num_prompts=options.num_prompts,
+        rank=options.rank,
+        epochs=options.epochs * (options.linear_factor if method == "linear" else 1),
+        batch_size=options.batch_size,
+        lr=lr,
+        seed=seed,
+        weight_decay=options.weight_decay,
+        head_weight_decay=options.head_weight_decay,
+        precision=options.precision,
+    )
+    name = f"{options.model}-{method}-{placement.replace(':', '')}-lr{lr:g}-seed{seed}"
+    result = train(recipe, options.out / "runs" / name, resume=True)
+    line = {"model": options.model, "method": method, "placement": placement}
+    line |= {"prompt_parameters": result["parameters"]["prompts"], "lr": lr, "seed": seed}
+    for key in ("val_accuracy", "test_accuracy", "best_epoch", "seconds"):
+        line[key] = result[key]
+    print(json.dumps(line), flush=True)
+    return line | {"run": name}
 
-    def one(lr: float, seed: int) -> dict:
-        recipe = Recipe(
-            dataset="folder",
-            data=str(data),
-            model=options.model,
-            method=method,
-            placement=placement,
-            num_prompts=options.num_prompts,
-            rank=options.rank,
-            epochs=options.epochs * (options.linear_factor if method == "linear" else 1),
-            lr=lr,
-            seed=seed,
-            weight_decay=options.weight_decay,
-            head_weight_decay=options.head_weight_decay,
-            precision=options.precision,
-        )
-        name = f"{options.model}-{method}-{placement.replace(':', '')}-lr{lr:g}-seed{seed}"
-        result = train(recipe, options.out / "runs" / name, resume=True)
-        line = {"model": options.model, "method": method, "placement": placement}
-        line |= {
-            "lr": lr,
-            "seed": seed,
-            "run": name,
-            "prompt_parameters": result["parameters"]["prompts"],
-        }
-        line |= {
-            key: result[key] for key in ("val_accuracy", "test_accuracy", "best_epoch", "seconds")
-        }
-        print(json.dumps(line), flush=True)
-        return line
 
-    first, *others = options.seeds
-    lines = [one(lr, first) for lr in options.lrs]
-    best = max(lines, key=lambda line: line["val_accuracy"])["lr"]
-    lines += [one(best, seed) for seed in others]
-    return [line | {"chosen": line["lr"] == best} for line in lines]
+def run_all(options: argparse.Namespace) -> None:
+    """First every learning rate with the first seed; then seed by seed with the best of each."""
+    lines: dict[tuple[str, str], list[dict]] = {case: [] for case in options.cases}
+    best: dict[tuple[str, str], float] = {}
+    for number, seed in enumerate(options.seeds):
+        for case in options.cases:
+            rates = [best[case]] if number else options.lrs
+            lines[case] += [run_one(case, lr, seed, options) for lr in rates]
+            if not number:
+                best[case] = max(lines[case], key=lambda line: line["val_accuracy"])["lr"]
+            save(lines, best, options)
+
+
+def save(lines: dict, best: dict, options: argparse.Namespace) -> None:
+    """The table so far, as CSV, Markdown and figure."""
+    table = pd.DataFrame([line for case in lines.values() for line in case])
+    keys = zip(table.method, table.placement, strict=True)
+    table["chosen"] = [best[key] == lr for key, lr in zip(keys, table.lr, strict=True)]
+    table.to_csv(options.out / f"methods-{options.model}.csv", index=False)
+    text = summary(table)
+    (options.out / f"methods-{options.model}.md").write_text(text)
+    print(text, flush=True)
+    figure(table, options.out)
 
 
 def summary(table: pd.DataFrame) -> str:
@@ -164,6 +177,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--linear-factor", type=int, default=10, help="a probe's epochs cost nothing"
     )
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--num-prompts", type=int, default=16)
     parser.add_argument("--rank", type=int, default=12)
     parser.add_argument("--weight-decay", type=float, default=5e-3)
@@ -172,6 +186,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-class", default="40,10,40", help="images of train, val, test")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args()
+    options.cases = [tuple(case.split("/")) for case in options.cases.split(",")]
     options.lrs = [float(lr) for lr in options.lrs.split(",")]
     options.seeds = [int(seed) for seed in options.seeds.split(",")]
     return options
@@ -183,19 +198,9 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     sizes = dict(zip(("train", "val", "test"), map(int, options.per_class.split(",")), strict=True))
-    data = subset(
-        options.data, options.out / f"images-{options.per_class.replace(',', '-')}", sizes
-    )
-    lines = []
-    for case in options.cases.split(","):
-        method, placement = case.split("/")
-        lines += run_case(method, placement, options, data)
-        table = pd.DataFrame(lines)
-        table.to_csv(options.out / f"methods-{options.model}.csv", index=False)
-        text = summary(table)
-        (options.out / f"methods-{options.model}.md").write_text(text)
-        print(text, flush=True)
-    figure(table, options.out)
+    name = f"images-{options.per_class.replace(',', '-')}"
+    options.images = subset(options.data, options.out / name, sizes)
+    run_all(options)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,9 @@ class PromptedViT(TrainedModule):
 
     def _prompted(self, x: Tensor, block: int, present: int) -> Tensor:
         """Tokens with the block's prompt in place of the `present` prompt tokens."""
-        prompt = self.prompts[str(block)]().to(x.dtype).expand(len(x), -1, -1)
+        prompt = (
+            self.prompts[str(block)]().to(x.dtype).expand(x.shape[0], -1, -1)
+        )  # len() would fix it in torch.export
         return torch.cat([x[:, : self.prefix], prompt, x[:, self.prefix + present :]], dim=1)
 
     def _without_prompts(self, x: Tensor, present: int) -> Tensor:

@@ -143,7 +143,8 @@ def prompt_starts(
         if kept.exists():
             whitening = load_whitening(kept, backbone)
         else:
-            say(f"whitening matrices from {recipe.whitening or 'training images'}")
+            if recipe.whitening is None:
+                say("whitening matrices from training images")
             whitening = whitening_for(recipe, backbone, train, digest)
             if rank_and_size()[0] == 0:
                 save_whitening(whitening, kept)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from bpt import run as folder
-from bpt.build import build_model
+from bpt.build import build_model, prompted_blocks
 from bpt.dataset import open_dataset
 from bpt.engine import Progress, Scores, add_up, evaluate
 from bpt.features import Batches, FeatureBatches, ImageBatches
@@ -151,12 +151,13 @@ class _Training:
     def open(self, *, resume: bool) -> dict[str, Any] | None:
         """Open data, backbone and folder; gives the result if the training is at its end."""
         recipe = self.recipe
-        if self.writes:
-            make_folder(self.out)
         self.benchmark = open_dataset(recipe.dataset, recipe.data)
         self.backbone = load_backbone(
             recipe.model, recipe.weights, device=self.device, seed=recipe.seed
         )
+        prompted_blocks(recipe, self.backbone)  # what cannot be built shows before a folder is made
+        if self.writes:
+            make_folder(self.out)
         self.config = configuration(recipe, self.benchmark, self.backbone)
         return agreed(lambda: existing_result(self.out, recipe, self.config, resume=resume))
 

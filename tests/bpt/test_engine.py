@@ -57,7 +57,7 @@ def test_an_epoch_is_what_a_plain_loop_does():
         loss.backward()
         norms.append(float(theirs.prompts["1"].values.grad.norm()))
         optimizer.step()
-        losses.append(float(loss) * len(labels))
+        losses.append(loss.item() * len(labels))
         correct += int((logits.argmax(1) == labels).sum())
     assert done.sums.tolist() == pytest.approx([sum(losses), correct, 24, sum(norms)], rel=1e-6)
     for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):

@@ -1,16 +1,204 @@
-import importlib.metadata
+"""`bpt` as a user types it."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from colours import write_images
 from typer.testing import CliRunner
 
-from cli.bpt import app
+import bpt
+from cli import bpt as command
+from cli._common import parse_seeds
+from cli._common import run as run_command
+
+RUNNER = CliRunner()
+QUICK = ("--epochs", "2", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
+SMALL = (*QUICK, "--rank", "2", "--device", "cpu")
 
 
-def test_the_version_is_told():
-    version = importlib.metadata.version("attention-burstiness")
-    assert CliRunner().invoke(app, ["--version"]).stdout == f"bpt {version}\n"
+def run(*arguments):
+    return RUNNER.invoke(command.app, [str(argument) for argument in arguments])
 
 
-def test_without_a_command_it_explains_itself():
-    result = CliRunner().invoke(app, [])
-    assert result.exit_code == 0
-    assert "Prompt tuning" in result.stdout
+def succeeded(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(*arguments) -> str:
+    """The one line on stderr of a command that must end with exit code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def trained(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "bilinear"
+    result = succeeded("train", f"folder:{images}", "--out", out, *SMALL)
+    return out, result
+
+
+def test_a_training_says_each_epoch_and_ends_with_a_table(trained):
+    out, result = trained
+    assert result.stderr.count("loss") == 2
+    assert "test accuracy" in result.stdout
+    assert "epoch chosen on the validation split" in result.stdout
+    assert f"written to {out}" in result.stdout.replace("\n", "")
+
+
+def test_quiet_prints_nothing_and_json_the_result(images, tmp_path):
+    quiet = succeeded("train", f"folder:{images}", "--out", tmp_path / "q", *SMALL, "--quiet")
+    assert quiet.output == ""
+    result = succeeded("train", f"folder:{images}", "--out", tmp_path / "j", *SMALL, "--json")
+    assert json.loads(result.stdout) == bpt.open_run(tmp_path / "j").result
+
+
+def test_several_seeds_end_with_mean_and_spread(images, tmp_path):
+    result = succeeded(
+        "train", f"folder:{images}", "--out", tmp_path, *SMALL, "--seeds", "0,1", "--json"
+    )
+    assert json.loads(result.stdout)["seeds"] == [0, 1]
+    assert (tmp_path / "seed_1" / "result.json").exists()
+
+
+def test_without_out_the_folder_is_named_after_the_recipe(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    succeeded("train", f"folder:{images}", *SMALL, "--method", "linear", "--quiet")
+    assert (tmp_path / "runs/folder-mae_tiny-linear-seed0/result.json").exists()
+    assert "already holds a run" in refused(
+        "train", f"folder:{images}", *SMALL, "--method", "linear"
+    )
+    succeeded("train", f"folder:{images}", *SMALL, "--method", "linear", "--resume", "--quiet")
+
+
+def test_a_run_is_evaluated_class_by_class(trained):
+    out, _ = trained
+    record = json.loads(succeeded("evaluate", out, "--json").stdout)
+    result = bpt.open_run(out).result
+    assert record["accuracy"] == pytest.approx(result["test_accuracy"])
+    assert list(record["per_class"]) == ["blue", "green", "red"]
+    table = succeeded("evaluate", out, "--split", "val").stdout
+    assert "9 images" in table and "green" in table
+
+
+def test_images_are_classified_by_name(trained, images):
+    out, _ = trained
+    answers = json.loads(succeeded("predict", out, images / "test", "--top", "2", "--json").stdout)
+    assert len(answers) == 12
+    assert answers[0]["image"].endswith("test/blue/0.png")
+    for answer in answers:
+        first, second = answer["classes"]
+        assert 1 >= first["probability"] >= second["probability"] >= 0
+    right = [answer["classes"][0]["name"] in answer["image"] for answer in answers]
+    result = bpt.open_run(out).result
+    assert 100 * sum(right) / 12 == pytest.approx(result["test_accuracy"])
+    assert "%" in succeeded("predict", out, images / "test/red/0.png").stdout
+
+
+def test_an_export_is_written_and_gives_the_runs_answers(trained, tmp_path):
+    out, _ = trained
+    succeeded("export", out, "--out", tmp_path / "m.safetensors")
+    model, classes = bpt.load_exported(tmp_path / "m.safetensors")
+    theirs, _ = bpt.open_run(out).load_model()
+    images = torch.randn(3, 3, 64, 64)
+    assert classes == ("blue", "green", "red")
+    assert torch.allclose(model(images), theirs(images), atol=1e-5)
+
+
+def test_runs_are_compared_in_a_table_and_a_figure(trained, tmp_path):
+    out, _ = trained
+    result = succeeded("report", out, out, "--out", tmp_path / "report")
+    assert result.stdout.count("bpt-bilinear") == 2
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert written == {"runs.csv", "curves.png", "curves.pdf"}
+
+
+def test_the_datasets_are_listed():
+    assert "scikit-learn" in succeeded("datasets").stdout
+    names = [one["name"] for one in json.loads(succeeded("datasets", "--json").stdout)]
+    assert names == ["digits", "folder"]
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("train", "digit"), "did you mean digits"),
+        (("train", "digits", "--method", "vtp"), "did you mean vpt"),
+        (("train", "digits", "--model", "mae_tinny"), "mae_tiny"),
+        (("train", "digits", "--placement", "last"), "last"),
+        (("train", "digits", "--precision", "fp16"), "float16"),
+        (("train", "digits", "--epochs", "0"), "epochs is 0"),
+        (("train", "digits", "--seeds", "0;1"), "0,1,2"),
+        (("train", "digits", "--device", "cuda:99"), "cuda:99"),
+        (("train", "digits", "--whitening", "missing.pt"), "missing.pt does not exist"),
+        (("train", "folder"), "--data PATH"),
+        (("evaluate", "nothing"), "not the folder of a run"),
+        (("predict", "nothing", "a.jpg"), "not the folder of a run"),
+        (("export", "nothing", "--out", "m.safetensors"), "not the folder of a run"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(*arguments)
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == []
+
+
+def test_mistakes_about_a_run_are_one_line(trained, tmp_path, images):
+    out, _ = trained
+    assert "did you mean test" in refused("evaluate", out, "--split", "tset")
+    assert "does not exist" in refused("predict", out, tmp_path / "no.jpg")
+    assert "top is 0" in refused("predict", out, images, "--top", "0")
+    assert ".safetensors" in refused("export", out, "--out", tmp_path / "m.pt")
+    assert ".pt2" in refused(
+        "export", out, "--out", tmp_path / "m.safetensors", "--program", tmp_path / "m.onnx"
+    )
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG")
+    assert "bad.png" in refused("predict", out, tmp_path / "bad.png")
+
+
+def test_an_unknown_option_is_one_line(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(command.app, ["train", "digits", "--rnak", "3"])
+    assert caught.value.code == 2
+    assert "--rank" in capsys.readouterr().err
+
+
+def test_seeds_are_parsed():
+    assert parse_seeds("0, 1,12") == (0, 1, 12)
+
+
+def test_an_interrupted_training_says_how_to_go_on(images, tmp_path):
+    arguments = ["train", f"folder:{images}", "--out", str(tmp_path / "run"), *SMALL]
+    arguments[arguments.index("--epochs") + 1] = "200"
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from cli.bpt import main; main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors.splitlines()[-1]
+    assert (tmp_path / "run" / "checkpoint.pt").exists()

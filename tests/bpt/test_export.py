@@ -1,0 +1,110 @@
+"""An exported model: plain tokens, the same function, strictly read."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from bpt import Recipe, export_run, load_exported, open_run, train
+from burst import CheckpointError, OutputError
+
+
+@pytest.fixture(scope="module")
+def recipe(colours):
+    return Recipe(
+        dataset="folder",
+        data=str(colours),
+        placement="last:2",
+        num_prompts=4,
+        rank=2,
+        epochs=1,
+        batch_size=8,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(recipe, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    for method in ("bpt-bilinear", "bpt-fwhiten", "linear", "full"):
+        train(replace(recipe, method=method, lr=None), root / method)
+    return root
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("method", ["bpt-bilinear", "bpt-fwhiten", "linear", "full"])
+def test_an_exported_model_is_the_same_function(runs, tmp_path, images, method):
+    run = open_run(runs / method)
+    export_run(run, tmp_path / "m.safetensors")
+    model, classes = load_exported(tmp_path / "m.safetensors")
+    expected = run.load_model()[0](images)
+    assert classes == run.classes
+    assert torch.allclose(model(images), expected, atol=1e-5)
+
+
+def test_the_file_holds_plain_tokens_and_says_what_belongs_to_it(runs, tmp_path):
+    run = open_run(runs / "bpt-bilinear")
+    export_run(run, tmp_path / "m.safetensors")
+    tensors = load_file(tmp_path / "m.safetensors")
+    assert {name: tuple(value.shape) for name, value in tensors.items()} == {
+        "prompts.10.values": (4, 192),
+        "prompts.11.values": (4, 192),
+        "head.weight": (3, 192),
+        "head.bias": (3,),
+    }
+    kept = run.trained_state()
+    product = kept["prompts.10.left"].double() @ kept["prompts.10.right"].double().T
+    assert torch.allclose(tensors["prompts.10.values"].double(), product, atol=1e-6)
+    with safe_open(tmp_path / "m.safetensors", "pt") as file:
+        about = json.loads(file.metadata()["metadata"])
+    assert about["backbone"]["weights_sha256"] == run.config["backbone"]["weights_sha256"]
+    assert about["classes"] == ["blue", "green", "red"]
+    assert about["image_size"] == [64, 64]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_program_gives_the_same_logits_for_any_batch(runs, tmp_path, images):
+    run = open_run(runs / "bpt-bilinear")
+    export_run(run, tmp_path / "m.safetensors", program=tmp_path / "m.pt2")
+    program = torch.export.load(tmp_path / "m.pt2").module()
+    model = run.load_model()[0]
+    for count in (1, 3):
+        assert torch.allclose(program(images[:count]), model(images[:count]), atol=1e-5)
+
+
+def test_a_file_that_does_not_fit_is_refused(runs, tmp_path):
+    path = tmp_path / "m.safetensors"
+    export_run(open_run(runs / "bpt-bilinear"), path)
+    tensors = load_file(path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["metadata"])
+
+    def write(changed, content=tensors):
+        save_file(content, path, {"metadata": json.dumps(changed)})
+
+    write({**about, "kind": "other"})
+    with pytest.raises(CheckpointError, match="not an exported model"):
+        load_exported(path)
+    write({**about, "backbone": {**about["backbone"], "weights_sha256": "0" * 64}})
+    with pytest.raises(CheckpointError, match="other weights"):
+        load_exported(path)
+    write(about, {name: value for name, value in tensors.items() if "10" not in name})
+    with pytest.raises(CheckpointError, match=r"prompts\.10\.values is missing"):
+        load_exported(path)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(CheckpointError, match="not an exported model"):
+        load_exported(path)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_exported(tmp_path / "none.safetensors")
+
+
+def test_another_suffix_is_refused_before_anything_is_written(runs, tmp_path):
+    with pytest.raises(OutputError, match="safetensors"):
+        export_run(open_run(runs / "linear"), tmp_path / "m.bin")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,83 @@
+"""Runs compared: numbers as in the run folders."""
+
+import io
+import json
+
+import matplotlib.pyplot as plt
+import pytest
+
+import reports
+from bpt import Recipe, Run
+from burst import EmptyResult
+
+
+@pytest.fixture
+def runs(tmp_path):
+    made = []
+    for number, method in enumerate(("vpt", "bpt-bilinear")):
+        folder = tmp_path / method
+        folder.mkdir()
+        lines = [
+            {"epoch": epoch, "val_accuracy": 10.0 * epoch + number, "train_loss": 3.0 / epoch}
+            for epoch in (1, 2, 3)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+        config = {
+            "recipe": Recipe(method=method).to_dict(),
+            "dataset": {"name": "digits", "classes": ["a", "b"]},
+            "parameters": {"prompts": 7 + number},
+        }
+        if number:
+            result = {"best_epoch": 3, "val_accuracy": 31.0, "test_accuracy": 29.5}
+            (folder / "result.json").write_text(json.dumps(result))
+        made.append(Run(folder, config))
+    return made
+
+
+def test_the_table_has_a_row_a_run_and_gaps_where_a_run_has_not_ended(runs):
+    table = reports.compare(runs)
+    assert list(table.method) == ["vpt", "bpt-bilinear"]
+    assert list(table.prompts) == [7, 8]
+    assert table.test_accuracy.isna().tolist() == [True, False]
+    assert table.test_accuracy[1] == 29.5
+
+
+@pytest.mark.parametrize("quantity", ["val_accuracy", "train_loss"])
+def test_a_line_a_run_holds_its_metrics(runs, quantity):
+    figure, ax = plt.subplots()
+    lines = reports.draw_curves(ax, runs, quantity)
+    for line, run in zip(lines, runs, strict=True):
+        assert line.get_xdata().tolist() == [1, 2, 3]
+        assert line.get_ydata().tolist() == [one[quantity] for one in run.metrics]
+    assert ax.get_xlabel() == "epoch" and ax.get_ylabel()
+    plt.close(figure)
+
+
+def test_a_comparison_is_written(runs, tmp_path):
+    table, files = reports.save_comparison(runs, tmp_path / "out")
+    assert {file.name for file in files} == {"runs.csv", "curves.png", "curves.pdf"}
+    assert all(file.stat().st_size for file in files)
+    assert len(table) == 2
+
+
+def test_a_run_without_an_epoch_is_named(runs, tmp_path):
+    (runs[0].folder / "metrics.jsonl").unlink()
+    with pytest.raises(EmptyResult, match="vpt"):
+        reports.save_comparison(runs, tmp_path)
+
+
+def test_numbers_that_are_not_finite_are_null():
+    assert reports.plain({"a": float("nan"), "b": {"c": 1.5}}) == {"a": None, "b": {"c": 1.5}}
+
+
+def test_the_result_of_several_seeds_shows_mean_and_spread():
+    from rich.console import Console
+
+    summary = {
+        "seeds": [0, 1],
+        "label": "x",
+        "test_accuracy": {"values": [1.0, 2.0], "mean": 1.5, "std": 0.707},
+    }
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(reports.result_table(summary))
+    assert "1.50 ± 0.71 %" in console.export_text()
