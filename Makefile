@@ -9,15 +9,21 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 BIN := .venv/bin
 
 help:
-	@echo "make demo    install into .venv; measure and whiten the embedded backbone on the embedded images"
+	@echo "make demo    install into .venv; measure, whiten, train prompts with and without, compare"
 	@echo "make test    run the tests"
 	@echo "make check   ruff and mypy"
 	@echo "make bench   measure speed and memory against peers"
 	@echo "make clean   remove .venv and everything made"
 
+# The same for every method; --resume goes on with a demo that was interrupted.
+STUDY := --placement last:4 --num-prompts 16 --epochs 4 --lr 0.05 --head-weight-decay 0.05 --resume
+
 demo: .venv/.installed
 	$(BIN)/burst histogram --model mae_tiny --out demo-out
 	$(BIN)/burst whiten --model mae_tiny --out demo-out/W.pt
+	$(BIN)/bpt train digits --method vpt $(STUDY) --out demo-out/vpt
+	$(BIN)/bpt train digits --method bpt-fwhiten --whitening demo-out/W.pt $(STUDY) --out demo-out/bpt-fwhiten
+	$(BIN)/bpt report demo-out/vpt demo-out/bpt-fwhiten --out demo-out/comparison
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest
