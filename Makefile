@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 BIN := .venv/bin
 
 help:
-	@echo "make demo    install into .venv; measure, whiten, train prompts with and without, compare"
+	@echo "make demo    install into .venv; measure and whiten the embedded backbone, train two kinds of prompts, compare"
 	@echo "make test    run the tests"
 	@echo "make check   ruff and mypy"
 	@echo "make bench   measure speed and memory against peers"
@@ -22,8 +22,8 @@ demo: .venv/.installed
 	$(BIN)/burst histogram --model mae_tiny --out demo-out
 	$(BIN)/burst whiten --model mae_tiny --out demo-out/W.pt
 	$(BIN)/bpt train digits --method vpt $(STUDY) --out demo-out/vpt
-	$(BIN)/bpt train digits --method bpt-fwhiten --whitening demo-out/W.pt $(STUDY) --out demo-out/bpt-fwhiten
-	$(BIN)/bpt report demo-out/vpt demo-out/bpt-fwhiten --out demo-out/comparison
+	$(BIN)/bpt train digits --method bpt-bilinear --rank 12 $(STUDY) --out demo-out/bpt-bilinear
+	$(BIN)/bpt report demo-out/vpt demo-out/bpt-bilinear --out demo-out/comparison
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest

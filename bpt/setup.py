@@ -140,7 +140,8 @@ def prompt_starts(
     starts: dict[str, dict[int, Tensor]] = {}
     if recipe.needs_whitening:
         kept = out / folder.WHITENING
-        if kept.exists():
+        # Without a configuration it is the leftover of a start that never came to be a run.
+        if kept.exists() and (out / folder.CONFIG).exists():
             whitening = load_whitening(kept, backbone)
         else:
             if recipe.whitening is None:

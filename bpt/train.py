@@ -193,7 +193,10 @@ class _Training:
                 done = Progress.start(self.device)
                 if self.signals.agreed():
                     self._leave()
-            return self._result()
+            try:
+                return self._result()
+            except _SignalledError:
+                self._leave()
 
     def _train_epoch(self, done: Progress) -> None:
         steps, saved = self.batches.steps, time.monotonic()

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import bpt
 from bpt import Recipe, open_run, train, train_seeds
-from burst import BurstError, CheckpointError, NonFiniteLoss, RunExists
+from burst import BurstError, CheckpointError, Interrupted, NonFiniteLoss, RunExists
 
 TIMED = {"seconds", "images_per_second"}
 
@@ -258,6 +258,28 @@ def test_a_full_disk_loses_nothing_that_was_saved(recipe, tmp_path, monkeypatch)
         train(recipe, tmp_path / "run")
     monkeypatch.undo()
     train(recipe, tmp_path / "run", resume=True)
+    train(recipe, tmp_path / "whole")
+    same_end(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_signal_during_an_evaluation_loses_nothing(recipe, tmp_path, monkeypatch, split):
+    original = bpt.features.ImageBatches.evaluation
+
+    def interrupted(self, name):
+        if name == split:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, name)
+
+    monkeypatch.setattr(bpt.features.ImageBatches, "evaluation", interrupted)
+    with pytest.raises(Interrupted) as caught:
+        train(recipe, tmp_path / "run")
+    assert caught.value.signum == signal.SIGTERM
+    assert "--resume" in caught.value.command
+    monkeypatch.undo()
+    said = []
+    train(recipe, tmp_path / "run", resume=True, say=said.append)
+    assert "resumed" in said[0]
     train(recipe, tmp_path / "whole")
     same_end(tmp_path / "run", tmp_path / "whole")
 

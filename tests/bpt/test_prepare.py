@@ -1,0 +1,75 @@
+"""What prompts start from, out of training images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import burst
+from bpt import Recipe, eval_transform, open_dataset
+from bpt.prepare import image_stream, matrices, tokens_for, whitening_for
+from burst import BurstError, CheckpointError
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return burst.load_backbone("mae_tiny")
+
+
+@pytest.fixture(scope="module")
+def found(colours):
+    return open_dataset("folder", colours)
+
+
+RECIPE = Recipe(dataset="folder", method="bpt-fwhiten", placement="first:2", num_prompts=4)
+
+
+def test_the_stream_holds_each_training_image_once_in_centre_crops(found, backbone):
+    stream = image_stream(found.train, backbone, seed=3, digest="x")
+    read = torch.cat(list(stream))
+    transform = eval_transform(backbone)
+    expected = torch.stack([transform(found.train[i][0]) for i in range(len(found.train))])
+    order = [int(name) for name in stream.names]
+    assert sorted(order) == list(range(len(found.train)))
+    assert torch.equal(read, expected[order])
+
+
+def test_the_matrices_are_those_of_burst_whiten_on_the_same_images(found, backbone):
+    mine = whitening_for(RECIPE, backbone, found.train, "x")
+    stream = image_stream(found.train, backbone, seed=RECIPE.seed, digest="x")
+    theirs = burst.whiten(backbone, stream, burst.WhiteningOptions(blocks=(0, 1)))
+    assert list(matrices(mine)) == [0, 1]
+    assert torch.equal(mine.W, theirs.W)
+
+
+def test_a_file_serves_if_it_has_the_blocks(found, backbone, tmp_path):
+    made = whitening_for(RECIPE, backbone, found.train, "x")
+    burst.save_whitening(made, tmp_path / "W.pt")
+    recipe = replace(RECIPE, whitening=str(tmp_path / "W.pt"))
+    assert torch.equal(whitening_for(recipe, backbone, found.train, "x").W, made.W)
+    with pytest.raises(CheckpointError, match="no matrix for block 2"):
+        whitening_for(replace(recipe, placement="first:3"), backbone, found.train, "x")
+
+
+def test_spt_starts_from_tokens_of_the_images(found, backbone):
+    recipe = replace(RECIPE, method="spt", placement="shallow")
+    tokens = tokens_for(recipe, backbone, found.train, "x")[0]
+    transform = eval_transform(backbone)
+    images = torch.stack([transform(found.train[i][0]) for i in range(len(found.train))])
+    with torch.no_grad():
+        every = backbone.model.patch_embed(images).flatten(0, 1)
+    distance = torch.cdist(tokens, every).min(dim=1).values
+    assert tuple(tokens.shape) == (4, 192)
+    assert np.all(distance.numpy() < 1e-2)
+
+
+def test_a_broken_image_is_named_without_advice_that_bpt_does_not_have(colours, backbone, tmp_path):
+    import shutil
+
+    shutil.copytree(colours, tmp_path / "images")
+    (tmp_path / "images/train/red/2.png").write_bytes(b"broken")
+    found = open_dataset("folder", tmp_path / "images")
+    with pytest.raises(BurstError, match=r"train/red/2\.png") as caught:
+        list(image_stream(found.train, backbone, seed=0, digest="x"))
+    assert "--skip-bad" not in str(caught.value)
