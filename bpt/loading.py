@@ -31,14 +31,14 @@ def train_transform(benchmark: Benchmark, backbone: Backbone) -> Transform:
         antialias=True,
     )
     flip = [v2.RandomHorizontalFlip()] if benchmark.flip else []
-    preprocess = _preprocess(backbone)
+    preprocess = preprocess_for(backbone)
     steps = v2.Compose([crop, *flip, v2.PILToTensor()])
     return lambda image: preprocess.normalise(steps(image))
 
 
 def eval_transform(backbone: Backbone) -> Transform:
     """Image -> (3, H, W) float32: the short side resized to 8/7 of the size, then the centre."""
-    preprocess = _preprocess(backbone)
+    preprocess = preprocess_for(backbone)
     return lambda image: preprocess.normalise(preprocess.centre(image))
 
 
@@ -169,7 +169,8 @@ def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _preprocess(backbone: Backbone) -> Preprocess:
+def preprocess_for(backbone: Backbone) -> Preprocess:
+    """How the backbone's pretraining prepared an image."""
     return Preprocess(
         image_size=backbone.image_size[0],
         mean=backbone.mean,

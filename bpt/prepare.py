@@ -8,12 +8,12 @@ from torch import Tensor
 
 from bpt.build import prompted_blocks
 from bpt.dataset import Split
+from bpt.loading import preprocess_for
 from bpt.recipe import Recipe
 from bpt.tokens import prompt_tokens
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError, ImageError
 from burst.images import ImageStream
-from burst.preprocess import Preprocess
 from burst.whitening import Whitening, whiten
 from burst.whitening_file import load_whitening
 from burst.whitening_options import WhiteningOptions
@@ -71,12 +71,7 @@ def image_stream(split: Split, backbone: Backbone, *, seed: int, digest: str) ->
     """
     chosen = np.random.default_rng(seed).permutation(len(split))[:NUM_IMAGES]
     names = [str(index) for index in chosen]  # an index, because two names may be equal
-    preprocess = Preprocess(
-        image_size=backbone.image_size[0],
-        mean=backbone.mean,
-        std=backbone.std,
-        interpolation=backbone.interpolation,
-    )
+    preprocess = preprocess_for(backbone)
 
     @contextmanager
     def opener(_: Collection[str]) -> Iterator[Callable[[str], Tensor]]:
