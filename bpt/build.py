@@ -1,8 +1,10 @@
 """A recipe and a backbone -> the model that is trained, at its start or as it was kept."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from bpt.fine_tuning import FineTunedViT
@@ -10,13 +12,25 @@ from bpt.model import PromptedViT, plain_vit
 from bpt.placement import parse_placement
 from bpt.prompt import BilinearPrompt, PlainPrompt, PromptModule, WhitenedPrompt, build_prompt
 from bpt.recipe import Recipe
-from burst.backbone import Backbone
+from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError
 
 Model = PromptedViT | FineTunedViT
 # Of the head's start: MAE's for fine-tuning, and the prompt-tuning code's per pretraining.
 FINE_TUNING_HEAD_STD = 2e-5
 HEAD_STD = {"moco_v3": 0.01}
+
+
+def open_backbone(recipe: Recipe, device: str | torch.device = "cpu") -> Backbone:
+    """The recipe's backbone; with ImageNet's mean and deviation if it asks for the reference.
+
+    Raises:
+        BurstError: see `load_backbone`.
+    """
+    backbone = load_backbone(recipe.model, recipe.weights, device=device, seed=recipe.seed)
+    if recipe.normalisation == "native":
+        return backbone
+    return dataclasses.replace(backbone, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
 
 
 def prompted_blocks(recipe: Recipe, backbone: Backbone) -> tuple[int, ...]:

@@ -3,21 +3,31 @@
 Both give, of their splits, `steps` an epoch, `train(epoch, start)` and `evaluation(split)`.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from bpt.dataset import Benchmark, Split
+from bpt.dataset import Benchmark, FileOpener, Split
 from bpt.engine import autocast
-from bpt.loading import eval_batches, eval_transform, train_batches, train_transform
+from bpt.loading import (
+    eval_batches,
+    eval_transform,
+    preprocess_for,
+    train_batches,
+    train_transform,
+)
+from bpt.pixels import Kept, stored_pixels
 from bpt.recipe import Recipe
+from bpt.setup import first_alone
 from burst.backbone import Backbone
 from burst.distributed import gather, rank_and_size
 from burst.errors import BurstError
 
 TrainBatches = Iterable[tuple[Tensor, Tensor]]
+Say = Callable[[str], None]
 EvalBatches = Iterable[tuple[Tensor, Tensor, Tensor]]
 
 
@@ -36,15 +46,36 @@ class Batches(Protocol):
 class ImageBatches:
     """Augmented images for training, centre crops for evaluation.
 
+    If the recipe wants a cache, the images of files are decoded now, once and for all trainings:
+    those to train on, and those of the split that chooses the epoch.
+
+    Args:
+        recipe: batch sizes, seed, and whether there is a cache.
+        benchmark: splits to evaluate on.
+        backbone: whose size and normalisation are used.
+        train: images to train on.
+        say: called with a line now and then.
+
     Raises:
         BurstError: there are fewer training images than a batch holds.
+        ImageError: an image cannot be read; it is named.
     """
 
     def __init__(
-        self, recipe: Recipe, benchmark: Benchmark, backbone: Backbone, train: Split
+        self,
+        recipe: Recipe,
+        benchmark: Benchmark,
+        backbone: Backbone,
+        train: Split,
+        *,
+        say: Say = lambda _: None,
     ) -> None:
         self.recipe, self.benchmark, self.backbone = recipe, benchmark, backbone
         self.split, self.steps = train, _steps(recipe, len(train))
+        self._evaluated: dict[str, Split] = {}
+        # A linear probe computes its features once; to keep pixels too would be of no use.
+        if recipe.cache and recipe.total_epochs > 1 and recipe.method != "linear":
+            self._keep_pixels(say)
 
     def train(self, epoch: int, start: int) -> TrainBatches:
         """(b, 3, H, W) float32 normalised and (b,) int64."""
@@ -59,11 +90,12 @@ class ImageBatches:
             rank=rank,
             world=world,
             workers=self.recipe.workers,
+            device=next(self.backbone.model.parameters()).device,
         )
 
     def evaluation(self, split: str) -> EvalBatches:
         """(b, 3, H, W) float32 normalised, (b,) int64 labels and indices."""
-        return self.centre_crops(getattr(self.benchmark, split))
+        return self.centre_crops(self._evaluated.get(split) or getattr(self.benchmark, split))
 
     def centre_crops(self, split: Split) -> EvalBatches:
         """The same of any split."""
@@ -76,6 +108,14 @@ class ImageBatches:
             world=world,
             workers=self.recipe.workers,
         )
+
+    def _keep_pixels(self, say: Say) -> None:
+        preprocess = preprocess_for(self.backbone)
+        whole = Kept(preprocess=preprocess, smallest_crop=self.benchmark.smallest_crop)
+        self.split = _kept(self.split, whole, say)
+        chooses = "test" if self.recipe.protocol == "authors" else "val"
+        split = getattr(self.benchmark, chooses)
+        self._evaluated[chooses] = _kept(split, Kept(preprocess=preprocess), say)
 
 
 class FeatureBatches:
@@ -126,6 +166,14 @@ class FeatureBatches:
         features, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
         order = indices.argsort()
         return features[order], labels[order], indices[order]
+
+
+def _kept(split: Split, kept: Kept, say: Say) -> Split:
+    """The split with its pixels kept, where its images are files and there is room."""
+    if not isinstance(split.opener, FileOpener) or not len(split):
+        return split
+    pixels = first_alone(lambda: stored_pixels(split, kept, say=say))
+    return dataclasses.replace(split, opener=pixels) if pixels else split
 
 
 def _steps(recipe: Recipe, images: int) -> int:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bpt.dataset import FileOpener, open_dataset
+from bpt.dataset import FileOpener
 from bpt.engine import autocast
 from bpt.loading import eval_batches, eval_transform
 from bpt.run import Run
+from bpt.setup import open_benchmark
 from burst.distributed import gather, rank_and_size
 from burst.errors import BurstError, CheckpointError, ImageError, check_known
 
@@ -53,12 +54,11 @@ def evaluate_run(
     Raises:
         UnknownName: no such split.
         CheckpointError: the images are not those of the training; or see `Run.load_model`.
-        BurstError: the dataset has no such split; or see `open_dataset`.
+        BurstError: the dataset has no such split; or see `open_benchmark`.
     """
     check_known("split", split, SPLITS)
     recipe = run.recipe
-    name = recipe.dataset.partition(":")[0] if data else recipe.dataset
-    benchmark = open_dataset(name, data or recipe.data)
+    benchmark = open_benchmark(recipe, data)
     if benchmark.digest != run.config["dataset"]["digest"]:
         raise CheckpointError(
             f"{benchmark.source} holds other images than {run.folder} was made of"

@@ -1,45 +1,95 @@
 """Splits -> batches: the same for any number of workers and processes, from any step on."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from bpt.dataset import Benchmark, Split
+from bpt.pixels import U8, Kept, Pixels, in_order
 from burst.backbone import Backbone
 from burst.errors import BurstError
-from burst.preprocess import INTERPOLATIONS, Preprocess
+from burst.preprocess import Preprocess
 
 Transform = Callable[[Image.Image], Tensor]
+Places = NDArray[np.int64]
+
+CPU = torch.device("cpu")
+SMOOTH = ("bilinear", "bicubic")  # what torch resizes antialiased by itself, without Pillow
+PART = 16  # images that one thread prepares at once
+AHEAD = 2  # batches that are prepared while one is used
 
 
-def train_transform(benchmark: Benchmark, backbone: Backbone) -> Transform:
-    """Image -> (3, H, W) float32: a random crop of 8 % of the area or more, mirrored or not.
+class Box(NamedTuple):
+    """A part of an image, in pixels, and whether it is mirrored."""
 
-    The dataset may ask for larger crops, or for no mirroring. What is drawn comes from torch's
-    global generator. Source: WangYZ1608/BPT, Dataset/FGVC.py:43-55.
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+
+class TrainTransform:
+    """Image -> (3, size, size) float32: a random crop, resized, mirrored or not, normalised.
+
+    What is drawn comes from torch's global generator, in torchvision's own way and order.
+
+    Args:
+        preprocess: size, interpolation and normalisation.
+        smallest_crop: least share of the area that a crop takes.
+        flip: whether half of the crops are mirrored.
     """
-    crop = v2.RandomResizedCrop(
-        list(backbone.image_size),
-        scale=(benchmark.smallest_crop, 1.0),
-        interpolation=INTERPOLATIONS[backbone.interpolation],
-        antialias=True,
-    )
-    flip = [v2.RandomHorizontalFlip()] if benchmark.flip else []
-    preprocess = preprocess_for(backbone)
-    steps = v2.Compose([crop, *flip, v2.PILToTensor()])
-    return lambda image: preprocess.normalise(steps(image))
+
+    def __init__(self, preprocess: Preprocess, *, smallest_crop: float, flip: bool) -> None:
+        self.preprocess, self.flip = preprocess, flip
+        self._crop = v2.RandomResizedCrop(preprocess.image_size, scale=(smallest_crop, 1.0))
+        self._pixel = torch.empty(1)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The crop that is drawn next."""
+        box = self.draw(image.height, image.width)
+        return self.preprocess.normalise(self.preprocess.crop(image, **box._asdict()))
+
+    def draw(self, height: int, width: int) -> Box:
+        """What to take of an image of this size."""
+        box = self._crop.make_params([self._pixel.expand(3, height, width)])
+        return Box(**box, flip=self.flip and bool(torch.rand(1) < 0.5))
 
 
-def eval_transform(backbone: Backbone) -> Transform:
-    """Image -> (3, H, W) float32: the short side resized to 8/7 of the size, then the centre."""
+class EvalTransform:
+    """Image -> (3, size, size) float32: the short side resized to 8/7 of the size, the centre."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The centre crop."""
+        return self.preprocess.normalise(self.preprocess.centre(image))
+
+
+def train_transform(benchmark: Benchmark, backbone: Backbone) -> TrainTransform:
+    """A random crop of 8 % of the area or more, mirrored or not.
+
+    The dataset may ask for larger crops, or for no mirroring. Source: WangYZ1608/BPT,
+    Dataset/FGVC.py:43-55.
+    """
     preprocess = preprocess_for(backbone)
-    return lambda image: preprocess.normalise(preprocess.centre(image))
+    return TrainTransform(preprocess, smallest_crop=benchmark.smallest_crop, flip=benchmark.flip)
+
+
+def eval_transform(backbone: Backbone) -> EvalTransform:
+    """The centre crop."""
+    return EvalTransform(preprocess_for(backbone))
 
 
 def train_batches(
@@ -53,6 +103,7 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    device: torch.device = CPU,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One process's share of an epoch's batches.
 
@@ -61,6 +112,11 @@ def train_batches(
     process `rank` of `world` takes every world-th of them, so that all processes together see what
     one alone would. The last, incomplete batch is left out. Torch's global generator stays as it
     was.
+
+    Where the split's images are `Pixels`, threads prepare the next batches while one is used. The
+    same boxes are drawn of an image that is kept as it was; torch resizes them then, not Pillow,
+    which differs by a level or two of 255. Of a reduced image the box is drawn on its new size:
+    another box, from the same distribution of places and shapes relative to the image.
 
     Args:
         split: to train on.
@@ -72,6 +128,7 @@ def train_batches(
         rank: of this process.
         world: how many there are.
         workers: processes that read images; 0 reads them in this one.
+        device: where `Pixels` are resized, and their batches are.
 
     Yields:
         (b, 3, H, W) float32 and (b,) int64.
@@ -84,6 +141,12 @@ def train_batches(
         order[step * batch_size : (step + 1) * batch_size][rank::world]
         for step in range(start, len(split) // batch_size)
     ]
+    if isinstance(split.opener, Pixels) and isinstance(transform, TrainTransform):
+        assert split.opener.kept.smallest_crop is not None, "centre crops are for evaluation"
+        if transform.preprocess.interpolation in SMOOTH:
+            augment = _Augment(split, split.opener, transform, draw=(seed, epoch), device=device)
+            yield from augment.batches(batches)
+            return
     dataset = _Transformed(split, transform, draw=(seed, epoch))
     for images, labels, _ in _read(dataset, batches, workers):
         yield images, labels
@@ -100,6 +163,8 @@ def eval_batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """One process's share of a split, in order; each image once over all processes.
 
+    Where the split's images are `Pixels`, they are the centre crops, and are only normalised.
+
     Yields:
         (b, 3, H, W) float32, (b,) int64 labels and (b,) int64 places in the split.
 
@@ -107,8 +172,12 @@ def eval_batches(
         ImageError: an image cannot be read; it is named.
     """
     places = np.arange(len(split))
-    batches = [places[i : i + batch_size] for i in range(0, len(split), batch_size)]
-    return _read(_Transformed(split, transform, draw=None), batches[rank::world], workers)
+    batches = [places[i : i + batch_size] for i in range(0, len(split), batch_size)][rank::world]
+    if isinstance(split.opener, Pixels):
+        assert isinstance(transform, EvalTransform)
+        assert split.opener.kept == Kept(preprocess=transform.preprocess)
+        return _centre_crops(split, split.opener, batches)
+    return _read(_Transformed(split, transform, draw=None), batches, workers)
 
 
 Item = tuple[Tensor, int, int]
@@ -162,6 +231,103 @@ def _collate(items: list[Item | BurstError]) -> tuple[Tensor, Tensor, Tensor] | 
         labels.append(item[1])
         indices.append(item[2])
     return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
+
+
+class _Augment:
+    """Random crops of kept pixels: drawn in the caller's thread, resized in others."""
+
+    def __init__(
+        self,
+        split: Split,
+        pixels: Pixels,
+        transform: TrainTransform,
+        *,
+        draw: tuple[int, int],
+        device: torch.device,
+    ) -> None:
+        self.split, self.pixels, self.transform = split, pixels, transform
+        self.seed, self.device = draw, device
+
+    def batches(self, batches: Sequence[Places]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of the images at these places."""
+        parts = [_parts(batch) for batch in batches]
+        drawn = (self._drawn(part) for batch in parts for part in batch)
+        ahead = (AHEAD + 1) * max(map(len, parts), default=0) - 1
+        with contextlib.closing(in_order(self._prepared, drawn, ahead=ahead)) as prepared:
+            for batch, part in zip(batches, parts, strict=True):
+                images = self._joined(list(islice(prepared, len(part))))
+                yield images, torch.from_numpy(self.split.labels[batch])
+
+    def _drawn(self, places: Places) -> list[tuple[U8, Box]]:
+        """Each image and its box, drawn as without the cache."""
+        found = []
+        with torch.random.fork_rng(devices=[]):
+            for place in places.tolist():
+                image = self.pixels[self.split.names[place]]
+                torch.default_generator.manual_seed(_mixed(*self.seed, place))
+                found.append((image, self.transform.draw(*image.shape[:2])))
+        return found
+
+    def _prepared(self, part: list[tuple[U8, Box]]) -> Tensor:
+        """(n, 3, size, size) float32 on the device."""
+        if self.device.type != "cuda":
+            return self._resized(part)
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # beside the training's own
+        with torch.cuda.stream(stream):
+            images = self._resized(part)
+        stream.synchronize()
+        return images
+
+    def _resized(self, part: list[tuple[U8, Box]]) -> Tensor:
+        preprocess = self.transform.preprocess
+        size, mode = preprocess.image_size, preprocess.interpolation
+        crops = [crop(image, box, size, mode, device=self.device) for image, box in part]
+        return preprocess.normalise(torch.stack(crops))
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        if self.device.type == "cuda":
+            for part in parts:  # its memory is free for others only after the training's use of it
+                part.record_stream(torch.cuda.current_stream(self.device))
+        if len(parts) == 1:
+            return parts[0]
+        if self.device.type != "cpu":
+            return torch.cat(parts)
+        # NumPy asks for large pages, without which fresh memory takes as long as the resizing.
+        shape = (sum(map(len, parts)), *parts[0].shape[1:])
+        return torch.cat(parts, out=torch.from_numpy(np.empty(shape, np.float32)))
+
+
+def crop(image: U8, box: Box, size: int, mode: str, *, device: torch.device = CPU) -> Tensor:
+    """(3, size, size) uint8: a box of an (H, W, 3) image, resized antialiased, mirrored or not.
+
+    `mode` is "bilinear" or "bicubic". Without Pillow, several times faster and up to rounding the
+    same as `Preprocess.crop`.
+    """
+    part = np.array(image[box.top : box.top + box.height, box.left : box.left + box.width])
+    pixels = torch.from_numpy(part).to(device).permute(2, 0, 1)[None]
+    if device.type != "cpu":  # elsewhere only floating-point numbers are resized
+        pixels = pixels.float()
+    found = functional.interpolate(pixels, [size, size], mode=mode, antialias=True)[0]
+    if device.type != "cpu":
+        found = found.clamp(0, 255).round().to(torch.uint8)
+    return found.flip(-1) if box.flip else found
+
+
+def _parts(batch: Places) -> list[Places]:
+    return [batch[start : start + PART] for start in range(0, len(batch), PART)]
+
+
+def _centre_crops(
+    split: Split, pixels: Pixels, batches: Sequence[Places]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def load(places: Places) -> Tensor:
+        images = np.stack([pixels[split.names[place]] for place in places])
+        contiguous = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        return pixels.kept.preprocess.normalise(contiguous)
+
+    with contextlib.closing(in_order(load, batches, ahead=1)) as loaded:
+        for places, images in zip(batches, loaded, strict=True):
+            yield images, torch.from_numpy(split.labels[places]), torch.from_numpy(places)
 
 
 def _mixed(*numbers: int) -> int:

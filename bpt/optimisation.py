@@ -1,9 +1,10 @@
-"""AdamW's parameter groups, the learning rate of each step, and a moving average."""
+"""The optimiser and its parameter groups, the learning rate of each step, a moving average."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from timm.optim.lars import Lars
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
@@ -11,8 +12,19 @@ from bpt.fine_tuning import FineTunedViT, layer_decay_groups
 from bpt.recipe import Recipe
 
 
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW with PyTorch's defaults; SGD or LARS (You et al. 2017, arXiv 1708.03888, by timm)."""
+    groups, lr = parameter_groups(model, recipe), recipe.peak_lr
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9)
+    lars: torch.optim.Optimizer = Lars(groups, lr=lr, momentum=0.9)
+    return lars
+
+
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """What is trained, for AdamW: matrices of prompts, the head's matrix, vectors.
+    """What is trained, for the optimiser: matrices of prompts, the head's matrix, vectors.
 
     Prompts decay by `weight_decay`, the head by `head_weight_decay`, vectors not at all. For
     fine-tuning see `layer_decay_groups`. Frozen parameters are in no group.

@@ -1,7 +1,7 @@
 """Every hyper-parameter of a training, in one object that checks itself."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bpt.model import AFTER, POOLINGS
@@ -12,6 +12,8 @@ from burst.errors import BurstError, check_known
 METHODS = (*PROMPT_METHODS, "linear", "full")
 PRECISIONS = ("float32", "bfloat16", "float16")
 PROTOCOLS = ("standard", "authors")
+NORMALISATIONS = ("native", "reference")
+OPTIMIZERS = ("adamw", "sgd", "lars")
 # Where nobody asks for others. Prompts: the paper's, of CUB with MAE. Fine-tuning: the supplement's
 # (Table 8), its learning rate scaled from 1,024 images a step to 32.
 PROMPT_DEFAULTS = {"lr": 5e-2, "weight_decay": 5e-3, "head_weight_decay": 0.5}
@@ -20,7 +22,7 @@ DEFAULTS = {
     "full": {"lr": 1.25e-4, "weight_decay": 0.05, "head_weight_decay": 0.05},
 }
 # What may differ between two parts of one training: it changes where things are and how fast.
-FREE_ON_RESUME = ("data", "weights", "whitening", "workers", "eval_batch_size")
+FREE_ON_RESUME = ("data", "weights", "whitening", "workers", "eval_batch_size", "origins")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,12 @@ class Recipe:
     Attributes:
         dataset: a name of `known_datasets`; "folder" or "folder:PATH" for one's own images.
         data: the folder or archive of the dataset.
+        train_fraction: share of each class's training images to use, see `class_fraction`.
+        train_list: for imagenet: a file that names the training images.
         model: see `burst.load_backbone`.
         weights: its checkpoint, or "random".
+        normalisation: of the images: "native", as the backbone was pretrained, or "reference",
+            with ImageNet's mean and deviation for every backbone, as the published numbers.
         method: one of `METHODS`: how prompts are parameterised, "linear" (a head on frozen
             features) or "full" (fine-tuning of all weights).
         placement: which blocks get a prompt, see `parse_placement`.
@@ -48,7 +54,8 @@ class Recipe:
         batch_size: images an optimiser step, over all processes.
         accumulation: parts that each process cuts its share of a step into, one after another.
         eval_batch_size: images a step of an evaluation, on each process.
-        lr: AdamW's learning rate at its peak; 0.05, for linear 0.01, for full 0.000125.
+        optimizer: "adamw"; "sgd" or "lars", both with momentum 0.9.
+        lr: learning rate at its peak; 0.05, for linear 0.01, for full 0.000125.
         min_lr: at the end of the cosine.
         weight_decay: of prompts; for full, of all matrices. 0.005, for full 0.05. Vectors never
             decay.
@@ -64,6 +71,8 @@ class Recipe:
             and the best one on the test split, as the published numbers do.
         seed: of the start, the order of the images and their augmentation.
         workers: processes that read images.
+        cache: decode each image once, into a memory-mapped file, see `bpt.pixels`.
+        origins: of each hyper-parameter that was chosen, by whom; see `recipe_for`.
 
     Raises:
         UnknownName: a name that is not known; the nearest are offered.
@@ -72,8 +81,11 @@ class Recipe:
 
     dataset: str = "digits"
     data: str | None = None
+    train_fraction: float | None = None
+    train_list: str | None = None
     model: str = "mae_tiny"
     weights: str | None = None
+    normalisation: str = "native"
     method: str = "bpt-bilinear"
     placement: str = "shallow"
     num_prompts: int = 100
@@ -88,6 +100,7 @@ class Recipe:
     batch_size: int = 32
     accumulation: int = 1
     eval_batch_size: int = 128
+    optimizer: str = "adamw"
     lr: float | None = None
     min_lr: float = 1e-8
     weight_decay: float | None = None
@@ -100,6 +113,8 @@ class Recipe:
     protocol: str = "standard"
     seed: int = 0
     workers: int = 0
+    cache: bool = True
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         known = {
@@ -108,6 +123,8 @@ class Recipe:
             "after": AFTER,
             "precision": PRECISIONS,
             "protocol": PROTOCOLS,
+            "normalisation": NORMALISATIONS,
+            "optimizer": OPTIMIZERS,
         }
         for name, names in known.items():
             check_known(name, getattr(self, name), names)
@@ -151,6 +168,14 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
+
+    def provenance(self) -> list[str]:
+        """Where the hyper-parameters come from that nobody gave, a line for each source."""
+        groups: dict[str, list[str]] = {}
+        for name, source in self.origins.items():
+            if source != "given":
+                groups.setdefault(source, []).append(f"{name} {getattr(self, name)}")
+        return [f"{', '.join(values)}: {source}" for source, values in groups.items()]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":

@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from bpt.build import Model, restore_model
+from bpt.build import Model, open_backbone, restore_model
 from bpt.recipe import Recipe
 from burst._weightfile import read_stored
-from burst.backbone import Backbone, load_backbone
+from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError, RunExists
 from burst.files import write_atomically
 from burst.whitening_file import load_whitening
@@ -91,7 +91,7 @@ class Run:
                 tensors are missing, damaged or do not fit.
         """
         recipe, about = self.recipe, self.config["backbone"]
-        backbone = load_backbone(recipe.model, recipe.weights, device=device, seed=recipe.seed)
+        backbone = open_backbone(recipe, device)
         if backbone.weights_sha256 != about["weights_sha256"]:
             raise CheckpointError(
                 f"{self.folder} was trained on other weights of {recipe.model}: SHA-256 "

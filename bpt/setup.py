@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from bpt import run as folder
 from bpt.build import Model
-from bpt.dataset import Benchmark, Split
+from bpt.dataset import Benchmark, Split, open_dataset
 from bpt.engine import Trainer
-from bpt.optimisation import MovingAverage, parameter_groups, schedule
+from bpt.optimisation import MovingAverage, make_optimizer, schedule
 from bpt.prepare import matrices, tokens_for, whitening_for
 from bpt.recipe import Recipe
 from burst.backbone import Backbone
@@ -68,6 +68,31 @@ def agreed(work: Callable[[], T]) -> T:
         raise value
     found: T = value
     return found
+
+
+def first_alone(work: Callable[[], T]) -> T:
+    """Work of every process that the first does alone before, such as to unpack an archive."""
+    kept: list[T] = []
+    agreed(lambda: kept.append(work()))
+    return kept[0] if kept else work()
+
+
+def open_benchmark(
+    recipe: Recipe, data: str | Path | None = None, *, say: Callable[[str], None] | None = None
+) -> Benchmark:
+    """The recipe's dataset; `data` says where it lies now, if it was moved.
+
+    Raises:
+        BurstError: see `open_dataset`.
+    """
+    name = recipe.dataset.partition(":")[0] if data else recipe.dataset
+    return open_dataset(
+        name,
+        data or recipe.data,
+        train_fraction=recipe.train_fraction,
+        train_list=recipe.train_list,
+        say=say,
+    )
 
 
 def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> dict[str, Any]:
@@ -170,7 +195,7 @@ def count_parameters(model: Model) -> dict[str, int]:
 def make_trainer(
     recipe: Recipe, model: Model, forward: Callable[[Tensor], Tensor], steps: int
 ) -> Trainer:
-    """AdamW and all around it.
+    """The optimiser and all around it.
 
     Args:
         recipe: how.
@@ -180,7 +205,7 @@ def make_trainer(
     """
     device, rank = model.head.weight.device, rank_and_size()[0]
     torch.manual_seed(recipe.seed + rank)  # of stochastic depth; each process drops others
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.peak_lr)
+    optimizer = make_optimizer(model, recipe)
     average = None
     if recipe.ema_decay is not None:
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}

@@ -56,7 +56,9 @@ class Signals:
 
 def resume_command() -> str:
     """What to type to go on: this process's command, with --resume."""
-    name, *arguments = sys.argv
-    if "--resume" not in arguments:
-        arguments.append("--resume")
-    return shlex.join([Path(name).name, *arguments])
+    return this_command() + ("" if "--resume" in sys.argv else " --resume")
+
+
+def this_command() -> str:
+    """What was typed to start this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from bpt import run as folder
-from bpt.build import build_model, prompted_blocks
-from bpt.dataset import open_dataset
+from bpt.build import build_model, open_backbone, prompted_blocks
 from bpt.engine import Progress, Scores, add_up, evaluate
 from bpt.features import Batches, FeatureBatches, ImageBatches
 from bpt.model import PromptedViT
@@ -26,14 +25,15 @@ from bpt.setup import (
     configuration,
     count_parameters,
     existing_result,
+    first_alone,
     is_first_process,
     make_trainer,
+    open_benchmark,
     prompt_starts,
     training_split,
 )
 from bpt.signals import Signals, resume_command
 from burst import forward
-from burst.backbone import load_backbone
 from burst.distributed import process_group, rank_and_size
 from burst.errors import BurstError, Interrupted, NonFiniteLoss, OutputError
 from burst.files import make_folder
@@ -151,10 +151,8 @@ class _Training:
     def open(self, *, resume: bool) -> dict[str, Any] | None:
         """Open data, backbone and folder; gives the result if the training is at its end."""
         recipe = self.recipe
-        self.benchmark = open_dataset(recipe.dataset, recipe.data)
-        self.backbone = load_backbone(
-            recipe.model, recipe.weights, device=self.device, seed=recipe.seed
-        )
+        self.benchmark = first_alone(lambda: open_benchmark(recipe, say=self.say))
+        self.backbone = open_backbone(recipe, self.device)
         prompted_blocks(recipe, self.backbone)  # what cannot be built shows before a folder is made
         if self.writes:
             make_folder(self.out)
@@ -166,11 +164,13 @@ class _Training:
         train = training_split(recipe, self.benchmark)
         digest = self.benchmark.digest
         starts = prompt_starts(recipe, self.backbone, train, digest, out=self.out, say=self.say)
+        for line in recipe.provenance():
+            self.say(line)
         self.model = build_model(recipe, self.backbone, len(self.benchmark.classes), **starts)
         self.config["parameters"] = count_parameters(self.model)
         if self.writes and not (self.out / folder.CONFIG).exists():
             folder.save_json(self.out / folder.CONFIG, self.config)
-        images = ImageBatches(recipe, self.benchmark, self.backbone, train)
+        images = ImageBatches(recipe, self.benchmark, self.backbone, train, say=self.say)
         self.batches: Batches = images
         forward: Callable[[Tensor], Tensor] = self.model
         if recipe.method == "linear":

@@ -28,17 +28,47 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 
 
 @app.command()
-def datasets(as_json: Json = False) -> None:
-    """List the known datasets: classes, sizes, licence, where to get them."""
+def datasets(
+    check: Annotated[
+        str | None,
+        typer.Option(help="Count this dataset's images and classes, and read every image."),
+    ] = None,
+    download: Annotated[
+        str | None, typer.Option(help="Fetch this dataset, where its licence and site allow it.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where to look; $BPT_DATA or ./data if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the known datasets: classes, sizes, licence, found or how to get them."""
     with reported_errors():
         import bpt
         import reports
 
-        known = bpt.known_datasets()
-        if as_json:
-            typer.echo(json.dumps([reports.dataset_record(info) for info in known], indent=2))
-        else:
-            Console().print(reports.datasets_table(known))
+        log = Console(stderr=True)
+        if download is not None:
+            info = bpt.dataset_info(download)
+            with Steps(log, "bytes") as progress:
+                place = bpt.download_dataset(info, data, progress=progress, say=log.print)
+            log.print(f"{info.name} lies in {place}", highlight=False, soft_wrap=True)
+        if check is not None:
+            info = bpt.dataset_info(check)
+            opened = bpt.open_dataset(check, data, say=log.print)
+            with Steps(log, "images") as progress:
+                found = bpt.check_dataset(info, opened, progress=progress)
+            if as_json:
+                typer.echo(json.dumps(asdict(found), indent=2))
+            else:
+                Console().print(reports.check_table(found))
+            raise typer.Exit(0 if found.good else 2)
+        if download is None:
+            known = bpt.known_datasets()
+            if as_json:
+                records = [reports.dataset_record(info, data) for info in known]
+                typer.echo(json.dumps(records, indent=2))
+            else:
+                Console().print(reports.datasets_table(known, data))
 
 
 @app.command()
@@ -47,10 +77,30 @@ def train(
         str, typer.Argument(help="A name from `bpt datasets`, or folder:PATH.")
     ] = "digits",
     model: Annotated[
-        str, typer.Option(help="A name from `burst models`, or any timm ViT as timm:NAME.")
-    ] = "mae_tiny",
+        str | None,
+        typer.Option(
+            help="A name from `burst models`, or any timm ViT as timm:NAME; mae_tiny for digits "
+            "and folder, else mae_vitb."
+        ),
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="A checkpoint file, or `random`.")] = None,
-    data: Annotated[str | None, typer.Option(help="Where the dataset lies.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Where the dataset lies, unpacked or not; $BPT_DATA or ./data."),
+    ] = None,
+    train_fraction: Annotated[
+        float | None, typer.Option(help="Share of each class's training images, such as 0.1.")
+    ] = None,
+    train_list: Annotated[
+        str | None, typer.Option(help="imagenet: a file that names the training images.")
+    ] = None,
+    normalisation: Annotated[
+        str,
+        typer.Option(
+            help="native: as the backbone was pretrained; reference: ImageNet's for all, as the "
+            "published numbers."
+        ),
+    ] = "native",
     method: Annotated[
         str,
         typer.Option(
@@ -62,8 +112,12 @@ def train(
         str,
         typer.Option(help="shallow, deep, last:4, first:4, 3+1 (first 3 and last 1), interval:4."),
     ] = "shallow",
-    num_prompts: Annotated[int, typer.Option(help="Prompt tokens a prompted block.")] = 100,
-    rank: Annotated[int, typer.Option(help="Of bpt-bilinear: columns of its two factors.")] = 75,
+    num_prompts: Annotated[
+        int | None, typer.Option(help="Prompt tokens a prompted block; 100, published deep: 50.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Of bpt-bilinear: columns of its two factors; 75.")
+    ] = None,
     spt_tokens: Annotated[
         str, typer.Option(help="What spt starts from: random, mean, max or kmeans.")
     ] = "random",
@@ -87,16 +141,24 @@ def train(
     warmup_epochs: Annotated[
         int | None, typer.Option(help="With a rising learning rate; a tenth of the epochs.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a step, over all processes; 32.")
+    ] = None,
     accumulation: Annotated[int, typer.Option(help="Parts a step is cut into, for memory.")] = 1,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, sgd or lars.")] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate; 0.05, linear 0.01, full 0.000125.")
+        float | None,
+        typer.Option(help="Peak learning rate. This and what follows: as published, if it was."),
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Of prompts (0.005); for full, of all (0.05).")
+        float | None, typer.Option(help="Of prompts; for full, of all matrices.")
     ] = None,
-    head_weight_decay: Annotated[
-        float | None, typer.Option(help="Of the head; 0.5, for linear 0.")
+    head_weight_decay: Annotated[float | None, typer.Option(help="Of the head.")] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(help="full: factor of the rate from a block to the one before.")
+    ] = None,
+    drop_path: Annotated[
+        float | None, typer.Option(help="full: stochastic depth of the last block.")
     ] = None,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     use_compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
@@ -115,6 +177,9 @@ def train(
         str | None, typer.Option(help="Several, such as 0,1,2: mean and spread.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    cache: Annotated[
+        bool, typer.Option(help="Decode each image once, into $BPT_CACHE or ~/.cache/bpt.")
+    ] = True,
     device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")
@@ -131,11 +196,14 @@ def train(
         import bpt
         import reports
 
-        recipe = bpt.Recipe(
-            dataset=dataset,
+        recipe = bpt.recipe_for(
+            dataset,
             data=data,
+            train_fraction=train_fraction,
+            train_list=train_list,
             model=model,
             weights=weights,
+            normalisation=normalisation,
             method=method,
             placement=placement,
             num_prompts=num_prompts,
@@ -149,15 +217,19 @@ def train(
             warmup_epochs=warmup_epochs,
             batch_size=batch_size,
             accumulation=accumulation,
+            optimizer=optimizer,
             lr=lr,
             weight_decay=weight_decay,
             head_weight_decay=head_weight_decay,
+            layer_decay=layer_decay,
+            drop_path=drop_path,
             precision=precision,
             compile=use_compile,
             ema_decay=ema_decay,
             protocol=protocol,
             seed=seed,
             workers=workers,
+            cache=cache,
         )
         several = parse_seeds(seeds) if seeds else None
         if device != "auto":
@@ -185,6 +257,101 @@ def train(
                 console = Console()
                 console.print(reports.result_table(result))
                 console.print(f"written to {where}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def study(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="table11, fgvc_mae, fgvc_moco, variants, prompt_length, prompt_width, table9 or "
+            "table10."
+        ),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs with their estimated cost.")
+    ] = False,
+    dataset: Annotated[
+        str | None, typer.Option(help="Instead of the table's, such as folder:PATH.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Where the datasets lie.")] = None,
+    model: Annotated[str | None, typer.Option(help="Instead of the table's.")] = None,
+    weights: Annotated[str | None, typer.Option(help="A checkpoint file, or `random`.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the recipes'.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instead of the recipes'.")] = None,
+    train_fraction: Annotated[
+        float | None, typer.Option(help="Share of each class's training images.")
+    ] = None,
+    normalisation: Annotated[str, typer.Option(help="native or reference.")] = "native",
+    protocol: Annotated[
+        str, typer.Option(help="standard; `authors`, as the published numbers.")
+    ] = "standard",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2: mean and spread.")] = "0",
+    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    cache: Annotated[bool, typer.Option(help="Decode each image once.")] = True,
+    devices: Annotated[
+        str, typer.Option(help="One run at a time on each: auto, or cuda:0,cuda:1.")
+    ] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder; studies/NAME if not given.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train what a table of the paper compares, and set our numbers beside the published ones.
+
+    The same command again skips what is finished and goes on with the rest.
+    """
+    log = Console(stderr=True)
+    with reported_errors():
+        import bpt
+        import burst
+        import reports
+
+        cells = reports.study_cells(
+            name,
+            dataset=dataset,
+            data=data,
+            model=model,
+            weights=weights,
+            epochs=epochs,
+            batch_size=batch_size,
+            train_fraction=train_fraction,
+            normalisation=normalisation,
+            protocol=protocol,
+            precision=precision,
+            workers=workers,
+            cache=cache,
+        )
+        chosen = parse_seeds(seeds)
+        if dry_run:
+            Console().print(reports.plan_table(cells, len(chosen)))
+            return
+        where = burst.make_folder(out or Path("studies") / name)
+
+        def say(text: str) -> None:
+            log.print(text, highlight=False, soft_wrap=True)
+
+        with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
+            results = bpt.run_study(
+                reports.study_recipes(cells),
+                where,
+                seeds=chosen,
+                devices=[parse_device(device) for device in devices.split(",")],
+                progress=progress,
+                say=None if quiet else say,
+            )
+        frame = reports.study_frame(cells, results)
+        files = reports.save_study(frame, where, name)
+        if not quiet:
+            console = Console()
+            console.print(reports.study_table(frame))
+            names = ", ".join(str(file) for file in files)
+            console.print(f"written: {names}", highlight=False, soft_wrap=True)
+        failed = [one for one, outcome in results.items() if isinstance(outcome, str)]
+        if failed:
+            raise burst.BurstError(
+                f"{len(failed)} of {len(results)} trainings failed, such as {failed[0]}: "
+                f"{results[failed[0]]}"
+            )
 
 
 @app.command()

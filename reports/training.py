@@ -1,7 +1,7 @@
 """Trained runs as tables for a terminal, and compared in a figure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from bpt import DatasetInfo, Evaluation, Run
+from bpt import CheckedDataset, DatasetInfo, Evaluation, Run, how_to_get, locate
 from burst import EmptyResult, write_atomically
 from reports.style import PAGE_WIDTH, house_style, save_figure
 
@@ -31,20 +31,51 @@ def plain(values: Any) -> Any:  # noqa: ANN401  whatever JSON may hold
     return None if isinstance(values, float) and not isfinite(values) else values
 
 
-def dataset_record(info: DatasetInfo) -> dict[str, Any]:
-    """What is known of a dataset, as plain data."""
-    return {name: value for name, value in asdict(info).items() if name != "opener"}
+def dataset_record(info: DatasetInfo, data: Path | None = None) -> dict[str, Any]:
+    """What is known of a dataset, and where it was found, as plain data."""
+    hidden = ("opener", "layout", "downloads")
+    record = {one.name: getattr(info, one.name) for one in fields(info) if one.name not in hidden}
+    found, looked = locate(info, data)
+    return record | {
+        "download": [file.url for file in info.downloads],
+        "found": str(found) if found else None,
+        "looked_in": [str(place) for place in looked],
+    }
 
 
-def datasets_table(known: Sequence[DatasetInfo]) -> Table:
-    """The known datasets, for a terminal."""
+def datasets_table(known: Sequence[DatasetInfo], data: Path | None = None) -> Table:
+    """The known datasets, whether they are on disk, and how to get those that are not."""
     table = Table(box=None, pad_edge=False)
-    for name in ("name", "classes", "train/val/test", "licence", "where"):
+    for name in ("name", "classes", "train/val/test", "licence", "found, or how to get it"):
         table.add_column(name, overflow="fold")
     for info in known:
         sizes = "/".join(map(str, info.sizes)) if info.sizes else "by folder"
         classes = str(info.classes) if info.classes else "by folder"
-        table.add_row(info.name, classes, sizes, info.licence, info.source)
+        found, looked = locate(info, data)
+        if info.layout is None:
+            where = info.source
+        elif found:
+            where = f"found: {found}"
+        else:
+            where = f"not in {looked[0]}; {how_to_get(info)}"
+        table.add_row(info.name, classes, sizes, info.licence, where)
+    return table
+
+
+def check_table(found: CheckedDataset) -> Table:
+    """What a check found, problems first."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for problem in found.mismatches:
+        table.add_row("differs", problem)
+    for problem in found.unreadable:
+        table.add_row("unreadable", problem)
+    sizes = "/".join(f"{size:,}" for size in found.sizes)
+    table.add_row("found", f"{sizes} images to train, validate and test, {found.classes} classes")
+    table.add_row("in", found.source)
+    if found.good:
+        table.add_row("", "complete; every image can be read")
     return table
 
 

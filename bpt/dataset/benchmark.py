@@ -1,11 +1,14 @@
 """What a dataset is: its splits, its classes, and what is known of where it comes from."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bpt.dataset.split import Split
+from bpt.dataset.download import RemoteFile
+from bpt.dataset.place import Layout
+from bpt.dataset.split import Split, class_fraction, hold_out
+from burst.errors import BurstError, ImageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,61 @@ class Benchmark:
         return found.hexdigest()
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a dataset.
+
+    Attributes:
+        root: the folder or archive that it lies in; None for what is embedded.
+        train_fraction: share of each class's training images to take, in (0, 1].
+        train_list: a text file that names the training images.
+
+    Raises:
+        BurstError: the fraction is out of range, or both are given.
+    """
+
+    root: Path | None = None
+    train_fraction: float | None = None
+    train_list: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
+            raise BurstError(
+                f"train_fraction is {self.train_fraction}; it must lie in 0..1, without 0"
+            )
+        if self.train_fraction is not None and self.train_list is not None:
+            raise BurstError("give a fraction of the training images or a list of them, not both")
+
+    def benchmark(
+        self,
+        name: str,
+        classes: Sequence[str],
+        train: Split,
+        test: Split,
+        val: Split | None = None,
+        *,
+        held_out: float = 0.1,
+    ) -> Benchmark:
+        """The dataset, once its images are sorted into splits.
+
+        The fraction is taken first. Then, where the dataset has no validation split of its own, a
+        share of what is left is held out, class by class, see `hold_out`. So training and
+        validation images together are the fraction, and smaller fractions lie in larger ones.
+
+        Raises:
+            ImageError: there is nothing to train on, or nothing to test on.
+        """
+        for kind, split in (("training", train), ("test", test)):
+            if not len(split):
+                raise ImageError(f"{name}: {self.root} has no {kind} image")
+        if self.train_fraction is not None:
+            train = train.subset(class_fraction(train.labels, self.train_fraction))
+        if val is None:
+            kept, held = hold_out(train.labels, held_out)
+            train, val = train.subset(kept), train.subset(held)
+        return Benchmark(name, tuple(classes), train, val, test, source=str(self.root))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """What is known of a dataset before it is opened.
@@ -56,8 +114,10 @@ class DatasetInfo:
         citation: what to cite.
         source: where to get it.
         files: what is expected to lie in its place.
+        opener: what is asked of it -> `Benchmark`.
         embedded: whether it comes with a dependency and needs no place.
-        opener: place -> `Benchmark`.
+        layout: how its files are named; None where any place is taken as it is.
+        downloads: what `--download` fetches; empty where its licence or its site forbids it.
     """
 
     name: str
@@ -68,5 +128,7 @@ class DatasetInfo:
     citation: str
     source: str
     files: str
-    embedded: bool
-    opener: Callable[[Path | None], Benchmark]
+    opener: Callable[[Request], Benchmark]
+    embedded: bool = False
+    layout: Layout | None = None
+    downloads: tuple[RemoteFile, ...] = ()

@@ -1,13 +1,13 @@
 """Hand-written digits, 8 x 8 pixels, that come with scikit-learn."""
 
-from pathlib import Path
+import dataclasses
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from bpt.dataset.benchmark import Benchmark, DatasetInfo
+from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
 from bpt.dataset.split import Split
 
 SIZES = (1000, 200, 597)
@@ -25,7 +25,7 @@ class _Digits:
         return Image.fromarray(self.images[int(name)]).convert("RGB")
 
 
-def open_digits(_: Path | None = None) -> Benchmark:
+def open_digits(request: Request) -> Benchmark:
     """1,797 images of 10 x 10 pixels: 1,000 to train on, 200 to validate, 597 to test.
 
     The splits keep the share of each class and are always the same. A mirrored digit is none.
@@ -44,16 +44,10 @@ def open_digits(_: Path | None = None) -> Benchmark:
     def split(indices: np.ndarray) -> Split:
         return Split(tuple(str(index) for index in indices), labels[indices], opener)
 
-    return Benchmark(
-        name="digits",
-        classes=tuple("0123456789"),
-        train=split(trained),
-        val=split(validated),
-        test=split(tested),
-        source="scikit-learn",
-        flip=False,
-        smallest_crop=0.5,
+    found = request.benchmark(
+        "digits", tuple("0123456789"), split(trained), split(tested), split(validated)
     )
+    return dataclasses.replace(found, source="scikit-learn", flip=False, smallest_crop=0.5)
 
 
 INFO = DatasetInfo(

@@ -5,15 +5,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from bpt.dataset.benchmark import Benchmark, DatasetInfo
-from bpt.dataset.split import FileOpener, Split, hold_out
+from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
+from bpt.dataset.split import FileOpener, Split
 from burst.errors import ImageError
 
 EXPECTED = "train/CLASS/IMAGE, test/CLASS/IMAGE and, if there is one, val/CLASS/IMAGE"
 SPLITS = ("train", "val", "test")
 
 
-def open_folder(place: Path | None) -> Benchmark:
+def open_folder(request: Request) -> Benchmark:
     """Images in folders of their classes, as torchvision's ImageFolder reads them.
 
     An archive (zip, tar) is read in place; all may lie in one folder more. Classes are the folders
@@ -24,6 +24,7 @@ def open_folder(place: Path | None) -> Benchmark:
         ImageError: nothing or no image lies there; a split is missing; an image lies in no class;
             a class has no training image.
     """
+    place = request.root
     assert place is not None
     opener = FileOpener(place)
     files = _sorted_into(opener.files.sizes, place)
@@ -38,13 +39,8 @@ def open_folder(place: Path | None) -> Benchmark:
         labels = np.array([number[name] for _, name in found], np.int64)
         return Split(tuple(path for path, _ in found), labels, opener)
 
-    train = split("train")
-    if files["val"]:
-        val = split("val")
-    else:
-        kept, held = hold_out(train.labels)
-        train, val = train.subset(kept), train.subset(held)
-    return Benchmark("folder", classes, train, val, split("test"), source=str(place))
+    val = split("val") if files["val"] else None
+    return request.benchmark("folder", classes, split("train"), split("test"), val)
 
 
 def _sorted_into(names: Iterable[str], place: Path) -> dict[str, list[tuple[str, str]]]:

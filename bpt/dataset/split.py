@@ -125,7 +125,7 @@ def hold_out(labels: Labels, share: float = 0.1) -> tuple[NDArray[np.intp], NDAr
     >>> [len(part) for part in hold_out(np.repeat([0, 1], 5_994 // 2))]
     [5394, 600]
     """
-    classes, counts = np.unique(labels, return_counts=True)
+    counts = np.unique(labels, return_counts=True)[1]
     total = min(math.ceil(round(share * len(labels), 9)), int((counts - 1).sum()))
     quota = np.minimum(np.floor(share * counts).astype(int), counts - 1)
     rest = share * counts - quota
@@ -134,9 +134,25 @@ def hold_out(labels: Labels, share: float = 0.1) -> tuple[NDArray[np.intp], NDAr
         quota[best] += 1
         rest[best] -= 1
     rng = np.random.default_rng(0)
-    held = [
-        rng.permutation(np.flatnonzero(labels == one))[:number]
-        for one, number in zip(classes, quota, strict=True)
-    ]
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])[: len(counts)]
+    held = [rng.permutation(part)[:number] for part, number in zip(members, quota, strict=True)]
     out = np.sort(np.concatenate(held)) if held else np.empty(0, np.intp)
     return np.setdiff1d(np.arange(len(labels)), out), out
+
+
+def class_fraction(labels: Labels, share: float) -> NDArray[np.intp]:
+    """Places of a share of each class: round(share n_c) of its n_c images, at least one.
+
+    Each class is drawn in an order that a generator seeded with the class decides, so it is always
+    the same, and smaller shares lie in larger ones.
+
+    >>> class_fraction(np.array([0, 0, 0, 1, 1, 1, 1]), 0.5).tolist()
+    [0, 1, 4, 5]
+    """
+    chosen = []
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    for one, members in zip(classes, np.split(order, starts[1:]), strict=False):
+        count = max(1, math.floor(share * len(members) + 0.5))
+        chosen.append(np.random.default_rng([1, int(one)]).permutation(members)[:count])
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.intp)

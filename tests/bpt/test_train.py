@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bpt
+import burst
 from bpt import Recipe, open_run, train, train_seeds
 from burst import BurstError, CheckpointError, Interrupted, NonFiniteLoss, RunExists
 
@@ -136,7 +137,7 @@ def test_a_moving_average_is_what_is_evaluated_and_kept(recipe, tmp_path):
     train(replace(recipe, epochs=1), tmp_path / "without")
     with_it = open_run(tmp_path / "with").trained_state()
     last = open_run(tmp_path / "without").trained_state()
-    start = bpt.build_model(recipe, bpt.train.__globals__["load_backbone"]("mae_tiny"), 3)
+    start = bpt.build_model(recipe, burst.load_backbone("mae_tiny"), 3)
     moved = {n: p.detach() for n, p in start.named_parameters() if p.requires_grad}
     for name, value in with_it.items():  # between the start and the end
         assert not torch.equal(value, last[name])

@@ -1,11 +1,13 @@
 """`bpt` as a user types it."""
 
+import csv
 import json
 import os
 import signal
 import subprocess
 import sys
 
+import layouts
 import pytest
 import torch
 from colours import write_images
@@ -130,7 +132,79 @@ def test_runs_are_compared_in_a_table_and_a_figure(trained, tmp_path):
 def test_the_datasets_are_listed():
     assert "scikit-learn" in succeeded("datasets").stdout
     names = [one["name"] for one in json.loads(succeeded("datasets", "--json").stdout)]
-    assert names == ["digits", "folder"]
+    assert names == ["digits", "folder", "cub", "nabirds", "flowers", "dogs", "cars", "imagenet"]
+
+
+def test_a_dataset_is_found_checked_and_what_is_missing_named(tmp_path):
+    base = layouts.cub(tmp_path)
+    records = json.loads(succeeded("datasets", "--json", "--data", str(tmp_path)).stdout)
+    found = {one["name"]: one["found"] for one in records}
+    assert found["cub"] == str(base) and found["dogs"] is None
+    broken = sorted(base.rglob("*.jpg"))[0]
+    broken.write_bytes(b"")
+    result = run("datasets", "--check", "cub", "--data", str(tmp_path), "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == 2 and broken.name in report["unreadable"][0]
+    assert "3 classes instead of 200" in report["mismatches"]
+    text = run("datasets", "--check", "cub", "--data", str(tmp_path)).stdout
+    assert "unreadable" in text and "10/2/6 images" in text
+
+
+def test_what_may_not_be_downloaded_says_where_to_get_it():
+    assert "https://dl.allaboutbirds.org/nabirds" in refused("datasets", "--download", "nabirds")
+
+
+def test_a_benchmark_is_trained_from_its_archive_alone(tmp_path):
+    layouts.cub(tmp_path / "made", train=12, test=3)
+    place = tmp_path / "data"
+    place.mkdir()
+    layouts.pack(tmp_path / "made", place / "CUB_200_2011.tgz", names=("CUB_200_2011",))
+    out = tmp_path / "run"
+    options = (
+        "--model",
+        "mae_tiny",
+        "--epochs",
+        "1",
+        "--placement",
+        "last:1",
+        "--num-prompts",
+        "2",
+    )
+    result = succeeded("train", "cub", "--data", str(place), "--out", str(out), *options)
+    assert "deep script for MAE on CUB" in result.stderr and "unpacking" in result.stderr
+    config = json.loads((out / "config.json").read_text())
+    assert config["recipe"]["head_weight_decay"] == 0.5
+    assert config["recipe"]["origins"]["num_prompts"] == "given"
+    assert "MAE on CUB" in config["recipe"]["origins"]["lr"]
+    assert config["dataset"]["classes"][0] == "Black footed Albatross"
+
+
+def test_a_miniature_study_ends_with_a_table(images, tmp_path):
+    command = ("study", "prompt_width", "--dataset", f"folder:{images}", "--model", "mae_tiny")
+    command += ("--epochs", "2", "--batch-size", "8", "--out", str(tmp_path))
+    plan = succeeded(*command, "--dry-run").stdout
+    assert plan.count("shallow") == 4 and "hours" in plan and not any(tmp_path.iterdir())
+    result = succeeded(*command)
+    table = list(csv.DictReader((tmp_path / "prompt_width.csv").read_text().splitlines()))
+    assert [line["setting"] for line in table] == [f"rank={rank}" for rank in (25, 50, 75, 100)]
+    for line in table:
+        run = tmp_path / line["run"] / "seed_0" / "result.json"
+        assert float(line["ours"]) == json.loads(run.read_text())["test_accuracy"]
+        assert line["differs"] == "dataset, model, epochs, protocol"
+        ours = float(line["published"]) + float(line["difference"])
+        assert ours == pytest.approx(float(line["ours"]))
+    assert "72.18" in result.stdout
+    before = (tmp_path / "prompt_width.csv").read_text()
+    succeeded(*command)
+    assert (tmp_path / "prompt_width.csv").read_text() == before
+
+
+def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
+    told = run(
+        "study", "prompt_width", "--data", str(tmp_path / "no"), "--out", str(tmp_path / "x")
+    )
+    assert told.exit_code == 2 and "trainings failed" in told.stderr.splitlines()[-1]
+    assert "table11" in refused("study", "table12")
 
 
 @pytest.mark.parametrize(
@@ -196,7 +270,8 @@ def test_an_interrupted_training_says_how_to_go_on(images, tmp_path):
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    process.stderr.readline()
+    while "epoch" not in process.stderr.readline():
+        pass
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -1,0 +1,125 @@
+"""Where a dataset's files lie: the place that was named, its usual folders, archives in them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from bpt.dataset.unpack import unpack, unpack_nested
+from burst.errors import ImageError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive as its makers publish it.
+
+    Attributes:
+        file: its name.
+        folder: what its content becomes, beside it.
+        top: the one folder in it that becomes `folder`; None if all of it does.
+        nested: whether it holds an archive for each of its folders.
+    """
+
+    file: str
+    folder: str
+    top: str | None = None
+    nested: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a dataset's files are named.
+
+    Attributes:
+        folders: where its root may lie in a place, apart from the place itself.
+        markers: files or folders one of which tells its root, in the root.
+        archives: what is unpacked if it lies there and its folder does not.
+    """
+
+    folders: tuple[str, ...]
+    markers: tuple[str, ...]
+    archives: tuple[Archive, ...] = ()
+
+    def bases(self, place: Path) -> list[Path]:
+        """The folders that are looked into, in order."""
+        if place.is_file():
+            return [place.parent / folder for folder in ("", *self.folders)]
+        found = [find(place, folder) for folder in self.folders]
+        return [place, *(one for one in found if one)]
+
+    def root(self, place: Path) -> Path | None:
+        """The first folder that has a marker."""
+        for base in self.bases(place):
+            if any(find(base, marker) for marker in self.markers):
+                return base
+        return None
+
+    def packed(self, place: Path) -> list[tuple[Path, Archive]]:
+        """Archives that lie there and were not unpacked, with the folder they lie in."""
+        return [
+            (base, archive)
+            for base in self.bases(place)
+            for archive in self.archives
+            if (base / archive.file).is_file() and not (base / archive.folder).exists()
+        ]
+
+
+def data_root() -> Path:
+    """Where datasets lie if nobody says: $BPT_DATA, or `data` in the working folder."""
+    return Path(os.environ.get("BPT_DATA") or "data")
+
+
+def prepare(name: str, layout: Layout, place: Path, *, hint: str, say: Say | None = None) -> Path:
+    """The dataset's root; what is still packed is unpacked beside its archive.
+
+    Raises:
+        ImageError: there is nothing of it in the place; a damaged archive.
+        OutputError: an archive cannot be unpacked where it lies.
+    """
+    if not place.exists():
+        raise ImageError(f"{name}: {str(place)!r} does not exist; {hint}")
+    for base, archive in layout.packed(place):
+        if say:
+            say(f"unpacking {base / archive.file}")
+        if archive.nested:
+            unpack_nested(base / archive.file, base / archive.folder)
+        else:
+            unpack(base / archive.file, base / archive.folder, top=archive.top)
+    root = layout.root(place)
+    if root is None:
+        looked = ", ".join(str(base) for base in layout.bases(place))
+        raise ImageError(
+            f"{name}: none of {', '.join(layout.markers)} and no archive of it in {looked}; {hint}"
+        )
+    return root
+
+
+def find(base: Path, name: str) -> Path | None:
+    """The file or folder of this relative name, if there is one; case counts only in a tie."""
+    here = base
+    for part in PurePosixPath(name).parts:
+        exact = here / part
+        if not exact.exists():
+            try:
+                alike = sorted(one for one in here.iterdir() if one.name.lower() == part.lower())
+            except OSError:
+                return None
+            if not alike:
+                return None
+            exact = alike[0]
+        here = exact
+    return here if here.exists() else None
+
+
+def required(root: Path, *names: str) -> Path:
+    """The first of these files that is there.
+
+    Raises:
+        ImageError: there is none.
+    """
+    for name in names:
+        if found := find(root, name):
+            return found
+    raise ImageError(f"{root} has no {' or '.join(names)}; unpack its archive again")

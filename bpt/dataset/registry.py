@@ -1,0 +1,141 @@
+"""The known datasets: found by name, opened, fetched."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bpt.dataset import cars, cub, digits, dogs, flowers, folder, imagenet, nabirds
+from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
+from bpt.dataset.download import fetch
+from bpt.dataset.place import data_root, prepare
+from burst.errors import BurstError, ImageError, check_known
+from burst.forward import Progress
+
+DATASETS = (
+    digits.INFO,
+    folder.INFO,
+    cub.INFO,
+    nabirds.INFO,
+    flowers.INFO,
+    dogs.INFO,
+    cars.INFO,
+    imagenet.INFO,
+)
+Say = Callable[[str], None]
+
+
+def known_datasets() -> tuple[DatasetInfo, ...]:
+    """What `open_dataset` knows, in its order."""
+    return DATASETS
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known of a dataset, by its name or as "folder:PATH".
+
+    Raises:
+        UnknownName: no such name; the nearest are offered.
+    """
+    kind = name.partition(":")[0]
+    check_known("dataset", kind, [one.name for one in DATASETS])
+    return next(one for one in DATASETS if one.name == kind)
+
+
+def open_dataset(
+    name: str,
+    data: str | Path | None = None,
+    *,
+    train_fraction: float | None = None,
+    train_list: str | Path | None = None,
+    say: Say | None = None,
+) -> Benchmark:
+    """A dataset by its name. What its makers' archives hold is unpacked beside them, once.
+
+    Args:
+        name: of `known_datasets`, or "folder:PATH".
+        data: the folder that it lies in, or its archive; `data_root()` if not given. Not for what
+            is embedded.
+        train_fraction: share of each class's training images to take, see `class_fraction`.
+        train_list: for imagenet: a text file that names the training images.
+        say: called with a line before long work.
+
+    Raises:
+        UnknownName: no such name; the nearest are offered.
+        BurstError: `data` is missing, or given twice, or for an embedded dataset; a list where
+            there is none; a fraction out of range.
+        ImageError: see the dataset's file.
+        OutputError: an archive cannot be unpacked beside itself.
+    """
+    info = dataset_info(name)
+    colon, path = name.partition(":")[1:]
+    if colon and (data is not None or info.layout is not None or info.embedded):
+        raise BurstError(f"dataset {name!r}: give its place once, as --data or behind folder:")
+    if info.embedded and data is not None:
+        raise BurstError(f"{info.name} comes with scikit-learn; leave --data out")
+    if train_list is not None and info is not imagenet.INFO:
+        raise BurstError(f"a list of training images is for imagenet, not for {info.name}")
+    root: Path | None = None
+    if info.layout is not None:
+        place = Path(data) if data is not None else data_root()
+        root = prepare(info.name, info.layout, place, hint=how_to_get(info), say=say)
+    elif not info.embedded:
+        if not (path or data):
+            raise BurstError(f"dataset {name} needs a place: --data PATH; expected {info.files}")
+        root = Path(path or data or "")
+    request = Request(root, train_fraction, Path(train_list) if train_list else None)
+    benchmark = info.opener(request)
+    if info.classes is not None and len(benchmark.classes) > info.classes:
+        raise ImageError(
+            f"{root} has {len(benchmark.classes)} classes, and {info.name} {info.classes}: "
+            "is it another dataset?"
+        )
+    return benchmark
+
+
+def how_to_get(info: DatasetInfo) -> str:
+    """What to do where it is missing, on one line."""
+    if info.downloads:
+        return f"get it with `bpt datasets --download {info.name}`, or give --data DIR"
+    return f"get it from {info.source}; expected {info.files} in --data DIR"
+
+
+def locate(info: DatasetInfo, data: str | Path | None = None) -> tuple[Path | None, list[Path]]:
+    """Where a dataset is, or None; and where it was looked for. Nothing is unpacked."""
+    if info.layout is None:
+        return None, []
+    place = Path(data) if data is not None else data_root()
+    packed = info.layout.packed(place) if place.exists() else []
+    found = info.layout.root(place) if place.exists() else None
+    return found or (packed[0][0] / packed[0][1].file if packed else None), info.layout.bases(place)
+
+
+def download_dataset(
+    info: DatasetInfo,
+    data: str | Path | None = None,
+    *,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> Path:
+    """Fetch what its makers publish, checked, into a folder of its own, and unpack it.
+
+    Args:
+        info: of the dataset.
+        data: the folder above; `data_root()` if not given.
+        progress: called as progress(bytes done, bytes in all) for each file.
+        say: called with a line for each file.
+
+    Returns:
+        The folder that holds it: `data`/NAME.
+
+    Raises:
+        BurstError: its licence or its site does not allow it.
+        DownloadError, OutputError: see `fetch`.
+        ImageError: an archive is damaged.
+    """
+    if not info.downloads or info.layout is None:
+        raise BurstError(f"{info.name} cannot be downloaded from here: {how_to_get(info)}")
+    place = (Path(data) if data is not None else data_root()) / info.name
+    for file in info.downloads:
+        if say:
+            say(f"{file.url} to {place / file.name}")
+        fetch(file, place, progress=progress, say=say)
+    prepare(info.name, info.layout, place, hint=how_to_get(info), say=say)
+    return place

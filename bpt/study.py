@@ -1,0 +1,150 @@
+"""Many trainings, one after another or side by side on several devices; finished ones stay."""
+
+import multiprocessing
+import queue
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bpt.recipe import Recipe
+from bpt.signals import this_command
+from bpt.train import train_seeds
+from burst.errors import BurstError, Interrupted
+from burst.forward import Progress
+
+Result = dict[str, Any]
+Say = Callable[[str], None]
+
+
+def run_study(
+    recipes: Mapping[str, Recipe],
+    out: str | Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    devices: Sequence[str] = ("auto",),
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> dict[str, Result | str]:
+    """Train each recipe with each seed, into out/NAME/seed_N. The same call again goes on.
+
+    What is finished is not trained again, what was interrupted goes on from its last state. A
+    training that fails does not stop the others.
+
+    Args:
+        recipes: by the name of their folder.
+        out: the folder above.
+        seeds: for each recipe.
+        devices: one training at a time on each; several have a process of their own each.
+        progress: called as progress(steps done, steps in all) of the training that runs; only with
+            one device.
+        say: called with a line now and then.
+
+    Returns:
+        By name: what `train_seeds` returns, or in one line why there is nothing.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM; what runs was saved.
+        BurstError: no device.
+    """
+    if not devices:
+        raise BurstError("a study needs at least one device")
+    tell = say or (lambda _: None)
+    found: dict[str, Result | str] = {}
+
+    def report(name: str, outcome: Result | str) -> None:
+        found[name] = outcome
+        tell(f"{len(found)}/{len(recipes)} {name}: {describe(outcome)}")
+
+    if len(devices) == 1:
+        for name, recipe in recipes.items():
+            tell(f"{len(found) + 1}/{len(recipes)} {name}")
+            outcome = _run_one(recipe, seeds, Path(out) / name, devices[0], progress, say)
+            report(name, outcome)
+    else:
+        _side_by_side(recipes, seeds, Path(out), devices, report)
+    return {name: found[name] for name in recipes if name in found}
+
+
+def describe(outcome: Result | str) -> str:
+    """A finished training in a few words, or why there is none."""
+    if isinstance(outcome, str):
+        return outcome
+    accuracy = outcome["test_accuracy"]
+    spread = "" if accuracy["std"] is None else f" ± {accuracy['std']:.2f}"
+    return f"test accuracy {accuracy['mean']:.2f}{spread} %"
+
+
+def _run_one(
+    recipe: Recipe,
+    seeds: Sequence[int],
+    out: Path,
+    device: str,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> Result | str:
+    try:
+        return train_seeds(
+            recipe, seeds, out, device=device, resume=True, progress=progress, say=say
+        )
+    except Interrupted as error:
+        raise Interrupted(error.signum, this_command()) from error
+    except BurstError as error:
+        return " ".join(str(error).split())
+
+
+def _side_by_side(
+    recipes: Mapping[str, Recipe],
+    seeds: Sequence[int],
+    out: Path,
+    devices: Sequence[str],
+    report: Callable[[str, Result | str], None],
+) -> None:
+    """A thread a device hands it one training after another, in a process of its own."""
+    waiting: queue.SimpleQueue[tuple[str, Recipe]] = queue.SimpleQueue()
+    for item in recipes.items():
+        waiting.put(item)
+    lock, raised = threading.Lock(), list[BaseException]()
+    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+
+    def serve(device: str) -> None:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            while not raised:
+                try:
+                    name, recipe = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    outcome = pool.submit(_guarded, recipe, seeds, out / name, device).result()
+                except Exception as error:  # a process that was killed, or out of memory
+                    outcome = f"its process ended: {error}"
+                if isinstance(outcome, int):
+                    raised.append(Interrupted(outcome, this_command()))
+                    return
+                with lock:
+                    report(name, outcome)
+
+    threads = [threading.Thread(target=serve, args=(device,)) for device in devices]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        raised.append(Interrupted(signal.SIGINT, this_command()))
+        for child in multiprocessing.active_children():
+            child.terminate()  # each saves its training first
+        for thread in threads:
+            thread.join()
+    if raised:
+        raise raised[0]
+
+
+def _guarded(recipe: Recipe, seeds: Sequence[int], out: Path, device: str) -> Result | str | int:
+    """In another process; the number of a signal that interrupted it."""
+    try:
+        return _run_one(recipe, seeds, out, device)
+    except Interrupted as error:
+        return error.signum

@@ -1,0 +1,75 @@
+"""The paper's numbers, from published.csv: one row a number."""
+
+import re
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+from burst.errors import check_known
+
+STUDIES = (
+    "table11",
+    "fgvc_mae",
+    "fgvc_moco",
+    "variants",
+    "prompt_length",
+    "prompt_width",
+    "table9",
+    "table10",
+)
+BACKBONES = {
+    ("mae_in1k", "vit_base_patch16"): "mae_vitb",
+    ("mae_in1k", "vit_large_patch16"): "mae_vitl",
+    ("mae_in1k", "vit_huge_patch14"): "mae_vith",
+    ("mae_in1k", "vit_2b_patch14"): "mae_vit2b",
+    ("moco_v3_in1k", "vit_base_patch16"): "moco_vitb",
+    ("sup_in21k", "vit_base_patch16"): "sup_vitb",
+}
+# The paper's rows in our words. Its deep prompts stand in the last four blocks (table 10, 0+4),
+# those of VPT and SPT in all.
+METHODS = {
+    "full": ("full", "shallow"),
+    "linear": ("linear", "shallow"),
+    "vpt-shallow": ("vpt", "shallow"),
+    "vpt-deep": ("vpt", "deep"),
+    "spt-shallow": ("spt", "shallow"),
+    "spt-deep": ("spt", "deep"),
+    "bpt-shallow": ("bpt-bilinear", "shallow"),
+    "bpt-deep": ("bpt-bilinear", "last:4"),
+    "bpt-bilinear": ("bpt-bilinear", "shallow"),
+    "bpt-fwhiten": ("bpt-fwhiten", "shallow"),
+    "bpt-twhiten": ("bpt-twhiten", "shallow"),
+}
+NUMBERS = {"num_prompts": int, "rank": int, "epochs": int, "train_fraction": float}
+
+
+@cache
+def published() -> pd.DataFrame:
+    """Every number: table, source, pretraining, backbone, method, dataset, metric, value, setting.
+
+    Source: arXiv 2506.22908, its supplement and its poster.
+    """
+    path = files("reports").joinpath("published.csv")
+    with path.open(encoding="utf-8") as stream:
+        return pd.read_csv(stream, keep_default_na=False)
+
+
+def published_accuracies(study: str) -> pd.DataFrame:
+    """The top-1 accuracies of one table, each once, in its order.
+
+    Raises:
+        UnknownName: no such table.
+    """
+    check_known("study", study, STUDIES)
+    table = published()
+    rows = table[(table.table == study) & (table.metric == "top1")]
+    return rows.drop_duplicates().reset_index(drop=True)
+
+
+def settings(text: str) -> dict[str, int | float | str]:
+    """`num_prompts=64` or `train_fraction=0.1 epochs=100` -> hyper-parameters of a recipe."""
+    found = dict(re.findall(r"(\w+)=(\S+)", text))
+    if found.get("placement") == "interval":
+        found["placement"] = "interval:4"  # the first block of each quarter
+    return {name: NUMBERS.get(name, str)(value) for name, value in found.items()}

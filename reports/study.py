@@ -1,0 +1,229 @@
+"""A table of the paper -> the trainings that it takes, and our numbers beside it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.table import Table
+
+from bpt import Recipe, dataset_sizes, recipe_for, training_cost
+from burst import write_atomically
+from reports.published import BACKBONES, METHODS, published_accuracies, settings
+
+
+@dataclass(frozen=True)
+class StudyCell:
+    """A number of the paper, and how to come to it.
+
+    Attributes:
+        study: the table.
+        dataset, backbone, method, setting: as the table says.
+        value: top-1 accuracy, percent.
+        recipe: its training; None for a method that is not built.
+        differs: what of the table was overridden, such as "dataset".
+    """
+
+    study: str
+    dataset: str
+    backbone: str
+    method: str
+    setting: str
+    value: float
+    recipe: Recipe | None
+    differs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the folder of its runs: the same for two numbers of one training."""
+        recipe = self.recipe
+        assert recipe is not None
+        dataset = re.sub(r"[^\w.-]+", "-", recipe.dataset.partition(":")[0])
+        parts = [dataset, recipe.model, self.method]
+        asked = settings(self.setting)
+        parts += [
+            f"{key}{getattr(recipe, key)}".replace(":", "")
+            for key in asked
+            if key != "epochs" or "epochs" not in self.differs
+        ]
+        return "-".join(parts)
+
+
+def study_cells(study: str, **overrides: Any) -> list[StudyCell]:  # noqa: ANN401
+    """The cells of a table of the paper.
+
+    Args:
+        study: one of `STUDIES`.
+        **overrides: hyper-parameters that replace the table's: a miniature takes another dataset,
+            backbone and number of epochs. Numbers of the table that then have the same training
+            are left out, but for the first.
+
+    Raises:
+        UnknownName: no such table.
+        BurstError: see `recipe_for`.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    cells: list[StudyCell] = []
+    seen: set[str] = set()
+    for row in published_accuracies(study).to_dict("records"):
+        cell = _cell(study, {str(name): value for name, value in row.items()}, given)
+        key = cell.name if cell.recipe else f"{cell.dataset} {cell.method}"
+        if key not in seen:
+            seen.add(key)
+            cells.append(cell)
+    return cells
+
+
+def study_recipes(cells: Sequence[StudyCell]) -> dict[str, Recipe]:
+    """What `bpt.run_study` takes."""
+    return {cell.name: cell.recipe for cell in cells if cell.recipe}
+
+
+def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
+    """What a study would run, with its estimated cost, for a terminal.
+
+    Raises:
+        BurstError: one's own images cannot be opened.
+    """
+    table = Table(box=None, pad_edge=False)
+    for name in ("run", "method", "placement", "epochs", "images seen", "PFLOP", "GPU hours"):
+        text = name in ("run", "method", "placement")
+        table.add_column(name, justify="left" if text else "right", overflow="fold")
+    total_images, total, unknown = 0, 0.0, 0
+    for cell in cells:
+        if cell.recipe is None:
+            table.add_row(f"{cell.dataset} {cell.method}", "not built", *[""] * 5)
+            continue
+        recipe, cost = cell.recipe, training_cost(cell.recipe, dataset_sizes(cell.recipe))
+        place = recipe.placement if recipe.prompted else ""
+        row = [cell.name, recipe.method, place, str(recipe.epochs)]
+        if cost is None:
+            unknown += 1
+            table.add_row(*row, "?", "?", "?")
+            continue
+        total_images, total = total_images + cost.images * seeds, total + cost.operations * seeds
+        figures = (f"{cost.images:,}", f"{cost.operations / 1e15:,.2f}", f"{cost.hours:,.2f}")
+        table.add_row(*row, *figures)
+    hours = total / 50e12 / 3600
+    seen = f"{total_images:,}" + ("" if not unknown else f" + {unknown} unknown")
+    table.add_row(
+        f"all, {seeds} seed(s)", "", "", "", seen, f"{total / 1e15:,.2f}", f"{hours:,.2f}"
+    )
+    return table
+
+
+def study_frame(
+    cells: Sequence[StudyCell], results: Mapping[str, dict[str, Any] | str]
+) -> pd.DataFrame:
+    """Our numbers beside the published ones: a row a cell.
+
+    Columns: study, dataset, backbone, method, setting, published, ours, std, seeds, difference
+    (ours - published, points), differs (what of the table was overridden, or the protocol), run,
+    note (why there is no number).
+    """
+    return pd.DataFrame([_row(cell, results) for cell in cells])
+
+
+def study_markdown(frame: pd.DataFrame) -> str:
+    """The table of `study_frame`, for a document."""
+    rows = [
+        "| dataset | backbone | method | setting | published | ours | difference | differs by |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for line in frame.to_dict("records"):
+        spread = f" ± {line['std']:.1f}" if line["seeds"] > 1 else ""
+        ours = f"{line['ours']:.1f}{spread}" if line["note"] == "" else line["note"]
+        difference = f"{line['difference']:+.1f}" if line["note"] == "" else ""
+        cells = (line["dataset"], line["backbone"], line["method"], line["setting"])
+        rows.append(
+            f"| {' | '.join(cells)} | {line['published']:.2f} | {ours} | {difference} "
+            f"| {line['differs']} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def save_study(frame: pd.DataFrame, out: Path, study: str) -> list[Path]:
+    """Write OUT/STUDY.csv and OUT/STUDY.md, each whole or not at all.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    paths = [out / f"{study}.csv", out / f"{study}.md"]
+    for path, text in zip(paths, (frame.to_csv(index=False), study_markdown(frame)), strict=True):
+        with write_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return paths
+
+
+def study_table(frame: pd.DataFrame) -> Table:
+    """The same for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("dataset", "backbone", "method", "setting", "published", "ours", "difference"):
+        number = name in ("published", "difference")
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    table.add_column("differs by", overflow="fold")
+    for line in frame.to_dict("records"):
+        done = line["note"] == ""
+        table.add_row(
+            *(line["dataset"], line["backbone"], line["method"], line["setting"]),
+            f"{line['published']:.2f}",
+            f"{line['ours']:.2f}" if done else line["note"],
+            f"{line['difference']:+.2f}" if done else "",
+            line["differs"],
+        )
+    return table
+
+
+def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> StudyCell:
+    model = BACKBONES[row["pretraining"], row["backbone"]]
+    words = (study, row["dataset"], model, row["method"], row["setting"], float(row["value"]))
+    if row["method"] not in METHODS:
+        return StudyCell(*words, None, ())
+    method, placement = METHODS[row["method"]]
+    asked = {"dataset": row["dataset"], "model": model, "placement": placement}
+    asked |= settings(row["setting"])
+    differs = tuple(
+        name
+        for name, value in given.items()
+        if name in (*asked, "epochs", "train_fraction") and value != asked.get(name)
+    )
+    chosen = asked | {"method": method} | dict(given)
+    return StudyCell(*words, recipe_for(**chosen), differs)
+
+
+def _row(cell: StudyCell, results: Mapping[str, dict[str, Any] | str]) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "study": cell.study,
+        "dataset": cell.dataset,
+        "backbone": cell.backbone,
+        "method": cell.method,
+        "setting": cell.setting,
+        "published": cell.value,
+        "ours": nan,
+        "std": nan,
+        "seeds": 0,
+        "difference": nan,
+        "differs": "",
+        "run": "",
+        "note": "not built",
+    }
+    if cell.recipe is None:
+        return line
+    outcome = results.get(cell.name, "not run")
+    differs = list(cell.differs)
+    if cell.recipe.protocol != "authors":
+        differs.append("protocol")
+    line |= {"differs": ", ".join(differs), "run": cell.name}
+    if isinstance(outcome, str):
+        return line | {"note": outcome}
+    accuracy = outcome["test_accuracy"]
+    return line | {
+        "ours": accuracy["mean"],
+        "std": accuracy["std"] if accuracy["std"] is not None else nan,
+        "seeds": len(outcome["seeds"]),
+        "difference": accuracy["mean"] - cell.value,
+        "note": "",
+    }

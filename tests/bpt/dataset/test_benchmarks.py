@@ -1,0 +1,426 @@
+"""The paper's benchmarks: read from small copies in the layouts that their makers publish."""
+
+import json
+import shutil
+from collections import Counter
+from itertools import pairwise
+
+import layouts
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from bpt import known_datasets, open_dataset
+from bpt.dataset import class_fraction
+from burst import BurstError, ImageError
+
+
+def described(split):
+    """File name -> class number, of a split."""
+    return {name: int(label) for name, label in zip(split.names, split.labels, strict=True)}
+
+
+def everything(found):
+    return described(found.train) | described(found.val) | described(found.test)
+
+
+def colour_number(image):
+    """The number that `layouts.write_jpeg` painted."""
+    return round((np.asarray(image)[..., 0].mean() - 40) / 7)
+
+
+# --- each one's lists ---------------------------------------------------------------------------
+
+
+def test_cub_is_split_as_its_lists_say(tmp_path):
+    base = layouts.cub(tmp_path)
+    found = open_dataset("cub", tmp_path)
+    rows = zip(
+        *((base / f"{name}.txt").read_text().split()[1::2] for name in ("images",)),
+        (base / "image_class_labels.txt").read_text().split()[1::2],
+        (base / "train_test_split.txt").read_text().split()[1::2],
+        strict=True,
+    )
+    expected = {
+        f"images/{path}": (int(label) - 1, training == "1") for path, label, training in rows
+    }
+    assert everything(found) == {name: label for name, (label, _) in expected.items()}
+    assert set(found.test.names) == {
+        name for name, (_, training) in expected.items() if not training
+    }
+    assert len(found.val) == 2 and len(found.train) == 10  # ceil(12 / 10) held out
+    assert found.classes == ("Black footed Albatross", "Laysan Albatross", "Sooty Albatross")
+
+
+def test_nabirds_classes_are_those_with_images_in_the_order_of_their_numbers(tmp_path):
+    layouts.nabirds(tmp_path)
+    found = open_dataset("nabirds", tmp_path)
+    assert found.classes == ("Common Eider", "Red-tailed Hawk (Light morph adult)")
+    folder = {name.split("/")[1]: label for name, label in everything(found).items()}
+    assert folder == {"0009": 0, "0817": 1}
+
+
+def test_flowers_has_the_official_three_splits(tmp_path):
+    layouts.flowers(tmp_path)
+    found = open_dataset("flowers", tmp_path)
+    assert described(found.train) == {
+        f"jpg/image_{i:05d}.jpg": c for i, c in ((1, 2), (2, 0), (3, 1))
+    }
+    assert described(found.val) == {
+        f"jpg/image_{i:05d}.jpg": c for i, c in ((4, 1), (5, 2), (6, 0))
+    }
+    assert described(found.test) == {
+        f"jpg/image_{i:05d}.jpg": c for i, c in ((7, 0), (8, 1), (9, 2))
+    }
+    assert found.classes[:3] == ("pink primrose", "hard-leaved pocket orchid", "canterbury bells")
+
+
+def test_flowers_is_read_as_torchvision_reads_it(tmp_path):
+    from torchvision.datasets import Flowers102
+
+    layouts.flowers(tmp_path / "flowers-102")
+    mine = open_dataset("flowers", tmp_path)
+    for theirs, split in (("train", mine.train), ("val", mine.val), ("test", mine.test)):
+
+        class Unchecked(Flowers102):
+            def _check_integrity(self):  # its checksums are those of the real files
+                return True
+
+        reference = Unchecked(str(tmp_path), theirs)
+        expected = {
+            f"jpg/{path.name}": label
+            for path, label in zip(reference._image_files, reference._labels, strict=True)
+        }
+        assert described(split) == expected
+
+
+def test_dogs_reads_nested_cells(tmp_path):
+    layouts.dogs(tmp_path)
+    found = open_dataset("dogs", tmp_path)
+    assert found.classes == ("Chihuahua", "Japanese spaniel")
+    assert (len(found.train), len(found.val), len(found.test)) == (7, 1, 4)
+    assert {name.split("/")[1]: label for name, label in everything(found).items()} == {
+        "n02085620-Chihuahua": 0,
+        "n02085782-Japanese_spaniel": 1,
+    }
+
+
+@pytest.mark.parametrize("layout", ["combined", "devkit", "kaggle"])
+def test_every_layout_of_cars_is_the_same_dataset(tmp_path, layout):
+    if layout == "combined":
+        rows, name = layouts.cars_combined(tmp_path), "combined"
+    else:
+        rows, name = layouts.cars_devkit(tmp_path, doubled=layout == "kaggle"), "fname"
+    found = open_dataset("cars", tmp_path)
+    assert found.classes == tuple(layouts.CARS)
+    tested = Counter(int(label) for label in found.test.labels)
+    assert tested == Counter(row["class"] - 1 for row in rows if row["test"])
+    key = {(row["test"], row[name].split("/")[-1]): row for row in rows}
+    for test, split in ((0, found.train), (0, found.val), (1, found.test)):
+        for place, file in enumerate(split.names):
+            row = key[test, file.split("/")[-1]]
+            image, label = split[place]
+            assert label == row["class"] - 1
+            assert colour_number(image) == pytest.approx(row["number"] % 160, abs=0.5)
+
+
+def test_cars_is_read_as_torchvision_reads_it(tmp_path):
+    from torchvision.datasets import StanfordCars
+
+    layouts.cars_devkit(tmp_path / "stanford_cars")
+    mine = open_dataset("cars", tmp_path)
+    theirs = StanfordCars(str(tmp_path), "test")
+    expected = {path.split("stanford_cars/")[1]: label for path, label in theirs._samples}
+    assert described(mine.test) == expected
+    assert mine.classes == tuple(theirs.classes)
+
+
+def test_imagenet_tests_on_val_and_holds_a_tenth_of_train_out(tmp_path):
+    layouts.imagenet(tmp_path)
+    found = open_dataset("imagenet", tmp_path)
+    assert (len(found.train), len(found.val), len(found.test)) == (54, 6, 6)
+    assert Counter(found.val.labels.tolist()) == {0: 2, 1: 2, 2: 2}
+    assert found.classes[0].startswith("tench")
+    for name, label in everything(found).items():
+        assert layouts.WNIDS[label] in name
+
+
+@pytest.mark.parametrize("source", ["kaggle", "devkit"])
+def test_flat_validation_images_get_their_classes_from_a_list(tmp_path, source):
+    root = layouts.imagenet(tmp_path / "ILSVRC/Data/CLS-LOC" if source == "kaggle" else tmp_path)
+    expected = {path.name: path.parent.name for path in (root / "val").rglob("*.JPEG")}
+    for path in list((root / "val").rglob("*.JPEG")):
+        path.rename(root / "val" / path.name)
+    ordered = sorted(expected.items())
+    if source == "kaggle":
+        lines = [f"{name[:-5]},{wnid} 1 2 3 4 " for name, wnid in ordered]
+        (tmp_path / "LOC_val_solution.csv").write_text(
+            "\n".join(["ImageId,PredictionString", *lines])
+        )
+    else:
+        folder = tmp_path / "ILSVRC2012_devkit_t12" / "data"
+        folder.mkdir(parents=True)
+        # The devkit's numbers are in another order than the WordNet ids.
+        numbers = {wnid: number for number, wnid in enumerate(reversed(layouts.WNIDS), 1)}
+        rows = [{"ILSVRC2012_ID": number, "WNID": wnid} for wnid, number in numbers.items()]
+        scipy.io.savemat(folder / "meta.mat", {"synsets": layouts._struct(rows)})
+        truth = "\n".join(str(numbers[wnid]) for _, wnid in ordered)
+        (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    found = open_dataset("imagenet", tmp_path)
+    named = {
+        name.split("/")[-1]: layouts.WNIDS[label] for name, label in described(found.test).items()
+    }
+    assert named == expected
+
+
+def test_a_list_names_imagenets_training_images(tmp_path):
+    layouts.imagenet(tmp_path)
+    names = [f"{wnid}_{index}.JPEG" for wnid in layouts.WNIDS for index in (3, 5, 8)]
+    (tmp_path / "mine.txt").write_text("\n".join(names))
+    found = open_dataset("imagenet", tmp_path, train_list=tmp_path / "mine.txt")
+    chosen = {name.split("/")[-1] for name in (*found.train.names, *found.val.names)}
+    assert chosen == set(names)
+    (tmp_path / "mine.txt").write_text("n01440764_999.JPEG\n")
+    with pytest.raises(ImageError, match=r"line 1: 'n01440764_999.JPEG' is no training image"):
+        open_dataset("imagenet", tmp_path, train_list=tmp_path / "mine.txt")
+
+
+# --- fractions ----------------------------------------------------------------------------------
+
+
+def test_fractions_are_balanced_nested_and_always_the_same():
+    labels = np.repeat(np.arange(4), [100, 50, 30, 7])[np.random.default_rng(0).permutation(187)]
+    parts = {
+        share: set(class_fraction(labels, share).tolist()) for share in (0.01, 0.03, 0.1, 0.3, 1)
+    }
+    for share, part in parts.items():
+        counts = Counter(labels[sorted(part)].tolist())
+        assert counts == {c: max(1, int(share * n + 0.5)) for c, n in enumerate((100, 50, 30, 7))}
+    ordered = [parts[share] for share in sorted(parts)]
+    assert all(one < other for one, other in pairwise(ordered))
+    assert set(class_fraction(labels, 0.1).tolist()) == parts[0.1]
+
+
+def test_a_class_is_drawn_alike_whatever_lies_beside_it():
+    labels = np.repeat([0, 1, 2], 20)
+    alone = class_fraction(labels[:20], 0.25)
+    assert set(alone) == set(class_fraction(labels, 0.25)[:5])
+
+
+def test_a_fraction_is_taken_before_validation_images_are_held_out(tmp_path):
+    layouts.imagenet(tmp_path)
+    half, whole = (open_dataset("imagenet", tmp_path, train_fraction=f) for f in (0.5, 1.0))
+    assert len(half.train) + len(half.val) == 30 and len(half.test) == len(whole.test) == 6
+    taken = {*half.train.names, *half.val.names}
+    assert taken < {*whole.train.names, *whole.val.names}
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
+def test_a_fraction_out_of_range_is_refused(share):
+    with pytest.raises(BurstError, match=r"train_fraction is .*0\.\.1"):
+        open_dataset("digits", train_fraction=share)
+
+
+# --- the split files of VPT ---------------------------------------------------------------------
+
+
+def write_vpt(root, splits):
+    for kind, table in splits.items():
+        (root / f"{kind}.json").write_text(json.dumps(table))
+
+
+def test_vpt_files_decide_the_splits_and_a_missing_class_shifts_no_label(tmp_path):
+    base = layouts.cub(tmp_path)
+    paths = sorted(path.relative_to(base / "images").as_posix() for path in base.rglob("*.jpg"))
+    by_class = {one: [path for path in paths if path.startswith(f"00{one}")] for one in (1, 2, 3)}
+    write_vpt(
+        base,
+        {
+            "train": {path: one for one, names in by_class.items() for path in names[:3]},
+            "val": {by_class[3][3]: 3},  # classes 1 and 2 are absent here
+            "test": {path: one for one, names in by_class.items() if one > 1 for path in names[4:]},
+        },
+    )
+    found = open_dataset("cub", tmp_path)
+    assert described(found.val) == {f"images/{by_class[3][3]}": 2}
+    assert set(found.test.labels.tolist()) == {1, 2}
+    assert len(found.train) == 9 and found.classes[2].startswith("003.")
+
+
+def test_vpt_files_of_cars_find_their_images_in_either_layout(tmp_path):
+    rows = layouts.cars_rows()
+    table = {
+        "train": {row["combined"]: row["class"] for row in rows if not row["test"]},
+        "test": {row["combined"]: row["class"] for row in rows if row["test"]},
+    }
+    last = next(reversed(table["train"]))
+    table["val"] = {last: table["train"].pop(last)}
+    layouts.cars_combined(tmp_path / "one")
+    layouts.cars_devkit(tmp_path / "two")
+    shutil.copy(tmp_path / "one/cars_annos.mat", tmp_path / "two")
+    numbers = {}
+    for place in ("one", "two"):
+        write_vpt(tmp_path / place, table)
+        found = open_dataset("cars", tmp_path / place)
+        numbers[place] = sorted(
+            (colour_number(image), label)
+            for image, label in (found.test[i] for i in range(len(found.test)))
+        )
+    assert numbers["one"] == numbers["two"]
+    (tmp_path / "two/cars_annos.mat").unlink()
+    with pytest.raises(ImageError, match=r"cars_annos.mat and both lists of the devkit are needed"):
+        open_dataset("cars", tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("{", "is no JSON"), ("[]", "must hold one object"), ('{"a.jpg": "bird"}', "is no number")],
+)
+def test_a_damaged_split_file_is_named(tmp_path, content, told):
+    base = layouts.cub(tmp_path)
+    write_vpt(base, {"val": {"a.jpg": 1}, "test": {"a.jpg": 1}})
+    (base / "train.json").write_text(content)
+    with pytest.raises(ImageError, match=rf"train\.json.*{told}"):
+        open_dataset("cub", tmp_path)
+
+
+def test_split_files_must_be_complete(tmp_path):
+    base = layouts.cub(tmp_path)
+    write_vpt(base, {"train": {"a.jpg": 1}})
+    with pytest.raises(ImageError, match=r"no val\.json and no test\.json"):
+        open_dataset("cub", tmp_path)
+
+
+# --- archives, odd cases, damage ----------------------------------------------------------------
+
+
+def test_an_official_archive_needs_no_other_step(tmp_path):
+    layouts.cub(tmp_path / "made")
+    place = tmp_path / "downloads"
+    place.mkdir()
+    archive = layouts.pack(
+        tmp_path / "made", place / "CUB_200_2011.tgz", names=("CUB_200_2011", "attributes.txt")
+    )
+    expected = open_dataset("cub", tmp_path / "made")
+    said = []
+    found = open_dataset("cub", place, say=said.append)
+    assert found.digest == expected.digest and said == [f"unpacking {archive}"]
+    assert open_dataset("cub", archive, say=said.append).digest == expected.digest
+    assert len(said) == 1  # unpacked once
+
+
+def test_dogs_and_imagenet_are_unpacked_from_their_archives(tmp_path):
+    layouts.dogs(tmp_path / "dogs_made")
+    place = tmp_path / "dogs"
+    place.mkdir()
+    layouts.pack(tmp_path / "dogs_made", place / "images.tar", names=("Images",), mode="w")
+    lists = ("train_list.mat", "test_list.mat")
+    layouts.pack(tmp_path / "dogs_made", place / "lists.tar", names=lists, mode="w")
+    assert open_dataset("dogs", place).digest == open_dataset("dogs", tmp_path / "dogs_made").digest
+
+    made = layouts.imagenet(tmp_path / "made")
+    for wnid in layouts.WNIDS:
+        files = [path.name for path in sorted((made / "train" / wnid).iterdir())]
+        layouts.pack(made / "train" / wnid, made / f"{wnid}.tar", names=files, mode="w")
+    place = tmp_path / "imagenet"
+    place.mkdir()
+    inner = [f"{wnid}.tar" for wnid in layouts.WNIDS]
+    layouts.pack(made, place / "ILSVRC2012_img_train.tar", names=inner, mode="w")
+    shutil.copytree(made / "val", place / "val")
+    assert open_dataset("imagenet", place).digest == open_dataset("imagenet", made).digest
+
+
+def test_a_half_unpacked_folder_is_told(tmp_path):
+    base = layouts.cub(tmp_path)
+    shutil.rmtree(base / "images/002.Laysan_Albatross")
+    with pytest.raises(ImageError, match=r"4 of 12 listed images are missing, such as 'images/002"):
+        open_dataset("cub", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["images.txt", "classes.txt", "train_test_split.txt"])
+def test_a_list_cut_short_is_told(tmp_path, name):
+    base = layouts.cub(tmp_path)
+    lines = (base / name).read_text().splitlines()
+    (base / name).write_text("\n".join(lines[:-1]))
+    with pytest.raises(ImageError, match=r"is not in both images.txt and|has no class 3"):
+        open_dataset("cub", tmp_path)
+    (base / name).write_text("1\n")
+    with pytest.raises(ImageError, match=rf"{name}, line 1: '1' must have 2 columns"):
+        open_dataset("cub", tmp_path)
+    (base / name).unlink()
+    with pytest.raises(ImageError, match=rf"{name}"):
+        open_dataset("cub", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])
+def test_a_damaged_mat_file_is_told(tmp_path, name):
+    layouts.flowers(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match=rf"{name} (is damaged|has no variable)"):
+        open_dataset("flowers", tmp_path)
+
+
+def test_extra_files_do_not_count(tmp_path):
+    base = layouts.cub(tmp_path)
+    before = open_dataset("cub", tmp_path).digest
+    layouts.write_jpeg(base / "images" / "stray.jpg", 1)
+    (base / "images" / "Thumbs.db").write_bytes(b"x")
+    assert open_dataset("cub", tmp_path).digest == before
+
+
+def test_the_case_of_folders_does_not_matter(tmp_path):
+    layouts.dogs(tmp_path)
+    (tmp_path / "Images").rename(tmp_path / "images")
+    (tmp_path / "train_list.mat").rename(tmp_path / "Train_List.mat")
+    found = open_dataset("dogs", tmp_path)
+    assert found.train[0][0].mode == "RGB" and found.train.names[0].startswith("images/")
+
+
+def test_grey_and_cmyk_images_become_rgb_and_a_broken_one_is_named(tmp_path):
+    base = layouts.cub(tmp_path)
+    paths = sorted(base.rglob("*.jpg"))
+    Image.new("L", (9, 9), 77).save(paths[0])
+    Image.new("CMYK", (9, 9)).save(paths[1])
+    found = open_dataset("cub", tmp_path)
+    for split in (found.train, found.val, found.test):
+        assert all(split[place][0].mode == "RGB" for place in range(len(split)))
+    name = found.train.names[0]
+    (base / name).write_bytes((base / name).read_bytes()[:300])
+    with pytest.raises(ImageError, match=name):
+        found.train[0]
+
+
+def test_a_place_without_the_dataset_says_how_to_get_it(tmp_path, monkeypatch):
+    with pytest.raises(ImageError, match=r"nowhere.*does not exist.*--download cub"):
+        open_dataset("cub", tmp_path / "nowhere")
+    with pytest.raises(ImageError, match=r"none of images.txt.*nabirds.tar.gz.*--data DIR"):
+        open_dataset("nabirds", tmp_path)
+    monkeypatch.setenv("BPT_DATA", str(tmp_path))
+    layouts.cub(tmp_path / "cub")
+    assert len(open_dataset("cub").classes) == 3
+
+
+def test_another_dataset_with_more_classes_is_refused(tmp_path, monkeypatch):
+    import dataclasses
+
+    from bpt.dataset import cub, registry
+
+    layouts.cub(tmp_path)
+    small = dataclasses.replace(cub.INFO, classes=2)
+    monkeypatch.setattr(registry, "DATASETS", (small,))
+    with pytest.raises(ImageError, match=r"has 3 classes, and cub 2: is it another dataset"):
+        open_dataset("cub", tmp_path)
+
+
+def test_what_is_stated_agrees_with_table_6_of_the_paper():
+    stated = {one.name: (one.classes, one.sizes) for one in known_datasets()}
+    assert stated["cub"] == (200, (5394, 600, 5794))
+    assert stated["nabirds"] == (555, (21536, 2393, 24633))
+    assert stated["flowers"] == (102, (1020, 1020, 6149))
+    assert stated["dogs"] == (120, (10800, 1200, 8580))
+    assert stated["cars"] == (196, (7329, 815, 8041))
+    assert all(
+        one.licence and one.citation and one.source and one.files for one in known_datasets()[2:]
+    )

@@ -1,0 +1,145 @@
+"""Every published hyper-parameter, found for the run that it is for, and said where it is from."""
+
+from dataclasses import fields
+
+import pytest
+
+from bpt import Recipe, published_recipes, recipe_for
+from burst import UnknownName, known_backbones
+
+# Typed from the paper's sources anew: lr, weight decay, head's weight decay, prompts, rank.
+TABLE = {
+    ("mae_vitb", "cub", "shallow"): (0.05, 0.005, 0.5, 100, 75),
+    ("mae_vitb", "nabirds", "shallow"): (0.05, 0.005, 0.1, 100, 75),
+    ("mae_vitb", "flowers", "shallow"): (0.1, 0.005, 1.0, 100, 75),
+    ("mae_vitb", "dogs", "shallow"): (0.05, 0.005, 0.1, 100, 75),
+    ("mae_vitb", "cars", "shallow"): (0.05, 0.002, 0.1, 100, 75),
+    ("mae_vitb", "cub", "last:4"): (0.05, 0.005, 0.5, 50, 50),
+    ("mae_vitb", "nabirds", "deep"): (0.05, 0.005, 0.3, 50, 50),
+    ("mae_vitb", "dogs", "last:4"): (0.05, 0.005, 0.1, 50, 50),
+    ("mae_vitb", "cars", "last:4"): (0.05, 0.005, 0.1, 50, 50),
+    ("moco_vitb", "cub", "shallow"): (0.05, 0.005, 0.1, 100, 75),
+    ("moco_vitb", "nabirds", "shallow"): (0.05, 0.001, 0.05, 100, 75),
+    ("moco_vitb", "flowers", "shallow"): (0.05, 0.001, 0.05, 100, 75),
+    ("moco_vitb", "dogs", "shallow"): (0.05, 0.002, 0.1, 100, 75),
+    ("moco_vitb", "dogs", "last:4"): (0.05, 0.002, 0.1, 50, 50),
+    ("sup_vitb", "cub", "shallow"): (0.005, 0.1, 10.0, 100, 25),
+    ("sup_vitb", "nabirds", "shallow"): (0.01, 0.05, 5.0, 100, 75),
+    ("sup_vitb", "flowers", "shallow"): (0.01, 0.0005, 10.0, 100, 75),
+    ("sup_vitb", "dogs", "shallow"): (0.005, 0.01, 3.0, 100, 75),
+    ("sup_vitb", "cars", "shallow"): (0.02, 0.01, 3.0, 100, 75),
+}
+
+
+@pytest.mark.parametrize(("model", "dataset", "placement"), TABLE)
+def test_a_published_run_has_its_published_values(model, dataset, placement):
+    recipe = recipe_for(dataset, model=model, placement=placement)
+    found = (recipe.lr, recipe.weight_decay, recipe.head_weight_decay)
+    assert (*found, recipe.num_prompts, recipe.rank) == TABLE[model, dataset, placement]
+    assert (recipe.batch_size, recipe.epochs, recipe.warmup_epochs) == (32, 100, 10)
+    assert recipe.origins["lr"].startswith("WangYZ1608/BPT")
+    assert "none was published" not in recipe.origins["lr"]
+
+
+def test_the_headline_run_needs_no_option():
+    recipe = recipe_for("cub")
+    assert (recipe.model, recipe.method, recipe.placement) == (
+        "mae_vitb",
+        "bpt-bilinear",
+        "shallow",
+    )
+    assert recipe.origins["model"] == "the paper's headline run"
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "placement", "missing", "nearest"),
+    [
+        ("moco_vitb", "cars", "shallow", "dataset", "MoCo on CUB"),
+        ("mae_vitb", "flowers", "last:4", "dataset", "deep script for MAE on CUB"),
+        ("moco_vitb", "cub", "last:4", "dataset", "MoCo on Dogs"),
+        ("sup_vitb", "cars", "last:4", "placement", "supervised net on Cars"),
+    ],
+)
+def test_what_was_never_published_takes_the_nearest_and_says_so(
+    model, dataset, placement, missing, nearest
+):
+    origin = recipe_for(dataset, model=model, placement=placement).origins["lr"]
+    assert origin.startswith(f"none was published for this {missing}; nearest: ")
+    assert nearest in origin
+
+
+@pytest.mark.parametrize(
+    ("fraction", "decay"),
+    [(None, 1e-2), (1.0, 1e-2), (0.3, 0.1), (0.1, 0.1), (0.03, 0.5), (0.01, 0.5)],
+)
+def test_imagenets_recipe_depends_on_the_share_of_its_images(fraction, decay):
+    recipe = recipe_for("imagenet", train_fraction=fraction)
+    assert (recipe.lr, recipe.weight_decay, recipe.head_weight_decay) == (0.1, 1e-3, decay)
+    assert (recipe.batch_size, recipe.num_prompts, recipe.rank) == (1024, 100, 25)
+
+
+@pytest.mark.parametrize(
+    ("model", "prompted", "tuned", "epochs", "drop"),
+    [
+        ("mae_vitb", 0.1, 4e-3, 100, 0.1),
+        ("mae_vitl", 0.2, 4e-3, 50, 0.1),
+        ("mae_vith", 0.2, 4e-3, 50, 0.2),
+        ("mae_vit2b", 0.3, 1e-2, 35, 0.3),
+    ],
+)
+def test_imagenets_recipe_depends_on_the_size_of_the_backbone(model, prompted, tuned, epochs, drop):
+    assert recipe_for("imagenet", model=model, train_fraction=0.1).lr == prompted
+    full = recipe_for("imagenet", model=model, method="full")
+    assert (full.lr, full.epochs, full.drop_path, full.batch_size) == (tuned, epochs, drop, 1024)
+    assert full.layer_decay == (0.65 if model == "mae_vitb" else 0.75)
+    assert "RandAugment" in full.origins["lr"]
+
+
+def test_what_is_given_stays_and_the_rest_is_published():
+    recipe = recipe_for("cars", lr=0.3, epochs=7)
+    assert (recipe.lr, recipe.epochs, recipe.weight_decay) == (0.3, 7, 2e-3)
+    assert recipe.origins["lr"] == recipe.origins["epochs"] == "given"
+
+
+def test_peers_have_their_own_recipes():
+    vpt = recipe_for("cub", method="vpt")
+    assert (vpt.optimizer, vpt.batch_size) == ("sgd", 128) and "one of a grid" in vpt.origins["lr"]
+    spt = recipe_for("dogs", method="spt", placement="deep", model="moco_vitb")
+    assert (spt.lr, spt.head_weight_decay, spt.num_prompts) == (1e-3, 3.0, 20)
+    assert recipe_for("imagenet", method="linear").optimizer == "lars"
+    moco = recipe_for("imagenet", method="linear", model="moco_vitb")
+    assert (moco.optimizer, moco.lr, moco.epochs, moco.warmup_epochs) == ("sgd", 12.0, 90, 0)
+
+
+def test_a_batch_is_no_larger_than_the_dataset():
+    recipe = recipe_for("flowers", method="linear")
+    assert recipe.batch_size == 1020 and recipe.origins["batch_size"] == "as many as there are"
+
+
+@pytest.mark.parametrize("method", ["vpt", "bpt-bilinear", "linear", "full"])
+def test_ones_own_images_have_the_defaults(method):
+    found = recipe_for("folder:x", method=method)
+    plain = Recipe(dataset="folder:x", method=method)
+    assert found == plain and "lr" not in found.differences(plain)
+
+
+def test_ones_own_images_take_the_rate_of_their_pretraining():
+    recipe = recipe_for("folder:x", model="sup_tiny")
+    assert recipe.lr == 5e-3 and "the paper's of CUB" in recipe.origins["lr"]
+
+
+def test_every_entry_is_a_recipe_that_can_be_made():
+    names = {one.name for one in fields(Recipe)}
+    pretrainings = {one.pretraining for one in known_backbones()} | {"any"}
+    for entry in published_recipes():
+        assert set(entry.values) <= names and entry.source
+        assert entry.pretraining in pretrainings and entry.placement in ("shallow", "deep", "any")
+        method = "bpt-bilinear" if entry.method == "bpt" else entry.method
+        Recipe(method=method, **entry.values)
+
+
+def test_what_is_unknown_is_refused():
+    with pytest.raises(UnknownName, match="nabirds"):
+        recipe_for("nabird")
+    with pytest.raises(UnknownName, match="bpt-bilinear"):
+        recipe_for("cub", method="bpt-bilinaer")

@@ -1,0 +1,97 @@
+"""Studies: finished trainings stay, failures do not stop the rest, devices share the work."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from bpt import Recipe, dataset_sizes, run_study, training_cost
+from burst import BurstError, Interrupted
+
+
+@pytest.fixture
+def recipes(colours):
+    base = Recipe(dataset="folder", data=str(colours), method="linear", epochs=2, batch_size=8)
+    return {"one": base, "two": replace(base, lr=0.1), "lost": replace(base, data="nowhere")}
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
+
+
+def test_a_study_goes_past_a_failure_and_finished_runs_stay(recipes, tmp_path):
+    said = []
+    found = run_study(recipes, tmp_path, seeds=(0, 1), devices=("cpu",), say=said.append)
+    assert list(found) == ["one", "two", "lost"]
+    assert "'nowhere' does not exist" in found["lost"]
+    for name in ("one", "two"):
+        accuracy = found[name]["test_accuracy"]
+        values = [
+            json.loads((tmp_path / name / f"seed_{seed}" / "result.json").read_text())[
+                "test_accuracy"
+            ]
+            for seed in (0, 1)
+        ]
+        assert accuracy["values"] == values and accuracy["mean"] == sum(values) / 2
+    assert any(line.startswith("2/3 two: test accuracy") for line in said)
+    before = stamps(tmp_path)
+    assert run_study(recipes, tmp_path, seeds=(0, 1), devices=("cpu",))["one"] == found["one"]
+    assert stamps(tmp_path) == before and len(before) == 4
+
+
+def test_several_devices_share_the_runs(recipes, tmp_path):
+    del recipes["lost"]
+    alone = run_study(recipes, tmp_path / "alone", devices=("cpu",))
+    shared = run_study(recipes, tmp_path / "shared", devices=("cpu", "cpu"))
+    assert shared == alone
+
+
+def test_a_study_needs_a_device(recipes, tmp_path):
+    with pytest.raises(BurstError, match="at least one device"):
+        run_study(recipes, tmp_path, devices=())
+
+
+def test_an_interrupted_study_goes_on(recipes, tmp_path):
+    prompts = replace(recipes["one"], method="vpt", num_prompts=2, epochs=1, placement="last:1")
+    recipes = {"one": recipes["one"], "two": prompts}
+
+    def interrupt(done, _):
+        if (tmp_path / "one" / "summary.json").exists() and done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        run_study(recipes, tmp_path, devices=("cpu",), progress=interrupt)
+    assert caught.value.signum == signal.SIGINT and "--resume" not in caught.value.command
+    assert (tmp_path / "two" / "seed_0" / "checkpoint.pt").exists()
+    before = stamps(tmp_path)
+    found = run_study(recipes, tmp_path, devices=("cpu",))
+    assert len(found) == 2 and before.items() <= stamps(tmp_path).items()
+
+
+def test_the_cost_is_that_of_the_operations_of_a_vit():
+    recipe = Recipe(dataset="cub", model="mae_vitb", epochs=100)
+    cost = training_cost(recipe, dataset_sizes(recipe))
+    # ViT-B/16 takes 17.6 G multiply-adds at 197 tokens without prompts (timm's benchmark tables
+    # say 16.9 to 17.6), so 35.2 G operations; 297 tokens take 297/197 of it and a little more.
+    per_image = cost.operations / (2 * 100 * 5394 + 100 * 600 + 5794)
+    assert 35.0e9 * 297 / 197 < per_image < 1.1 * 35.2e9 * 297 / 197
+    assert cost.images == 100 * (5394 + 600) + 5794
+
+
+def test_later_prompts_and_linear_probes_cost_less_and_fine_tuning_more():
+    def cost(**changes):
+        recipe = Recipe(dataset="cub", model="mae_vitb", num_prompts=50, **changes)
+        return training_cost(recipe, (1000, 0, 0)).operations
+
+    shallow = cost()
+    assert cost(placement="last:4") == pytest.approx(shallow * (1 + 4 / 12) / 2)
+    assert cost(method="full") < 1.5 * shallow < 1.5 * cost(method="full")
+    assert cost(method="linear") * 100 < shallow
+    assert training_cost(Recipe(model="timm:vit_tiny_patch16_224"), (1, 1, 1)) is None
+
+
+def test_ones_own_images_are_counted(colours):
+    assert dataset_sizes(Recipe(dataset=f"folder:{colours}")) == (24, 9, 12)
+    assert dataset_sizes(Recipe(dataset="imagenet", train_fraction=0.1)) == (118117, 10000, 50000)

@@ -1,0 +1,96 @@
+"""The paper's tables expand to trainings, and come back with our numbers beside theirs."""
+
+import math
+
+import pytest
+
+import bpt
+import reports
+from burst import UnknownName
+
+SIZES = {  # numbers in each table of the paper, counted by hand
+    "table11": 40,
+    "fgvc_mae": 40,
+    "fgvc_moco": 40,
+    "variants": 10,
+    "prompt_length": 10,
+    "prompt_width": 8,
+    "table9": 30,
+    "table10": 6,
+}
+
+
+@pytest.mark.parametrize("study", reports.STUDIES)
+def test_every_number_of_a_table_is_a_cell_with_a_training_of_its_own(study):
+    cells = reports.study_cells(study)
+    assert len(cells) == SIZES[study]
+    built = [cell for cell in cells if cell.recipe]
+    assert {cell.method for cell in cells if not cell.recipe} <= {"gatevpt"}
+    assert len({cell.name for cell in built}) == len(built)
+    assert not any(cell.differs for cell in cells)
+
+
+def test_a_cell_has_the_tables_hyper_parameters():
+    cells = {(c.backbone, c.method, c.setting): c for c in reports.study_cells("table9")}
+    cell = cells["mae_vitb", "bpt-shallow", "train_fraction=0.1 epochs=400"]
+    assert cell.value == 65.05
+    recipe = cell.recipe
+    assert (recipe.dataset, recipe.train_fraction, recipe.epochs) == ("imagenet", 0.1, 400)
+    assert (recipe.method, recipe.placement, recipe.lr) == ("bpt-bilinear", "shallow", 0.1)
+    assert cells["mae_vit2b", "full", "train_fraction=0.1 epochs=100"].recipe.lr == 1e-2
+
+
+def test_placements_of_table_10_are_ours():
+    found = {c.setting: c.recipe for c in reports.study_cells("table10")}
+    assert found["placement=0+4"].placement == "0+4"
+    assert found["placement=interval"].placement == "interval:4"
+    assert all((r.num_prompts, r.rank) == (50, 50) for r in found.values())
+    default = {
+        c.dataset: c.recipe for c in reports.study_cells("fgvc_mae") if c.method == "bpt-deep"
+    }
+    assert bpt.parse_placement(default["cub"].placement, 12) == bpt.parse_placement("0+4", 12)
+
+
+def test_a_miniature_has_each_training_once_and_says_what_differs():
+    cells = reports.study_cells("variants", dataset="folder:x", model="mae_tiny", epochs=2)
+    assert [cell.recipe.method for cell in cells] == [
+        *("vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
+    ]
+    assert all(cell.differs == ("dataset", "model", "epochs") for cell in cells)
+    assert {cell.recipe.epochs for cell in cells} == {2}
+
+
+def test_an_unknown_table_is_refused():
+    with pytest.raises(UnknownName, match="table11"):
+        reports.study_cells("table12")
+
+
+def test_results_stand_beside_the_published_numbers(tmp_path):
+    cells = reports.study_cells("fgvc_mae")
+    done = {
+        "seeds": [0, 1],
+        "test_accuracy": {"values": [76.0, 78.0], "mean": 77.0, "std": math.sqrt(2)},
+    }
+    results = {"cub-mae_vitb-bpt-shallow": done, "cub-mae_vitb-full": "no such place"}
+    frame = reports.study_frame(cells, results).set_index(["dataset", "method"])
+    ours = frame.loc["cub", "bpt-shallow"]
+    assert (ours.published, ours.ours, ours.seeds) == (77.86, 77.0, 2)
+    assert ours.difference == pytest.approx(-0.86) and ours.differs == "protocol"
+    assert frame.loc["cub", "full"].note == "no such place"
+    assert frame.loc["cub", "gatevpt"].note == "not built"
+    assert frame.loc["cars", "full"].note == "not run"
+    files = reports.save_study(frame.reset_index(), tmp_path, "fgvc_mae")
+    assert [file.name for file in files] == ["fgvc_mae.csv", "fgvc_mae.md"]
+    assert "| 77.86 | 77.0 ± 1.4 | -0.9 | protocol |" in files[1].read_text()
+
+
+def test_published_numbers_are_those_of_the_poster():
+    table = reports.published()
+    row = table[(table.table == "variants") & (table.dataset == "cub")].set_index("method").value
+    assert row.to_dict() == {
+        "vpt-shallow": 42.15,
+        "spt-shallow": 71.15,
+        "bpt-fwhiten": 77.48,
+        "bpt-twhiten": 78.54,
+        "bpt-bilinear": 77.86,
+    }
