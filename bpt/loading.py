@@ -1,8 +1,8 @@
 """Splits -> batches: the same for any number of workers and processes, from any step on."""
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ Places = NDArray[np.int64]
 
 CPU = torch.device("cpu")
 SMOOTH = ("bilinear", "bicubic")  # what torch resizes antialiased by itself, without Pillow
-PART = 16  # images that one thread prepares at once
+PART = 8  # images that one thread prepares at once
 AHEAD = 2  # batches that are prepared while one is used
 
 
@@ -37,6 +37,9 @@ class Box(NamedTuple):
     height: int
     width: int
     flip: bool
+
+
+Part = tuple[list[tuple[U8, Box]], Tensor]  # images and boxes, and where their crops go
 
 
 class TrainTransform:
@@ -63,7 +66,7 @@ class TrainTransform:
     def draw(self, height: int, width: int) -> Box:
         """What to take of an image of this size."""
         box = self._crop.make_params([self._pixel.expand(3, height, width)])
-        return Box(**box, flip=self.flip and bool(torch.rand(1) < 0.5))
+        return Box(**box, flip=self.flip and torch.rand(1).item() < 0.5)
 
 
 class EvalTransform:
@@ -247,16 +250,35 @@ class _Augment:
     ) -> None:
         self.split, self.pixels, self.transform = split, pixels, transform
         self.seed, self.device = draw, device
+        if device.type == "cuda":
+            self._training = torch.cuda.current_stream(device)
+            self._own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def batches(self, batches: Sequence[Places]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of the images at these places."""
-        parts = [_parts(batch) for batch in batches]
-        drawn = (self._drawn(part) for batch in parts for part in batch)
-        ahead = (AHEAD + 1) * max(map(len, parts), default=0) - 1
-        with contextlib.closing(in_order(self._prepared, drawn, ahead=ahead)) as prepared:
-            for batch, part in zip(batches, parts, strict=True):
-                images = self._joined(list(islice(prepared, len(part))))
-                yield images, torch.from_numpy(self.split.labels[batch])
+        starts = [range(0, len(batch), PART) for batch in batches]
+        images: deque[Tensor] = deque()
+
+        def parts() -> Iterator[Part]:
+            for batch, first in zip(batches, starts, strict=True):
+                images.append(self._empty(len(batch)))
+                for start in first:
+                    part = slice(start, start + PART)
+                    yield self._drawn(batch[part]), images[-1][part]
+
+        ahead = (AHEAD + 1) * max(map(len, starts), default=0) - 1
+        with contextlib.closing(in_order(self._prepare, parts(), ahead=ahead)) as prepared:
+            for batch, first in zip(batches, starts, strict=True):
+                for _ in first:
+                    next(prepared)
+                yield images.popleft(), torch.from_numpy(self.split.labels[batch])
+
+    def _empty(self, count: int) -> Tensor:
+        shape = (count, 3, *[self.transform.preprocess.image_size] * 2)
+        if self.device.type != "cpu":
+            return torch.empty(shape, device=self.device)
+        # NumPy asks for large pages; without them fresh memory takes as long as the resizing.
+        return torch.from_numpy(np.empty(shape, np.float32))
 
     def _drawn(self, places: Places) -> list[tuple[U8, Box]]:
         """Each image and its box, drawn as without the cache."""
@@ -268,33 +290,21 @@ class _Augment:
                 found.append((image, self.transform.draw(*image.shape[:2])))
         return found
 
-    def _prepared(self, part: list[tuple[U8, Box]]) -> Tensor:
-        """(n, 3, size, size) float32 on the device."""
+    def _prepare(self, part: Part) -> None:
+        """Fill the part's (n, 3, size, size) float32."""
         if self.device.type != "cuda":
-            return self._resized(part)
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # beside the training's own
-        with torch.cuda.stream(stream):
-            images = self._resized(part)
-        stream.synchronize()
-        return images
+            self._fill(*part)
+            return
+        self._own.wait_stream(self._training)  # which may still read what this memory held before
+        with torch.cuda.stream(self._own):
+            self._fill(*part)
+        self._own.synchronize()
 
-    def _resized(self, part: list[tuple[U8, Box]]) -> Tensor:
+    def _fill(self, drawn: list[tuple[U8, Box]], images: Tensor) -> None:
         preprocess = self.transform.preprocess
         size, mode = preprocess.image_size, preprocess.interpolation
-        crops = [crop(image, box, size, mode, device=self.device) for image, box in part]
-        return preprocess.normalise(torch.stack(crops))
-
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        if self.device.type == "cuda":
-            for part in parts:  # its memory is free for others only after the training's use of it
-                part.record_stream(torch.cuda.current_stream(self.device))
-        if len(parts) == 1:
-            return parts[0]
-        if self.device.type != "cpu":
-            return torch.cat(parts)
-        # NumPy asks for large pages, without which fresh memory takes as long as the resizing.
-        shape = (sum(map(len, parts)), *parts[0].shape[1:])
-        return torch.cat(parts, out=torch.from_numpy(np.empty(shape, np.float32)))
+        crops = [crop(image, box, size, mode, device=self.device) for image, box in drawn]
+        images.copy_(preprocess.normalise(torch.stack(crops)))
 
 
 def crop(image: U8, box: Box, size: int, mode: str, *, device: torch.device = CPU) -> Tensor:
@@ -311,10 +321,6 @@ def crop(image: U8, box: Box, size: int, mode: str, *, device: torch.device = CP
     if device.type != "cpu":
         found = found.clamp(0, 255).round().to(torch.uint8)
     return found.flip(-1) if box.flip else found
-
-
-def _parts(batch: Places) -> list[Places]:
-    return [batch[start : start + PART] for start in range(0, len(batch), PART)]
 
 
 def _centre_crops(

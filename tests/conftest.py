@@ -20,6 +20,13 @@ def _seeded():
     np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_cache_at_home(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

@@ -1,0 +1,342 @@
+"""Images decoded once, into a file that every process maps into its memory.
+
+    $BPT_CACHE/NAME-KEY/pixels.u8     of one image after another: (H, W, 3) uint8, RGB
+    $BPT_CACHE/NAME-KEY/shapes.npy    (n, 2) int32: their heights and widths
+
+A folder's name tells of which images and what is kept of them, so it is never out of date; it
+appears whole or not at all. Nothing removes old ones: all of them may be deleted at any time.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import math
+import os
+import shutil
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+import PIL
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped, unused-ignore]
+from torchvision.transforms.v2 import functional as transforms
+
+from bpt.dataset import FileOpener, Split
+from burst.archive import reason
+from burst.preprocess import INTERPOLATIONS, Preprocess
+
+A = TypeVar("A")
+B = TypeVar("B")
+Say = Callable[[str], None]
+U8 = NDArray[np.uint8]
+
+VERSION = 1  # of the files' format
+PIXELS, SHAPES, PART = "pixels.u8", "shapes.npy", ".part"
+MAX_THREADS = 16
+SAMPLE = 16  # images whose sizes tell how large the file will be
+SAY_EVERY = 30.0  # seconds
+
+
+def cache_root() -> Path:
+    """$BPT_CACHE, else bpt in $XDG_CACHE_HOME, else ~/.cache/bpt."""
+    if place := os.environ.get("BPT_CACHE"):
+        return Path(place)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What is kept of each image.
+
+    For evaluation, its centre crop: the very pixels that would be made of it each time.
+
+    For training, all of it, unless its short side is above ceil(size / sqrt(smallest_crop)): then
+    it is resized to that, antialiased. A reduced image has at least size^2 / smallest_crop pixels,
+    and a random crop takes at least `smallest_crop` of them, so every crop still has as many
+    pixels as the output, size^2: a crop is never enlarged for having been reduced before.
+
+    Attributes:
+        preprocess: how the backbone's images are prepared.
+        smallest_crop: least share of the area that a random crop takes; None for evaluation.
+
+    >>> Kept(preprocess=Preprocess(image_size=224, mean=[0] * 3, std=[1] * 3), smallest_crop=0.08)
+    ... .short
+    792
+    """
+
+    preprocess: Preprocess
+    smallest_crop: float | None = None
+
+    @property
+    def short(self) -> int | None:
+        """Longest short side that is kept for training, in pixels; None for evaluation."""
+        if self.smallest_crop is None:
+            return None
+        return math.ceil(self.preprocess.image_size / math.sqrt(self.smallest_crop))
+
+    def pixels(self, image: Image.Image) -> U8:
+        """(H, W, 3) uint8.
+
+        Raises:
+            ImageError: see `Preprocess.centre`.
+        """
+        if self.short is None:
+            return np.ascontiguousarray(self.preprocess.centre(image).permute(1, 2, 0).numpy())
+        if min(image.size) > self.short:
+            mode = INTERPOLATIONS[self.preprocess.interpolation]
+            image = transforms.resize(image, [self.short], interpolation=mode)
+        return np.array(image)
+
+    def key(self, split: Split) -> str:
+        """SHA-256 in hex of what is kept of which images: their names, and whether they changed."""
+        opener = _files(split)
+        settings = [VERSION, PIL.__version__, self.short, self.preprocess.interpolation]
+        if self.short is None:
+            settings += [self.preprocess.image_size, self.preprocess.crop_fraction]
+        found = hashlib.sha256(json.dumps([*settings, str(opener.place.resolve())]).encode())
+        sizes, single = opener.files.sizes, not opener.place.is_dir()
+        changed = _changed(opener.place) if single else 0
+        for name in _names(split):
+            when = changed if single else _changed(opener.place / name)
+            found.update(f"{name}\0{sizes.get(name)}\0{when}\0".encode(errors="surrogateescape"))
+        return found.hexdigest()
+
+
+class Pixels:
+    """Name -> image, from the pixels that were kept; each process maps the file for itself.
+
+    Args:
+        folder: of the cache.
+        names: of the images, in the order of the file.
+        kept: what is kept of them.
+
+    Raises:
+        OSError: the files cannot be read.
+        ValueError: they are damaged, or not of so many images.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    kept: Kept
+
+    def __init__(self, folder: Path, names: Sequence[str], kept: Kept) -> None:
+        self.__setstate__({"folder": folder, "names": names, "kept": kept})
+
+    def __call__(self, name: str) -> Image.Image:
+        """The image, 8-bit RGB."""
+        return Image.fromarray(self[name])
+
+    def __getitem__(self, name: str) -> U8:
+        """(H, W, 3) uint8, read-only: a view of the file."""
+        place = self._places[name]
+        height, width = self._shapes[place]
+        start = self._starts[place]
+        return self._flat[start : start + 3 * height * width].reshape(height, width, 3)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "names": self.names, "kept": self.kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.folder, self.names, self.kept = state["folder"], state["names"], state["kept"]
+        try:
+            shapes = np.load(self.folder / SHAPES).astype(np.int64)
+        except EOFError as error:  # an empty file
+            raise ValueError(str(error)) from error
+        if shapes.shape != (len(self.names), 2):
+            raise ValueError(f"shapes {shapes.shape}, expected {(len(self.names), 2)}")
+        starts = np.append(0, np.cumsum(3 * shapes.prod(axis=1)))
+        flat = np.memmap(self.folder / PIXELS, np.uint8, mode="r")
+        if len(flat) != starts[-1]:
+            raise ValueError(f"{len(flat)} bytes, expected {starts[-1]}")
+        self._flat: U8 = np.asarray(flat)  # a slice of a memmap takes longer than of an array
+        self._starts, self._shapes = starts.tolist(), shapes.tolist()
+        self._places = {name: place for place, name in enumerate(self.names)}
+
+
+def stored_pixels(split: Split, kept: Kept, *, say: Say) -> Pixels | None:
+    """The pixels of a split, decoded now if they are not there yet.
+
+    Args:
+        split: of a `FileOpener`.
+        kept: what to keep of its images.
+        say: called with a line now and then.
+
+    Returns:
+        None where they cannot be kept: the folder cannot be written, or there is no room. One
+        line says so.
+
+    Raises:
+        ImageError: an image cannot be read; it is named, and nothing is left behind.
+    """
+    names, key = _names(split), kept.key(split)
+    folder = cache_root() / f"{_files(split).place.resolve().name[:40]}-{key[:32]}"
+    if found := _opened(folder, names, kept):
+        return found
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
+        _build(folder, names, lambda name: kept.pixels(split.opener(name)), say)
+    except OSError as error:
+        say(
+            f"images are decoded again each time: {folder.parent} cannot hold them, {reason(error)}"
+        )
+        return None
+    return _opened(folder, names, kept)
+
+
+def in_order(work: Callable[[A], B], items: Iterable[A], *, ahead: int) -> Generator[B]:
+    """What `work` makes of each item, in order; threads work on the items that come next.
+
+    The items are taken in the thread of the caller. An error in `work` is raised here, when its
+    turn comes. When the iterator ends or is closed, its threads have ended too.
+
+    Args:
+        work: called in threads.
+        items: taken one by one.
+        ahead: how many items are worked on, or done and waiting, besides the current one.
+    """
+    pool, waiting = ThreadPoolExecutor(threads(), initializer=_one_thread), deque[Future[B]]()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def threads() -> int:
+    """How many are worth starting: this process's share of the cores, at most 16."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun, on this machine
+    return min(MAX_THREADS, max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def _one_thread() -> None:
+    """Keep torch from splitting this thread's operations over all cores once more."""
+    torch.get_num_threads()  # torch sets the number when a thread first asks; so ask before
+    _libraries().limit(limits=1, user_api="openmp")
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Those with threads of their own; finding them takes longer than limiting them."""
+    return ThreadpoolController()
+
+
+def _opened(folder: Path, names: Sequence[str], kept: Kept) -> Pixels | None:
+    """The cache, if it is there and whole."""
+    try:
+        return Pixels(folder, names, kept)
+    except (OSError, ValueError):
+        return None
+
+
+def _build(folder: Path, names: Sequence[str], load: Callable[[str], U8], say: Say) -> None:
+    """Make the folder.
+
+    Raises:
+        OSError: it cannot be written, or there is no room.
+        ImageError: of `load`.
+    """
+    root = folder.parent
+    root.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(root)
+    part = root / f"{PART}-{socket.gethostname()}-{os.getpid()}"
+    shutil.rmtree(part, ignore_errors=True)  # of a process that had our number
+    try:
+        part.mkdir()
+        size = _room_for(names, load, root)
+        say(f"decoding {len(names):,} images once into {folder} (about {size >> 20:,} MiB)")
+        _write(part, names, load, say)
+        try:
+            part.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process was faster
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(part: Path, names: Sequence[str], load: Callable[[str], U8], say: Say) -> None:
+    shapes, said = [], time.monotonic()
+    images = in_order(load, names, ahead=4 * threads())
+    with contextlib.closing(images), (part / PIXELS).open("wb") as stream:
+        for pixels in images:
+            stream.write(pixels.data)
+            shapes.append(pixels.shape[:2])
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                say(f"decoded {len(shapes):,} of {len(names):,} images")
+        _flush(stream)
+    with (part / SHAPES).open("wb") as stream:
+        np.save(stream, np.array(shapes, np.int32))
+        _flush(stream)
+
+
+def _flush(stream: IO[bytes]) -> None:
+    """To the disk: after a power cut a file may else have its size and not its content."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _room_for(names: Sequence[str], load: Callable[[str], U8], root: Path) -> int:
+    """About how many bytes the images take, by some of them.
+
+    Raises:
+        OSError: more than nine tenths of what is free.
+    """
+    some = names[:: math.ceil(len(names) / SAMPLE)]
+    size = sum(load(name).nbytes for name in some) * len(names) // len(some)
+    free = shutil.disk_usage(root).free
+    if size > 0.9 * free:
+        text = f"they take about {size >> 20:,} MiB, and {free >> 20:,} MiB are free"
+        raise OSError(errno.ENOSPC, text)
+    return size
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Of processes of this machine that were killed while they built."""
+    for part in root.glob(f"{PART}-{socket.gethostname()}-*"):
+        process = part.name.rpartition("-")[2]
+        if process.isdecimal() and not _alive(int(process)):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
+
+
+def _files(split: Split) -> FileOpener:
+    assert isinstance(split.opener, FileOpener)
+    return split.opener
+
+
+def _names(split: Split) -> tuple[str, ...]:
+    """Each once."""
+    return tuple(dict.fromkeys(split.names))
+
+
+def _changed(file: Path) -> int:
+    """When, in nanoseconds; 0 if it is missing, which reading it will tell."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
