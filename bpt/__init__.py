@@ -18,7 +18,7 @@ from bpt.dataset import (
 from bpt.engine import Scores, evaluate
 from bpt.export import export_run, load_exported
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
-from bpt.inference import Evaluation, evaluate_run, predict
+from bpt.inference import Evaluation, confusion_matrix, evaluate_run, predict
 from bpt.loading import eval_batches, eval_transform, train_batches, train_transform
 from bpt.model import PromptedViT
 from bpt.optimisation import MovingAverage
@@ -63,6 +63,7 @@ __all__ = [
     "build_model",
     "build_prompt",
     "check_dataset",
+    "confusion_matrix",
     "dataset_info",
     "dataset_sizes",
     "default_folder",

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -56,6 +58,25 @@ def evaluate_run(
         CheckpointError: the images are not those of the training; or see `Run.load_model`.
         BurstError: the dataset has no such split; or see `open_benchmark`.
     """
+    return _evaluation(split, _answers(run, split, data, device), run.classes)
+
+
+def confusion_matrix(
+    run: Run, split: str = "test", *, data: str | Path | None = None, device: str = "cpu"
+) -> NDArray[np.int64]:
+    """How often a run's best epoch takes each class for each: (true, named) counts.
+
+    Arguments and errors as of `evaluate_run`.
+    """
+    answers = _answers(run, split, data, device)
+    counts = np.zeros((len(run.classes),) * 2, np.int64)
+    np.add.at(counts, (answers[:, 1].long().numpy(), answers[:, 2].long().numpy()), 1)
+    return counts
+
+
+@torch.inference_mode()
+def _answers(run: Run, split: str, data: str | Path | None, device: str) -> Tensor:
+    """(n, 4) float64 over all processes: index, label, the most likely class, loss."""
     check_known("split", split, SPLITS)
     recipe = run.recipe
     benchmark = open_benchmark(recipe, data)
@@ -80,19 +101,19 @@ def evaluate_run(
         with autocast(torch.device(device), recipe.precision):
             logits = model(batch.to(device)).float().cpu()
         losses = functional.cross_entropy(logits, labels, reduction="none")
-        rows.append(torch.stack([indices, labels, logits.argmax(1) == labels, losses.double()], 1))
-    parts = [part for process in gather(rows) for part in process]
-    return _evaluation(split, torch.cat(parts), run.classes)
+        rows.append(torch.stack([indices, labels, logits.argmax(1), losses.double()], 1))
+    return torch.cat([part for process in gather(rows) for part in process])
 
 
-def _evaluation(split: str, rows: Tensor, classes: Sequence[str]) -> Evaluation:
-    """Of rows (n, 4) float64: index, label, whether right, loss."""
-    labels, right = rows[:, 1], rows[:, 2]
+def _evaluation(split: str, answers: Tensor, classes: Sequence[str]) -> Evaluation:
+    labels, losses = answers[:, 1], answers[:, 3]
+    right = (answers[:, 2] == labels).double()
     per_class = {
         name: float(100 * right[labels == label].mean()) for label, name in enumerate(classes)
     }
-    mean = rows[:, 2:].mean(dim=0).tolist()
-    return Evaluation(split, len(rows), mean[1], 100 * mean[0], per_class)
+    return Evaluation(
+        split, len(answers), float(losses.mean()), float(100 * right.mean()), per_class
+    )
 
 
 @torch.inference_mode()

@@ -420,10 +420,18 @@ def export(
 @app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
-    out: Annotated[Path, typer.Option(help="Folder for the table and the figures.")],
+    out: Annotated[Path, typer.Option(help="Folder for the page, its figures and its tables.")],
+    data: Annotated[str | None, typer.Option(help="Where the dataset lies, if it moved.")] = None,
+    confusion: Annotated[
+        bool, typer.Option(help="Read the test images again, for confusion matrices.")
+    ] = True,
+    style: Annotated[
+        str, typer.Option(help="Of the figures: paper, or slide with larger text and lines.")
+    ] = "paper",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Compare runs: a table, and accuracy and loss over the epochs in one figure."""
+    """Compare runs: one HTML page with curves, prompts, confusions and the published numbers."""
     with reported_errors():
         import bpt
         import burst
@@ -431,14 +439,17 @@ def report(
 
         burst.make_folder(out)
         runs = [bpt.open_run(folder) for folder in folders]
-        table, files = reports.save_comparison(runs, out)
+        with reports.figure_style(style):
+            files = reports.save_bpt_report(
+                runs, out, data=data, device=parse_device(device), confusion=confusion
+            )
+        table = reports.compare(runs)
         if as_json:
             typer.echo(table.to_json(orient="records", indent=2))
         else:
             console = Console()
             console.print(reports.comparison_table(table))
-            names = ", ".join(file.name for file in files)
-            console.print(f"written to {out}: {names}", highlight=False, soft_wrap=True)
+            console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 
 def main() -> NoReturn:

@@ -4,6 +4,7 @@ The libraries are imported inside the commands: PyTorch takes seconds, and `--he
 """
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -202,6 +203,55 @@ def whiten(
             console.print(reports.whitening_table(whitening, pairs))
             names = ", ".join(file.name for file in files)
             console.print(f"written to {out.parent}: {names}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder for the page, its figures and its tables.")],
+    model: Annotated[
+        list[str], typer.Option(help="As for `burst histogram`. Repeatable: they are compared.")
+    ] = ["mae_tiny"],  # noqa: B006  typer copies it
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="A checkpoint for each --model, in their order, or for none."),
+    ] = None,
+    images: Images = "sample",
+    num_images: NumImages = 100,
+    heads: Annotated[bool, typer.Option(help="Measure each head too.")] = True,
+    whitening: Annotated[bool, typer.Option(help="Whiten, and show before and after.")] = True,
+    style: Annotated[
+        str, typer.Option(help="Of the figures: paper, or slide with larger text and lines.")
+    ] = "paper",
+    device: Device = "auto",
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page with every figure and table, in words too, of one or more backbones."""
+    log = Console(stderr=True)
+    with reported_errors():
+        import burst
+        import reports
+
+        burst.make_folder(out)
+        if weights and len(weights) != len(model):
+            raise burst.BurstError(f"{len(weights)} --weights for {len(model)} --model; give each")
+        options = burst.SurveyOptions(per_head=heads)
+        shown = []
+        with reports.figure_style(style):
+            for name, file in zip_longest(model, weights or []):
+                backbone = burst.load_backbone(name, file, device=parse_device(device))
+                stream = burst.images_for(
+                    backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
+                )
+                with Steps(log, f"{name}: batches", quiet=quiet) as progress:
+                    survey = burst.survey(backbone, stream, options, progress=progress)
+                made = reports.measured_whitening(backbone, stream) if whitening else (None, None)
+                shown.append(reports.BackboneReport(survey, *made))
+            files = reports.save_burst_report(shown, out, seed=seed)
+        if not quiet:
+            console = Console()
+            console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 
 def main() -> NoReturn:

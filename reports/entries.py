@@ -93,7 +93,7 @@ def draw_histogram(
         UnknownName: a law that has no style.
     """
     edges = bins if isinstance(bins, np.ndarray) else bin_edges([hist], bins=bins)
-    counts = _merge(hist, edges)
+    counts = merge_counts(hist, edges)
     with house_style():
         ax.set_yscale("log")
         steps = ax.stairs(counts, edges, baseline=LEAST_COUNT, fill=True, label="entries")
@@ -128,7 +128,7 @@ def _extent(filled: Sequence[Histogram]) -> tuple[float, float]:
     return lo - room, hi + room
 
 
-def _merge(hist: Histogram, edges: Floats) -> NDArray[np.int64]:
+def merge_counts(hist: Histogram, edges: Floats) -> NDArray[np.int64]:
     """Counts of the histogram's own bins in wider ones; what lies beyond is left out."""
     occupied = np.flatnonzero(hist.values())
     lower, upper = hist.edges[occupied], hist.edges[occupied + 1]

@@ -1,6 +1,7 @@
 """One look for every figure: a two-column paper's sizes, colours, and what axes are called."""
 
 import contextlib
+import contextvars
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
 
-from burst.errors import UnknownName
+from burst.errors import UnknownName, check_known
 from burst.files import write_atomically
 
 COLUMN_WIDTH = 3.4
@@ -68,6 +69,11 @@ RC: dict[str, Any] = {
     "pdf.fonttype": 42,  # TrueType: text stays text, as publishers ask
     "ps.fonttype": 42,
 }
+
+
+STYLES = {"paper": 1.0, "slide": 1.25}
+_GROWTH: contextvars.ContextVar[float] = contextvars.ContextVar("growth", default=1.0)
+_GROWING = ("size", "width", "pad")  # settings in points
 
 
 class Line(NamedTuple):
@@ -125,10 +131,33 @@ def house_style() -> Iterator[None]:
 
     Seaborn's "ticks" theme at the sizes of a two-column paper: 7 to 9 pt in a figure that is
     `PAGE_WIDTH` wide, thin lines, embedded TrueType fonts. What was set before comes back after.
+    Inside `figure_style("slide")` text and lines are larger.
     """
     theme: Any = {**sns.axes_style("ticks"), **RC}
+    grow = _GROWTH.get()
+    for name, value in theme.items():
+        if grow != 1.0 and name.endswith(_GROWING) and isinstance(value, int | float):
+            theme[name] = value * grow
     with mpl.rc_context(theme):
         yield
+
+
+@contextlib.contextmanager
+def figure_style(name: str) -> Iterator[None]:
+    """Figures that are made, and saved, inside are for a "paper" (the default) or a "slide".
+
+    On a slide text, lines and marks are 1.25 times as large for the figure, which is less wide:
+    shown over a whole slide its text is as large as that around it.
+
+    Raises:
+        UnknownName: another style.
+    """
+    check_known("style", name, STYLES)
+    before = _GROWTH.set(STYLES[name])
+    try:
+        yield
+    finally:
+        _GROWTH.reset(before)
 
 
 def quantity_style(name: str) -> Quantity:
@@ -171,7 +200,10 @@ def model_lines(models: Iterable[str]) -> dict[str, Line]:
 
 def blank_page(width: float, height: float) -> Figure:
     """An empty figure, in inches, whose parts make room for each other; pyplot does not know it."""
-    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(wspace=0.04))
+    grow = 1.1 if _GROWTH.get() > 1 else 1.0  # larger text needs a little more room
+    return Figure(
+        figsize=(width * grow, height * grow), layout=ConstrainedLayoutEngine(wspace=0.04)
+    )
 
 
 def legend_above(
@@ -215,17 +247,19 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Pat
         OutputError: the folder cannot be made or written, or the disk is full.
     """
     png, pdf = Path(f"{os.fspath(path)}.png"), Path(f"{os.fspath(path)}.pdf")
-    with house_style():
+    with house_style(), _laid_out(figure):
         with write_atomically(png) as temporary:
             figure.savefig(temporary, format="png")
-        with write_atomically(pdf) as temporary, _laid_out(figure):
+        with write_atomically(pdf) as temporary:
             figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
     return png, pdf
 
 
 @contextlib.contextmanager
 def _laid_out(figure: Figure) -> Iterator[None]:
-    """Keep the layout of the last drawing: to make it again would take half of the time."""
+    """Lay out once, or not again: each time would take half of the time of a drawing."""
+    if figure.stale:
+        figure.draw_without_rendering()
     engine = figure.get_layout_engine()
     figure.set_layout_engine("none")
     try:

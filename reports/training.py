@@ -14,8 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from bpt import CheckedDataset, DatasetInfo, Evaluation, Run, how_to_get, locate
-from burst import EmptyResult, write_atomically
-from reports.style import PAGE_WIDTH, house_style, save_figure
+from reports.style import PAGE_WIDTH, blank_page, house_style, legend_above, model_lines
 
 ACCURACIES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
 CURVES = {
@@ -196,44 +195,30 @@ def draw_curves(ax: Axes, runs: Sequence[Run], quantity: str) -> list[Line2D]:
         if quantity == "val_accuracy":
             values = [line["val_accuracy"] or line["test_accuracy"] for line in run.metrics]
         epochs = [line["epoch"] for line in run.metrics]
-        lines += ax.plot(epochs, values, marker="o", markersize=3, label=_label(run))
+        lines += ax.plot(epochs, values, marker="o", markersize=3)
     ax.set_xlabel("epoch")
     ax.set_ylabel(CURVES[quantity])
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return lines
 
 
-def comparison_figure(runs: Sequence[Run]) -> Figure:
-    """Accuracy and loss over the epochs, the runs overlaid."""
-    with house_style():
-        figure = Figure(figsize=(PAGE_WIDTH, 2.8), layout="constrained")
-        axes = figure.subplots(1, len(CURVES))
-        for ax, quantity in zip(axes, CURVES, strict=True):
-            lines = draw_curves(ax, runs, quantity)
-        axes[-1].legend(handles=lines, frameon=False)
-    return figure
+def comparison_figure(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
+    """Accuracy and loss over the epochs, the runs overlaid.
 
-
-def save_comparison(runs: Sequence[Run], out: Path) -> tuple[pd.DataFrame, list[Path]]:
-    """Write runs.csv, curves.png and curves.pdf; the table and the files.
-
-    Raises:
-        EmptyResult: a run has no epoch behind it yet.
-        OutputError: the folder cannot be written.
+    Args:
+        runs: to compare.
+        labels: what the legend calls them.
     """
-    for run in runs:
-        if not run.metrics:
-            raise EmptyResult(f"{run.folder} has no epoch behind it yet; go on with --resume")
-    table = compare(runs)
-    with write_atomically(out / "runs.csv") as temporary:
-        table.to_csv(temporary, index=False)
-    return table, [out / "runs.csv", *save_figure(comparison_figure(runs), out / "curves")]
-
-
-def _label(run: Run) -> str:
-    recipe = run.recipe
-    placement = f", {recipe.placement}" if recipe.prompted else ""
-    return f"{recipe.method}{placement}"
+    styles = model_lines(labels)
+    with house_style():
+        figure = blank_page(PAGE_WIDTH, 2.8)
+        for ax, quantity in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
+            lines = draw_curves(ax, runs, quantity)
+            for line, style in zip(lines, styles.values(), strict=True):
+                line.set(color=style.colour, ls=style.dashes, marker=style.marker)
+        legend_above(figure, dict(zip(styles, lines, strict=True)))
+        figure.draw_without_rendering()
+    return figure
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -121,12 +121,14 @@ def test_an_export_is_written_and_gives_the_runs_answers(trained, tmp_path):
     assert torch.allclose(model(images), theirs(images), atol=1e-5)
 
 
-def test_runs_are_compared_in_a_table_and_a_figure(trained, tmp_path):
+def test_runs_are_compared_in_a_table_and_a_page(trained, tmp_path):
     out, _ = trained
-    result = succeeded("report", out, out, "--out", tmp_path / "report")
-    assert result.stdout.count("bpt-bilinear") == 2
-    written = {path.name for path in (tmp_path / "report").iterdir()}
-    assert written == {"runs.csv", "curves.png", "curves.pdf"}
+    options = ("--no-confusion", "--style", "slide", "--out", tmp_path / "report")
+    result = succeeded("report", out, out, *options)
+    assert result.stdout.count("bpt-bilinear") == 2 and "index.html" in result.stdout
+    written = {path.stem for path in (tmp_path / "report").iterdir()}
+    figures = {"curves", "prompt_traces", "prompt_values", "prompt_cosines"}
+    assert written == {"index", "runs", "published"} | figures
 
 
 def test_the_datasets_are_listed():
@@ -223,6 +225,7 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
         (("evaluate", "nothing"), "not the folder of a run"),
         (("predict", "nothing", "a.jpg"), "not the folder of a run"),
         (("export", "nothing", "--out", "m.safetensors"), "not the folder of a run"),
+        (("report", "nothing", "--out", "report"), "not the folder of a run"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, says, tmp_path, monkeypatch):

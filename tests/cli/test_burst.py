@@ -320,6 +320,21 @@ def test_two_processes_count_what_one_counts(tmp_path):
     assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
 
 
+def test_a_backbone_is_reported_on_one_page(tmp_path):
+    options = ("--num-images", "4", "--no-heads", "--no-whitening", "--style", "slide")
+    result = run("report", "--out", str(tmp_path), *options)
+    assert result.exit_code == 0 and "index.html" in result.stdout
+    page = (tmp_path / "index.html").read_text()
+    assert "mae_tiny is" in page and "Whitening" not in page
+    assert len(pd.read_csv(tmp_path / "statistics.csv")) == 12 * 3
+
+
+def test_weights_are_given_for_each_model_or_for_none(tmp_path):
+    models = ("--model", "mae_tiny", "--model", "sup_tiny", "--weights", "random")
+    assert "1 --weights for 2 --model" in refused("report", *models, "--out", str(tmp_path))
+    assert "paper" in refused("report", "--style", "poster", "--out", str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "text, blocks",
     [("all", None), ("0", (0,)), ("0,3-5", (0, 3, 4, 5)), ("2,1,2", (2, 1)), (" 1 , 2 ", (1, 2))],

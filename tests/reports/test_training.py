@@ -8,7 +8,6 @@ import pytest
 
 import reports
 from bpt import Recipe, Run
-from burst import EmptyResult
 
 
 @pytest.fixture
@@ -51,19 +50,6 @@ def test_a_line_a_run_holds_its_metrics(runs, quantity):
         assert line.get_ydata().tolist() == [one[quantity] for one in run.metrics]
     assert ax.get_xlabel() == "epoch" and ax.get_ylabel()
     plt.close(figure)
-
-
-def test_a_comparison_is_written(runs, tmp_path):
-    table, files = reports.save_comparison(runs, tmp_path / "out")
-    assert {file.name for file in files} == {"runs.csv", "curves.png", "curves.pdf"}
-    assert all(file.stat().st_size for file in files)
-    assert len(table) == 2
-
-
-def test_a_run_without_an_epoch_is_named(runs, tmp_path):
-    (runs[0].folder / "metrics.jsonl").unlink()
-    with pytest.raises(EmptyResult, match="vpt"):
-        reports.save_comparison(runs, tmp_path)
 
 
 def test_numbers_that_are_not_finite_are_null():

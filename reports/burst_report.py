@@ -1,0 +1,247 @@
+"""What was measured of one or several backbones, as one page with all figures and tables."""
+
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from burst.backbone import Backbone
+from burst.errors import EmptyResult
+from burst.files import make_folder, write_atomically
+from burst.histogram import Histogram
+from burst.images import ImageStream
+from burst.survey import WHOLE, Survey
+from burst.whitened import whitened_histograms
+from burst.whitening import Whitening, whiten
+from burst.whitening_options import WhiteningOptions
+from reports.backbones import head_maps, law_lines, overlay_grid
+from reports.depth import depth_grid, depth_lines
+from reports.page import Page, Section
+from reports.style import QUANTITIES
+from reports.survey_files import run_record
+from reports.whitening import Pairs, chosen_blocks, whitening_figure
+from reports.words import comparison, findings
+
+LEAD = (
+    "In self-attention a prompt P meets the image's tokens X through P · W_q W_kᵀ · Xᵀ. The "
+    "response W_q W_kᵀ Xᵀ is bursty where a few of its entries have very large absolute values, "
+    "far more than a Gaussian allows. Prompts that are trained against such values train slowly; "
+    "whitening the response first, or learning the prompt as a product of two matrices, can help "
+    "(arXiv 2506.22908, ICCV 2025).",
+    "This page says, block by block, whether these backbones have it. Excess kurtosis is 0 for a "
+    "Gaussian and 3 for a Laplacian; the shape of the fitted generalised Gaussian is 2 and 1, and "
+    "below 1 for what the paper calls hyper-Laplacian.",
+)
+NAMES = {
+    "qk": "Weights: W_q W_kᵀ",
+    "x": "Tokens: X",
+    "qkx": "Response: W_q W_kᵀ Xᵀ",
+}
+
+
+@dataclass(frozen=True)
+class BackboneReport:
+    """What the page shows of one backbone.
+
+    Attributes:
+        survey: all blocks, with heads if the page shall have them.
+        whitening: of its blocks; None leaves that part out.
+        pairs: histograms of Y and of W Y, for the blocks that were whitened.
+    """
+
+    survey: Survey
+    whitening: Whitening | None = None
+    pairs: Pairs | None = None
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return str(self.survey.record["model"])
+
+    def whole(self, quantity: str) -> dict[int, Histogram]:
+        """The histogram of each block, heads together."""
+        return {
+            block: hist
+            for (block, head, name), hist in self.survey.histograms.items()
+            if head == WHOLE and name == quantity
+        }
+
+
+def measured_whitening(backbone: Backbone, images: ImageStream) -> tuple[Whitening, Pairs]:
+    """The default whitening of all blocks, and entries before and after for those to be drawn.
+
+    Raises:
+        BurstError: see `burst.whiten` and `burst.whitened_histograms`.
+    """
+    whitening = whiten(backbone, images)
+    options = WhiteningOptions(blocks=chosen_blocks(whitening))
+    return whitening, whitened_histograms(backbone, images, whitening, options)
+
+
+def save_burst_report(
+    backbones: Sequence[BackboneReport], out: str | os.PathLike[str], *, seed: int
+) -> list[Path]:
+    """Write index.html, its figures as PNG and PDF, statistics.csv and run.json.
+
+    The page is one file that asks for nothing else: it can be sent by mail.
+
+    Args:
+        backbones: what to show, in this order.
+        out: the folder; made if missing.
+        seed: of the choice of images, for the record.
+
+    Returns:
+        The files, the page first.
+
+    Raises:
+        EmptyResult: no backbone, or one twice.
+        OutputError: the folder cannot be written.
+    """
+    models = [one.model for one in backbones]
+    if not models or len(set(models)) < len(models):
+        raise EmptyResult(f"backbones {models} must be at least one, and no two the same")
+    folder = make_folder(out)
+    table = pd.concat([one.survey.table for one in backbones], ignore_index=True)
+    records = {one.model: run_record(one.survey, seed=seed) for one in backbones}
+    page = Page(f"Attention burstiness: {', '.join(models)}", LEAD)
+    files: list[Path] = []
+    _summary(page.section("What was found"), table)
+    files += _over_depth(page.section("Over depth"), table, folder)
+    for quantity in QUANTITIES:
+        measured = {one.model: one.whole(quantity) for one in backbones if one.whole(quantity)}
+        if measured:
+            section = page.section(NAMES[quantity])
+            files += _quantity(section, quantity, measured, records, folder)
+    files += _heads(page, table, folder)
+    files += _whitenings(page, backbones, folder)
+    page.section("Every number").frame(table, "Click a heading to sort. Blocks count from 0.")
+    _how(page.section("How it was made"), records)
+    with write_atomically(folder / "statistics.csv") as path:
+        table.to_csv(path, index=False)
+    with write_atomically(folder / "run.json") as path:
+        path.write_text(json.dumps(records, indent=2) + "\n")
+    files += [folder / "statistics.csv", folder / "run.json"]
+    return [page.save(folder / "index.html"), *files]
+
+
+def _summary(section: Section, table: pd.DataFrame) -> None:
+    for finding in findings(table):
+        section.heading(finding.model)
+        section.text(finding.headline, strong=True)
+        section.items(finding.details)
+        if finding.commands:
+            section.text(finding.advice)
+            section.code("\n".join(finding.commands))
+    if sentences := comparison(table):
+        section.heading("How they differ")
+        section.items(sentences)
+
+
+def _over_depth(section: Section, table: pd.DataFrame, folder: Path) -> list[Path]:
+    files = section.figure(
+        depth_lines(table),
+        folder / "depth_lines",
+        "Excess kurtosis, share of the energy in the largest 1 % of entries, and fitted shape, "
+        "block by block. Grey: what a Gaussian and a Laplacian would have.",
+    )
+    return files + section.figure(
+        law_lines(table),
+        folder / "laws",
+        "How far the entries are from the best Gaussian and from the best Laplacian (largest "
+        "difference of the distribution functions): the lower line fits better.",
+    )
+
+
+def _quantity(
+    section: Section,
+    quantity: str,
+    measured: dict[str, dict[int, Histogram]],
+    records: dict[str, dict[str, Any]],
+    folder: Path,
+) -> list[Path]:
+    files: list[Path] = []
+    if len(measured) > 1:
+        files += section.figure(
+            overlay_grid(measured, quantity=quantity),
+            folder / f"overlay_{quantity}",
+            "The backbones laid over each other, each in units of its own standard deviation. What "
+            "lies above the grey curves at the sides has heavier tails than they.",
+        )
+    for model, histograms in measured.items():
+        bins = records[model]["options"]["bins"]
+        figure = depth_grid(histograms, quantity=quantity, title=model, bins=bins)
+        files += section.figure(
+            figure,
+            folder / f"depth_{quantity}_{_plain(model)}",
+            f"{model}: entries of each block, in log counts, with the fitted laws.",
+        )
+    return files
+
+
+def _heads(page: Page, table: pd.DataFrame, folder: Path) -> list[Path]:
+    files: list[Path] = []
+    heads = table[table["head"].astype(str) != WHOLE]
+    for quantity in ("qk", "qkx"):
+        if (heads["quantity"] == quantity).any():
+            section = page.sections[-1] if files else page.section("Head by head")
+            files += section.figure(
+                head_maps(table, quantity=quantity),
+                folder / f"heads_{quantity}",
+                f"Excess kurtosis of each head's part of {NAMES[quantity].split(': ')[1]}: a few "
+                "heads may carry what the sum over heads shows.",
+            )
+    return files
+
+
+def _whitenings(page: Page, backbones: Sequence[BackboneReport], folder: Path) -> list[Path]:
+    whitened = [(one.model, one.whitening, one.pairs) for one in backbones]
+    made = [(model, w, pairs) for model, w, pairs in whitened if w is not None and pairs]
+    if not made:
+        return []
+    section = page.section("Whitening")
+    section.text(
+        "W = Σ^(-1/2), Σ being the covariance of the response's columns, makes W · W_q W_kᵀ Xᵀ "
+        "white. Eigenvalues below the floor were raised to it. A whitening that works turns the "
+        "entries in the left column into those in the middle one, which follow the best Gaussian."
+    )
+    files: list[Path] = []
+    for model, whitening, pairs in made:
+        drawn = {block: pairs[block] for block in chosen_blocks(whitening) if block in pairs}
+        figure = whitening_figure(whitening, drawn, title=model)
+        files += section.figure(
+            figure,
+            folder / f"whitening_{_plain(model)}",
+            f"{model}: entries before and after whitening, on images that it was not made of, and "
+            "the spectrum with its floor.",
+        )
+        table = pd.DataFrame([vars(one) for one in whitening.blocks])
+        section.frame(table, f"{model}: the whitening of each block")
+    return files
+
+
+def _how(section: Section, records: dict[str, dict[str, Any]]) -> None:
+    first = next(iter(records.values()))
+    section.code(shlex.join(first["command"]))
+    for model, record in records.items():
+        images = record["images"] or {"count": 0, "source": "none"}
+        section.heading(model)
+        lines = [
+            f"Weights: {record['weights']}, SHA-256 {record['weights_sha256']}",
+            f"Images: {images['count']} of {images['source']}, seed {record['seed']}",
+            f"Convention: {record['options']['convention']}, tokens: {record['options']['tokens']}",
+            f"Left out: {len(record['skipped_blocks'])} blocks; {record['nonfinite']} values that "
+            "were not finite",
+        ]
+        section.items(lines)
+    versions = first["versions"]
+    section.text("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()))
+
+
+def _plain(model: str) -> str:
+    """A model's name for a file."""
+    return "".join(one if one.isalnum() or one in "-_." else "-" for one in model)

@@ -1,0 +1,151 @@
+"""A self-contained HTML page: text, figures and sortable tables in one file, without a network."""
+
+import base64
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from io import BytesIO
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from burst.files import write_atomically
+from reports.style import save_figure
+
+DPI = 160  # of figures in the page: sharp on a screen, and the page stays small
+SCREEN_DPI = 130  # pixels an inch that they are shown at
+
+
+class Cell(NamedTuple):
+    """A table's cell: its text, the number to sort by, and a colour behind it."""
+
+    text: str
+    number: float | None = None
+    shade: str = ""
+
+
+@dataclass
+class Section:
+    """A part of a page, with what it holds in order."""
+
+    title: str
+    parts: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        """What links point at."""
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+
+    def text(self, text: str, *, strong: bool = False) -> None:
+        """A paragraph."""
+        self.parts.append({"kind": "text", "text": text, "strong": strong})
+
+    def heading(self, text: str) -> None:
+        """A heading below the section's."""
+        self.parts.append({"kind": "heading", "text": text})
+
+    def items(self, items: Iterable[str]) -> None:
+        """A list of sentences."""
+        self.parts.append({"kind": "list", "points": list(items)})
+
+    def code(self, text: str) -> None:
+        """Preformatted text."""
+        self.parts.append({"kind": "code", "text": text})
+
+    def figure(self, figure: Figure, path: Path, caption: str) -> list[Path]:
+        """A figure, in the page and as PATH.png and PATH.pdf; the two files."""
+        saved = save_figure(figure, path)
+        width, height = (round(SCREEN_DPI * size) for size in figure.get_size_inches())
+        self.parts.append(
+            {
+                "kind": "figure",
+                "uri": image_uri(saved[0]),
+                "alt": caption,
+                "caption": caption,
+                "files": f"({path.name}.png, .pdf)",
+                "width": width,
+                "height": height,
+            }
+        )
+        return list(saved)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str) -> None:
+        """A table that sorts by the heading that is clicked."""
+        self.parts.append(
+            {"kind": "table", "columns": list(columns), "rows": list(rows), "caption": caption}
+        )
+
+    def frame(self, table: pd.DataFrame, caption: str) -> None:
+        """A data frame as such a table."""
+        rows = [[cell(value) for value in row] for row in table.itertuples(index=False)]
+        self.table([str(name) for name in table.columns], rows, caption)
+
+
+@dataclass
+class Page:
+    """A title, what it is about, and sections."""
+
+    title: str
+    lead: Sequence[str]
+    sections: list[Section] = field(default_factory=list)
+
+    def section(self, title: str) -> Section:
+        """A new section at the end."""
+        self.sections.append(Section(title))
+        return self.sections[-1]
+
+    def html(self) -> str:
+        """The page as one document: no file and no address beside it is ever asked for."""
+        template = _environment().get_template("page.html.j2")
+        return template.render(page=self, style=_part("page.css"), script=_part("page.js"))
+
+    def save(self, path: Path) -> Path:
+        """Write it, whole or not at all.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with write_atomically(path) as temporary:
+            temporary.write_text(self.html(), encoding="utf-8")
+        return path
+
+
+def cell(value: Any) -> Cell:  # noqa: ANN401  whatever a data frame holds
+    """A value as a cell: four significant digits, nothing where there is none."""
+    if value is None or value is pd.NA:
+        return Cell("")
+    if isinstance(value, bool | str):
+        return Cell(str(value))
+    number = float(value)
+    if not isfinite(number):
+        return Cell("")
+    text = f"{int(number):,}" if number == int(number) and abs(number) < 1e15 else f"{number:.4g}"
+    return Cell(text, number)
+
+
+def image_uri(png: Path) -> str:
+    """A figure as a data address, at `DPI`: lossless WebP, half the size of the PNG."""
+    with Image.open(png) as image:
+        share = DPI / image.info["dpi"][0]
+        size = (round(image.width * share), round(image.height * share))
+        smaller = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    smaller.save(buffer, "WEBP", lossless=True, method=1)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FunctionLoader(_part)
+    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+
+
+def _part(name: str) -> str:
+    return files("reports").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,215 @@
+"""Learned prompts: their values, how alike they are, how they came to be; and what is confused."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from bpt import Run
+from burst.errors import EmptyResult
+from reports.style import (
+    COLUMN_WIDTH,
+    PAGE_WIDTH,
+    Line,
+    blank_page,
+    house_style,
+    legend_above,
+    model_lines,
+)
+
+Floats = NDArray[np.float64]
+TRACES = {
+    "prompt_grad_norm": "norm of the prompts' gradient",
+    "largest_prompt": "largest |prompt value|",
+}
+MOST_LABELS = 30  # classes that a confusion matrix still names
+
+
+def draw_trace(ax: Axes, run: Run, quantity: str, line: Line) -> Line2D:
+    """A quantity of metrics.jsonl over the optimiser's steps, on a log scale.
+
+    Args:
+        ax: where to draw.
+        run: with a prompt.
+        quantity: of `TRACES`; mean over each epoch's steps, or its largest.
+        line: how.
+    """
+    at = [one["step"] for one in run.metrics]
+    values = [one[quantity] or np.nan for one in run.metrics]
+    (drawn,) = ax.plot(
+        *(at, values), color=line.colour, ls=line.dashes, marker=line.marker, label=line.label
+    )
+    ax.set(yscale="log", xlabel="step", ylabel=TRACES[quantity])
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return drawn
+
+
+def trace_figure(runs: Mapping[str, Run]) -> Figure:
+    """Gradient norm and largest value of the prompts over the steps, the runs overlaid.
+
+    Args:
+        runs: by label; those without prompts are left out.
+
+    Raises:
+        EmptyResult: none has a prompt.
+    """
+    prompted = {label: run for label, run in runs.items() if run.recipe.prompted}
+    if not prompted:
+        raise EmptyResult("no run has prompts")
+    lines = model_lines(prompted)
+    with house_style():
+        figure = blank_page(PAGE_WIDTH, 2.7)
+        for ax, quantity in zip(figure.subplots(1, len(TRACES)), TRACES, strict=True):
+            drawn = {
+                label: draw_trace(ax, run, quantity, lines[label])
+                for label, run in prompted.items()
+            }
+        legend_above(figure, drawn)
+        figure.draw_without_rendering()
+    return figure
+
+
+def draw_values(ax: Axes, values: Floats, line: Line, *, bins: int = 101) -> Line2D:
+    """Density of prompt values on a symmetric log axis, which shows small and large ones alike.
+
+    Args:
+        ax: where to draw.
+        values: (m, d) or any shape.
+        line: how.
+        bins: how many span the values, even on that axis.
+    """
+    flat = np.asarray(values, np.float64).ravel()
+    reach = float(np.abs(flat).max(initial=0.0)) or 1.0
+    near = reach / 1e4
+    edges = near * np.sinh(np.linspace(-1, 1, bins + 1) * np.arcsinh(reach / near))
+    density, _ = np.histogram(flat, edges, density=True)
+    centres = (edges[1:] + edges[:-1]) / 2
+    shown = np.where(density > 0, density, np.nan)
+    (drawn,) = ax.plot(centres, shown, color=line.colour, ls=line.dashes, label=line.label)
+    return drawn
+
+
+def values_figure(values: Mapping[str, Floats]) -> Figure:
+    """Distributions of learned prompt values, the runs overlaid: VPT's are the plain ones.
+
+    Args:
+        values: label -> every value of its prompts.
+
+    Raises:
+        EmptyResult: no values.
+    """
+    if not values:
+        raise EmptyResult("no run has prompts")
+    lines = model_lines(values)
+    with house_style():
+        figure = blank_page(PAGE_WIDTH, 3.0)
+        ax = figure.subplots()
+        drawn = {label: draw_values(ax, one, lines[label]) for label, one in values.items()}
+        typical = min(float(np.median(np.abs(one))) for one in values.values()) or 1e-3
+        ax.set_xscale("symlog", linthresh=typical)
+        ax.set_yscale("log")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set(xlabel="prompt value (symmetric log axis)", ylabel="density")
+        legend_above(figure, drawn)
+        figure.draw_without_rendering()
+    return figure
+
+
+def cosine_matrix(prompts: Floats) -> Floats:
+    """(m, m) cosines between the rows of (m, d) prompts; 0 for a prompt that is zero."""
+    norms = np.linalg.norm(prompts, axis=1, keepdims=True)
+    unit = np.divide(prompts, norms, out=np.zeros_like(prompts, np.float64), where=norms > 0)
+    cosines: Floats = unit @ unit.T
+    return cosines
+
+
+def draw_cosines(ax: Axes, prompts: Floats) -> AxesImage:
+    """The cosine matrix of (m, d) prompts, from -1 to 1."""
+    image = ax.imshow(cosine_matrix(prompts), cmap="PuOr_r", vmin=-1, vmax=1)
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    return image
+
+
+def cosine_figure(prompts: Mapping[str, Floats]) -> Figure:
+    """A panel a run: how alike the prompts of its first prompted block are.
+
+    Args:
+        prompts: label -> (m, d).
+
+    Raises:
+        EmptyResult: no prompts.
+    """
+    if not prompts:
+        raise EmptyResult("no run has prompts")
+    columns = min(4, len(prompts))
+    rows = -(-len(prompts) // columns)
+    with house_style():
+        figure = blank_page(PAGE_WIDTH, 0.4 + 1.9 * rows)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for ax in grid.flat[len(prompts) :]:
+            ax.remove()
+        axes = list(grid.flat[: len(prompts)])
+        for ax, (label, one) in zip(axes, prompts.items(), strict=True):
+            image = draw_cosines(ax, one)
+            ax.set_title(label, loc="left")
+        figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02).set_label("cosine")
+        figure.supxlabel("prompt")
+        figure.draw_without_rendering()
+    return figure
+
+
+def draw_confusion(ax: Axes, counts: NDArray[np.int64], classes: Sequence[str]) -> QuadMesh:
+    """Counts of named (across) by true class (down), zero white, on a log scale."""
+    shown = np.ma.masked_equal(counts, 0)
+    norm = LogNorm(1, max(2, int(counts.max(initial=1))))
+    mesh = ax.pcolormesh(shown, cmap="cividis_r", norm=norm)
+    ax.invert_yaxis()
+    ax.set(xlabel="named class", ylabel="true class")
+    if len(classes) <= MOST_LABELS:
+        at = np.arange(len(classes)) + 0.5
+        ax.set_xticks(at, classes, rotation=90)
+        ax.set_yticks(at, classes)
+    return mesh
+
+
+def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
+    """The confusion matrix of one run.
+
+    Args:
+        counts: (k, k), true class by named class.
+        classes: k names.
+        title: over it.
+    """
+    named = len(classes) <= MOST_LABELS
+    side = max(COLUMN_WIDTH, min(PAGE_WIDTH, 1.6 + 0.17 * len(classes))) if named else 5.0
+    with house_style():
+        figure = blank_page(side + 0.5, side)
+        ax = figure.subplots()
+        mesh = draw_confusion(ax, counts, classes)
+        ax.set_title(title, loc="left")
+        figure.colorbar(mesh, ax=ax, fraction=0.046, pad=0.02).set_label("images")
+        figure.draw_without_rendering()
+    return figure
+
+
+def most_confused(
+    counts: NDArray[np.int64], classes: Sequence[str], most: int = 10
+) -> list[tuple[str, str, int, int]]:
+    """True class, named class, how often, of how many images; the most frequent first."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    return [
+        (classes[i], classes[j], int(wrong[i, j]), int(counts[i].sum()))
+        for i, j in pairs
+        if wrong[i, j]
+    ]

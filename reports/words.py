@@ -1,0 +1,171 @@
+"""What a survey's numbers say, in plain sentences; every number in them is computed."""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from reports.depth import MEASURES
+
+LAPLACIAN_KURTOSIS = 3.0
+PEAKED_KURTOSIS = 1.0
+GAUSSIAN_ENERGY = next(one.gaussian for one in MEASURES if one.column == "top1_energy")
+SPOKEN = {
+    "qk": "the weights' product W_q W_kᵀ",
+    "x": "the tokens X",
+    "qkx": "the response W_q W_kᵀ Xᵀ",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is said of one backbone.
+
+    Attributes:
+        model: its name.
+        headline: whether it is bursty, in one sentence.
+        details: more sentences: the law of each quantity, the burstiest block.
+        advice: what to do next.
+        commands: to do it with.
+    """
+
+    model: str
+    headline: str
+    details: tuple[str, ...]
+    advice: str
+    commands: tuple[str, ...]
+
+
+def findings(table: pd.DataFrame) -> list[Finding]:
+    """One `Finding` a backbone.
+
+    A block is called bursty if its response has an excess kurtosis above 3, which is that of a
+    Laplacian; peaked above 1; close to Gaussian within 1 of 0.
+
+    Args:
+        table: rows of surveys; those of whole blocks count.
+    """
+    whole = table[table["head"].astype(str) == "all"]
+    return [_finding(str(model), part) for model, part in whole.groupby("model", sort=False)]
+
+
+def comparison(table: pd.DataFrame) -> list[str]:
+    """How backbones, and so their pretrainings, differ; nothing for one backbone."""
+    whole = table[table["head"].astype(str) == "all"]
+    if whole["model"].nunique() < 2:
+        return []
+    sentences = []
+    for quantity, name in SPOKEN.items():
+        part = whole[whole["quantity"] == quantity]
+        if part.empty:
+            continue
+        kinds = dict(zip(part["model"], part["pretraining"], strict=True))
+        medians = part.groupby("model", sort=False)["excess_kurtosis"].median()
+        ordered = medians.sort_values(ascending=False)
+        listed = ", ".join(f"{one} ({kinds[one]}) {value:.2f}" for one, value in ordered.items())
+        first, last = ordered.index[0], ordered.index[-1]
+        spread = float(ordered.iloc[0] - ordered.iloc[-1])
+        if spread < PEAKED_KURTOSIS:
+            verdict = "so they hardly differ in it"
+        else:
+            verdict = f"so it is heaviest-tailed in {first} and least so in {last}"
+        sentences.append(f"Median excess kurtosis over the blocks of {name}: {listed}; {verdict}.")
+    return sentences
+
+
+def law_in_words(kurtosis: float, shape: float) -> str:
+    """The family that a fitted generalised Gaussian's shape stands for."""
+    if not (math.isfinite(kurtosis) and math.isfinite(shape)):
+        return "does not vary"
+    bounds = (
+        (0.85, "hyper-Laplacian"),
+        (1.2, "Laplacian"),
+        (1.7, "between Laplacian and Gaussian"),
+        (2.4, "Gaussian"),
+    )
+    for bound, name in bounds:
+        if shape < bound:
+            return name
+    return "lighter-tailed than a Gaussian"
+
+
+def _finding(model: str, part: pd.DataFrame) -> Finding:
+    quantity = next(name for name in ("qkx", "qk", "x") if name in set(part["quantity"]))
+    rows = part[part["quantity"] == quantity].dropna(subset=["excess_kurtosis"])
+    if rows.empty:
+        return Finding(model, f"{model}: nothing in it varies.", (), "", ())
+    bursty = rows[rows["excess_kurtosis"] > LAPLACIAN_KURTOSIS]
+    peaked = rows[rows["excess_kurtosis"] > PEAKED_KURTOSIS]
+    worst = rows.iloc[int(rows["excess_kurtosis"].argmax())]
+    details = (_worst_block(worst), *_laws(part))
+    headline = _headline(model, rows, bursty, peaked)
+    return Finding(model, headline, details, _advice(bursty, peaked), _commands(model))
+
+
+def _headline(model: str, rows: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.DataFrame) -> str:
+    if len(bursty):
+        return (
+            f"{model} is bursty: in {len(bursty)} of {len(rows)} blocks ({_numbers(bursty)}) the "
+            "response is heavier-tailed than a Laplacian."
+        )
+    if len(peaked):
+        return (
+            f"{model} is mildly bursty: no block's response is heavier-tailed than a Laplacian, "
+            f"but in {len(peaked)} of {len(rows)} ({_numbers(peaked)}) it clearly is than a "
+            "Gaussian."
+        )
+    return f"{model} is not bursty: in all {len(rows)} blocks the response is close to Gaussian."
+
+
+def _worst_block(row: pd.Series) -> str:
+    times = row["top1_energy"] / GAUSSIAN_ENERGY
+    return (
+        f"Burstiest is block {int(row['block'])}: excess kurtosis {row['excess_kurtosis']:.1f}, "
+        f"and its largest 1 % of entries hold {100 * row['top1_energy']:.0f} % of the energy, "
+        f"{times:.1f} times as much as in a Gaussian."
+    )
+
+
+def _laws(part: pd.DataFrame) -> list[str]:
+    """Per quantity, how many blocks follow which law."""
+    sentences = []
+    for quantity, name in SPOKEN.items():
+        rows = part[part["quantity"] == quantity]
+        if rows.empty:
+            continue
+        laws = [
+            law_in_words(kurtosis, shape)
+            for kurtosis, shape in zip(rows["excess_kurtosis"], rows["ggd_shape"], strict=True)
+        ]
+        counted = pd.Series(laws).value_counts()
+        listed = ", ".join(f"{law} in {count}" for law, count in counted.items())
+        closer = int((rows["ks_laplace"] < rows["ks_gaussian"]).sum())
+        sentences.append(
+            f"Fitted shape of {name}: {listed} of {len(rows)} blocks. The best Laplacian is closer "
+            f"than the best Gaussian in {closer}."
+        )
+    return sentences
+
+
+def _advice(bursty: pd.DataFrame, peaked: pd.DataFrame) -> str:
+    if len(bursty):
+        why = "Prompts meet very uneven values here: whitened or bilinear prompts may gain."
+    elif len(peaked):
+        why = "There is a little for a whitening to mend; whether prompts gain must be tried."
+    else:
+        why = "There is little for a whitening to mend; plain prompts are the baseline to beat."
+    return f"{why} What to try next:"
+
+
+def _commands(model: str) -> tuple[str, ...]:
+    train = f"bpt train DATASET --model {model} --method"
+    return (
+        f"burst whiten --model {model} --out W.pt",
+        f"{train} bpt-fwhiten --whitening W.pt",
+        f"{train} bpt-bilinear",
+        f"{train} vpt",
+    )
+
+
+def _numbers(rows: pd.DataFrame) -> str:
+    return ", ".join(str(int(block)) for block in sorted(rows["block"]))

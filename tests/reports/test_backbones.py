@@ -1,0 +1,94 @@
+"""Figures of several backbones hold the numbers that they are drawn from."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from support import float_histogram
+
+import reports
+from burst import EmptyResult
+from reports.backbones import draw_density, draw_distances, draw_heads
+from reports.style import Line
+
+
+def heads_table(models=("a", "b"), blocks=3, heads=4):
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "model": model,
+            "block": block,
+            "head": head,
+            "quantity": "qk",
+            "excess_kurtosis": rng.normal(),
+            "ks_gaussian": rng.uniform(),
+            "ks_laplace": rng.uniform(),
+        }
+        for model in models
+        for block in range(blocks)
+        for head in ("all", *map(str, range(heads)))
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_density_is_that_of_standardised_entries(rng):
+    values = rng.laplace(3.0, 2.0, 50_000).astype(np.float32)
+    ax = plt.figure().add_subplot()
+    line = draw_density(ax, float_histogram(values), Line("x", "k"))
+    at, density = (np.asarray(one, float) for one in (line.get_xdata(), line.get_ydata()))
+    standard = (values - values.mean()) / values.std()
+    expected, edges = np.histogram(standard, 200, (-10, 10), density=True)
+    middle = (edges[1:] + edges[:-1]) / 2
+    near = np.abs(middle) < 2
+    drawn = np.interp(middle[near], at, np.nan_to_num(density))
+    assert np.allclose(drawn, expected[near], rtol=0.15)
+    plt.close("all")
+
+
+def test_an_overlay_has_a_panel_a_block_and_a_line_a_backbone(rng):
+    found = {
+        model: {block: float_histogram(rng.normal(size=2000)) for block in range(5)}
+        for model in ("mae_x", "sup_x")
+    }
+    figure = reports.overlay_grid(found, quantity="qkx")
+    panels = [ax for ax in figure.axes if ax.get_title(loc="left").startswith("block")]
+    assert len(panels) == 5
+    assert all(len(ax.lines) == 4 for ax in panels)  # two backbones, two references
+    with pytest.raises(EmptyResult):
+        reports.overlay_grid({}, quantity="qk")
+
+
+def test_the_laws_panel_holds_the_distances_and_none_is_cut_off():
+    table = heads_table()
+    figure = reports.law_lines(table)
+    assert len(figure.axes) == 2
+    part = table[(table["model"] == "a") & (table["head"] == "all")]
+    handles = draw_distances(plt.figure().add_subplot(), part)
+    assert np.array_equal(handles["Gaussian"].get_ydata(), part["ks_gaussian"])
+    assert np.array_equal(handles["Laplacian"].get_ydata(), part["ks_laplace"])
+    top = figure.axes[0].get_ylim()[1]
+    whole = table[table["head"] == "all"]
+    assert top > whole[["ks_gaussian", "ks_laplace"]].to_numpy().max()
+    plt.close("all")
+
+
+def test_a_map_of_heads_holds_their_kurtosis():
+    table = heads_table()
+    part = table[(table["model"] == "b") & (table["head"] != "all")]
+    mesh = draw_heads(plt.figure().add_subplot(), part, reach=3.0)
+    expected = part["excess_kurtosis"].to_numpy().reshape(3, 4)
+    assert np.array_equal(np.asarray(mesh.get_array()).reshape(3, 4), expected)
+    assert len(reports.head_maps(table, quantity="qk").axes) == 3  # two maps and the colour bar
+    with pytest.raises(EmptyResult, match="per_head"):
+        reports.head_maps(table, quantity="qkx")
+    plt.close("all")
+
+
+def test_a_slide_has_larger_text():
+    with reports.house_style():
+        paper = plt.rcParams["font.size"], plt.rcParams["lines.linewidth"]
+    with reports.figure_style("slide"), reports.house_style():
+        slide = plt.rcParams["font.size"], plt.rcParams["lines.linewidth"]
+    assert slide == pytest.approx([1.25 * one for one in paper])
+    with pytest.raises(Exception, match="paper"), reports.figure_style("papr"):
+        pass

@@ -1,0 +1,295 @@
+"""The pages: every number in them, nothing asked of a network, and right in a real browser."""
+
+import base64
+import dataclasses
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from colours import write_images
+from matplotlib.figure import Figure
+from PIL import Image
+from support import backbone_of, vit
+
+import bpt
+import burst
+import reports
+from reports.bpt_report import shade
+from reports.page import Page, cell
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def burst_page(tmp_path_factory):
+    """Two small random backbones, compared."""
+    out = tmp_path_factory.mktemp("burst")
+    shown = []
+    for name in ("mae_x", "sup_x"):
+        backbone = dataclasses.replace(backbone_of(vit()), name=name)
+        images = burst.images_for(backbone, "sample", num_images=12)
+        survey = burst.survey(backbone, images, burst.SurveyOptions(per_head=True))
+        whitened = reports.measured_whitening(backbone, images)
+        shown.append(reports.BackboneReport(survey, *whitened))
+    files = reports.save_burst_report(shown, out, seed=0)
+    return out, files, shown
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    images = write_images(place / "images")
+    made = []
+    for method in ("vpt", "bpt-bilinear", "linear"):
+        recipe = bpt.Recipe(
+            dataset=f"folder:{images}",
+            method=method,
+            placement="last:1",
+            num_prompts=4,
+            rank=3,
+            epochs=2,
+            batch_size=8,
+        )
+        bpt.train(recipe, place / method)
+        made.append(bpt.open_run(place / method))
+    return made
+
+
+@pytest.fixture(scope="module")
+def bpt_page(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bpt")
+    return out, reports.save_bpt_report(runs, out)
+
+
+class Links(HTMLParser):
+    """Everything that a page could fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.images = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("src", "href", "srcset", "action", "data", "poster"):
+                self.found.append(value)
+                if tag == "img":
+                    self.images.append(value)
+
+
+def test_every_figure_is_in_the_page_and_beside_it(burst_page):
+    out, files, _ = burst_page
+    links = Links(files[0].read_text())
+    pngs = sorted(path for path in out.glob("*.png"))
+    assert len(links.images) == len(pngs) == len(list(out.glob("*.pdf")))
+    assert {path.stem for path in pngs} == {
+        *("depth_lines", "laws", "heads_qk", "heads_qkx"),
+        *(f"overlay_{quantity}" for quantity in ("qk", "x", "qkx")),
+        *(f"depth_{q}_{model}" for q in ("qk", "x", "qkx") for model in ("mae_x", "sup_x")),
+        *("whitening_mae_x", "whitening_sup_x"),
+    }
+    for uri in links.images:
+        data = base64.b64decode(uri.partition("base64,")[2])
+        assert Image.open(io.BytesIO(data)).width > 600
+
+
+@pytest.mark.parametrize("which", ["burst_page", "bpt_page"])
+def test_a_page_asks_for_nothing_outside_itself(which, request):
+    page = request.getfixturevalue(which)[1][0].read_text()
+    assert all(one.startswith(("data:", "#")) for one in Links(page).found)
+    assert "@import" not in page and not re.search(r"url\((?!data:)", page)
+
+
+def test_every_number_of_the_survey_is_in_the_page(burst_page):
+    out, files, shown = burst_page
+    table = pd.concat([one.survey.table for one in shown])
+    page = files[0].read_text()
+    values = set(re.findall(r'data-value="([^"]+)"', page))
+    for column in ("excess_kurtosis", "ggd_shape", "ks_laplace", "max"):
+        finite = table[column].dropna()
+        assert all(str(float(value)) in values for value in finite)
+    assert pd.read_csv(out / "statistics.csv").shape == table.shape
+    assert set(json.loads((out / "run.json").read_text())) == {"mae_x", "sup_x"}
+    for text in (
+        "What was found",
+        "mae_x",
+        "burst whiten --model mae_x",
+        "Versions:",
+        "How it was",
+    ):
+        assert text in page
+
+
+def test_no_backbone_or_one_twice_is_refused(burst_page, tmp_path):
+    one = burst_page[2][0]
+    for backbones in ([], [one, one]):
+        with pytest.raises(burst.EmptyResult, match="at least one"):
+            reports.save_burst_report(backbones, tmp_path, seed=0)
+
+
+def test_runs_are_compared_with_all_that_was_promised(bpt_page, runs):
+    out, files = bpt_page
+    page = files[0].read_text()
+    stems = {path.stem for path in out.glob("*.png")}
+    expected = {"curves", "prompt_traces", "prompt_values", "prompt_cosines"}
+    assert stems == expected | {f"confusion_{number}" for number in range(3)}
+    table = pd.read_csv(out / "runs.csv")
+    assert list(table["label"]) == ["vpt, last:1", "bpt-bilinear, last:1", "linear"]
+    for run in runs:
+        assert f"{run.result['test_accuracy']:.1f} %" in page
+    assert "most often confused" in page
+
+
+def test_confusions_add_up_to_the_accuracy(runs):
+    for run in runs:
+        counts = bpt.confusion_matrix(run)
+        found = bpt.evaluate_run(run)
+        assert counts.sum() == found.images == 12
+        assert 100 * np.trace(counts) / counts.sum() == pytest.approx(found.accuracy)
+        assert np.allclose(100 * counts.diagonal() / counts.sum(1), list(found.per_class.values()))
+
+
+def test_prompts_are_what_the_model_sees(runs):
+    for run in runs[:2]:
+        values = reports.prompt_values(run)
+        model, _ = run.load_model()
+        assert {block: one.shape for block, one in values.items()} == {11: (4, 192)}
+        assert np.allclose(values[11], model.prompts["11"]().detach().numpy())
+
+
+def test_a_run_stands_beside_the_nearest_published_number(runs):
+    table = reports.beside_published(reports.labels(runs)).set_index("label")
+    row = table.loc["bpt-bilinear, last:1"]
+    assert row.row.startswith("bpt-deep mae_in1k") and row.difference == row.ours - row.published
+    assert {"dataset", "backbone", "epochs", "protocol"} <= set(row.differs.split(", "))
+    headline = dataclasses.replace(
+        runs[1].recipe, dataset="cub", model="mae_vitb", placement="shallow", epochs=100,
+        num_prompts=100, rank=75, protocol="authors",
+    )  # fmt: skip
+    config = runs[1].config | {"recipe": headline.to_dict(), "dataset": {"name": "cub"}}
+    found = reports.beside_published({"x": dataclasses.replace(runs[1], config=config)}).iloc[0]
+    assert found.published == 77.86 and found.differs == ""
+
+
+def test_labels_tell_runs_apart(runs):
+    other = dataclasses.replace(runs[0], config=json.loads(json.dumps(runs[0].config)))
+    other.config["recipe"]["lr"] = 0.5
+    assert list(reports.labels([runs[0], other])) == ["vpt, last:1, lr 0.05", "vpt, last:1, lr 0.5"]
+    assert len(reports.labels([runs[0], runs[0]])) == 2
+
+
+def test_a_run_without_an_epoch_is_named(runs, tmp_path):
+    empty = dataclasses.replace(runs[0], folder=tmp_path / "empty")
+    with pytest.raises(burst.EmptyResult, match=r"empty has no epoch"):
+        reports.save_bpt_report([empty], tmp_path / "out")
+
+
+def test_a_difference_has_the_colour_of_its_size():
+    colours = [shade(value) for value in (-20.0, -3.0, 0.2, 3.0, 20.0)]
+    assert len(set(colours)) == 5 and shade(float("nan")) == ""
+
+
+def test_cells_keep_the_number_behind_their_text():
+    assert cell(1234567.0) == ("1,234,567", 1234567.0, "")
+    assert cell(0.123456) == ("0.1235", 0.123456, "")
+    assert cell(float("nan")).text == cell(None).text == ""
+
+
+def test_text_is_escaped(tmp_path):
+    page = Page("<script>alert(1)</script>", ["a & b"])
+    page.section("x").frame(pd.DataFrame({"n": ["<b>"]}), "caption")
+    assert "<script>alert" not in page.html() and "a &amp; b" in page.html()
+    assert "&lt;b&gt;" in page.html()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with sync_api.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+def opened(browser, path, width):
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.problems, page.requests = [], []
+    page.on("console", lambda message: page.problems.append(message.text))
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto(path.as_uri())
+    return page
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("which", ["burst_page", "bpt_page"])
+def test_a_browser_shows_it_without_error_or_request(browser, which, width, request):
+    path = request.getfixturevalue(which)[1][0]
+    page = opened(browser, path, width)
+    assert page.problems == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [path.as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") == width  # nothing sticks out
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('p, li, td, th button, figcaption')]"
+        ".map(one => parseFloat(getComputedStyle(one).fontSize))"
+    )
+    assert min(sizes) >= 12
+    broken = page.evaluate(
+        "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+    )
+    assert broken == 0
+    page.close()
+
+
+def test_a_table_sorts_both_ways_by_number_with_gaps_last(browser, tmp_path):
+    table = pd.DataFrame({"name": ["b", "c", "a", "d"], "value": [10.0, 9.5, float("nan"), -200.0]})
+    made = Page("t", [])
+    made.section("s").frame(table, "c")
+    page = opened(browser, made.save(tmp_path / "t.html"), 800)
+
+    def column(number):
+        return page.evaluate(
+            f"[...document.querySelectorAll('tbody tr')].map(r => r.cells[{number}].textContent)"
+        )
+
+    page.click("th:nth-child(2) button")
+    assert column(0) == ["d", "c", "b", "a"]
+    page.click("th:nth-child(2) button")
+    assert column(0) == ["b", "c", "d", "a"]
+    page.click("th:nth-child(1) button")
+    assert column(0) == ["a", "b", "c", "d"]
+    assert page.get_attribute("th:nth-child(1)", "aria-sort") == "ascending"
+    assert page.get_attribute("th:nth-child(2)", "aria-sort") == "none"
+    page.close()
+
+
+@pytest.mark.parametrize("which", ["burst_page", "bpt_page"])
+def test_it_prints_on_paper_without_losing_columns(browser, which, request, tmp_path):
+    page = opened(browser, request.getfixturevalue(which)[1][0], 800)
+    page.emulate_media(media="print")
+    margins = {"": 794 - 106, ".wide": 1123 - 76}  # A4 upright and lying, 96 dots an inch
+    for kind, room in margins.items():
+        page.set_viewport_size({"width": room, "height": 900})
+        chosen = f".table{kind or ':not(.wide)'} table"
+        widths = page.evaluate(
+            f"[...document.querySelectorAll('{chosen}')].map(table => table.scrollWidth)"
+        )
+        assert max(widths, default=0) <= room
+    page.pdf(path=str(tmp_path / "page.pdf"), prefer_css_page_size=True)
+    assert (tmp_path / "page.pdf").stat().st_size > 50_000
+    page.close()
+
+
+def test_a_figure_is_shown_at_the_size_that_it_was_made_for(tmp_path):
+    figure = Figure(figsize=(4, 3))
+    page = Page("t", [])
+    page.section("s").figure(figure, tmp_path / "f", "caption")
+    part = page.sections[0].parts[0]
+    assert (part["width"], part["height"]) == (520, 390)

@@ -1,0 +1,54 @@
+"""Figures of prompts and confusions, against NumPy and scikit-learn."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics.pairwise import cosine_similarity
+
+import reports
+from burst import EmptyResult
+from reports.prompts import draw_confusion, draw_cosines, draw_values, most_confused
+from reports.style import Line
+
+
+@given(arrays(np.float64, (5, 3), elements=st.floats(-10, 10).filter(lambda x: abs(x) > 1e-3)))
+def test_cosines_are_scikit_learns(prompts):
+    assert np.allclose(reports.cosine_matrix(prompts), cosine_similarity(prompts), atol=1e-12)
+
+
+def test_a_prompt_of_zeros_is_like_no_other():
+    prompts = np.eye(3)
+    prompts[1] = 0
+    assert np.array_equal(reports.cosine_matrix(prompts), np.diag([1.0, 0, 1]))
+    image = draw_cosines(plt.figure().add_subplot(), prompts)
+    assert np.array_equal(image.get_array(), np.diag([1.0, 0, 1]))
+    plt.close("all")
+
+
+def test_the_density_of_values_integrates_to_one(rng):
+    values = rng.normal(size=(20, 30))
+    line = draw_values(plt.figure().add_subplot(), values, Line("x", "k"), bins=51)
+    at, density = (np.asarray(one, float) for one in (line.get_xdata(), line.get_ydata()))
+    assert len(at) == 51 and np.all(np.diff(at) > 0) and np.allclose(at, -at[::-1])
+    reach = np.abs(values).max()
+    edges = reach / 1e4 * np.sinh(np.linspace(-1, 1, 52) * np.arcsinh(1e4))
+    assert np.nansum(density * np.diff(edges)) == pytest.approx(1.0)
+    plt.close("all")
+
+
+def test_the_most_confused_classes_are_named_without_those_that_were_right():
+    counts = np.array([[9, 1, 0], [5, 2, 3], [0, 0, 8]])
+    found = most_confused(counts, ("a", "b", "c"))
+    assert found == [("b", "a", 5, 10), ("b", "c", 3, 10), ("a", "b", 1, 10)]
+    mesh = draw_confusion(plt.figure().add_subplot(), counts, ("a", "b", "c"))
+    assert np.array_equal(mesh.get_array().filled(0).reshape(3, 3), counts)
+    plt.close("all")
+
+
+def test_nothing_to_draw_is_told():
+    for draw in (reports.values_figure, reports.cosine_figure, reports.trace_figure):
+        with pytest.raises(EmptyResult, match="no run has prompts"):
+            draw({})

@@ -1,0 +1,79 @@
+"""Sentences say what the numbers say."""
+
+import pandas as pd
+import pytest
+
+import reports
+from reports.words import comparison, law_in_words
+
+
+def table_of(kurtoses, *, model="mae_tiny", pretraining="mae", shape=1.0, quantity="qkx"):
+    rows = [
+        {
+            "model": model,
+            "pretraining": pretraining,
+            "block": block,
+            "head": "all",
+            "quantity": quantity,
+            "excess_kurtosis": kurtosis,
+            "ggd_shape": shape,
+            "top1_energy": 0.2,
+            "ks_gaussian": 0.05,
+            "ks_laplace": 0.01,
+        }
+        for block, kurtosis in enumerate(kurtoses)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("kurtoses", "headline"),
+    [
+        ([9.0, 0.1, 4.0], "is bursty: in 2 of 3 blocks (0, 2)"),
+        ([0.1, 2.0, 0.2], "is mildly bursty: no block's response"),
+        ([0.1, -0.2, 0.2], "is not bursty: in all 3 blocks"),
+        ([float("nan")] * 2, "nothing in it varies"),
+    ],
+)
+def test_the_headline_follows_the_kurtosis(kurtoses, headline):
+    (finding,) = reports.findings(table_of(kurtoses))
+    assert headline in finding.headline and finding.headline.startswith("mae_tiny")
+
+
+def test_the_burstiest_block_and_the_law_are_named():
+    (finding,) = reports.findings(table_of([0.5, 7.25, 1.0], shape=0.6))
+    text = " ".join(finding.details)
+    assert "Burstiest is block 1: excess kurtosis 7.2" in text and "hold 20 % of the energy" in text
+    assert "hyper-Laplacian in 3 of 3 blocks" in text
+    assert "best Laplacian is closer than the best Gaussian in 3" in text
+    assert any("--whitening W.pt" in one for one in finding.commands)
+
+
+def test_rows_of_heads_are_left_out():
+    table = table_of([9.0, 9.0])
+    table.loc[0, "head"] = "3"
+    (finding,) = reports.findings(table)
+    assert "1 of 1 blocks (1)" in finding.headline
+
+
+def test_backbones_are_ordered_by_their_tails():
+    one = table_of([5.0, 7.0], model="a", pretraining="mae")
+    other = table_of([0.0, 1.0], model="b", pretraining="supervised")
+    (sentence,) = comparison(pd.concat([other, one], ignore_index=True))
+    assert "a (mae) 6.00, b (supervised) 0.50" in sentence
+    assert "heaviest-tailed in a and least so in b" in sentence
+    assert comparison(one) == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "law"),
+    [
+        (0.5, "hyper-Laplacian"),
+        (1.0, "Laplacian"),
+        (1.5, "between Laplacian and Gaussian"),
+        (2.0, "Gaussian"),
+        (4.0, "lighter-tailed than a Gaussian"),
+    ],
+)
+def test_a_shape_has_a_name(shape, law):
+    assert law_in_words(0.0, shape) == law
