@@ -1,6 +1,7 @@
 """Splits -> batches: the same for any number of workers and processes, from any step on."""
 
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -250,6 +251,13 @@ class _Augment:
     ) -> None:
         self.split, self.pixels, self.transform = split, pixels, transform
         self.seed, self.device = draw, device
+        self._kept: list[NDArray[np.float32]] = []
+        mean, std = (
+            torch.tensor(one) for one in (transform.preprocess.mean, transform.preprocess.std)
+        )
+        # (x / 255 - mean) / std as one product and one sum
+        self._scale = (1 / (255 * std)).view(3, 1, 1).to(device)
+        self._shift = (-mean / std).view(3, 1, 1).to(device)
         if device.type == "cuda":
             self._training = torch.cuda.current_stream(device)
             self._own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -277,8 +285,13 @@ class _Augment:
         shape = (count, 3, *[self.transform.preprocess.image_size] * 2)
         if self.device.type != "cpu":
             return torch.empty(shape, device=self.device)
-        # NumPy asks for large pages; without them fresh memory takes as long as the resizing.
-        return torch.from_numpy(np.empty(shape, np.float32))
+        # Fresh memory takes as long as the resizing, so that of batches that are gone is used
+        # again: of those nothing but the list, the loop and getrefcount hold the array.
+        for kept in self._kept:
+            if kept.shape == shape and sys.getrefcount(kept) <= 3:
+                return torch.from_numpy(kept)
+        self._kept.append(np.empty(shape, np.float32))
+        return torch.from_numpy(self._kept[-1])
 
     def _drawn(self, places: Places) -> list[tuple[U8, Box]]:
         """Each image and its box, drawn as without the cache."""
@@ -303,8 +316,9 @@ class _Augment:
     def _fill(self, drawn: list[tuple[U8, Box]], images: Tensor) -> None:
         preprocess = self.transform.preprocess
         size, mode = preprocess.image_size, preprocess.interpolation
-        crops = [crop(image, box, size, mode, device=self.device) for image, box in drawn]
-        images.copy_(preprocess.normalise(torch.stack(crops)))
+        for (image, box), out in zip(drawn, images, strict=True):
+            pixels = crop(image, box, size, mode, device=self.device)
+            torch.mul(pixels, self._scale, out=out).add_(self._shift)
 
 
 def crop(image: U8, box: Box, size: int, mode: str, *, device: torch.device = CPU) -> Tensor:
