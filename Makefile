@@ -25,8 +25,9 @@ demo: .venv/.installed
 	$(BIN)/bpt train digits --method bpt-bilinear --rank 12 $(STUDY) --out demo-out/bpt-bilinear
 	$(BIN)/bpt report demo-out/vpt demo-out/bpt-bilinear --out demo-out/comparison
 
+# A process a core, each with one thread: with more they slow each other down.
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -150,6 +150,9 @@ def train(
         float | None,
         typer.Option(help="Peak learning rate. This and what follows: as published, if it was."),
     ] = None,
+    min_lr: Annotated[
+        float | None, typer.Option(help="Learning rate at the end of the cosine; 1e-8.")
+    ] = None,
     weight_decay: Annotated[
         float | None, typer.Option(help="Of prompts; for full, of all matrices.")
     ] = None,
@@ -219,6 +222,7 @@ def train(
             accumulation=accumulation,
             optimizer=optimizer,
             lr=lr,
+            min_lr=min_lr,
             weight_decay=weight_decay,
             head_weight_decay=head_weight_decay,
             layer_decay=layer_decay,

@@ -1,13 +1,24 @@
 """Figures and tables of a survey, for a paper, a folder and a terminal."""
 
-from reports.backbones import head_maps, law_lines, overlay_grid
+from reports.backbones import (
+    draw_density,
+    draw_distances,
+    draw_heads,
+    head_maps,
+    law_lines,
+    overlay_grid,
+)
 from reports.bpt_report import beside_published, labels, prompt_values, save_bpt_report
 from reports.burst_report import BackboneReport, measured_whitening, save_burst_report
-from reports.depth import depth_grid, depth_lines, draw_histogram
+from reports.depth import depth_grid, depth_lines, draw_histogram, draw_measure
 from reports.prompts import (
     confusion_figure,
     cosine_figure,
     cosine_matrix,
+    draw_confusion,
+    draw_cosines,
+    draw_trace,
+    draw_values,
     trace_figure,
     values_figure,
 )
@@ -39,6 +50,7 @@ from reports.training import (
 )
 from reports.whitening import (
     chosen_blocks,
+    draw_spectrum,
     save_whitening_run,
     whitening_figure,
     whitening_record,
@@ -63,8 +75,17 @@ __all__ = [
     "datasets_table",
     "depth_grid",
     "depth_lines",
+    "draw_confusion",
+    "draw_cosines",
     "draw_curves",
+    "draw_density",
+    "draw_distances",
+    "draw_heads",
     "draw_histogram",
+    "draw_measure",
+    "draw_spectrum",
+    "draw_trace",
+    "draw_values",
     "evaluation_table",
     "figure_style",
     "findings",

@@ -141,7 +141,7 @@ def predictions_table(answers: Sequence[Mapping[str, Any]]) -> Table:
 def compare(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a run: how it was trained and how good it is; NaN where it has not ended.
 
-    Columns: run, dataset, model, method, placement, prompts (parameters), seed, epochs,
+    Columns: run, dataset, model, method, placement, prompts and trained (parameters), seed, epochs,
     best_epoch, val_accuracy, test_accuracy (percent), images_per_second, seconds, protocol.
     """
     rows = []
@@ -151,6 +151,7 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
         row |= {name: getattr(recipe, name) for name in ("model", "method", "placement")}
         row["placement"] = recipe.placement if recipe.prompted else ""
         row["prompts"] = run.config["parameters"]["prompts"]
+        row["trained"] = run.config["parameters"].get("trained")
         row |= {"seed": recipe.seed, "epochs": recipe.epochs}
         for name in ("best_epoch", "val_accuracy", "test_accuracy", "images_per_second", "seconds"):
             row[name] = result.get(name)

@@ -288,3 +288,18 @@ def test_models_that_are_no_plain_vit_are_refused():
     no_class_token = vit(class_token=False, global_pool="avg")
     with pytest.raises(UnsupportedModel, match="no class token"):
         PromptedViT(backbone_of(no_class_token), {}, CLASSES)
+
+
+@pytest.mark.parametrize("placement", ["shallow", "last:1", "1+1"])
+def test_a_compiled_model_is_one_graph_with_the_same_values_and_gradients(placement):
+    model = model_of(placement, method="bpt-bilinear")
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    found = {}
+    for name, forward in (("plain", model), ("compiled", compiled)):
+        model.zero_grad()
+        forward(images()).logsumexp(1).sum().backward()
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
+        found[name] = forward(images()).detach(), gradients
+    assert torch.equal(found["plain"][0], found["compiled"][0])
+    for name, gradient in found["plain"][1].items():
+        assert torch.allclose(gradient, found["compiled"][1][name], rtol=1e-5, atol=1e-7)

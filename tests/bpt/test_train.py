@@ -379,3 +379,13 @@ def test_two_processes_come_to_the_loss_of_one(recipe, tmp_path, single_thread):
     config = open_run(tmp_path / "two").config
     assert config["processes"] == 2
     assert open_run(tmp_path / "two").result["test_images"] == 12
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_a_compiled_training_comes_to_the_same_loss(recipe, tmp_path):
+    linear = replace(recipe, method="linear", placement="shallow", epochs=2)
+    train(linear, tmp_path / "plain")
+    train(replace(linear, compile=True), tmp_path / "compiled")
+    for one, other in zip(numbers(tmp_path / "plain"), numbers(tmp_path / "compiled"), strict=True):
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+        assert one["val_accuracy"] == other["val_accuracy"]
