@@ -29,6 +29,7 @@ TRACES = {
     "prompt_grad_norm": "norm of the prompts' gradient",
     "largest_prompt": "largest |prompt value|",
 }
+SPREAD = 200.0  # of the largest value to the width of the innermost bins, about
 MOST_LABELS = 30  # classes that a confusion matrix still names
 
 
@@ -87,7 +88,7 @@ def draw_values(ax: Axes, values: Floats, line: Line, *, bins: int = 101) -> Lin
     """
     flat = np.asarray(values, np.float64).ravel()
     reach = float(np.abs(flat).max(initial=0.0)) or 1.0
-    near = reach / 1e4
+    near = reach / SPREAD
     edges = near * np.sinh(np.linspace(-1, 1, bins + 1) * np.arcsinh(reach / near))
     density, _ = np.histogram(flat, edges, density=True)
     centres = (edges[1:] + edges[:-1]) / 2

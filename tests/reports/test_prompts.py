@@ -34,7 +34,7 @@ def test_the_density_of_values_integrates_to_one(rng):
     at, density = (np.asarray(one, float) for one in (line.get_xdata(), line.get_ydata()))
     assert len(at) == 51 and np.all(np.diff(at) > 0) and np.allclose(at, -at[::-1])
     reach = np.abs(values).max()
-    edges = reach / 1e4 * np.sinh(np.linspace(-1, 1, 52) * np.arcsinh(1e4))
+    edges = reach / 200 * np.sinh(np.linspace(-1, 1, 52) * np.arcsinh(200))
     assert np.nansum(density * np.diff(edges)) == pytest.approx(1.0)
     plt.close("all")
 
