@@ -159,21 +159,23 @@ def save_study(frame: pd.DataFrame, out: Path, study: str) -> list[Path]:
 
 
 def study_table(frame: pd.DataFrame) -> Table:
-    """The same for a terminal."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("dataset", "backbone", "method", "setting", "published", "ours", "difference"):
+    """The same for a terminal; what all differ by is said once, below."""
+    shared = frame["differs"].nunique() == 1
+    caption = f"all differ by {frame['differs'].iloc[0]}" if shared else None
+    table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
+    columns = ["dataset", "backbone", "method", "setting", "published", "ours", "difference"]
+    for name in columns if shared else [*columns, "differs by"]:
         number = name in ("published", "difference")
         table.add_column(name, justify="right" if number else "left", overflow="fold")
-    table.add_column("differs by", overflow="fold")
     for line in frame.to_dict("records"):
         done = line["note"] == ""
-        table.add_row(
-            *(line["dataset"], line["backbone"], line["method"], line["setting"]),
+        row = [line["dataset"], line["backbone"], line["method"], line["setting"]]
+        row += [
             f"{line['published']:.2f}",
             f"{line['ours']:.2f}" if done else line["note"],
             f"{line['difference']:+.2f}" if done else "",
-            line["differs"],
-        )
+        ]
+        table.add_row(*row, *([] if shared else [line["differs"]]))
     return table
 
 
