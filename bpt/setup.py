@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -233,4 +234,8 @@ def _shared(
     # The backbone is the same everywhere, and has no buffers that training changes.
     devices = [device.index] if device.type == "cuda" else None
     assert isinstance(forward, nn.Module)
-    return nn.parallel.DistributedDataParallel(forward, device_ids=devices, broadcast_buffers=False)
+    with warnings.catch_warnings():  # newer versions of torch have a new name for the argument
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+        return nn.parallel.DistributedDataParallel(
+            forward, device_ids=devices, broadcast_buffers=False
+        )
