@@ -67,6 +67,6 @@ INFO = DatasetInfo(
     ),
     downloads=(
         RemoteFile(SITE + "images.tar", "images.tar", "1bb1f2a596ae7057f99d7d75860002ef"),
-        RemoteFile(SITE + "lists.tar", "lists.tar"),
+        RemoteFile(SITE + "lists.tar", "lists.tar", "edbb9f16854ec66506b5f09b583e0656"),
     ),
 )

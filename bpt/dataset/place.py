@@ -47,7 +47,7 @@ class Layout:
         if place.is_file():
             return [place.parent / folder for folder in ("", *self.folders)]
         found = [find(place, folder) for folder in self.folders]
-        return [place, *(one for one in found if one)]
+        return list(dict.fromkeys([place, *(one for one in found if one)]))
 
     def root(self, place: Path) -> Path | None:
         """The first folder that has a marker."""

@@ -317,7 +317,10 @@ def test_dogs_and_imagenet_are_unpacked_from_their_archives(tmp_path):
     layouts.pack(tmp_path / "dogs_made", place / "images.tar", names=("Images",), mode="w")
     lists = ("train_list.mat", "test_list.mat")
     layouts.pack(tmp_path / "dogs_made", place / "lists.tar", names=lists, mode="w")
-    assert open_dataset("dogs", place).digest == open_dataset("dogs", tmp_path / "dogs_made").digest
+    said = []
+    found = open_dataset("dogs", tmp_path, say=said.append)  # from the folder above
+    assert found.digest == open_dataset("dogs", tmp_path / "dogs_made").digest
+    assert sorted(said) == [f"unpacking {place / name}" for name in ("images.tar", "lists.tar")]
 
     made = layouts.imagenet(tmp_path / "made")
     for wnid in layouts.WNIDS:
