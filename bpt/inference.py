@@ -41,7 +41,6 @@ class Evaluation:
     per_class: dict[str, float]
 
 
-@torch.inference_mode()
 def evaluate_run(
     run: Run, split: str = "test", *, data: str | Path | None = None, device: str = "cpu"
 ) -> Evaluation:

@@ -131,6 +131,14 @@ class Survey:
     bad_images: tuple[tuple[str, str], ...]
     record: dict[str, Any] = field(repr=False)
 
+    def whole(self, quantity: str) -> dict[int, Histogram]:
+        """Each measured block, counted from 0, with its histogram, heads together."""
+        return {
+            block: hist
+            for (block, head, name), hist in self.histograms.items()
+            if head == WHOLE and name == quantity
+        }
+
 
 def images_for(
     backbone: Backbone,

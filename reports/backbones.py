@@ -15,6 +15,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from burst.errors import EmptyResult
 from burst.histogram import Histogram
+from burst.survey import WHOLE
+from reports.depth import whole_blocks
 from reports.entries import bin_edges, merge_counts
 from reports.style import (
     PAGE_WIDTH,
@@ -113,7 +115,7 @@ def law_lines(table: pd.DataFrame) -> Figure:
     Raises:
         EmptyResult: no row of a whole block.
     """
-    whole = table[table["head"].astype(str) == "all"]
+    whole = whole_blocks(table)
     if whole.empty:
         raise EmptyResult("no block to draw: the table has no row with head 'all'")
     models = list(whole["model"].unique())
@@ -164,7 +166,7 @@ def head_maps(table: pd.DataFrame, *, quantity: str) -> Figure:
     Raises:
         EmptyResult: no row of a head.
     """
-    heads = table[(table["head"].astype(str) != "all") & (table["quantity"] == quantity)]
+    heads = table[(table["head"].astype(str) != WHOLE) & (table["quantity"] == quantity)]
     if heads.empty:
         raise EmptyResult("no head to draw: measure with per_head")
     models = list(heads["model"].unique())

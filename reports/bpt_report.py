@@ -301,5 +301,4 @@ def _how(section: Section, runs: dict[str, Run]) -> None:
             f"Parameters: {run.config['parameters']}",
         ]
         section.items([*lines, *recipe.provenance()])
-    versions = made["versions"]
-    section.text("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()))
+    section.versions(made["versions"])

@@ -22,7 +22,7 @@ from burst.whitening_options import WhiteningOptions
 from reports.backbones import head_maps, law_lines, overlay_grid
 from reports.depth import depth_grid, depth_lines
 from reports.page import Page, Section
-from reports.style import QUANTITIES
+from reports.style import QUANTITIES, quantity_style
 from reports.survey_files import run_record
 from reports.whitening import Pairs, chosen_blocks, whitening_figure
 from reports.words import comparison, findings
@@ -37,11 +37,7 @@ LEAD = (
     "Gaussian and 3 for a Laplacian; the shape of the fitted generalised Gaussian is 2 and 1, and "
     "below 1 for what the paper calls hyper-Laplacian.",
 )
-NAMES = {
-    "qk": "Weights: W_q W_kᵀ",
-    "x": "Tokens: X",
-    "qkx": "Response: W_q W_kᵀ Xᵀ",
-}
+NAMES = {"qk": "Weights", "x": "Tokens", "qkx": "Response"}
 
 
 @dataclass(frozen=True)
@@ -62,14 +58,6 @@ class BackboneReport:
     def model(self) -> str:
         """Its name."""
         return str(self.survey.record["model"])
-
-    def whole(self, quantity: str) -> dict[int, Histogram]:
-        """The histogram of each block, heads together."""
-        return {
-            block: hist
-            for (block, head, name), hist in self.survey.histograms.items()
-            if head == WHOLE and name == quantity
-        }
 
 
 def measured_whitening(backbone: Backbone, images: ImageStream) -> tuple[Whitening, Pairs]:
@@ -113,9 +101,9 @@ def save_burst_report(
     _summary(page.section("What was found"), table)
     files += _over_depth(page.section("Over depth"), table, folder)
     for quantity in QUANTITIES:
-        measured = {one.model: one.whole(quantity) for one in backbones if one.whole(quantity)}
+        measured = {one.model: whole for one in backbones if (whole := one.survey.whole(quantity))}
         if measured:
-            section = page.section(NAMES[quantity])
+            section = page.section(f"{NAMES[quantity]}: {quantity_style(quantity).plain}")
             files += _quantity(section, quantity, measured, records, folder)
     files += _heads(page, table, folder)
     files += _whitenings(page, backbones, folder)
@@ -192,7 +180,7 @@ def _heads(page: Page, table: pd.DataFrame, folder: Path) -> list[Path]:
             files += section.figure(
                 head_maps(table, quantity=quantity),
                 folder / f"heads_{quantity}",
-                f"Excess kurtosis of each head's part of {NAMES[quantity].split(': ')[1]}: a few "
+                f"Excess kurtosis of each head's part of {quantity_style(quantity).plain}: a few "
                 "heads may carry what the sum over heads shows.",
             )
     return files
@@ -238,8 +226,7 @@ def _how(section: Section, records: dict[str, dict[str, Any]]) -> None:
             "were not finite",
         ]
         section.items(lines)
-    versions = first["versions"]
-    section.text("Versions: " + ", ".join(f"{name} {value}" for name, value in versions.items()))
+    section.versions(first["versions"])
 
 
 def _plain(model: str) -> str:

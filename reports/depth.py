@@ -22,6 +22,7 @@ from matplotlib.ticker import (
 from burst.distribution import SHAPES
 from burst.errors import EmptyResult
 from burst.histogram import Histogram
+from burst.survey import WHOLE
 from reports.entries import HistogramArtists, Law, bin_edges, ceiling, draw_histogram, fit_laws
 from reports.style import (
     COLUMN_WIDTH,
@@ -134,7 +135,7 @@ def depth_lines(table: pd.DataFrame, *, figure: Figure | None = None) -> Figure:
         EmptyResult: no row of a whole block.
         UnknownName: a quantity that is none of "qk", "x" and "qkx".
     """
-    whole = table[table["head"].astype(str) == "all"]
+    whole = whole_blocks(table)
     if whole.empty:
         raise EmptyResult("no block to draw: the table has no row with head 'all'")
     by, lines, parts, title = _arrange(whole)
@@ -176,6 +177,11 @@ def draw_measure(
     ax.set_ylabel(measure.label)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     return drawn
+
+
+def whole_blocks(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a survey, also one read from `statistics.csv`, that take the heads together."""
+    return table[table["head"].astype(str) == WHOLE]
 
 
 def _grid_shape(blocks: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -58,6 +58,10 @@ class Section:
     def code(self, text: str) -> None:
         """Preformatted text."""
         self.parts.append({"kind": "code", "text": text})
+
+    def versions(self, versions: Mapping[str, str]) -> None:
+        """What the page was made with."""
+        self.text("Versions: " + ", ".join(f"{name} {one}" for name, one in versions.items()))
 
     def figure(self, figure: Figure, path: Path, caption: str) -> list[Path]:
         """A figure, in the page and as PATH.png and PATH.pdf; the two files."""

@@ -86,10 +86,12 @@ class Line(NamedTuple):
 
 
 class Quantity(NamedTuple):
-    """How a quantity of the survey is written: `unit` is that of its entries."""
+    """How a quantity of the survey is written: `unit` is that of its entries, `plain` its symbol
+    in text without math."""
 
     line: Line
     unit: str
+    plain: str
 
     @property
     def symbol(self) -> str:
@@ -110,9 +112,9 @@ _DASHES = "-", "--", "-.", ":"
 _MARKERS = "o", "s", "^", "D", "v", "P", "X", "<", ">", "*"
 
 QUANTITIES: dict[str, Quantity] = {
-    "qk": Quantity(Line(r"$W_q W_k^\top$", _BLUE, "-", "o"), _LOGITS),
-    "x": Quantity(Line(r"$X$", _GREEN, "--", "s"), "normalised token value, unitless"),
-    "qkx": Quantity(Line(r"$W_q W_k^\top X^\top$", _VERMILLION, "-.", "^"), _LOGITS),
+    "qk": Quantity(Line(r"$W_q W_k^\top$", _BLUE, "-", "o"), _LOGITS, "W_q W_kᵀ"),
+    "x": Quantity(Line(r"$X$", _GREEN, "--", "s"), "normalised token value, unitless", "X"),
+    "qkx": Quantity(Line(r"$W_q W_k^\top X^\top$", _VERMILLION, "-.", "^"), _LOGITS, "W_q W_kᵀ Xᵀ"),
 }
 
 LAWS: dict[str, Line] = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from burst.files import make_folder, write_atomically
 from burst.provenance import provenance
-from burst.survey import WHOLE, Survey
+from burst.survey import Survey
 from reports.depth import depth_grid, depth_lines
 from reports.style import save_figure
 
@@ -68,11 +68,6 @@ def _save_figures(survey: Survey, folder: Path) -> list[Path]:
     model, bins = survey.record["model"], survey.record["options"]["bins"]
     files: list[Path] = []
     for quantity in survey.record["options"]["quantities"]:
-        blocks = {
-            block: hist
-            for (block, head, name), hist in survey.histograms.items()
-            if head == WHOLE and name == quantity
-        }
-        figure = depth_grid(blocks, quantity=quantity, title=model, bins=bins)
+        figure = depth_grid(survey.whole(quantity), quantity=quantity, title=model, bins=bins)
         files += save_figure(figure, folder / f"depth_{quantity}")
     return files + list(save_figure(depth_lines(survey.table), folder / "depth_lines"))

@@ -25,7 +25,7 @@ def survey_table(survey: Survey) -> Table:
     """
     quantities = list(dict.fromkeys(survey.table["quantity"]))
     drawn = next(name for name in _MOST_BURSTY if name in quantities)
-    whole = {key[0]: hist for key, hist in survey.histograms.items() if key[1:] == (WHOLE, drawn)}
+    whole = survey.whole(drawn)
     reach = _reach(whole.values())
     caption = "κ excess kurtosis: Laplacian 3; β shape: Laplacian 1, Gaussian 2"
     title = f"{survey.record['model']} ({survey.record['pretraining']}), block by block"

@@ -5,15 +5,20 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.depth import MEASURES
+from reports.depth import MEASURES, whole_blocks
+from reports.style import quantity_style
 
-LAPLACIAN_KURTOSIS = 3.0
+_BY_COLUMN = {one.column: one for one in MEASURES}
+LAPLACIAN_KURTOSIS = _BY_COLUMN["excess_kurtosis"].laplacian
 PEAKED_KURTOSIS = 1.0
-GAUSSIAN_ENERGY = next(one.gaussian for one in MEASURES if one.column == "top1_energy")
+GAUSSIAN_ENERGY = _BY_COLUMN["top1_energy"].gaussian
 SPOKEN = {
-    "qk": "the weights' product W_q W_kᵀ",
-    "x": "the tokens X",
-    "qkx": "the response W_q W_kᵀ Xᵀ",
+    name: f"{noun} {quantity_style(name).plain}"
+    for name, noun in {
+        "qk": "the weights' product",
+        "x": "the tokens",
+        "qkx": "the response",
+    }.items()
 }
 
 
@@ -45,13 +50,13 @@ def findings(table: pd.DataFrame) -> list[Finding]:
     Args:
         table: rows of surveys; those of whole blocks count.
     """
-    whole = table[table["head"].astype(str) == "all"]
+    whole = whole_blocks(table)
     return [_finding(str(model), part) for model, part in whole.groupby("model", sort=False)]
 
 
 def comparison(table: pd.DataFrame) -> list[str]:
     """How backbones, and so their pretrainings, differ; nothing for one backbone."""
-    whole = table[table["head"].astype(str) == "all"]
+    whole = whole_blocks(table)
     if whole["model"].nunique() < 2:
         return []
     sentences = []
