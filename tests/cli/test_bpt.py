@@ -192,7 +192,7 @@ def test_a_miniature_study_ends_with_a_table(images, tmp_path):
     for line in table:
         run = tmp_path / line["run"] / "seed_0" / "result.json"
         assert float(line["ours"]) == json.loads(run.read_text())["test_accuracy"]
-        assert line["differs"] == "dataset, model, epochs, protocol"
+        assert line["differs"] == "dataset, model, epochs, batch_size, protocol"
         ours = float(line["published"]) + float(line["difference"])
         assert ours == pytest.approx(float(line["ours"]))
     assert "72.18" in result.stdout
