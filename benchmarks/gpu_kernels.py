@@ -33,7 +33,7 @@ from torch import Tensor
 
 from burst.axis import Axis, FloatAxis, RegularAxis
 from burst.errors import BackendError
-from burst.kernels import PRECISIONS, _triton, histogram, matmul_histogram, trials
+from burst.kernels import PRECISIONS, _triton, histogram, kernel_trials, matmul_histogram
 from burst.kernels._tiles import Tile, product_tiles, stream_tiles
 
 TOKENS, ENTRIES, STRIP = 2_000_000, 1 << 30, 1 << 17
@@ -259,7 +259,7 @@ def main() -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     print("the kernels agree with the reference on", *about.values())
-    print(json.dumps(trials(), indent=1))
+    print(json.dumps(kernel_trials(), indent=1))
     rows = streams(options.alternatives)
     for dim in DIMS:
         rows += products(dim, options.alternatives)

@@ -51,7 +51,7 @@ class Histogram:
         backend: which implementation counted.
         precision: how a product was multiplied (see `burst.kernels.matmul_histogram`); empty where
             the values were given.
-        kernel: how the triton backend was cut and counted (see `burst.kernels.trials`).
+        kernel: how the triton backend was cut and counted (see `burst.kernel_trials`).
 
     Raises:
         ShapeError: counts do not fit the axis, or do not add up to the moments' count, or lie

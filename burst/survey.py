@@ -28,7 +28,7 @@ from burst.interaction import (
     interaction,
     response_histogram,
 )
-from burst.kernels import PRECISIONS, histogram, trials
+from burst.kernels import PRECISIONS, histogram, kernel_trials
 from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
 from burst.statistics import STATISTICS, describe
 from burst.tokens import AttentionBlock, select_blocks
@@ -371,7 +371,7 @@ def _record(
         "options": asdict(options),
         "backend": sorted({hist.backend for hist in histograms.values()}),
         "precision": sorted({hist.precision for hist in histograms.values()} - {""}),  # of products
-        "kernels": trials(),
+        "kernels": kernel_trials(),
         "nonfinite": sum(hist.nonfinite.total for hist in histograms.values()),
         "device": str(next(backbone.model.parameters()).device),
         "processes": rank_and_size()[1],

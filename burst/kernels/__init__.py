@@ -20,10 +20,10 @@ from burst.errors import BackendError, ShapeError, UnknownName
 from burst.histogram import Histogram
 from burst.kernels import _trial
 from burst.kernels._scaling import takes
-from burst.kernels._trial import trials
+from burst.kernels._trial import kernel_trials
 from burst.precision import plain_float32
 
-__all__ = ["BACKENDS", "PRECISIONS", "choose", "histogram", "matmul_histogram", "trials"]
+__all__ = ["BACKENDS", "PRECISIONS", "choose", "histogram", "kernel_trials", "matmul_histogram"]
 
 BACKENDS = ("reference", "torch", "triton")
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")

@@ -174,8 +174,14 @@ def warn(device: torch.device, problem: str) -> None:
         )
 
 
-def trials() -> list[dict[str, Any]]:
-    """What was tried and taken on each GPU that this process has used, as plain data."""
+def kernel_trials() -> list[dict[str, Any]]:
+    """Which cuts of the Triton kernels this process has tried on its GPUs, and which it took.
+
+    Returns:
+        For each kind of operands and axis on each device a dictionary, which JSON takes: `variant`
+        and `device` in words; `taken`, as in `Histogram.kernel`, or None if nothing was right; and
+        `tried`, of each `cut` its `problem`, or `bursty_ms` and `constant_ms`. Empty without a GPU.
+    """
     return [choice.to_dict() for choice in _chosen.values()]
 
 
@@ -260,7 +266,8 @@ def _time(variant: Variant, tile: Tile) -> Trial:
     for draw in (_bursty, _constant):
         try:
             work = variant.run(tile, draw, timed=True)
-            times.append(do_bench(work.launch, warmup=10, rep=40, return_mode="median"))
+            with torch.cuda.device(work.counts.device):  # whose stream the clock looks at
+                times.append(do_bench(work.launch, warmup=10, rep=40, return_mode="median"))
         except torch.OutOfMemoryError:
             return Trial(str(tile))
     return Trial(str(tile), None, *(round(float(ms), 4) for ms in times))

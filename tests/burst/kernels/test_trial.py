@@ -261,7 +261,7 @@ def test_cuts_that_do_not_serve_are_passed_over_and_all_is_recorded(timed):
     wrong = {cuts()[0]: Misfit("spills 8 bytes"), cuts()[3]: False, cuts()[4]: False}
     assert _trial.choose(stand_in(wrong | {cuts()[5]: False}), cuts(), GPU).counter == "scratch"
     assert [(tile.counter, tile.m) for tile in timed.seen] == [("shared", 4), ("scratch", 8)]
-    (record,) = kernels.trials()
+    (record,) = kernels.kernel_trials()
     assert record["taken"] == str(cuts()[6])
     assert record["tried"] == [
         {"cut": str(cuts()[0]), "problem": "spills 8 bytes"},
@@ -276,10 +276,10 @@ def test_a_choice_is_remembered_by_the_process_and_by_the_next(timed, monkeypatc
     for _ in range(2):
         _trial.choose(stand_in({}), cuts(), GPU)
     assert len(timed.seen) == 3
-    known = kernels.trials()
+    known = kernels.kernel_trials()
     monkeypatch.setattr(_trial, "_chosen", {})
     assert _trial.choose(stand_in({}), cuts(), GPU).counter == "registers"
-    assert len(timed.seen) == 3 and kernels.trials() == known
+    assert len(timed.seen) == 3 and kernels.kernel_trials() == known
     _trial.choose(stand_in({}), cuts(), torch.device("cuda:1"))  # another GPU
     assert len(timed.seen) == 6
 
@@ -312,7 +312,7 @@ def test_without_room_for_times_the_first_right_counter_is_taken(timed, monkeypa
     assert _trial.choose(stand_in({cuts()[0]: False}), cuts(), GPU) == cuts()[1]
     monkeypatch.setattr(_trial, "_chosen", {})
     _trial.choose(stand_in({}), cuts(), GPU)
-    assert kernels.trials()[0]["taken"] == str(cuts()[0])  # it was not written down
+    assert kernels.kernel_trials()[0]["taken"] == str(cuts()[0])  # it was not written down
 
 
 def test_no_right_cut_says_how_each_fared(timed):
@@ -437,4 +437,4 @@ def test_auto_on_a_gpu_is_triton_and_says_nothing(device):
         for precision in kernels.PRECISIONS:
             hist = matmul_histogram(x[:64], x.mT, precision=precision)
             assert (hist.backend, hist.precision) == ("triton", precision)
-            assert any(hist.kernel == one["taken"] for one in kernels.trials())
+            assert any(hist.kernel == one["taken"] for one in kernels.kernel_trials())
