@@ -1,7 +1,7 @@
 """float32 products in float32, whatever less precise ones the caller has allowed elsewhere."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ def plain_float32(device: torch.device) -> Iterator[None]:
     Args:
         device: where the matrices are.
     """
-    with torch.autocast(device.type, enabled=False):
+    with _without_autocast(device.type):
         before = _old_setting()
         settings = [(owner, owner.fp32_precision) for owner in _new_settings()]
         if before == "highest" and all(value in PLAIN for _, value in settings):
@@ -34,6 +34,12 @@ def plain_float32(device: torch.device) -> Iterator[None]:
                 torch.set_float32_matmul_precision(before)
             for owner, value in settings:
                 owner.fp32_precision = value
+
+
+def _without_autocast(kind: str) -> AbstractContextManager[Any]:
+    if torch.amp.is_autocast_available(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()  # such as the meta device
 
 
 def _old_setting() -> str | None:

@@ -64,6 +64,11 @@ def test_products_are_float32_and_the_setting_stays(setting):
     assert state() == before
 
 
+def test_a_product_without_values_has_a_shape():
+    w = torch.empty(5, 3, device="meta")
+    assert interaction(w, w).shape == (5, 5)
+
+
 def test_the_setting_comes_back_after_an_error():
     old("medium")
     with pytest.raises(ZeroDivisionError), plain_float32(CPU):
