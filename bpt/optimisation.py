@@ -33,10 +33,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """
     if isinstance(model, FineTunedViT):
         return layer_decay_groups(
-            model,
-            lr=recipe.peak_lr,
-            weight_decay=recipe.weight_decay or 0.0,
-            layer_decay=recipe.layer_decay,
+            model, weight_decay=recipe.weight_decay or 0.0, layer_decay=recipe.layer_decay
         )
     groups: dict[str, dict[str, Any]] = {
         "prompts": {"weight_decay": recipe.weight_decay, "params": []},
