@@ -8,8 +8,9 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.dataset import dataset_info
-from bpt.recipe import Recipe
+from bpt.recipe import Recipe, check_used
 from burst.backbone import known_backbones
+from burst.errors import BurstError
 
 ANY = "any"
 FGVC = ("cub", "nabirds", "flowers", "dogs", "cars")
@@ -78,7 +79,8 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
 
     Raises:
         UnknownName: an unknown dataset, method or backbone.
-        BurstError: see `Recipe` and `parse_placement`.
+        BurstError: a hyper-parameter was given that the method makes no use of; else see `Recipe`
+            and `parse_placement`.
     """
     given = {name: value for name, value in given.items() if value is not None}
     origins = dict.fromkeys(given, "given")
@@ -87,6 +89,12 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
     if benchmark and "model" not in given:
         given["model"], origins["model"] = "mae_vitb", "the paper's headline run"
     asked = Recipe(dataset=dataset, **given)
+    check_used(asked.method, given)
+    if asked.whitening and given.get("bilinear_init", "whitening") != "whitening":
+        raise BurstError(
+            f"bilinear_init is {given['bilinear_init']}, but a bilinear prompt starts from the "
+            f"whitening that is given, {asked.whitening}; leave one of them out"
+        )
     values = _of_a_benchmark(asked) if benchmark else _of_cub(asked)
     if given.get("epochs") not in (None, values.get("epochs", (100, ""))[0]):
         values.pop("warmup_epochs", None)  # it was for another length

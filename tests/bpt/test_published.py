@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from bpt import Recipe, published_recipes, recipe_for
-from burst import UnknownName, known_backbones
+from burst import BurstError, UnknownName, known_backbones
 
 # Typed from the paper's sources anew: lr, weight decay, head's weight decay, prompts, rank.
 TABLE = {
@@ -176,6 +176,35 @@ def test_every_entry_is_a_recipe_that_can_be_made():
         assert entry.pretraining in pretrainings and entry.placement in ("shallow", "deep", "any")
         method = "bpt-bilinear" if entry.method == "bpt" else entry.method
         Recipe(method=method, **entry.values)
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value", "users"),
+    [
+        ("vpt", "rank", 75, "bpt-bilinear"),
+        ("bpt-fwhiten", "rank", 5, "bpt-bilinear"),
+        ("vpt", "bilinear_init", "xavier", "bpt-bilinear"),
+        ("bpt-bilinear", "spt_tokens", "mean", "spt"),
+        ("linear", "num_prompts", 5, "vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+        ("linear", "after", "carry", "vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+        ("linear", "weight_decay", 0.0, "bpt-bilinear, full"),
+        ("full", "placement", "last:4", "vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+        ("full", "head_weight_decay", 0.1, "bpt-bilinear, linear"),
+        ("bpt-bilinear", "layer_decay", 0.65, "full"),
+        ("linear", "drop_path", 0.0, "full"),
+        ("spt", "whitening", "W.pt", "bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+    ],
+)
+def test_an_option_that_the_method_ignores_is_refused(method, option, value, users):
+    with pytest.raises(BurstError, match=f"method {method} makes no use of {option}, .*{users};"):
+        recipe_for("cub", method=method, **{option: value})
+    assert recipe_for("cub", method=method, **{option: None}).method == method
+
+
+def test_a_whitening_and_another_start_of_the_bilinear_prompt_contradict_each_other():
+    with pytest.raises(BurstError, match=r"bilinear_init is xavier, but .* W\.pt"):
+        recipe_for("cub", whitening="W.pt", bilinear_init="xavier")
+    assert recipe_for("cub", whitening="W.pt").bilinear_init == "whitening"
 
 
 def test_what_is_unknown_is_refused():

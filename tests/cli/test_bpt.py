@@ -79,12 +79,11 @@ def test_several_seeds_end_with_mean_and_spread(images, tmp_path):
 
 def test_without_out_the_folder_is_named_after_the_recipe(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    succeeded("train", f"folder:{images}", *SMALL, "--method", "linear", "--quiet")
+    linear = ("train", f"folder:{images}", "--method", "linear", "--epochs", "2", "--batch-size", 8)
+    succeeded(*linear, "--quiet")
     assert (tmp_path / "runs/folder-mae_tiny-linear-seed0/result.json").exists()
-    assert "already holds a run" in refused(
-        "train", f"folder:{images}", *SMALL, "--method", "linear"
-    )
-    succeeded("train", f"folder:{images}", *SMALL, "--method", "linear", "--resume", "--quiet")
+    assert "already holds a run" in refused(*linear)
+    succeeded(*linear, "--resume", "--quiet")
 
 
 def test_a_run_is_evaluated_class_by_class(trained):
@@ -218,6 +217,10 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
         (("train", "digits", "--placement", "last"), "last"),
         (("train", "digits", "--precision", "fp16"), "float16"),
         (("train", "digits", "--epochs", "0"), "epochs is 0"),
+        (
+            ("train", "digits", "--method", "linear", "--placement", "shallow"),
+            "no use of placement",
+        ),
         (("train", "digits", "--seeds", "0;1"), "0,1,2"),
         (("train", "digits", "--device", "cuda:99"), "cuda:99"),
         (("train", "digits", "--whitening", "missing.pt"), "missing.pt does not exist"),
