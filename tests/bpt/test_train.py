@@ -4,12 +4,15 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +22,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import bpt
 import burst
 from bpt import Recipe, open_run, train, train_seeds
-from burst import BurstError, CheckpointError, Interrupted, NonFiniteLoss, RunExists
+from bpt.run import load_checkpoint, save_checkpoint
+from burst import (
+    BurstError,
+    CheckpointError,
+    Interrupted,
+    NonFiniteLoss,
+    OutputError,
+    RunExists,
+)
 
 TIMED = {"seconds", "images_per_second"}
 
@@ -245,7 +256,7 @@ def test_a_truncated_file_of_a_run_is_named(recipe, tmp_path, name):
 
 
 def test_a_full_disk_loses_nothing_that_was_saved(recipe, tmp_path, monkeypatch):
-    from burst import OutputError, files
+    from burst import files
 
     original = files._settle
 
@@ -261,6 +272,41 @@ def test_a_full_disk_loses_nothing_that_was_saved(recipe, tmp_path, monkeypatch)
     train(recipe, tmp_path / "run", resume=True)
     train(recipe, tmp_path / "whole")
     same_end(tmp_path / "run", tmp_path / "whole")
+
+
+MEGABYTE = 2**20
+
+
+def test_a_checkpoint_goes_to_the_disk_without_a_copy_in_memory(tmp_path):
+    state = {"weights": torch.zeros(16 * MEGABYTE // 4)}
+    tracemalloc.start()
+    save_checkpoint(tmp_path, state)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < MEGABYTE
+    before = resident()
+    found = load_checkpoint(tmp_path)
+    assert resident() - before < 4 * MEGABYTE
+    assert torch.equal(found["weights"], state["weights"])
+
+
+def resident():
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one(tmp_path):
+    save_checkpoint(tmp_path, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEGABYTE, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*checkpoint\.pt: File too large"):
+            save_checkpoint(tmp_path, {"weights": torch.zeros(MEGABYTE)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert load_checkpoint(tmp_path)["step"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
