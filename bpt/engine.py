@@ -238,6 +238,7 @@ def _gpu_random_state(device: torch.device) -> Tensor | None:
 
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Sum of the loss, correct answers, images; float64."""
-    count = torch.tensor(len(labels), dtype=torch.float64, device=labels.device)
+    # Filled in where the labels are: a copy of a number from here would wait for the GPU.
+    count = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
     correct = (logits.argmax(dim=1) == labels).sum()
     return torch.stack([loss.double() * count, correct.double(), count])
