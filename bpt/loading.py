@@ -1,7 +1,7 @@
 """Splits -> batches: the same for any number of workers and processes, from any step on."""
 
 import contextlib
-import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -237,6 +237,26 @@ def _collate(items: list[Item | BurstError]) -> tuple[Tensor, Tensor, Tensor] | 
     return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
 
 
+class Buffers:
+    """Memory of batches that is used again: fresh memory takes as long as the resizing.
+
+    A tensor gives its memory back when nothing reads it any more, neither the tensor itself nor a
+    view of it.
+    """
+
+    def __init__(self) -> None:
+        self.free: list[NDArray[np.float32]] = []
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """A float32 tensor of any content."""
+        fitting = [place for place, one in enumerate(self.free) if one.shape == shape]
+        buffer = self.free.pop(fitting[0]) if fitting else np.empty(shape, np.float32)
+        # All that reads the memory shares one storage, which holds this array as long as it lives.
+        lent = buffer.view()
+        weakref.finalize(lent, self.free.append, buffer).atexit = False
+        return torch.from_numpy(lent)
+
+
 class _Augment:
     """Random crops of kept pixels: drawn in the caller's thread, resized in others."""
 
@@ -251,7 +271,7 @@ class _Augment:
     ) -> None:
         self.split, self.pixels, self.transform = split, pixels, transform
         self.seed, self.device = draw, device
-        self._kept: list[NDArray[np.float32]] = []
+        self._buffers = Buffers()
         mean, std = (
             torch.tensor(one) for one in (transform.preprocess.mean, transform.preprocess.std)
         )
@@ -285,13 +305,7 @@ class _Augment:
         shape = (count, 3, *[self.transform.preprocess.image_size] * 2)
         if self.device.type != "cpu":
             return torch.empty(shape, device=self.device)
-        # Fresh memory takes as long as the resizing, so that of batches that are gone is used
-        # again: of those nothing but the list, the loop and getrefcount hold the array.
-        for kept in self._kept:
-            if kept.shape == shape and sys.getrefcount(kept) <= 3:
-                return torch.from_numpy(kept)
-        self._kept.append(np.empty(shape, np.float32))
-        return torch.from_numpy(self._kept[-1])
+        return self._buffers.take(shape)
 
     def _drawn(self, places: Places) -> list[tuple[U8, Box]]:
         """Each image and its box, drawn as without the cache."""

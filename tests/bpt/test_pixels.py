@@ -20,7 +20,7 @@ import bpt.pixels
 from bpt import Recipe, eval_batches, eval_transform, open_dataset, train_batches, train_transform
 from bpt.dataset import FileOpener, Split
 from bpt.features import ImageBatches
-from bpt.loading import TrainTransform, crop, preprocess_for
+from bpt.loading import Buffers, TrainTransform, crop, preprocess_for
 from bpt.pixels import Kept, Pixels, cache_root, in_order, stored_pixels
 from burst import ImageError
 from burst.preprocess import Preprocess
@@ -199,6 +199,30 @@ def test_batches_of_several_parts_do_not_depend_on_the_threads(
         monkeypatch.setattr(bpt.pixels, "threads", lambda threads=threads: threads)
         monkeypatch.setattr(bpt.loading, "PART", part)
         assert same(epoch, epoch_of(kept, transform, batch_size=10))
+
+
+def test_memory_is_given_back_with_the_last_view_of_a_tensor_and_then_used_again():
+    buffers = Buffers()
+    with torch.no_grad():
+        first = buffers.take((4, 3))
+        place, view = first.data_ptr(), first[2:].numpy()
+        del first
+        second = buffers.take((4, 3))
+        assert second.data_ptr() != place and buffers.free == []
+        del view
+        assert [one.ctypes.data for one in buffers.free] == [place]
+        assert buffers.take((2, 3)).data_ptr() != place
+        assert buffers.take((4, 3)).data_ptr() == place
+
+
+def test_a_batch_stays_as_it_is_while_a_part_of_it_is_read(benchmark, backbone, whole):
+    transform, kept = train_transform(benchmark, backbone), stored(benchmark.train, whole)
+    found = []
+    with torch.no_grad():
+        for images, _ in train_batches(kept, transform, batch_size=2, seed=3, epoch=1):
+            found.append((images[1:], images[1:].clone()))
+            del images
+    assert len(found) == 12 and all(torch.equal(part, then) for part, then in found)
 
 
 def test_the_global_generator_is_only_used_within_the_callers_thread(benchmark, backbone, whole):
