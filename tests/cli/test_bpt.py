@@ -96,6 +96,23 @@ def test_a_run_is_evaluated_class_by_class(trained):
     assert "9 images" in table and "green" in table
 
 
+def test_under_torchrun_each_process_evaluates_on_its_own_gpu(trained, monkeypatch):
+    class Asked(Exception):
+        """Carries the device out of the command."""
+
+    def load_model(_, device):
+        raise Asked(device)
+
+    current = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(bpt.Run, "load_model", load_model)
+    result = run("evaluate", trained[0])
+    assert isinstance(result.exception, Asked)
+    assert list(result.exception.args) == current == [torch.device("cuda", 1)]
+
+
 def test_images_are_classified_by_name(trained, images):
     out, _ = trained
     answers = json.loads(succeeded("predict", out, images / "test", "--top", "2", "--json").stdout)
