@@ -214,7 +214,7 @@ def make_trainer(
     prompts = getattr(model, "prompts", None)
     return Trainer(
         model,
-        forward if recipe.method == "linear" else _shared(forward, device),
+        _shared(forward, device),
         optimizer,
         prompts=list(prompts.parameters()) if prompts is not None else [],
         set_lr=schedule(optimizer, recipe, steps).step_update,
