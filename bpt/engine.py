@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bpt.optimisation import MovingAverage
-from burst.distributed import rank_and_size
+from burst.distributed import gather, rank_and_size
 from burst.errors import EmptyResult, NonFiniteLoss
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -195,28 +195,34 @@ class Trainer:
             )
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """All that the next step depends on, of every process: all of them must ask."""
         return {
             "model": {name: value.detach() for name, value in self.trained.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state() if self.average else None,
-            "random": torch.get_rng_state(),
-            "random_gpu": _gpu_random_state(self.device),
+            "random": gather((torch.get_rng_state(), _gpu_random_state(self.device))),
         }
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state.
+
+        Each process takes its own random state. Of another number of processes none fits, and each
+        keeps the one that it has.
+        """
         for name, parameter in self.trained.items():
             parameter.copy_(state["model"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load(state["average"])
-        torch.set_rng_state(state["random"].cpu())
-        if state["random_gpu"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_gpu"].cpu(), self.device)
+        rank, world = rank_and_size()
+        if len(state["random"]) == world:
+            random, random_gpu = state["random"][rank]
+            torch.set_rng_state(random)
+            if random_gpu is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(random_gpu, self.device)
 
     def _reduction(self, *, last: bool) -> AbstractContextManager[Any]:
         """Gradients travel between processes once a step, not once a part."""
