@@ -33,8 +33,9 @@ _SCALING = (
         "layers:SimpleNorm2dFp32",
     ),
 )
-_CENTRES: dict[type[nn.Module], bool]
-_CENTRES = dict.fromkeys(_CENTRING, True) | dict.fromkeys(_SCALING, False)
+_CENTRES: dict[type[nn.Module], bool] = {
+    kind: kinds is _CENTRING for kinds in (_CENTRING, _SCALING) for kind in kinds
+}
 
 
 class Norm(NamedTuple):
