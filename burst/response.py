@@ -11,7 +11,7 @@ from burst.tokens import AttentionBlock, timm_classes
 
 # Norms that subtract a token's mean before they scale it, and norms that only scale it. Decided by
 # class: from its weights nobody could tell a LayerNorm without a bias from an RMSNorm.
-_CENTRING = (
+_CENTRING: tuple[type[nn.Module], ...] = (
     nn.LayerNorm,
     *timm_classes(
         "layers:LayerNorm",
@@ -20,7 +20,7 @@ _CENTRING = (
         "layers:LayerNorm2dFp32",
     ),
 )
-_SCALING = (
+_SCALING: tuple[type[nn.Module], ...] = (
     nn.RMSNorm,
     *timm_classes(
         "layers:RmsNorm",
