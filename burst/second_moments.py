@@ -29,6 +29,7 @@ from burst.errors import (
     check_known,
 )
 from burst.files import write_atomically
+from burst.fingerprint import model_differences, qk_sha256
 from burst.forward import TOKENS, Progress, read_tokens
 from burst.images import ImageStream
 from burst.tokens import select_blocks
@@ -131,6 +132,8 @@ class TokenMoments:
         images: how many images were read.
         sources: source and fingerprint of the image streams read, each once.
         bad_images: (name, reason) of each image that was left out.
+        qk_sha256: the model's fingerprint, see `burst.fingerprint`; None in files that were written
+            before there was one, which are told by name and weight file.
 
     Raises:
         BurstError: on adding moments of another model, other blocks or another kind of tokens.
@@ -143,12 +146,14 @@ class TokenMoments:
     images: int
     sources: tuple[tuple[str, str], ...]
     bad_images: tuple[tuple[str, str], ...] = ()
+    qk_sha256: str | None = None
 
     def __add__(self, other: "TokenMoments") -> "TokenMoments":
-        for what in ("model", "weights_sha256", "tokens"):
-            mine, theirs = getattr(self, what), getattr(other, what)
-            if mine != theirs:
-                raise BurstError(f"moments of different {what} ({mine}, {theirs}) do not add")
+        differing = model_differences(vars(self), vars(other))
+        if self.tokens != other.tokens:
+            differing.append(f"tokens {self.tokens}, not {other.tokens}")
+        if differing:
+            raise BurstError(f"moments that differ do not add: {'; '.join(differing)}")
         if self.blocks.keys() != other.blocks.keys():
             raise BurstError(f"blocks {[*self.blocks]} and {[*other.blocks]} do not add")
         return replace(
@@ -276,6 +281,7 @@ def _merged(
         mine.count - len(mine.skipped),
         ((images.source, images.fingerprint),),
         tuple(mine.skipped),
+        qk_sha256(backbone.model),
     )
     full = [one for one in gather(part) if one.blocks]
     if not full:

@@ -19,6 +19,7 @@ from burst.errors import (
     UnsupportedModel,
     check_known,
 )
+from burst.fingerprint import identity
 from burst.forward import TOKENS, Progress, read_tokens
 from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
@@ -356,10 +357,7 @@ def _record(
     bad_images: tuple[tuple[str, str], ...],
 ) -> dict[str, Any]:
     return {
-        "model": backbone.name,
-        "pretraining": backbone.pretraining,
-        "weights": backbone.weights_source,
-        "weights_sha256": backbone.weights_sha256,
+        **identity(backbone),
         "images": {
             "source": images.source,
             "count": images.count - len(bad_images),

@@ -270,8 +270,8 @@ def test_a_constant_response_has_no_correlation(images):
 
 
 def test_moments_of_something_else_are_refused(backbone, images, moments):
-    with pytest.raises(BurstError, match="of model test, not other"):
-        whiten_moments(backbone_of(vit(), name="other"), moments)
+    with pytest.raises(BurstError, match="of query and key weights .*, not"):
+        whiten_moments(backbone_of(vit(num_heads=2)), moments)
     with pytest.raises(BurstError, match="of tokens all, not patch"):
         whiten_moments(backbone, moments, WhiteningOptions(tokens="patch"))
     few = collect_moments(backbone, images, blocks=(1,))
