@@ -15,7 +15,6 @@ from bpt.engine import autocast
 from bpt.loading import (
     eval_batches,
     eval_transform,
-    preprocess_for,
     train_batches,
     train_transform,
 )
@@ -110,7 +109,7 @@ class ImageBatches:
         )
 
     def _keep_pixels(self, say: Say) -> None:
-        preprocess = preprocess_for(self.backbone)
+        preprocess = self.backbone.preprocess
         whole = Kept(preprocess=preprocess, smallest_crop=self.benchmark.smallest_crop)
         self.split = _kept(self.split, whole, say)
         chooses = "test" if self.recipe.protocol == "authors" else "val"

@@ -71,7 +71,7 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Image -> (3, size, size) float32: the short side resized to 8/7 of the size, the centre."""
+    """Image -> (3, size, size) float32: resized, the centre, normalised."""
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
@@ -87,13 +87,13 @@ def train_transform(benchmark: Benchmark, backbone: Backbone) -> TrainTransform:
     The dataset may ask for larger crops, or for no mirroring. Source: WangYZ1608/BPT,
     Dataset/FGVC.py:43-55.
     """
-    preprocess = preprocess_for(backbone)
+    preprocess = backbone.preprocess
     return TrainTransform(preprocess, smallest_crop=benchmark.smallest_crop, flip=benchmark.flip)
 
 
 def eval_transform(backbone: Backbone) -> EvalTransform:
     """The centre crop."""
-    return EvalTransform(preprocess_for(backbone))
+    return EvalTransform(backbone.preprocess)
 
 
 def train_batches(
@@ -367,13 +367,3 @@ def _centre_crops(
 def _mixed(*numbers: int) -> int:
     """One seed from several, well spread."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-def preprocess_for(backbone: Backbone) -> Preprocess:
-    """How the backbone's pretraining prepared an image."""
-    return Preprocess(
-        image_size=backbone.image_size[0],
-        mean=backbone.mean,
-        std=backbone.std,
-        interpolation=backbone.interpolation,
-    )

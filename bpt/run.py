@@ -11,7 +11,7 @@ result.json          the end: what the test split says
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,11 @@ class Run:
                 f"{self.folder} was trained on other weights of {recipe.model}: SHA-256 "
                 f"{about['weights_sha256']}, not {backbone.weights_sha256}"
             )
+        backbone = replace(
+            backbone,
+            crop_fraction=about.get("crop_fraction", 0.875),  # what runs read before they said so
+            crop_mode=about.get("crop_mode", "center"),
+        )
         state = self.trained_state()
         whitening = self._whitening(backbone) if recipe.method == "bpt-fwhiten" else {}
         model = restore_model(recipe, backbone, len(self.classes), state, whitening=whitening)

@@ -114,6 +114,8 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
             "pretraining": backbone.pretraining,
             "weights_source": backbone.weights_source,
             "weights_sha256": backbone.weights_sha256,
+            "crop_fraction": backbone.crop_fraction,
+            "crop_mode": backbone.crop_mode,
         },
         "processes": rank_and_size()[1],
         **provenance(),

@@ -130,7 +130,8 @@ class TokenMoments:
         weights_sha256: of its weight file, if it has one.
         tokens: "all" or "patch".
         images: how many images were read.
-        sources: source and fingerprint of the image streams read, each once.
+        sources: what image streams were read, each once: their `record`. In files that were written
+            before it said more, `source` and `fingerprint` alone.
         bad_images: (name, reason) of each image that was left out.
         qk_sha256: the model's fingerprint, see `burst.fingerprint`; None in files that were written
             before there was one, which are told by name and weight file.
@@ -144,7 +145,7 @@ class TokenMoments:
     weights_sha256: str | None
     tokens: str
     images: int
-    sources: tuple[tuple[str, str], ...]
+    sources: tuple[Mapping[str, Any], ...]
     bad_images: tuple[tuple[str, str], ...] = ()
     qk_sha256: str | None = None
 
@@ -160,7 +161,7 @@ class TokenMoments:
             self,
             blocks={block: one + other.blocks[block] for block, one in self.blocks.items()},
             images=self.images + other.images,
-            sources=tuple(dict.fromkeys(self.sources + other.sources)),
+            sources=self.sources + tuple(s for s in other.sources if s not in self.sources),
             bad_images=self.bad_images + other.bad_images,
         )
 
@@ -194,8 +195,7 @@ class TokenMoments:
             counts, sources = about.pop("counts"), about.pop("sources")
             blocks = {int(block): _read(tensors, block, n) for block, n in counts.items()}
             bad = tuple((name, why) for name, why in about.pop("bad_images"))
-            pairs = tuple((source, fingerprint) for source, fingerprint in sources)
-            return cls(blocks, sources=pairs, bad_images=bad, **about)
+            return cls(blocks, sources=tuple(map(_source, sources)), bad_images=bad, **about)
         except (ShapeError, *DAMAGE) as error:
             raise CheckpointError(f"{path} does not hold second moments: {error}") from error
 
@@ -209,6 +209,12 @@ def _metadata(path: Path) -> dict[str, Any]:
     except DAMAGE:
         pass
     raise CheckpointError(f"{path} does not hold second moments; expected what `save` wrote")
+
+
+def _source(entry: list[str] | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(entry, list):  # as it was written before it said more
+        return dict(zip(("source", "fingerprint"), entry, strict=True))
+    return entry
 
 
 def _read(tensors: Mapping[str, Tensor], block: str, count: int) -> SecondMoments:
@@ -279,7 +285,7 @@ def _merged(
         backbone.weights_sha256,
         tokens,
         mine.count - len(mine.skipped),
-        ((images.source, images.fingerprint),),
+        (images.record,),
         tuple(mine.skipped),
         qk_sha256(backbone.model),
     )

@@ -15,7 +15,6 @@ from burst.distributed import add_histograms, gather, rank_and_size
 from burst.errors import (
     BurstError,
     EmptyResult,
-    ImageError,
     UnsupportedModel,
     check_known,
 )
@@ -149,7 +148,7 @@ def images_for(
     seed: int = 0,
     skip_bad: bool = False,
 ) -> ImageStream:
-    """`open_images` with the backbone's own size and normalisation.
+    """`open_images` as the backbone's images are prepared, see `Backbone.preprocess`.
 
     The batch size is chosen so that a batch has about 4,096 tokens on the CPU and eight times as
     many on a GPU, whatever the size of image and patch.
@@ -157,20 +156,15 @@ def images_for(
     Raises:
         ImageError: see `open_images`; or the backbone's images are not square.
     """
-    height, width = backbone.image_size
-    if height != width:
-        raise ImageError(f"{backbone.name} reads {height} x {width} images; only squares are known")
+    preprocess = backbone.preprocess
     patches = getattr(getattr(backbone.model, "patch_embed", None), "num_patches", None)
-    tokens = patches or max(1, (height // 16) * (width // 16))
+    tokens = patches or max(1, (preprocess.image_size // 16) ** 2)
     device = next(backbone.model.parameters()).device
     return open_images(
         source,
         num_images=num_images,
         batch_size=max(1, TOKENS_A_BATCH[device.type != "cpu"] // tokens),
-        image_size=height,
-        mean=backbone.mean,
-        std=backbone.std,
-        interpolation=backbone.interpolation,
+        **vars(preprocess),
         seed=seed,
         skip_bad=skip_bad,
     )
@@ -359,9 +353,8 @@ def _record(
     return {
         **identity(backbone),
         "images": {
-            "source": images.source,
+            **images.record,
             "count": images.count - len(bad_images),
-            "fingerprint": images.fingerprint,
             "bad": [list(bad) for bad in bad_images],
         }
         if options.need_images

@@ -337,7 +337,7 @@ def _record(
         "images": {
             "count": moments.images,
             "held_out": held_out.images if held_out else 0,
-            "sources": [list(source) for source in moments.sources],
+            "sources": [dict(source) for source in moments.sources],
             "bad": [list(bad) for one in (moments, held_out) if one for bad in one.bad_images],
         },
         "token_count": tasks[0].moments.count,

@@ -20,7 +20,7 @@ import bpt.pixels
 from bpt import Recipe, eval_batches, eval_transform, open_dataset, train_batches, train_transform
 from bpt.dataset import FileOpener, Split
 from bpt.features import ImageBatches
-from bpt.loading import Buffers, TrainTransform, crop, preprocess_for
+from bpt.loading import Buffers, TrainTransform, crop
 from bpt.pixels import Kept, Pixels, cache_root, in_order, stored_pixels
 from burst import ImageError
 from burst.preprocess import Preprocess
@@ -47,12 +47,12 @@ def benchmark(colours):
 
 @pytest.fixture
 def whole(backbone):
-    return Kept(preprocess=preprocess_for(backbone), smallest_crop=0.08)
+    return Kept(preprocess=backbone.preprocess, smallest_crop=0.08)
 
 
 @pytest.fixture
 def centre(backbone):
-    return Kept(preprocess=preprocess_for(backbone))
+    return Kept(preprocess=backbone.preprocess)
 
 
 @pytest.fixture
@@ -237,7 +237,7 @@ def test_the_global_generator_is_only_used_within_the_callers_thread(benchmark, 
 def test_where_torch_cannot_resize_pillow_does(benchmark, backbone):
     lanczos = replace(backbone, interpolation="lanczos")
     transform = train_transform(benchmark, lanczos)
-    kept = Kept(preprocess=preprocess_for(lanczos), smallest_crop=0.08)
+    kept = Kept(preprocess=lanczos.preprocess, smallest_crop=0.08)
     expected = epoch_of(benchmark.train, transform)
     assert same(epoch_of(stored(benchmark.train, kept), transform), expected)
 
@@ -329,6 +329,10 @@ def test_another_list_or_form_has_another_key(benchmark, whole, centre):
         replace(whole, smallest_crop=0.5),
         replace(whole, preprocess=larger),
         replace(centre, preprocess=larger),
+        replace(centre, preprocess=replace(centre.preprocess, crop_fraction=1.0)),
+        replace(centre, preprocess=replace(centre.preprocess, crop_mode="squash")),
+        replace(centre, preprocess=(bordered := replace(centre.preprocess, crop_mode="border"))),
+        replace(centre, preprocess=replace(bordered, mean=(0.1, 0.2, 0.3))),  # the border's colour
         replace(whole, preprocess=replace(whole.preprocess, interpolation="bilinear")),
     ]
     keys = [form.key(train) for form in forms]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,6 +166,16 @@ def test_moments_come_back_from_their_file(backbone, tmp_path):
         for name in ("mean", "scatter", "positions"):
             assert torch.equal(getattr(found.blocks[block], name), getattr(one, name))
     assert (found + moments).images == 6
+    assert (found + moments).sources == (images.record,)
+
+
+def test_moments_of_before_keep_their_sources(backbone, tmp_path):
+    moments = collect_moments(backbone, images_for(backbone, "sample", num_images=3))
+    path = tmp_path / "old.safetensors"
+    replace(moments, sources=(["sample", "a" * 64],)).save(path)  # pairs, as they were
+    found = TokenMoments.load(path)
+    assert found.sources == ({"source": "sample", "fingerprint": "a" * 64},)
+    assert len((found + moments).sources) == 2
 
 
 def test_files_that_are_not_moments_are_refused(backbone, tmp_path):

@@ -96,6 +96,8 @@ def test_the_whitening_of_other_images_is_measured(backbone):
     found = whiten(backbone, images_for(backbone, "sample", num_images=200))
     assert found.record["images"]["count"] == 160
     assert found.record["images"]["held_out"] == 40
+    (source,) = found.record["images"]["sources"]
+    assert source == images_for(backbone, "sample", num_images=200).record
     for one in found.blocks:
         assert one.tokens == 160 * 17
         assert 0.02 < one.whiteness_error < 1
