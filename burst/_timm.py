@@ -82,7 +82,7 @@ def load_foreign(name: str, weights: Weights, seed: int) -> ForeignModel:
     advice = f"get {link} elsewhere and give it as --model {architecture} --weights FILE"
     with _hub.explained(name, advice), _online(repository or weights is None), seeded(seed):
         model, origin = _create(name.removeprefix(TIMM), pretrained=weights is None)
-    config = resolve_data_config(pretrained_cfg=origin)  # type: ignore[no-untyped-call]
+    config = resolve_data_config(pretrained_cfg=origin)  # type: ignore[no-untyped-call, unused-ignore]
     if weights == RANDOM:
         return ForeignModel(model, config, RANDOM, None, None)
     if weights is not None:
