@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from burst.axis import Axis, FloatAxis, RegularAxis
 from burst.histogram import Histogram, NonFinite
@@ -146,8 +146,9 @@ def _operands(a: Tensor, b: Tensor, precision: str) -> tuple[Tensor, Tensor, str
     Before compute capability 8 there are neither tf32 nor bfloat16 products: float32 serves all.
     """
     if a.shape[1] < 2:  # an empty sum is 0; and Triton would unroll a loop of 1
-        missing, pad = 2 - a.shape[1], nn.functional.pad
-        a, b = pad(a, (0, missing)), pad(b, (0, 0, 0, missing))
+        missing = 2 - a.shape[1]
+        a = torch.cat([a, a.new_zeros(len(a), missing)], 1)
+        b = torch.cat([b, b.new_zeros(missing, b.shape[1])])
     a, b = _readable(a), _readable(b)
     if _capability(a.device) < (8, 0):
         precision = "ieee"
