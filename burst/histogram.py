@@ -120,7 +120,7 @@ class Histogram:
         """How many values the bins hold; with `flow`, also those outside."""
         return int(self.values(flow).sum())
 
-    def to_boost(self) -> bh.Histogram[bh.storage.Int64]:
+    def to_boost(self) -> "bh.Histogram[bh.storage.Int64]":  # generic from 1.7.1 on
         """A boost-histogram object with the same axis, counts and flow (int64 storage)."""
         boost = bh.Histogram(self.axis.to_boost(), storage=bh.storage.Int64())
         boost.view(flow=True)[:] = self._flow
