@@ -15,4 +15,9 @@ def device(request):
     if request.param == "cpu" and torch.cuda.is_available():
         pytest.skip("a GPU is here: the kernels are compiled for it, not interpreted")
     assert (request.param == "cpu") == _triton.INTERPRETED, "Triton was imported too early"
+    if request.param == "cpu":
+        from interpreter import obstacle
+
+        if why := obstacle():
+            pytest.skip(why)
     return torch.device(request.param)
