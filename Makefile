@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself, and is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check versions bench clean
 
 # The first Python from 3.11 to 3.13 that runs here; `make PYTHON=... demo` chooses another.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
@@ -9,11 +9,12 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 BIN := .venv/bin
 
 help:
-	@echo "make demo    install into .venv; measure and whiten the embedded backbone, train two kinds of prompts, compare"
-	@echo "make test    run the tests"
-	@echo "make check   ruff and mypy"
-	@echo "make bench   measure speed and memory against peers"
-	@echo "make clean   remove .venv and everything made"
+	@echo "make demo      install into .venv; measure and whiten the embedded backbone, train two kinds of prompts, compare"
+	@echo "make test      run the tests"
+	@echo "make check     ruff and mypy"
+	@echo "make versions  run with the oldest, two common and the newest versions of torch and the rest"
+	@echo "make bench     measure speed and memory against peers"
+	@echo "make clean     remove .venv and everything made"
 
 # The same for every method; --resume goes on with a demo that was interrupted.
 STUDY := --placement last:4 --num-prompts 16 --epochs 4 --lr 0.05 --head-weight-decay 0.05 --resume
@@ -34,11 +35,15 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Environments of their own, in .nox; noxfile.py lists them.
+versions: .venv/.installed-dev
+	$(BIN)/nox
+
 bench: .venv/.installed
 	$(BIN)/python benchmarks/cpu_streaming.py
 
 clean:
-	rm -rf .venv demo-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .nox demo-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; none was found" >&2; exit 2; }
