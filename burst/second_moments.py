@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from burst._weightfile import DAMAGE, read_stored
@@ -163,7 +163,7 @@ class TokenMoments:
         """Write a .safetensors file, whole or not at all.
 
         Raises:
-            OutputError: another suffix, or a place that cannot be written.
+            OutputError: another suffix, a place that cannot be written, or a full disk.
         """
         if Path(path).suffix != ".safetensors":
             raise OutputError(f"cannot write {path}: moments are saved as .safetensors")
@@ -174,7 +174,8 @@ class TokenMoments:
         about = {name: value for name, value in vars(self).items() if name != "blocks"}
         about |= {"counts": {block: one.count for block, one in self.blocks.items()}}
         with write_atomically(path) as temporary:
-            save_file(tensors, temporary, {"kind": KIND, "about": json.dumps(about)})
+            # save_file tells a full disk as something else than an OSError
+            temporary.write_bytes(save(tensors, {"kind": KIND, "about": json.dumps(about)}))
 
     @classmethod
     def load(cls, path: str | Path) -> "TokenMoments":

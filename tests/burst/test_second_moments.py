@@ -1,5 +1,6 @@
 """Streamed moments against the same tokens materialised."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -165,6 +166,15 @@ def test_moments_come_back_from_their_file(backbone, tmp_path):
         for name in ("mean", "scatter", "positions"):
             assert torch.equal(getattr(found.blocks[block], name), getattr(one, name))
     assert (found + moments).images == 6
+
+
+@pytest.mark.usefixtures("short_files")
+def test_a_full_disk_is_told(backbone, tmp_path):
+    moments = collect_moments(backbone, images_for(backbone, "sample", num_images=1))
+    large = SecondMoments(1, torch.zeros(100), torch.zeros(100, 100).double(), None)
+    with pytest.raises(OutputError, match="cannot write .*File too large"):
+        dataclasses.replace(moments, blocks={0: large}).save(tmp_path / "moments.safetensors")
+    assert os.listdir(tmp_path) == []
 
 
 def test_files_that_are_not_moments_are_refused(backbone, tmp_path):

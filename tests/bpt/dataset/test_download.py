@@ -1,8 +1,6 @@
 """Downloads against a real server that breaks off, lies and refuses."""
 
 import hashlib
-import resource
-import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -190,17 +188,6 @@ def test_a_server_that_is_not_there_is_told(tmp_path):
 def test_redirections_and_unknown_lengths_are_fine(server, tmp_path):
     server.script = [{"status": 302}, {"no_length": True}]
     assert get(server, tmp_path).read_bytes() == CONTENT
-
-
-@pytest.fixture
-def short_files():
-    """No file of this process can be longer than 70,000 bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_is_told_and_what_came_stays(server, tmp_path, short_files):
