@@ -1,6 +1,5 @@
 """A block -> the float64 matrix that takes its tokens to the response: A, or diag(g) A."""
 
-import torch
 from torch import Tensor
 
 from burst.errors import ShapeError, UnsupportedModel
@@ -65,4 +64,4 @@ def norm_gain(block: AttentionBlock, dim: int) -> Tensor:
             f"{block.name}.norm1 ({type(children['norm1']).__name__}) has no gain for each of "
             f"{dim} dimensions; whiten {block.name} without the norm"
         )
-    return gain.detach().to("cpu", torch.float64)
+    return gain.detach().cpu().double()  # in this order: not every device has float64

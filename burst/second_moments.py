@@ -29,6 +29,7 @@ from burst.errors import (
     check_known,
 )
 from burst.files import write_atomically
+from burst.float64 import to_float64
 from burst.forward import TOKENS, Progress, read_tokens
 from burst.images import ImageStream
 from burst.tokens import select_blocks
@@ -63,12 +64,14 @@ class SecondMoments:
     def of(cls, tokens: Tensor) -> "SecondMoments":
         """Moments of tokens (B, N, d), of any floating dtype, on their device.
 
+        On the CPU where that device has no float64 (Apple's MPS): each batch is copied there.
+
         Raises:
             ShapeError: another shape, or no tokens.
         """
         if tokens.ndim != 3 or not tokens.numel():
             raise ShapeError(f"tokens {tuple(tokens.shape)} must be (B, N, d), none of them 0")
-        x = tokens.detach().double()
+        x = to_float64(tokens.detach())
         mean = x.mean(dim=(0, 1))
         centred = (x - mean).flatten(0, 1)
         # What rounding left in the mean is taken out of the scatter too: exact for equal tokens.
@@ -91,7 +94,7 @@ class SecondMoments:
         return bool(torch.isfinite(self.mean).all())
 
     def to(self, device: str | torch.device) -> "SecondMoments":
-        """A copy on another device, or on the same."""
+        """A copy on another device, which must have float64, or on the same."""
         parts = {"mean": self.mean, "scatter": self.scatter, "positions": self.positions}
         copies: dict[str, Any] = {
             name: part if part is None else part.to(device, copy=True)
@@ -228,9 +231,10 @@ def collect_moments(
 ) -> TokenMoments:
     """Second moments of what the blocks' attention reads, in one pass over the images.
 
-    Each block's tokens are added up inside its forward hook, on the device of the model, so memory
-    does not grow with the number of images. In a process group each process takes its share of the
-    batches and all get the whole, the same up to float64 rounding however many there are.
+    Each block's tokens are added up inside its forward hook, on the device of the model (see
+    `SecondMoments.of`), so memory does not grow with the number of images. In a process group each
+    process takes its share of the batches and all get the whole, the same up to float64 rounding
+    however many there are.
 
     Args:
         backbone: from `load_backbone`.
