@@ -7,7 +7,7 @@ split_images     a stream -> one to fit on and one held out
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from burst._weightfile import DAMAGE, read_stored
 from burst.backbone import Backbone
-from burst.distributed import gather, rank_and_size
+from burst.distributed import rank_and_size, together
 from burst.errors import (
     BurstError,
     CheckpointError,
@@ -261,34 +261,33 @@ def collect_moments(
         found[block] = found[block] + new if block in found else new
 
     mine = images.shard(*rank_and_size())
-    read_tokens(backbone.model, mine, chosen, add, tokens=tokens, progress=progress)
-    return _merged(backbone, images, mine, found, tokens)
+
+    def read() -> TokenMoments:
+        read_tokens(backbone.model, mine, chosen, add, tokens=tokens, progress=progress)
+        return TokenMoments(
+            {block: found[block].to("cpu") for block in sorted(found)},
+            backbone.name,
+            backbone.weights_sha256,
+            tokens,
+            mine.count - len(mine.skipped),
+            ((images.source, images.fingerprint),),
+            tuple(mine.skipped),
+        )
+
+    return _merged(images, together(read))
 
 
-def _merged(
-    backbone: Backbone,
-    images: ImageStream,
-    mine: ImageStream,
-    found: Mapping[int, SecondMoments],
-    tokens: str,
-) -> TokenMoments:
-    """What all processes found."""
-    part = TokenMoments(
-        {block: found[block].to("cpu") for block in sorted(found)},
-        backbone.name,
-        backbone.weights_sha256,
-        tokens,
-        mine.count - len(mine.skipped),
-        ((images.source, images.fingerprint),),
-        tuple(mine.skipped),
-    )
-    full = [one for one in gather(part) if one.blocks]
+def _merged(images: ImageStream, parts: Sequence[TokenMoments]) -> TokenMoments:
+    """The moments of all processes, some of which may not have read an image."""
+    bad = tuple(one for part in parts for one in part.bad_images)
+    full = [part for part in parts if part.blocks]
     if not full:
+        images.check_some_read(bad)
         raise EmptyResult(f"no image of {images.source} was read, so there is nothing to whiten")
     whole = full[0]
     for one in full[1:]:
         whole = whole + one
-    return whole
+    return replace(whole, bad_images=bad)
 
 
 def split_images(images: ImageStream, share: float) -> tuple[ImageStream, ImageStream]:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
 from burst.backbone import Backbone
-from burst.distributed import add_histograms, rank_and_size
+from burst.distributed import add_histograms, rank_and_size, together
 from burst.errors import BurstError, EmptyResult, ShapeError
 from burst.float64 import to_float64
 from burst.forward import read_tokens
@@ -77,8 +77,14 @@ def _count(
             key = block, which
             found[key] = found[key] + new if key in found else new
 
-    read_tokens(backbone.model, images.shard(*rank_and_size()), pairs, count, tokens=tokens)
-    whole = add_histograms(found)
+    def read() -> tuple[dict[tuple[int, int], Histogram], list[tuple[str, str]]]:
+        mine = images.shard(*rank_and_size())
+        read_tokens(backbone.model, mine, pairs, count, tokens=tokens)
+        return found, mine.skipped
+
+    parts = together(read)
+    whole = add_histograms(part for part, _ in parts)
     if not whole:
+        images.check_some_read([bad for _, skipped in parts for bad in skipped])
         raise EmptyResult(f"no image of {images.source} was read")
     return {block: (whole[block, 0], whole[block, 1]) for block in sorted(pairs)}
