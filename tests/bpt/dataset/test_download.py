@@ -2,10 +2,12 @@
 
 import hashlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from bpt.dataset import download
 from bpt.dataset.download import DownloadError, RemoteFile, fetch
 from burst import OutputError
 
@@ -58,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
             told = step.get("told_start", start)
             self.send_header("Content-Range", f"bytes {told}-{len(content) - 1}/{len(content)}")
         self.end_headers()
+        if "wait" in step:
+            assert step["wait"].wait(20)
         self.wfile.write(content[start : step.get("until", len(content))])
 
 
@@ -91,6 +95,30 @@ def test_a_file_arrives_whole_and_is_not_asked_for_again(server, tmp_path):
     assert steps[-1] == (len(CONTENT), len(CONTENT))
     get(server, path.parent)
     assert len(server.seen) == 1
+
+
+def test_of_two_at_once_one_downloads_and_the_other_waits(server, tmp_path):
+    waits, said = threading.Event(), []
+    server.script = [{"wait": waits}]
+
+    def say(line):
+        said.append(line)
+        waits.set()
+
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(get, server, tmp_path, say=say) for _ in range(2)]
+    assert [one.result().read_bytes() for one in both] == [CONTENT] * 2
+    assert len(server.seen) == 1
+    assert said == [f"waiting for another process that downloads {tmp_path / 'file.tgz'}"]
+    assert names(tmp_path) == ["file.tgz"]
+
+
+def test_a_file_that_is_there_needs_no_place_to_write_to(server, tmp_path, monkeypatch):
+    (tmp_path / "file.tgz").write_bytes(CONTENT)
+    for name in ("make_folder", "one_at_a_time"):
+        monkeypatch.setattr(download, name, lambda *_, **__: pytest.fail("it writes"))
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.seen == []
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
