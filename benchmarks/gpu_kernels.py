@@ -9,17 +9,18 @@
    which a few bins take nearly all.
 3. `histogram` of 2^30 float32 of four laws, next to the device's copy, torch.histc and CuPy.
 
-Times come from CUDA events, on inputs larger than the L2 cache. `--alternatives` also times other
-counters and tiles; `--dry-run` runs the checks alone, tiny and interpreted, where there is no GPU.
+Times come from CUDA events, on inputs larger than the L2 cache. `--alternatives` also times every
+cut and counter that a trial may choose; `--dry-run` runs the checks alone, tiny and interpreted,
+where there is no GPU.
 """
 
 import argparse
 import csv
+import json
 import os
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,8 +32,9 @@ import triton
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis, RegularAxis
-from burst.kernels import PRECISIONS, _triton, histogram, matmul_histogram
-from burst.kernels._tiles import STREAM, Tile, product_tile
+from burst.errors import BackendError
+from burst.kernels import PRECISIONS, _triton, histogram, kernel_trials, matmul_histogram
+from burst.kernels._tiles import Tile, product_tiles, stream_tiles
 
 TOKENS, ENTRIES, STRIP = 2_000_000, 1 << 30, 1 << 17
 DIMS = (768, 1024, 1280, 2560)
@@ -100,6 +102,8 @@ def measure(what: str, work: Work, law: str, size: str, rate: Callable[[float], 
         p20, p50, p80 = timed(work)
     except torch.OutOfMemoryError:
         return {"what": what, "law": law, "size": size, "rate": "out of memory"}
+    except BackendError as problem:
+        return {"what": what, "law": law, "size": size, "rate": str(problem)}
     row: Row = {
         "what": what,
         "law": law,
@@ -159,7 +163,8 @@ def products(dim: int, alternatives: bool) -> list[Row]:
                 measure(f"cuBLAS {precision}", bare(a, x, precision), "gaussian", size, rate)
             )
         for name, axis in AXES.items():
-            for label, tile in tiles(a, x, precision, alternatives and dim == DIMS[0]).items():
+            every = alternatives and dim == DIMS[0]
+            for label, tile in tiles(a, x, precision, axis, every).items():
 
                 def work(
                     axis: Axis = axis,
@@ -182,15 +187,16 @@ def products(dim: int, alternatives: bool) -> list[Row]:
     return rows
 
 
-def tiles(a: Tensor, x: Tensor, precision: str, alternatives: bool) -> dict[str, Tile | None]:
-    chosen: dict[str, Tile | None] = {"": None}
+def tiles(
+    a: Tensor, x: Tensor, precision: str, axis: Axis, alternatives: bool
+) -> dict[str, Tile | None]:
+    """What the trial chose, and with `alternatives` every cut that it may choose."""
+    found: dict[str, Tile | None] = {"": None}
     if alternatives:
-        own = product_tile(a, x.mT, precision, torch.cuda.get_device_capability())
-        chosen[", scratch"] = replace(own, counter="scratch")
-        chosen[", two programs"] = replace(own, programs=2, stages=2, registers=128)
-        chosen[", 128 x 128"] = replace(own, m=128, n=128, split=(0, 4))
-        chosen[", 4 stages"] = replace(own, stages=4)
-    return chosen
+        capability = torch.cuda.get_device_capability()
+        cuts = product_tiles(a, x.mT, precision, axis, capability)
+        found |= {f", {tile}": tile for tile in cuts}
+    return found
 
 
 def streams(alternatives: bool) -> list[Row]:
@@ -209,16 +215,11 @@ def streams(alternatives: bool) -> list[Row]:
             f"burst {name}": lambda x=x, axis=axis: histogram(x, axis, backend="triton")
             for name, axis in AXES.items()
         }
-        if alternatives:
-            for label, tile in (
-                ("scratch", replace(STREAM, counter="scratch")),
-                ("3 programs, 80 registers", replace(STREAM, programs=3, registers=80)),
-                ("4 rows", replace(STREAM, m=4, split=(2, 0), programs=3)),
-            ):
-                for name, axis in AXES.items():
-                    works[f"burst {name}, {label}"] = lambda x=x, axis=axis, tile=tile: (
-                        _triton.histogram(x, axis, tile=tile)
-                    )
+        for name, axis in AXES.items() if alternatives else ():
+            for tile in stream_tiles(axis):
+                works[f"burst {name}, {tile}"] = lambda x=x, axis=axis, tile=tile: (
+                    _triton.histogram(x, axis, tile=tile)
+                )
         works["torch.histc"] = lambda x=x: torch.histc(x, 256, -6.0, 6.0)
         works |= with_cupy(x)
         rows += [measure(name, work, law, "2^30", rate) for name, work in works.items()]
@@ -258,6 +259,7 @@ def main() -> None:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     print("the kernels agree with the reference on", *about.values())
+    print(json.dumps(kernel_trials(), indent=1))
     rows = streams(options.alternatives)
     for dim in DIMS:
         rows += products(dim, options.alternatives)

@@ -201,28 +201,34 @@ class Trainer:
             )
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on."""
+        """All that the next step depends on, of every process: all of them must ask."""
         return {
             "model": {name: value.detach() for name, value in self.trained.items()},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": self.average.state() if self.average else None,
-            "random": torch.get_rng_state(),
-            "random_gpu": _gpu_random_state(self.device),
+            "random": gather((torch.get_rng_state(), _gpu_random_state(self.device))),
         }
 
     @torch.no_grad()
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state.
+
+        Each process takes its own random state. Of another number of processes none fits, and each
+        keeps the one that it has.
+        """
         for name, parameter in self.trained.items():
             parameter.copy_(state["model"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.load(state["average"])
-        torch.set_rng_state(state["random"].cpu())
-        if state["random_gpu"] is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random_gpu"].cpu(), self.device)
+        rank, world = rank_and_size()
+        if len(state["random"]) == world:
+            random, random_gpu = state["random"][rank]
+            torch.set_rng_state(random)
+            if random_gpu is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(random_gpu, self.device)
 
     def _reduction(self, *, last: bool) -> AbstractContextManager[Any]:
         """Gradients travel between processes once a step, not once a part."""
@@ -244,6 +250,7 @@ def _gpu_random_state(device: torch.device) -> Tensor | None:
 
 def _tally(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Sum of the loss, correct answers, images; float64."""
-    count = torch.tensor(len(labels), dtype=torch.float64, device=labels.device)
+    # Filled in where the labels are: a copy of a number from here would wait for the GPU.
+    count = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
     correct = (logits.argmax(dim=1) == labels).sum()
     return torch.stack([loss.double() * count, correct.double(), count])

@@ -114,6 +114,8 @@ def _metadata(run: Run, model: Model, backbone: Backbone) -> dict[str, Any]:
         "mean": list(backbone.mean),
         "std": list(backbone.std),
         "interpolation": backbone.interpolation,
+        "crop_fraction": backbone.crop_fraction,
+        "crop_mode": backbone.crop_mode,
         "result": run.result,
         **provenance(),
     }

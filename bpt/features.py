@@ -15,7 +15,6 @@ from bpt.engine import autocast
 from bpt.loading import (
     eval_batches,
     eval_transform,
-    preprocess_for,
     train_batches,
     train_transform,
 )
@@ -109,7 +108,7 @@ class ImageBatches:
         )
 
     def _keep_pixels(self, say: Say) -> None:
-        preprocess = preprocess_for(self.backbone)
+        preprocess = self.backbone.preprocess
         whole = Kept(preprocess=preprocess, smallest_crop=self.benchmark.smallest_crop)
         self.split = _kept(self.split, whole, say)
         chooses = "test" if self.recipe.protocol == "authors" else "val"
@@ -120,7 +119,7 @@ class ImageBatches:
 class FeatureBatches:
     """What a frozen backbone makes of centre crops, computed once: for linear probing.
 
-    Every process holds all features, and trains the same head on whole batches.
+    Every process computes its share of the features and holds all of them.
 
     Args:
         recipe: batch sizes, seed and precision.
@@ -135,12 +134,12 @@ class FeatureBatches:
         self._evaluated: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     def train(self, epoch: int, start: int) -> TrainBatches:
-        """(B, d) float32 and (B,) int64, in an order that depends on seed and epoch alone."""
+        """(b, d) float32 and (b,) int64, in an order that depends on seed and epoch alone."""
         generator = torch.Generator().manual_seed(_mixed(self.recipe.seed, epoch))
         order = torch.randperm(len(self.labels), generator=generator)
-        size = self.recipe.batch_size
+        size, (rank, world) = self.recipe.batch_size, rank_and_size()
         for step in range(start, self.steps):
-            chosen = order[step * size : (step + 1) * size]
+            chosen = order[step * size : (step + 1) * size][rank::world]
             yield self.features[chosen], self.labels[chosen]
 
     def evaluation(self, split: str) -> EvalBatches:

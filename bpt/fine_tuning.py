@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from timm.layers.drop import DropPath
+from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from bpt.model import TrainedModule, choose_pooling, plain_vit, pool
@@ -62,35 +63,36 @@ class FineTunedViT(TrainedModule):
         x = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
         return pool(self.vit, self.vit.blocks(x), self.pooling, prefix=self.prefix)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """Which parameters make a layer, as timm asks; what neither names is behind the blocks.
+
+        (timm's own of a VisionTransformer counts the final norm to the last block, and registers
+        to the head.)
+        """
+        stem = r"^vit\.(?:patch_embed|pos_embed|cls_token|reg_token|norm_pre)"
+        return {"stem": stem, "blocks": r"^vit\.blocks" if coarse else r"^vit\.blocks\.(\d+)"}
+
 
 def layer_decay_groups(
-    model: FineTunedViT, *, lr: float, weight_decay: float, layer_decay: float
+    model: FineTunedViT, *, weight_decay: float, layer_decay: float
 ) -> list[dict[str, Any]]:
-    """AdamW's parameter groups with a learning rate that falls towards the input.
+    """An optimiser's parameter groups whose learning rate falls towards the input.
 
     Of L blocks, layer 0 is what comes before them (patches, positions, class token, registers),
     layer i + 1 is block i, layer L + 1 the final norm and the head; the scale of layer l is
-    `layer_decay`^(L + 1 - l). Vectors, positions and the class token do not decay.
+    `layer_decay`^(L + 1 - l). Vectors, positions, class token and registers do not
+    decay.
 
     Returns:
-        Groups with `params`, `weight_decay`, `lr` and `lr_scale`, which timm's schedulers heed.
+        Groups with `params`, `weight_decay` and `lr_scale`, by which timm's schedulers multiply
+        the learning rate of each step; the optimiser alone does not.
 
     Source: He et al. 2022, arXiv 2111.06377, util/lr_decay.py; Clark et al. 2020, arXiv 2003.10555.
     """
-    last = len(model.vit.blocks) + 1
-    tokens = {"vit.pos_embed", "vit.cls_token", "vit.reg_token"}
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        layer, decays = _layer(name, last), parameter.ndim > 1 and name not in tokens
-        scale = layer_decay ** (last - layer)
-        options = {"lr": lr * scale, "lr_scale": scale}
-        options["weight_decay"] = weight_decay if decays else 0.0
-        group = groups.setdefault((layer, decays), {"params": [], "layer": layer, **options})
-        group["params"].append(parameter)
-    return list(groups.values())
-
-
-def _layer(name: str, last: int) -> int:
-    if name.startswith("vit.blocks."):
-        return int(name.split(".")[2]) + 1
-    return last if name.startswith(("head.", "vit.norm.", "vit.fc_norm.")) else 0
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        model,
+        weight_decay=weight_decay,
+        no_weight_decay_list=("vit.pos_embed", "vit.cls_token", "vit.reg_token"),
+        layer_decay=layer_decay,
+    )
+    return groups

@@ -15,7 +15,7 @@ from bpt.dataset import FileOpener
 from bpt.engine import autocast
 from bpt.loading import eval_batches, eval_transform
 from bpt.run import Run
-from bpt.setup import open_benchmark
+from bpt.setup import choose_device, open_benchmark
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, CheckpointError, ImageError, check_known
 
@@ -50,7 +50,7 @@ def evaluate_run(
         run: from `open_run`.
         split: "train", "val" or "test", in centre crops.
         data: where the dataset lies now, if it was moved.
-        device: to run on.
+        device: to run on: "auto", "cpu", "cuda", ...; under `torchrun` each process has its GPU.
 
     Raises:
         UnknownName: no such split.
@@ -86,7 +86,8 @@ def _answers(run: Run, split: str, data: str | Path | None, device: str) -> Tens
     images = getattr(benchmark, split)
     if images is None:
         raise BurstError(f"{recipe.dataset} has no split {split}")
-    model, backbone = run.load_model(device)
+    chosen = choose_device(device)
+    model, backbone = run.load_model(chosen)
     rank, world = rank_and_size()
     batches = eval_batches(
         images,
@@ -100,8 +101,8 @@ def _answers(run: Run, split: str, data: str | Path | None, device: str) -> Tens
     def read() -> list[Tensor]:
         rows = []
         for batch, labels, indices in batches:
-            with autocast(torch.device(device), recipe.precision):
-                logits = model(batch.to(device)).float().cpu()
+            with autocast(chosen, recipe.precision):
+                logits = model(batch.to(chosen)).float().cpu()
             losses = functional.cross_entropy(logits, labels, reduction="none")
             rows.append(torch.stack([indices, labels, logits.argmax(1), losses.double()], 1))
         return rows
@@ -130,7 +131,7 @@ def predict(
         run: from `open_run`.
         images: files, folders or archives of images; what they hold is read in order of names.
         top: how many classes, at most as many as there are.
-        device: to run on.
+        device: to run on: "auto", "cpu", "cuda", ...; under `torchrun` each process has its GPU.
 
     Returns:
         For each image its `image` (where it lies) and `classes`, a list of `name` and
@@ -145,15 +146,16 @@ def predict(
     if not images:
         raise ImageError("no image to classify; name files, folders or archives")
     openers = [FileOpener(Path(place)) for place in images]
-    model, backbone = run.load_model(device)
+    chosen = choose_device(device)
+    model, backbone = run.load_model(chosen)
     transform, size = eval_transform(backbone), run.recipe.eval_batch_size
     found = [(opener, name) for opener in openers for name in sorted(opener.files.sizes)]
     answers = []
     for start in range(0, len(found), size):
         part = found[start : start + size]
         batch = torch.stack([transform(opener(name)) for opener, name in part])
-        with autocast(torch.device(device), run.recipe.precision):
-            logits = model(batch.to(device)).float().cpu()
+        with autocast(chosen, run.recipe.precision):
+            logits = model(batch.to(chosen)).float().cpu()
         likely = logits.softmax(dim=1).topk(min(top, len(run.classes)))
         for (opener, name), values, labels in zip(part, *likely, strict=True):
             classes = [

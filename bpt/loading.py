@@ -1,7 +1,7 @@
 """Splits -> batches: the same for any number of workers and processes, from any step on."""
 
 import contextlib
-import sys
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Image -> (3, size, size) float32: the short side resized to 8/7 of the size, the centre."""
+    """Image -> (3, size, size) float32: resized, the centre, normalised."""
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
@@ -87,13 +87,13 @@ def train_transform(benchmark: Benchmark, backbone: Backbone) -> TrainTransform:
     The dataset may ask for larger crops, or for no mirroring. Source: WangYZ1608/BPT,
     Dataset/FGVC.py:43-55.
     """
-    preprocess = preprocess_for(backbone)
+    preprocess = backbone.preprocess
     return TrainTransform(preprocess, smallest_crop=benchmark.smallest_crop, flip=benchmark.flip)
 
 
 def eval_transform(backbone: Backbone) -> EvalTransform:
     """The centre crop."""
-    return EvalTransform(preprocess_for(backbone))
+    return EvalTransform(backbone.preprocess)
 
 
 def train_batches(
@@ -237,6 +237,26 @@ def _collate(items: list[Item | BurstError]) -> tuple[Tensor, Tensor, Tensor] | 
     return torch.stack(images), torch.tensor(labels), torch.tensor(indices)
 
 
+class Buffers:
+    """Memory of batches that is used again: fresh memory takes as long as the resizing.
+
+    A tensor gives its memory back when nothing reads it any more, neither the tensor itself nor a
+    view of it.
+    """
+
+    def __init__(self) -> None:
+        self.free: list[NDArray[np.float32]] = []
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """A float32 tensor of any content."""
+        fitting = [place for place, one in enumerate(self.free) if one.shape == shape]
+        buffer = self.free.pop(fitting[0]) if fitting else np.empty(shape, np.float32)
+        # All that reads the memory shares one storage, which holds this array as long as it lives.
+        lent = buffer.view()
+        weakref.finalize(lent, self.free.append, buffer).atexit = False
+        return torch.from_numpy(lent)
+
+
 class _Augment:
     """Random crops of kept pixels: drawn in the caller's thread, resized in others."""
 
@@ -251,7 +271,7 @@ class _Augment:
     ) -> None:
         self.split, self.pixels, self.transform = split, pixels, transform
         self.seed, self.device = draw, device
-        self._kept: list[NDArray[np.float32]] = []
+        self._buffers = Buffers()
         mean, std = (
             torch.tensor(one) for one in (transform.preprocess.mean, transform.preprocess.std)
         )
@@ -285,13 +305,7 @@ class _Augment:
         shape = (count, 3, *[self.transform.preprocess.image_size] * 2)
         if self.device.type != "cpu":
             return torch.empty(shape, device=self.device)
-        # Fresh memory takes as long as the resizing, so that of batches that are gone is used
-        # again: of those nothing but the list, the loop and getrefcount hold the array.
-        for kept in self._kept:
-            if kept.shape == shape and sys.getrefcount(kept) <= 3:
-                return torch.from_numpy(kept)
-        self._kept.append(np.empty(shape, np.float32))
-        return torch.from_numpy(self._kept[-1])
+        return self._buffers.take(shape)
 
     def _drawn(self, places: Places) -> list[tuple[U8, Box]]:
         """Each image and its box, drawn as without the cache."""
@@ -353,13 +367,3 @@ def _centre_crops(
 def _mixed(*numbers: int) -> int:
     """One seed from several, well spread."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
-
-
-def preprocess_for(backbone: Backbone) -> Preprocess:
-    """How the backbone's pretraining prepared an image."""
-    return Preprocess(
-        image_size=backbone.image_size[0],
-        mean=backbone.mean,
-        std=backbone.std,
-        interpolation=backbone.interpolation,
-    )

@@ -13,14 +13,28 @@ from bpt.recipe import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW with PyTorch's defaults; SGD or LARS (You et al. 2017, arXiv 1708.03888, by timm)."""
+    """AdamW with PyTorch's defaults; or SGD or LARS with momentum 0.9.
+
+    LARS (You et al. 2017, arXiv 1708.03888, by timm) scales the gradient of a matrix, decayed or
+    not, to 0.001 of the matrix's norm, and leaves that of a vector alone, as MAE's util/lars.py.
+    """
     groups, lr = parameter_groups(model, recipe), recipe.peak_lr
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9)
-    lars: torch.optim.Optimizer = Lars(groups, lr=lr, momentum=0.9)
+    lars: torch.optim.Optimizer = Lars(_adapted(groups), lr=lr, momentum=0.9)
     return lars
+
+
+def _adapted(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each group cut into matrices, which timm's LARS adapts even undecayed, and vectors."""
+    return [
+        {**group, "params": params, "always_adapt": matrices}
+        for group in groups
+        for matrices in (True, False)
+        if (params := [p for p in group["params"] if (p.ndim > 1) == matrices])
+    ]
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -33,10 +47,7 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """
     if isinstance(model, FineTunedViT):
         return layer_decay_groups(
-            model,
-            lr=recipe.peak_lr,
-            weight_decay=recipe.weight_decay or 0.0,
-            layer_decay=recipe.layer_decay,
+            model, weight_decay=recipe.weight_decay or 0.0, layer_decay=recipe.layer_decay
         )
     groups: dict[str, dict[str, Any]] = {
         "prompts": {"weight_decay": recipe.weight_decay, "params": []},

@@ -104,7 +104,9 @@ class Kept:
         opener = _files(split)
         settings = [VERSION, PIL.__version__, self.short, self.preprocess.interpolation]
         if self.short is None:
-            settings += [self.preprocess.image_size, self.preprocess.crop_fraction]
+            one = self.preprocess
+            settings += [one.image_size, one.crop_fraction, one.crop_mode]
+            settings += one.fill if one.crop_mode == "border" else []
         found = hashlib.sha256(json.dumps([*settings, str(opener.place.resolve())]).encode())
         sizes, single = opener.files.sizes, not opener.place.is_dir()
         changed = _changed(opener.place) if single else 0

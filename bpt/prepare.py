@@ -8,7 +8,6 @@ from torch import Tensor
 
 from bpt.build import prompted_blocks
 from bpt.dataset import Split
-from bpt.loading import preprocess_for
 from bpt.recipe import Recipe
 from bpt.tokens import prompt_tokens
 from burst.backbone import Backbone
@@ -65,13 +64,13 @@ def image_stream(split: Split, backbone: Backbone, *, seed: int, digest: str) ->
 
     Args:
         split: of a dataset.
-        backbone: whose size and normalisation are used.
+        backbone: as whose images they are prepared.
         seed: of the draw.
         digest: of the dataset; stands in the stream's fingerprint.
     """
     chosen = np.random.default_rng(seed).permutation(len(split))[:NUM_IMAGES]
     names = [str(index) for index in chosen]  # an index, because two names may be equal
-    preprocess = preprocess_for(backbone)
+    preprocess = backbone.preprocess
 
     @contextmanager
     def opener(_: Collection[str]) -> Iterator[Callable[[str], Tensor]]:
@@ -90,4 +89,5 @@ def image_stream(split: Split, backbone: Backbone, *, seed: int, digest: str) ->
         opener=opener,
         preprocess=preprocess,
         skip_bad=False,
+        seed=seed,
     )

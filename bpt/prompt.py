@@ -6,7 +6,8 @@ bpt-fwhiten     P W^T with the whitening matrix W of the block, frozen
 bpt-twhiten     the same, W trained too
 bpt-bilinear    A B^T with A (m x r) and B (d x r): no bias, no norm, no non-linearity
 
-Each gives its m x d tokens once a step, whatever the batch. Source: Wang et al., "Attention to the
+Each gives its m x d tokens once a step, whatever the batch, and also under autocast by a float32
+product. Source: Wang et al., "Attention to the
 Burstiness in Visual Prompt Tuning!", ICCV 2025, arXiv 2506.22908; vpt: Jia et al. 2022, arXiv
 2203.12119; spt: Wang et al. 2024, arXiv 2402.02382.
 """
@@ -112,7 +113,7 @@ class WhitenedPrompt(PromptModule):
 
     def forward(self) -> Tensor:
         """P W^T, (m, d)."""
-        return self.values @ self.whitening.mT
+        return _product(self.values, self.whitening)
 
 
 class BilinearPrompt(PromptModule):
@@ -124,7 +125,7 @@ class BilinearPrompt(PromptModule):
 
     def forward(self) -> Tensor:
         """A B^T, (m, d)."""
-        return self.left @ self.right.mT
+        return _product(self.left, self.right)
 
 
 def build_prompt(
@@ -162,6 +163,16 @@ def build_prompt(
     matrix = _given("whitening", whitening, (width, width))
     start = _normal(m, width, generator)
     return WhitenedPrompt(start, matrix, trained=method == "bpt-twhiten")
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left right^T as the parameters are, whatever autocast would make of them.
+
+    A product with W is smallest in the directions where the response varies most: there large
+    terms cancel, and what bfloat16 rounds off them remains.
+    """
+    with torch.autocast(left.device.type, enabled=False):
+        return left @ right.mT
 
 
 def _right(

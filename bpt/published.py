@@ -8,13 +8,23 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.dataset import dataset_info
-from bpt.prompt import METHODS as PROMPT_METHODS
-from bpt.recipe import Recipe
+from bpt.recipe import Recipe, check_used
 from burst.backbone import known_backbones
+from burst.errors import BurstError
 
 ANY = "any"
+FGVC = ("cub", "nabirds", "flowers", "dogs", "cars")
 # What a recipe of another kind costs; another pretraining most, for its rates differ tenfold.
-COSTS = {"pretraining": 8, "placement": 4, "dataset": 3, "model": 1, "train_fraction": 1}
+# Another dataset is nearer than another method.
+COSTS = {
+    "pretraining": 16,
+    "placement": 8,
+    "method": 7,
+    "dataset": 6,
+    "model": 2,
+    "train_fraction": 2,
+}
+SIZES = ("num_prompts", "rank")
 DECAYS = ("lr", "weight_decay", "head_weight_decay")
 
 
@@ -24,7 +34,7 @@ class PublishedRecipe:
 
     Attributes:
         pretraining: as `burst.known_backbones` calls it.
-        dataset: of `known_datasets`.
+        dataset: of `known_datasets`; "fgvc" is any of the five fine-grained ones.
         method: a method, or "bpt" for the three of them.
         placement: "shallow" or "deep", which stands for every other.
         source: where it was published.
@@ -57,10 +67,11 @@ def published_recipes() -> tuple[PublishedRecipe, ...]:
 def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever Recipe takes
     """A recipe whose missing hyper-parameters are the published ones of its benchmark.
 
-    Those that were given stay. The others are taken from the entry of recipes.toml for this
-    pretraining, dataset, method and placement, or from the nearest; `Recipe.origins` says for each
-    what it comes from. For one's own images and for digits there is no published recipe: learning
-    rate and decays of a prompt are the paper's of CUB, the rest are the defaults of `Recipe`.
+    Those that were given stay. The others are taken from recipes.toml: number and rank of prompts
+    from the entry for this pretraining, dataset, method and placement that has them, or from the
+    nearest; what else there is likewise. `Recipe.origins` says for each what it comes from. For
+    one's own images and for digits there is no published recipe: learning rate and decays of a
+    prompt are the paper's of CUB, the rest are the defaults of `Recipe`.
 
     Args:
         dataset: as `Recipe` takes it.
@@ -68,7 +79,8 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
 
     Raises:
         UnknownName: an unknown dataset, method or backbone.
-        BurstError: see `Recipe` and `parse_placement`.
+        BurstError: a hyper-parameter was given that the method makes no use of; else see `Recipe`
+            and `parse_placement`.
     """
     given = {name: value for name, value in given.items() if value is not None}
     origins = dict.fromkeys(given, "given")
@@ -77,62 +89,83 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
     if benchmark and "model" not in given:
         given["model"], origins["model"] = "mae_vitb", "the paper's headline run"
     asked = Recipe(dataset=dataset, **given)
-    entry, origin = _entry(asked, benchmark)
-    values = dict(entry.values) if entry else {}
-    if not benchmark:
-        values = {name: value for name, value in values.items() if name in DECAYS}
-    if "epochs" in given:
+    check_used(asked.method, given)
+    if asked.whitening and given.get("bilinear_init", "whitening") != "whitening":
+        raise BurstError(
+            f"bilinear_init is {given['bilinear_init']}, but a bilinear prompt starts from the "
+            f"whitening that is given, {asked.whitening}; leave one of them out"
+        )
+    values = _of_a_benchmark(asked) if benchmark else _of_cub(asked)
+    if given.get("epochs") not in (None, values.get("epochs", (100, ""))[0]):
         values.pop("warmup_epochs", None)  # it was for another length
-    for name, value in values.items():
+    for name, (value, origin) in values.items():
         if name not in given:
             given[name], origins[name] = value, origin
-    images = int((info.sizes or (0,))[0] * (asked.train_fraction or 1.0))
-    if "batch_size" in values and 0 < images < given["batch_size"]:
+    train, val = (info.sizes or (0, 0))[:2]
+    images = train + val if asked.protocol == "authors" else train
+    images = int(images * (asked.train_fraction or 1.0))
+    if origins.get("batch_size", "given") != "given" and 0 < images < given["batch_size"]:
         given["batch_size"], origins["batch_size"] = images, "as many as there are"
     return Recipe(dataset=dataset, **given, origins=origins)
 
 
-def _entry(asked: Recipe, benchmark: bool) -> tuple[PublishedRecipe | None, str]:
-    """The nearest entry, and how to speak of it."""
-    family = "bpt" if asked.method.startswith("bpt-") else asked.method
-    wanted = {
+def _of_a_benchmark(asked: Recipe) -> dict[str, tuple[Any, str]]:
+    """By hyper-parameter that the method uses: its value, and where that is from."""
+    wanted = _wanted(asked)
+    entry, origin = _nearest(wanted, "lr")
+    found = {name: (value, origin) for name, value in entry.values.items() if name not in SIZES}
+    if asked.prompted:
+        entry, origin = _nearest(wanted, "num_prompts")
+        sizes = SIZES if asked.method == "bpt-bilinear" else SIZES[:1]
+        found |= {name: (entry.values[name], origin) for name in sizes}
+    return found
+
+
+def _of_cub(asked: Recipe) -> dict[str, tuple[Any, str]]:
+    """The same for one's own images: the rates of a shallow BPT prompt on CUB."""
+    if not asked.prompted:
+        return {}
+    wanted = _wanted(asked) | {"placement": "shallow", "method": "bpt", "dataset": "cub"}
+    entry, _ = _nearest(wanted, "lr")
+    return {name: (entry.values[name], f"the paper's of CUB: {entry.source}") for name in DECAYS}
+
+
+def _wanted(asked: Recipe) -> dict[str, Any]:
+    return {
         "pretraining": _pretraining(asked.model),
-        "dataset": asked.dataset,
         "placement": "shallow" if asked.placement == "shallow" else "deep",
+        "method": "bpt" if asked.method.startswith("bpt-") else asked.method,
+        "dataset": asked.dataset,
         "model": asked.model,
         "train_fraction": asked.train_fraction or 1.0,
     }
-    if not benchmark:
-        if asked.method not in PROMPT_METHODS:
-            return None, ""
-        family = "bpt"
-        wanted |= {"dataset": "cub", "placement": "shallow"}
-    candidates = [one for one in published_recipes() if one.method == family]
-    if family == "spt":  # of its shallow form nothing was published
-        candidates += [one for one in published_recipes() if one.method == "bpt"]
 
-    def cost(one: PublishedRecipe) -> tuple[int, bool, int]:
+
+def _nearest(wanted: Mapping[str, Any], what: str) -> tuple[PublishedRecipe, str]:
+    """The nearest entry that gives this hyper-parameter, and how to speak of it."""
+    methods = (wanted["method"], "bpt") if wanted["method"] == "spt" else (wanted["method"],)
+    candidates = [one for one in published_recipes() if one.method in methods]
+
+    def cost(one: PublishedRecipe) -> tuple[int, int]:
         total = sum(weight for name, weight in COSTS.items() if not _fits(one, name, wanted[name]))
-        anything = sum(getattr(one, name) in (ANY, None) for name in COSTS)
-        return total, one.method != family, anything
+        return total, sum(getattr(one, name) in (ANY, None) for name in COSTS)
 
-    best = min(candidates, key=cost)
+    best = min((one for one in candidates if what in one.values), key=cost)
     other = [name for name in COSTS if not _fits(best, name, wanted[name])]
-    if best.method != family:
-        other.append("method")
     text = best.source
-    if not benchmark:
-        text = f"the paper's of CUB: {text}"
-    elif other:
+    if other:
         text = f"none was published for this {', '.join(other)}; nearest: {text}"
-    for what, note in (("one of a grid", best.grid), ("without", best.missing)):
+    for says, note in (("one of a grid", best.grid), ("without", best.missing)):
         if note:
-            text += f" ({what}: {note})"
+            text += f" ({says}: {note})"
     return best, text
 
 
 def _fits(one: PublishedRecipe, name: str, wanted: Any) -> bool:  # noqa: ANN401
-    return getattr(one, name) in (ANY, None, wanted)
+    held = getattr(one, name)
+    if name == "dataset" and held == "fgvc":
+        return wanted in FGVC
+    return held in (ANY, None, wanted)
 
 
 def _pretraining(model: str) -> str:

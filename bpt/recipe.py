@@ -1,6 +1,6 @@
 """Every hyper-parameter of a training, in one object that checks itself."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -10,6 +10,21 @@ from bpt.prompt import PromptOptions
 from burst.errors import BurstError, check_known
 
 METHODS = (*PROMPT_METHODS, "linear", "full")
+WHITENED = tuple(name for name in PROMPT_METHODS if name.startswith("bpt-"))
+# The methods that make use of an option, where not all of them do.
+USED_BY = {
+    "placement": PROMPT_METHODS,
+    "num_prompts": PROMPT_METHODS,
+    "rank": ("bpt-bilinear",),
+    "spt_tokens": ("spt",),
+    "bilinear_init": ("bpt-bilinear",),
+    "whitening": WHITENED,
+    "after": PROMPT_METHODS,
+    "weight_decay": (*PROMPT_METHODS, "full"),
+    "head_weight_decay": (*PROMPT_METHODS, "linear"),
+    "layer_decay": ("full",),
+    "drop_path": ("full",),
+}
 PRECISIONS = ("float32", "bfloat16", "float16")
 PROTOCOLS = ("standard", "authors")
 NORMALISATIONS = ("native", "reference")
@@ -132,8 +147,8 @@ class Recipe:
         self._check_numbers()
         if self.prompted:
             self.prompt_options  # noqa: B018  checks itself
-        if self.whitening and not self.needs_whitening:
-            raise BurstError(f"method {self.method} uses no whitening; leave it out")
+        if self.whitening:
+            check_used(self.method, ["whitening"])
         if self.pooling in ("prompts", "prompts+patches") and not self.prompted:
             raise BurstError(f"method {self.method} has no prompts to pool; leave the pooling out")
 
@@ -232,4 +247,19 @@ class Recipe:
         if self.batch_size % self.accumulation:
             raise BurstError(
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulation} equal parts"
+            )
+
+
+def check_used(method: str, options: Iterable[str]) -> None:
+    """Refuse an option that the method makes no use of.
+
+    Raises:
+        BurstError: there is one; it is named, and the methods that use it.
+    """
+    for name in options:
+        users = USED_BY.get(name, METHODS)
+        if method not in users:
+            raise BurstError(
+                f"method {method} makes no use of {name}, which is for {', '.join(users)}; "
+                "leave it out, or choose another method"
             )

@@ -9,10 +9,9 @@ events.out.tfevents* for TensorBoard
 result.json          the end: what the test split says
 """
 
-import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,6 +96,11 @@ class Run:
                 f"{self.folder} was trained on other weights of {recipe.model}: SHA-256 "
                 f"{about['weights_sha256']}, not {backbone.weights_sha256}"
             )
+        backbone = replace(
+            backbone,
+            crop_fraction=about.get("crop_fraction", 0.875),  # what runs read before they said so
+            crop_mode=about.get("crop_mode", "center"),
+        )
         state = self.trained_state()
         whitening = self._whitening(backbone) if recipe.method == "bpt-fwhiten" else {}
         model = restore_model(recipe, backbone, len(self.classes), state, whitening=whitening)
@@ -175,15 +179,20 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def save_checkpoint(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the state that training can go on from, whole or not at all."""
-    buffer = io.BytesIO()  # torch.save tells a full disk as something else than an OSError
-    torch.save({"kind": KIND, **content}, buffer)
-    with write_atomically(folder / CHECKPOINT) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    """Write the state that training can go on from, whole or not at all, tensor after tensor."""
+    with write_atomically(folder / CHECKPOINT) as temporary, temporary.open("wb") as stream:
+        try:
+            torch.save({"kind": KIND, **content}, stream)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # a full disk, say, in torch's words
+                raise error.__context__ from error
+            raise
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """What `save_checkpoint` wrote, on the CPU; None if nothing was saved yet.
+
+    Its tensors are mapped: each is read from the file when it is first used.
 
     Raises:
         CheckpointError: damaged, or of another kind.
@@ -191,7 +200,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / CHECKPOINT
     if not path.exists():
         return None
-    _, content = read_stored(path)
+    _, content = read_stored(path, mapped=True)
     if not isinstance(content, Mapping) or content.get("kind") != KIND:
         raise CheckpointError(f"{path} is not the state of a training")
     return dict(content)

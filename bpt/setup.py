@@ -82,6 +82,8 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
             "pretraining": backbone.pretraining,
             "weights_source": backbone.weights_source,
             "weights_sha256": backbone.weights_sha256,
+            "crop_fraction": backbone.crop_fraction,
+            "crop_mode": backbone.crop_mode,
         },
         "processes": rank_and_size()[1],
         **provenance(),
@@ -182,7 +184,7 @@ def make_trainer(
     prompts = getattr(model, "prompts", None)
     return Trainer(
         model,
-        forward if recipe.method == "linear" else _shared(forward, device),
+        _shared(forward, device),
         optimizer,
         prompts=list(prompts.parameters()) if prompts is not None else [],
         set_lr=schedule(optimizer, recipe, steps).step_update,

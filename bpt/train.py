@@ -339,8 +339,6 @@ class _Training:
         if done:
             sums = add_up(done.sums.clone()).cpu()
             within = {"step": done.step, "sums": sums, "seconds": done.seconds}
-        if not self.writes:
-            return
         content = {
             "epoch": self.epoch,
             "within": within,
@@ -348,7 +346,8 @@ class _Training:
             "seconds": self.seconds,
             "trainer": self.trainer.state(),
         }
-        folder.save_checkpoint(self.out, content)
+        if self.writes:
+            folder.save_checkpoint(self.out, content)
 
     def _load(self, state: dict[str, Any]) -> Progress:
         """Take over a saved state; how far its epoch was."""
@@ -362,6 +361,9 @@ class _Training:
         if self.writes:
             folder.save_metrics(self.out, self.metrics)
         self.say(f"resumed after epoch {self.epoch}, step {done.step} of the next")
+        others = len(state["trainer"]["random"]) != rank_and_size()[1]
+        if others and self.recipe.method == "full":
+            self.say("stochastic depth is drawn anew: the processes are not as many as before")
         return done
 
     def _leave(self) -> NoReturn:

@@ -38,7 +38,7 @@ from burst.files import make_folder, write_atomically
 from burst.histogram import Histogram, NonFinite
 from burst.images import ImageStream, open_images
 from burst.interaction import head_response_histogram, interaction, response_histogram
-from burst.kernels import histogram, matmul_histogram
+from burst.kernels import histogram, kernel_trials, matmul_histogram
 from burst.moments import Moments
 from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
 from burst.provenance import provenance, version
@@ -108,6 +108,7 @@ __all__ = [
     "histogram",
     "images_for",
     "interaction",
+    "kernel_trials",
     "known_backbones",
     "ks_distance",
     "load_backbone",

@@ -23,7 +23,7 @@ Weights = str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """A timm model without its head; `config` is timm's `pretrained_cfg`."""
+    """A timm model without its head; `config` is how timm prepares its images."""
 
     model: nn.Module
     config: dict[str, Any]
@@ -69,6 +69,8 @@ def load_foreign(name: str, weights: Weights, seed: int) -> ForeignModel:
     Raises:
         CheckpointError: timm has no weights for it, they cannot be downloaded, or do not fit.
     """
+    from timm.data.config import resolve_data_config
+
     repository = name.removeprefix(HUB) if name.startswith(HUB) else None
     link = _hub.hub_page(repository) if repository else _link(name)
     if weights is None and link is None:
@@ -79,13 +81,14 @@ def load_foreign(name: str, weights: Weights, seed: int) -> ForeignModel:
     architecture = "timm:ARCHITECTURE" if repository else name
     advice = f"get {link} elsewhere and give it as --model {architecture} --weights FILE"
     with _hub.explained(name, advice), _online(repository or weights is None), seeded(seed):
-        model, config = _create(name.removeprefix(TIMM), pretrained=weights is None)
+        model, origin = _create(name.removeprefix(TIMM), pretrained=weights is None)
+    config = resolve_data_config(pretrained_cfg=origin)  # type: ignore[no-untyped-call]
     if weights == RANDOM:
         return ForeignModel(model, config, RANDOM, None, None)
     if weights is not None:
         report = load_checkpoint(model, weights)
         return ForeignModel(model, config, str(weights), report.sha256, report)
-    file = _loaded_file(config)
+    file = _loaded_file(origin)
     return ForeignModel(model, config, str(link), sha256_of(file) if file else None, None)
 
 

@@ -36,8 +36,13 @@ DAMAGE = (
 )
 
 
-def read_stored(path: Path) -> tuple[str, Any]:
+def read_stored(path: Path, *, mapped: bool = False) -> tuple[str, Any]:
     """The kind of a weight file, told by its content and not by its name, and what it holds.
+
+    Args:
+        path: the file.
+        mapped: map the tensors of a torch file into memory, to be read when they are first used;
+            for a file that nobody changes in place.
 
     Returns:
         `"torch"` and whatever was saved, `"safetensors"` and name -> tensor, or `"npz"` and
@@ -51,7 +56,7 @@ def read_stored(path: Path) -> tuple[str, Any]:
     if kind == "pickle":
         raise _code_error(path, _imports(path))
     try:
-        return kind, READERS[kind](path)
+        return kind, _read_torch(path, mmap=mapped) if kind == "torch" else READERS[kind](path)
     except DAMAGE as error:
         raise _reading_error(path, error) from error
 
@@ -112,10 +117,10 @@ def _kind_of_zip(path: Path) -> str:
     raise CheckpointError(f"{path} is a zip archive without weights; {EXPECTED}; unpack it first")
 
 
-def _read_torch(path: Path) -> object:
+def _read_torch(path: Path, *, mmap: bool = False) -> object:
     # A Namespace of plain values is what MAE's and timm's training scripts store under `args`.
     with torch.serialization.safe_globals([argparse.Namespace]):
-        stored: object = torch.load(path, map_location="cpu", weights_only=True)
+        stored: object = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     return stored
 
 

@@ -29,7 +29,8 @@ from burst._timm import (
     seeded,
 )
 from burst.checkpoint import LoadReport, load_checkpoint
-from burst.errors import BurstError, CheckpointError, UnknownName
+from burst.errors import BurstError, CheckpointError, ImageError, UnknownName
+from burst.preprocess import Preprocess
 
 HERE = Path(__file__).parent
 PRETRAININGS = ("mae", "moco_v3", "supervised", "unknown")
@@ -46,7 +47,8 @@ class BackboneSpec:
     mean of all tokens but the class token and then the final norm. `parameters` counts the encoder
     alone. `sha256` is of the file that comes with the package; `md5`, perhaps only its beginning,
     of the file at `url`. `shared_file_name` says that other weights are published under the same
-    file name. Sizes are in pixels; `mean` and `std` are for RGB values in 0..1.
+    file name. Sizes are in pixels; `mean` and `std` are for RGB values in 0..1. `crop_fraction` and
+    `crop_mode` are how its published evaluation crops, see `burst.preprocess.Preprocess`.
 
     Raises:
         BurstError: fields that contradict each other.
@@ -63,8 +65,10 @@ class BackboneSpec:
     parameters: int
     mean: Triple
     std: Triple
+    crop_fraction: float
     licence: str
     interpolation: str = "bicubic"
+    crop_mode: str = "center"
     package_file: str | None = None
     timm_tag: str | None = None
     url: str | None = None
@@ -150,7 +154,8 @@ class Backbone:
         pooling: `avg` or `token`, see `BackboneSpec`.
         mean, std: of RGB values in 0..1, as in pretraining.
         image_size: (height, width) in pixels.
-        interpolation: how images are resized.
+        interpolation, crop_fraction, crop_mode: how images are resized and cropped, see
+            `Preprocess`.
         weights_source: a path, URL or `package:FILE`; or `random`.
         weights_sha256: of the weight file; None if random, or if timm keeps no file of it.
         spec: the entry of the registry; None for a foreign timm model.
@@ -167,8 +172,30 @@ class Backbone:
     interpolation: str
     weights_source: str
     weights_sha256: str | None
+    crop_fraction: float = 0.875
+    crop_mode: str = "center"
     spec: BackboneSpec | None = None
     report: LoadReport | None = None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes what the model reads; the one place that says so.
+
+        Raises:
+            ImageError: the model's images are not square.
+            UnknownName: its interpolation or crop mode is not known.
+        """
+        height, width = self.image_size
+        if height != width:
+            raise ImageError(f"{self.name} reads {height} x {width} images; only squares are known")
+        return Preprocess(
+            image_size=height,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            crop_fraction=self.crop_fraction,
+            crop_mode=self.crop_mode,
+        )
 
 
 @functools.cache
@@ -228,6 +255,8 @@ def load_backbone(
         std=spec.std,
         image_size=(spec.image_size, spec.image_size),
         interpolation=spec.interpolation,
+        crop_fraction=spec.crop_fraction,
+        crop_mode=spec.crop_mode,
         weights_source=source,
         weights_sha256=report.sha256 if report else None,
         spec=spec,
@@ -301,6 +330,8 @@ def _foreign_backbone(name: str, foreign: ForeignModel, device: torch.device) ->
         std=tuple(config["std"]),
         image_size=tuple(size or config["input_size"][-2:]),
         interpolation=config["interpolation"],
+        crop_fraction=config["crop_pct"],
+        crop_mode=config["crop_mode"],
         weights_source=foreign.source,
         weights_sha256=foreign.sha256,
         report=foreign.report,

@@ -206,7 +206,7 @@ def decorrelate(factor: Floats, *, method: str = "zca", floor: float = 1e-6) -> 
     if raised[-1] <= 0:
         raise BurstError(
             f"its covariance is singular, of rank {np.count_nonzero(s)} of {len(s)}; "
-            "give a floor above 0, or shrinkage"
+            "give a floor above 0"
         )
     scaled = u.T / np.sqrt(raised)[:, None]
     basis = _rotation(method, u, scaled)

@@ -51,6 +51,7 @@ class Histogram:
         backend: which implementation counted.
         precision: how a product was multiplied (see `burst.kernels.matmul_histogram`); empty where
             the values were given.
+        kernel: how the triton backend was cut and counted (see `burst.kernel_trials`).
 
     Raises:
         ShapeError: counts do not fit the axis, or do not add up to the moments' count, or lie
@@ -68,6 +69,7 @@ class Histogram:
         nonfinite: NonFinite | None = None,
         backend: str = "",
         precision: str = "",
+        kernel: str = "",
     ) -> None:
         flow = np.array(counts, dtype=np.int64)
         if flow.shape != (axis.bins + 2,):
@@ -85,6 +87,7 @@ class Histogram:
         self.nonfinite = nonfinite or NonFinite()
         self.backend = backend
         self.precision = precision
+        self.kernel = kernel
 
     @property
     def count(self) -> int:
@@ -156,6 +159,7 @@ class Histogram:
             nonfinite=self.nonfinite + other.nonfinite,
             backend=_either(self.backend, other.backend),
             precision=_either(self.precision, other.precision),
+            kernel=_either(self.kernel, other.kernel),
         )
 
     def __radd__(self, other: int) -> "Histogram":
@@ -205,6 +209,7 @@ class Histogram:
             "nonfinite": [self.nonfinite.nan, self.nonfinite.neg_inf, self.nonfinite.pos_inf],
             "backend": self.backend,
             "precision": self.precision,
+            "kernel": self.kernel,
         }
 
     @classmethod
@@ -217,6 +222,7 @@ class Histogram:
             nonfinite=NonFinite(*form["nonfinite"]),
             backend=form["backend"],
             precision=form.get("precision", ""),
+            kernel=form.get("kernel", ""),
         )
 
     def _with(self, axis: Axis, flow: Counts) -> "Histogram":
@@ -227,11 +233,13 @@ class Histogram:
             nonfinite=self.nonfinite,
             backend=self.backend,
             precision=self.precision,
+            kernel=self.kernel,
         )
 
 
 def _either(one: str, two: str) -> str:
-    return one if one == two else f"{one}+{two}"
+    """All names, each once: thousands of batches may be added, counted by two kernels in turn."""
+    return "+".join(dict.fromkeys(name for name in f"{one}+{two}".split("+") if name))
 
 
 def _trim(axis: FloatAxis, flow: Counts) -> tuple[FloatAxis, Counts]:

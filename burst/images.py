@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +45,7 @@ def open_images(
     std: Sequence[float],
     interpolation: str = "bicubic",
     crop_fraction: float = 0.875,
+    crop_mode: str = "center",
     seed: int = 0,
     skip_bad: bool = False,
 ) -> "ImageStream":
@@ -64,14 +67,15 @@ def open_images(
         mean: per channel (R, G, B), of values in 0..1.
         std: same; positive.
         interpolation: how to resize; see `Preprocess`.
-        crop_fraction: what the centre crop keeps of the resized short side (files only).
+        crop_fraction: what the centre crop keeps of the resized image (files only).
+        crop_mode: how files are resized, see `Preprocess`.
         seed: of the order, or of the crops; not negative.
         skip_bad: leave out images that cannot be read, and go on.
 
     Raises:
         ImageError: the source is missing, empty, damaged or of another kind, or a number is out
             of range. Reading a bad image raises it while iterating.
-        UnknownName: an interpolation that is not known.
+        UnknownName: an interpolation or crop mode that is not known.
     """
     _check_numbers(num_images=num_images, batch_size=batch_size, seed=seed)
     preprocess = Preprocess(
@@ -80,6 +84,7 @@ def open_images(
         std=std,
         interpolation=interpolation,
         crop_fraction=crop_fraction,
+        crop_mode=crop_mode,
     )
     if source == SAMPLE:
         sizes, opener = _sample(num_images, seed, preprocess)
@@ -93,6 +98,7 @@ def open_images(
         opener=opener,
         preprocess=preprocess,
         skip_bad=skip_bad,
+        seed=seed,
     )
 
 
@@ -110,6 +116,7 @@ class ImageStream:
         skipped: (name, reason) of each image left out, in order; filled while iterating.
         fingerprint: sha256 in hex of the names and sizes in bytes of all images chosen, in order;
             the same for every shard. It says which files were read, not what was in them.
+        seed: of the choice and order of the images; None if nobody drew them.
 
     Raises (while iterating):
         ImageError: an image cannot be read and `skip_bad` is off; or no image at all could be.
@@ -125,12 +132,14 @@ class ImageStream:
         opener: Opener,
         preprocess: Preprocess,
         skip_bad: bool,
+        seed: int | None = None,
         is_shard: bool = False,
     ) -> None:
         self.source = source
         self.names = [name for batch in batches for name in batch]
         self.skipped: list[tuple[str, str]] = []
         self.fingerprint = fingerprint
+        self.seed = seed
         self.batch_names = batches
         self._opener = opener
         self._preprocess = preprocess
@@ -146,6 +155,18 @@ class ImageStream:
     def batches(self) -> int:
         """How many batches will be read; one whose images are all skipped is not yielded."""
         return len(self.batch_names)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Which images, and how they are prepared: plain data, as JSON gives it back."""
+        how = asdict(self._preprocess)
+        how |= {"mean": list(how["mean"]), "std": list(how["std"])}
+        return {
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+            **how,
+        }
 
     def shard(self, rank: int, world_size: int) -> "ImageStream":
         """The part for one of `world_size` processes: batches rank, rank + world_size, ...
@@ -170,6 +191,7 @@ class ImageStream:
             opener=self._opener,
             preprocess=self._preprocess,
             skip_bad=self._skip_bad,
+            seed=self.seed,
             is_shard=self._is_shard,
         )
 

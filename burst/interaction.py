@@ -6,6 +6,7 @@ from burst.axis import Axis, FloatAxis
 from burst.errors import ShapeError, UnknownName
 from burst.histogram import Histogram
 from burst.kernels import matmul_histogram
+from burst.precision import plain_float32
 
 CONVENTIONS = ("paper", "authors")
 _DEFAULT_AXIS = FloatAxis()
@@ -38,9 +39,10 @@ def interaction(w_q: Tensor, w_k: Tensor, *, convention: str = "paper") -> Tenso
     _check_pair(w_q, w_k)
     if convention not in CONVENTIONS:
         raise UnknownName("convention", convention, CONVENTIONS)
-    if convention == "authors":
-        return w_q.float().mT @ w_k.float()
-    return w_q.float() @ w_k.float().mT
+    with plain_float32(w_q.device):
+        if convention == "authors":
+            return w_q.float().mT @ w_k.float()
+        return w_q.float() @ w_k.float().mT
 
 
 def response_histogram(
@@ -94,7 +96,8 @@ def head_response_histogram(
         UnknownName, BackendError: see `burst.kernels.matmul_histogram`.
     """
     _check_pair(w_q, w_k)
-    keys = _rows(x, w_k.shape[0]).float() @ w_k.float()
+    with plain_float32(x.device):
+        keys = _rows(x, w_k.shape[0]).float() @ w_k.float()
     return matmul_histogram(w_q, keys.mT, axis, backend=backend, precision=precision)
 
 

@@ -1,8 +1,9 @@
 """One image file's bytes -> the pixels a backbone expects.
 
 The conventions are the field's (torchvision's ImageFolder and timm at evaluation): RGB, which drops
-an alpha channel; EXIF orientation is not applied; the first frame of several; short side resized to
-`floor(image_size / crop_fraction)`, antialiased, then a centre crop.
+an alpha channel; EXIF orientation is not applied; the first frame of several; resized, antialiased,
+by one of three modes, to `floor(image_size / crop_fraction)`, then a centre crop. The pixels are
+those of timm's `create_transform` with the same numbers.
 """
 
 import math
@@ -18,10 +19,11 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from burst.archive import reason
-from burst.errors import ImageError, UnknownName
+from burst.errors import ImageError, UnknownName, check_known
 
 # Named, because Pillow would otherwise try whatever the bytes look like, Ghostscript included.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
 
 
@@ -74,11 +76,14 @@ class Preprocess:
         mean: per channel (R, G, B), of values in 0..1.
         std: same; positive.
         interpolation: how to resize: bicubic, bilinear, lanczos, box, hamming, nearest.
-        crop_fraction: share of the resized short side that the centre crop keeps, in (0, 1].
+        crop_fraction: image_size over the side to resize to: what the centre crop keeps of that.
+            Above 1, as in some of timm's models, the image stands in a black frame.
+        crop_mode: "center": the short side is resized; "squash": both sides are, whatever the
+            aspect; "border": the long side is, and the short one filled up with `mean`.
 
     Raises:
         ImageError: a number out of range.
-        UnknownName: an interpolation that is not known.
+        UnknownName: an interpolation or a crop mode that is not known.
     """
 
     image_size: int
@@ -86,12 +91,15 @@ class Preprocess:
     std: Sequence[float]
     interpolation: str = "bicubic"
     crop_fraction: float = 0.875
+    crop_mode: str = "center"
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
             raise ImageError(f"image_size {self.image_size} must be at least 1 pixel")
-        if not 0 < self.crop_fraction <= 1:
-            raise ImageError(f"crop_fraction {self.crop_fraction} must lie in (0, 1]")
+        if not 0 < self.crop_fraction <= self.image_size:
+            raise ImageError(
+                f"crop_fraction {self.crop_fraction} must lie in (0, image_size]: usually 0.8 to 1"
+            )
         if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise ImageError(
                 f"mean {tuple(self.mean)} and std {tuple(self.std)} must be three numbers each "
@@ -99,22 +107,50 @@ class Preprocess:
             )
         if self.interpolation not in INTERPOLATIONS:
             raise UnknownName("interpolation", self.interpolation, INTERPOLATIONS)
+        check_known("crop mode", self.crop_mode, CROP_MODES)
 
     def centre(self, image: Image.Image) -> Tensor:
-        """(3, image_size, image_size) uint8: short side resized, centre cropped.
+        """(3, image_size, image_size) uint8: resized by the crop mode, centre cropped.
 
         Raises:
-            ImageError: the image is so narrow that, resized, it would pass Pillow's pixel limit.
+            ImageError: the image is so narrow that, resized, it would pass Pillow's pixel limit or
+                lose all of its short side.
         """
-        short = math.floor(self.image_size / self.crop_fraction)
-        try:
-            _check_pixels(short, short * max(image.size) // min(image.size))
-        except ImageError as error:
-            raise ImageError(f"too narrow to resize its short side to {short}: {error}") from None
-        resized = transforms.resize(image, [short], interpolation=self._mode)
+        resized = transforms.resize(image, self._resized(image), interpolation=self._mode)
+        if self.crop_mode == "border":
+            resized = self._framed(resized)
         cropped = transforms.center_crop(resized, [self.image_size])
         pixels: Tensor = transforms.pil_to_tensor(cropped)
         return pixels
+
+    @property
+    def fill(self) -> list[int]:
+        """The colour, 0..255, around an image in `border` mode: that of no signal."""
+        return [round(255 * value) for value in self.mean]
+
+    def _resized(self, image: Image.Image) -> list[int]:
+        """What torchvision is to resize an image to: its short side, or height and width."""
+        side = math.floor(self.image_size / self.crop_fraction)
+        if self.crop_mode == "squash":
+            return [side, side]
+        if self.crop_mode == "border":
+            ratio = max(image.size) / side
+            height, width = round(image.height / ratio), round(image.width / ratio)
+            if not min(height, width):
+                raise ImageError(f"too narrow to resize its long side to {side}")
+            return [height, width]
+        try:
+            _check_pixels(side, side * max(image.size) // min(image.size))
+        except ImageError as error:
+            raise ImageError(f"too narrow to resize its short side to {side}: {error}") from None
+        return [side]
+
+    def _framed(self, image: Image.Image) -> Image.Image:
+        """With what is missing to `image_size` added on both sides, more of it right and below."""
+        missing = [max(0, self.image_size - side) for side in image.size]
+        before, after = [side // 2 for side in missing], [(side + 1) // 2 for side in missing]
+        framed: Image.Image = transforms.pad(image, before + after, fill=self.fill)
+        return framed
 
     def crop(
         self, image: Image.Image, *, top: int, left: int, height: int, width: int, flip: bool

@@ -29,6 +29,7 @@ from burst.errors import (
     check_known,
 )
 from burst.files import write_atomically
+from burst.fingerprint import model_differences, qk_sha256
 from burst.float64 import to_float64
 from burst.forward import TOKENS, Progress, read_tokens
 from burst.images import ImageStream
@@ -132,8 +133,11 @@ class TokenMoments:
         weights_sha256: of its weight file, if it has one.
         tokens: "all" or "patch".
         images: how many images were read.
-        sources: source and fingerprint of the image streams read, each once.
+        sources: what image streams were read, each once: their `record`. In files that were written
+            before it said more, `source` and `fingerprint` alone.
         bad_images: (name, reason) of each image that was left out.
+        qk_sha256: the model's fingerprint, see `burst.fingerprint`; None in files that were written
+            before there was one, which are told by name and weight file.
 
     Raises:
         BurstError: on adding moments of another model, other blocks or another kind of tokens.
@@ -144,21 +148,23 @@ class TokenMoments:
     weights_sha256: str | None
     tokens: str
     images: int
-    sources: tuple[tuple[str, str], ...]
+    sources: tuple[Mapping[str, Any], ...]
     bad_images: tuple[tuple[str, str], ...] = ()
+    qk_sha256: str | None = None
 
     def __add__(self, other: "TokenMoments") -> "TokenMoments":
-        for what in ("model", "weights_sha256", "tokens"):
-            mine, theirs = getattr(self, what), getattr(other, what)
-            if mine != theirs:
-                raise BurstError(f"moments of different {what} ({mine}, {theirs}) do not add")
+        differing = model_differences(vars(self), vars(other))
+        if self.tokens != other.tokens:
+            differing.append(f"tokens {self.tokens}, not {other.tokens}")
+        if differing:
+            raise BurstError(f"moments that differ do not add: {'; '.join(differing)}")
         if self.blocks.keys() != other.blocks.keys():
             raise BurstError(f"blocks {[*self.blocks]} and {[*other.blocks]} do not add")
         return replace(
             self,
             blocks={block: one + other.blocks[block] for block, one in self.blocks.items()},
             images=self.images + other.images,
-            sources=tuple(dict.fromkeys(self.sources + other.sources)),
+            sources=self.sources + tuple(s for s in other.sources if s not in self.sources),
             bad_images=self.bad_images + other.bad_images,
         )
 
@@ -193,8 +199,7 @@ class TokenMoments:
             counts, sources = about.pop("counts"), about.pop("sources")
             blocks = {int(block): _read(tensors, block, n) for block, n in counts.items()}
             bad = tuple((name, why) for name, why in about.pop("bad_images"))
-            pairs = tuple((source, fingerprint) for source, fingerprint in sources)
-            return cls(blocks, sources=pairs, bad_images=bad, **about)
+            return cls(blocks, sources=tuple(map(_source, sources)), bad_images=bad, **about)
         except (ShapeError, *DAMAGE) as error:
             raise CheckpointError(f"{path} does not hold second moments: {error}") from error
 
@@ -208,6 +213,12 @@ def _metadata(path: Path) -> dict[str, Any]:
     except DAMAGE:
         pass
     raise CheckpointError(f"{path} does not hold second moments; expected what `save` wrote")
+
+
+def _source(entry: list[str] | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(entry, list):  # as it was written before it said more
+        return dict(zip(("source", "fingerprint"), entry, strict=True))
+    return entry
 
 
 def _read(tensors: Mapping[str, Tensor], block: str, count: int) -> SecondMoments:
@@ -270,8 +281,9 @@ def collect_moments(
             backbone.weights_sha256,
             tokens,
             mine.count - len(mine.skipped),
-            ((images.source, images.fingerprint),),
+            (images.record,),
             tuple(mine.skipped),
+            qk_sha256(backbone.model),
         )
 
     return _merged(images, together(read))

@@ -15,10 +15,10 @@ from burst.distributed import add_histograms, rank_and_size, together
 from burst.errors import (
     BurstError,
     EmptyResult,
-    ImageError,
     UnsupportedModel,
     check_known,
 )
+from burst.fingerprint import identity
 from burst.forward import TOKENS, Progress, read_tokens
 from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
@@ -28,7 +28,7 @@ from burst.interaction import (
     interaction,
     response_histogram,
 )
-from burst.kernels import PRECISIONS, histogram
+from burst.kernels import PRECISIONS, histogram, kernel_trials
 from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
 from burst.statistics import STATISTICS, describe
 from burst.tokens import AttentionBlock, select_blocks
@@ -148,7 +148,7 @@ def images_for(
     seed: int = 0,
     skip_bad: bool = False,
 ) -> ImageStream:
-    """`open_images` with the backbone's own size and normalisation.
+    """`open_images` as the backbone's images are prepared, see `Backbone.preprocess`.
 
     The batch size is chosen so that a batch has about 4,096 tokens on the CPU and eight times as
     many on a GPU, whatever the size of image and patch.
@@ -156,20 +156,15 @@ def images_for(
     Raises:
         ImageError: see `open_images`; or the backbone's images are not square.
     """
-    height, width = backbone.image_size
-    if height != width:
-        raise ImageError(f"{backbone.name} reads {height} x {width} images; only squares are known")
+    preprocess = backbone.preprocess
     patches = getattr(getattr(backbone.model, "patch_embed", None), "num_patches", None)
-    tokens = patches or max(1, (height // 16) * (width // 16))
+    tokens = patches or max(1, (preprocess.image_size // 16) ** 2)
     device = next(backbone.model.parameters()).device
     return open_images(
         source,
         num_images=num_images,
         batch_size=max(1, TOKENS_A_BATCH[device.type != "cpu"] // tokens),
-        image_size=height,
-        mean=backbone.mean,
-        std=backbone.std,
-        interpolation=backbone.interpolation,
+        **vars(preprocess),
         seed=seed,
         skip_bad=skip_bad,
     )
@@ -362,14 +357,10 @@ def _record(
     bad_images: tuple[tuple[str, str], ...],
 ) -> dict[str, Any]:
     return {
-        "model": backbone.name,
-        "pretraining": backbone.pretraining,
-        "weights": backbone.weights_source,
-        "weights_sha256": backbone.weights_sha256,
+        **identity(backbone),
         "images": {
-            "source": images.source,
+            **images.record,
             "count": images.count - len(bad_images),
-            "fingerprint": images.fingerprint,
             "bad": [list(bad) for bad in bad_images],
         }
         if options.need_images
@@ -377,6 +368,7 @@ def _record(
         "options": asdict(options),
         "backend": sorted({hist.backend for hist in histograms.values()}),
         "precision": sorted({hist.precision for hist in histograms.values()} - {""}),  # of products
+        "kernels": kernel_trials(),
         "nonfinite": sum(hist.nonfinite.total for hist in histograms.values()),
         "device": str(next(backbone.model.parameters()).device),
         "processes": rank_and_size()[1],

@@ -166,7 +166,9 @@ def capture(
         A mapping from block index to the tokens last read, detached, in the dtype and on the
         device in which the attention reads them; empty with `on_tokens`. Shape (B, N, d);
         (B * windows, N, d) where attention is windowed; grids are flattened to (B, H * W, d).
-        Windows are as the attention sees them, zero padding at the border included.
+        Windows are as the attention sees them, zero padding at the border included. An attention
+        that says `batch_first=False`, as `nn.MultiheadAttention` does unless told otherwise, reads
+        (N, B, d): its tokens are handed over as (B, N, d) all the same.
 
     An attention that runs twice in one forward pass is reported twice, and the last one is kept.
     Recomputation by gradient checkpointing during the backward pass is not a new reading and is
@@ -176,12 +178,14 @@ def capture(
         BurstError: a block index out of range.
         HookNeverFired: on leaving, if a block asked for read nothing and no error is under way.
         UnsupportedModel: no attention blocks; two blocks that share one attention; an attention
-            that reads something other than tokens; a compiled, scripted or DataParallel model,
-            where hooks are skipped or run at once in several threads.
+            that reads something other than tokens, or wraps a sequence-first one, so that its own
+            layout is not known; a compiled, scripted or DataParallel model, where hooks are skipped
+            or run at once in several threads.
     """
     chosen = select_blocks(model, blocks)
     _check_hooks_work(model, chosen)
     _check_not_shared(find_blocks(model), chosen)
+    _check_layout_is_known(chosen)
     tokens: dict[int, Tensor] = {}
     receive = tokens.__setitem__ if on_tokens is None else on_tokens
     fired: set[int] = set()
@@ -255,6 +259,22 @@ def _check_not_shared(found: Iterable[AttentionBlock], chosen: Iterable[Attentio
             )
 
 
+def _check_layout_is_known(chosen: Iterable[AttentionBlock]) -> None:
+    for block in chosen:
+        for name, inner in block.attention.named_modules():
+            if name and _is_sequence_first(inner):
+                raise UnsupportedModel(
+                    f"{block.attention_name} ({type(block.attention).__name__}) wraps {name} "
+                    f"({type(inner).__name__}), which reads (N, B, d): whether it does so too is "
+                    "not known; make that one batch_first=True, or leave this block out"
+                )
+
+
+def _is_sequence_first(attention: nn.Module) -> bool:
+    # The word of nn.MultiheadAttention and of the attentions that are written after it.
+    return getattr(attention, "batch_first", True) is False
+
+
 def _reading_hook(
     block: AttentionBlock, fired: set[int], receive: Callable[[int, Tensor], None]
 ) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
@@ -276,12 +296,14 @@ def _in_backward() -> bool:
 
 
 def _as_tokens(x: object, block: AttentionBlock) -> Tensor:
-    if isinstance(x, Tensor):
+    if isinstance(x, Tensor) and not x.is_nested:
         if x.ndim == 3:
-            return x.detach()
+            return x.detach().transpose(0, 1) if _is_sequence_first(block.attention) else x.detach()
         if x.ndim > 3 and isinstance(block.attention, GRID_ATTENTIONS):
             return x.detach().flatten(1, -2)
-    what = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+    what = type(x).__name__
+    if isinstance(x, Tensor):
+        what = "a nested tensor" if x.is_nested else f"shape {tuple(x.shape)}"
     raise UnsupportedModel(
         f"{block.attention_name} ({type(block.attention).__name__}) reads {what}, "
         "expected tokens (B, N, d); leave this block out"

@@ -28,6 +28,7 @@ from burst.decorrelation import (
 )
 from burst.distributed import rank_and_size
 from burst.errors import BurstError, ShapeError
+from burst.fingerprint import identity, model_differences
 from burst.forward import Progress
 from burst.images import ImageStream
 from burst.response import response_matrix
@@ -297,11 +298,11 @@ def responses(
 def _check_moments(
     moments: TokenMoments, backbone: Backbone, chosen: Sequence[int], options: WhiteningOptions
 ) -> None:
-    given = (moments.model, moments.weights_sha256, moments.tokens)
-    expected = (backbone.name, backbone.weights_sha256, options.tokens)
-    for what, one, other in zip(("model", "weights", "tokens"), given, expected, strict=True):
-        if one != other:
-            raise BurstError(f"the moments are of {what} {one}, not {other}")
+    differing = model_differences(vars(moments), identity(backbone))
+    if moments.tokens != options.tokens:
+        differing.append(f"tokens {moments.tokens}, not {options.tokens}")
+    if differing:
+        raise BurstError(f"the moments are of {'; '.join(differing)}")
     missing = [block for block in chosen if block not in moments.blocks]
     if missing:
         raise BurstError(f"the moments lack blocks {missing}; they have {[*moments.blocks]}")
@@ -330,16 +331,13 @@ def _record(
     tasks: Sequence[_Task],
 ) -> dict[str, Any]:
     return {
-        "model": backbone.name,
-        "pretraining": backbone.pretraining,
-        "weights": backbone.weights_source,
-        "weights_sha256": backbone.weights_sha256,
+        **identity(backbone),
         "model_blocks": len(find_blocks(backbone.model)),
         "dim": tasks[0].moments.dim,
         "images": {
             "count": moments.images,
             "held_out": held_out.images if held_out else 0,
-            "sources": [list(source) for source in moments.sources],
+            "sources": [dict(source) for source in moments.sources],
             "bad": [list(bad) for one in (moments, held_out) if one for bad in one.bad_images],
         },
         "token_count": tasks[0].moments.count,

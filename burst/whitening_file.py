@@ -17,6 +17,7 @@ from burst._weightfile import DAMAGE, read_stored
 from burst.backbone import Backbone
 from burst.errors import CheckpointError, OutputError
 from burst.files import write_atomically
+from burst.fingerprint import identity, model_differences
 from burst.projection import describe_blocks
 from burst.whitening import BlockDiagnostics, Whitening
 
@@ -64,9 +65,13 @@ def save_whitening(whitening: Whitening, path: str | Path) -> None:
 def load_whitening(path: str | Path, backbone: Backbone | None = None) -> Whitening:
     """Read what `save_whitening` wrote, and check that it fits a backbone if one is given.
 
+    It fits a model with the same query and key weights, whatever that is called. A file that was
+    written before it held their fingerprint fits the model of its name and weight file.
+
     Raises:
-        CheckpointError: missing, damaged, of another kind, or not finite; or made for another
-            model, other weights, another d or another number of blocks, each of which is named.
+        CheckpointError: missing, damaged, of another kind, or not finite; made for another model,
+            other weights, another d or another number of blocks, each of which is named; or made
+            through the norm when that left the LayerNorm's centring out.
     """
     tensors, about = _read(Path(path))
     for name, dtype in TENSORS.items():
@@ -82,6 +87,11 @@ def load_whitening(path: str | Path, backbone: Backbone | None = None) -> Whiten
     shapes = {name: tuple(tensors[name].shape) for name in TENSORS}
     if shapes != {"W": shape, "eigenvalues": shape[:2], "mean": shape[:2]}:
         raise CheckpointError(f"{path} is damaged: its tensors are {shapes}, expected W {shape}")
+    if about.get("through_norm") and "qk_sha256" not in about:
+        raise CheckpointError(
+            f"{path} was made through the norm without its centring, by an earlier version; make "
+            "it again with `burst whiten --through-norm`"
+        )
     if backbone is not None:
         _check_fits(path, about, backbone)
     return Whitening(**tensors, blocks=tuple(per_block), record=about)
@@ -118,19 +128,11 @@ def _check_fits(path: str | Path, about: Mapping[str, Any], backbone: Backbone) 
     indices = about.get("blocks", [])
     dims = sorted({one.dim or 0 for one in described if one.index in indices})
     facts = {
-        "model": (about.get("model"), backbone.name),
-        "weights sha256": (about.get("weights_sha256"), backbone.weights_sha256),
         "number of blocks": (about.get("model_blocks"), len(described)),
         "d": (about.get("dim"), dims[0] if len(dims) == 1 else dims),
     }
-    differing = [
-        f"{name} {_short(made)}, not {_short(given)}"
-        for name, (made, given) in facts.items()
-        if made != given
+    differing = model_differences(about, identity(backbone)) + [
+        f"{name} {made}, not {given}" for name, (made, given) in facts.items() if made != given
     ]
     if differing:
         raise CheckpointError(f"{path} does not fit {backbone.name}: {'; '.join(differing)}")
-
-
-def _short(value: object) -> str:
-    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)

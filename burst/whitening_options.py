@@ -23,8 +23,10 @@ class WhiteningOptions:
         centred: C is the covariance of X; else its second moment E[x x^T].
         convention: "paper" or "authors", see `burst.interaction.interaction`.
         tokens: "all", or "patch" to leave class, distillation and register tokens out.
-        through_norm: whiten diag(g) A X^T, g being the gain of the block's `norm1`: what a prompt
-            meets that goes through that norm as the tokens do.
+        through_norm: whiten H diag(g) A X^T, what a prompt meets that goes through the block's
+            first norm as the tokens do, see `response_matrix`: H centres it and g is the norm's
+            gain. One direction of it never varies, so `floor` must be above 0. Behind a norm that
+            does not centre, such as an RMSNorm, it is diag(g) A X^T.
         head: whiten the response of this head alone, A_h X^T, whose rank is d_h; None for all.
         recipe: "corrected", or "authors": what their released code estimates. It sets
             `convention` to "authors", `centred` to False and `floor` to 0, and whitens the response

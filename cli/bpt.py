@@ -109,9 +109,12 @@ def train(
         ),
     ] = "bpt-bilinear",
     placement: Annotated[
-        str,
-        typer.Option(help="shallow, deep, last:4, first:4, 3+1 (first 3 and last 1), interval:4."),
-    ] = "shallow",
+        str | None,
+        typer.Option(
+            help="shallow (if not given), deep, last:4, first:4, 3+1 (first 3 and last 1), "
+            "interval:4."
+        ),
+    ] = None,
     num_prompts: Annotated[
         int | None, typer.Option(help="Prompt tokens a prompted block; 100, published deep: 50.")
     ] = None,
@@ -119,11 +122,15 @@ def train(
         int | None, typer.Option(help="Of bpt-bilinear: columns of its two factors; 75.")
     ] = None,
     spt_tokens: Annotated[
-        str, typer.Option(help="What spt starts from: random, mean, max or kmeans.")
-    ] = "random",
+        str | None,
+        typer.Option(help="What spt starts from: random (if not given), mean, max or kmeans."),
+    ] = None,
     bilinear_init: Annotated[
-        str, typer.Option(help="Start of the right factor: xavier or whitening.")
-    ] = "xavier",
+        str | None,
+        typer.Option(
+            help="Start of bpt-bilinear's right factor: xavier, or whitening, as if one is given."
+        ),
+    ] = None,
     whitening: Annotated[
         str | None,
         typer.Option(help="A file of `burst whiten`; else made from the training images."),
@@ -133,8 +140,11 @@ def train(
         typer.Option(help="default, prompts+patches, patches, prompts or token."),
     ] = "default",
     after: Annotated[
-        str, typer.Option(help="Prompt tokens behind the last prompted block: carry or drop.")
-    ] = "carry",
+        str | None,
+        typer.Option(
+            help="Prompt tokens behind the last prompted block: carry (if not given) or drop."
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the images; 100, for digits 10.")
     ] = None,
@@ -156,7 +166,9 @@ def train(
     weight_decay: Annotated[
         float | None, typer.Option(help="Of prompts; for full, of all matrices.")
     ] = None,
-    head_weight_decay: Annotated[float | None, typer.Option(help="Of the head.")] = None,
+    head_weight_decay: Annotated[
+        float | None, typer.Option(help="Of the head, but for full.")
+    ] = None,
     layer_decay: Annotated[
         float | None, typer.Option(help="full: factor of the rate from a block to the one before.")
     ] = None,

@@ -154,7 +154,10 @@ def whiten(
         float, typer.Option(help="Eigenvalues below this share of the largest are raised to it.")
     ] = 1e-6,
     through_norm: Annotated[
-        bool, typer.Option("--through-norm", help="Whiten what a prompt meets behind the norm.")
+        bool,
+        typer.Option(
+            "--through-norm", help="Whiten what a prompt meets behind the block's first norm."
+        ),
     ] = False,
     recipe: Annotated[
         str, typer.Option(help="`corrected`, or `authors`: what their code estimates.")

@@ -10,9 +10,15 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
+from bpt import METHODS as PROMPT_METHODS
 from bpt import Recipe, dataset_sizes, recipe_for, training_cost
-from burst import write_atomically
+from burst import known_backbones, write_atomically
 from reports.published import BACKBONES, METHODS, published_accuracies, settings
+
+SIZES = ("num_prompts", "rank")
+SHOWN = ("epochs", "batch_size", "train_fraction")  # said to differ where they were overridden
+# Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
+OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
 
 
 @dataclass(frozen=True)
@@ -121,8 +127,8 @@ def study_frame(
     """Our numbers beside the published ones: a row a cell.
 
     Columns: study, dataset, backbone, method, setting, published, ours, std, seeds, difference
-    (ours - published, points), differs (what of the table was overridden, or the protocol), run,
-    note (why there is no number).
+    (ours - published, points), differs (what of the table was overridden; protocol, normalisation
+    or weights, where the published number has others), run, note (why there is no number).
     """
     return pd.DataFrame([_row(cell, results) for cell in cells])
 
@@ -185,15 +191,33 @@ def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> Study
     if row["method"] not in METHODS:
         return StudyCell(*words, None, ())
     method, placement = METHODS[row["method"]]
-    asked = {"dataset": row["dataset"], "model": model, "placement": placement}
-    asked |= settings(row["setting"])
+    asked = {"dataset": row["dataset"], "model": model, **settings(row["setting"])}
+    if method in PROMPT_METHODS:
+        asked = {"placement": placement} | asked
+    recipe = recipe_for(**asked, method=method)
     differs = tuple(
         name
         for name, value in given.items()
-        if name in (*asked, "epochs", "train_fraction") and value != asked.get(name)
+        if name in (*asked, *SHOWN) and value != getattr(recipe, name)
     )
-    chosen = asked | {"method": method} | dict(given)
-    return StudyCell(*words, recipe_for(**chosen), differs)
+    if "dataset" in differs:  # of one's own images nothing was published: the prompt stays
+        asked = {name: getattr(recipe, name) for name in SIZES if name in recipe.origins} | asked
+    if given:
+        recipe = recipe_for(**asked | {"method": method} | dict(given))
+    return StudyCell(*words, recipe, differs)
+
+
+def _unasked(cell: StudyCell, recipe: Recipe) -> list[str]:
+    """What our defaults do otherwise than the published number."""
+    differs = []
+    if recipe.protocol != "authors":
+        differs.append("protocol")
+    kinds = {one.name: one.pretraining for one in known_backbones()}
+    if kinds.get(recipe.model) == "supervised" and recipe.normalisation != "reference":
+        differs.append("normalisation")  # for other backbones the two are the same
+    if cell.study == "table11" and cell.method in OF_VPT and recipe.weights is None:
+        differs += [] if "model" in cell.differs else ["weights"]
+    return differs
 
 
 def _row(cell: StudyCell, results: Mapping[str, dict[str, Any] | str]) -> dict[str, Any]:
@@ -215,10 +239,7 @@ def _row(cell: StudyCell, results: Mapping[str, dict[str, Any] | str]) -> dict[s
     if cell.recipe is None:
         return line
     outcome = results.get(cell.name, "not run")
-    differs = list(cell.differs)
-    if cell.recipe.protocol != "authors":
-        differs.append("protocol")
-    line |= {"differs": ", ".join(differs), "run": cell.name}
+    line |= {"differs": ", ".join([*cell.differs, *_unasked(cell, cell.recipe)]), "run": cell.name}
     if isinstance(outcome, str):
         return line | {"note": outcome}
     accuracy = outcome["test_accuracy"]

@@ -26,6 +26,7 @@ def _seeded():
 def _no_cache_at_home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("BURST_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -1,14 +1,13 @@
 """Histograms of tensors and of products that are never stored.
 
 One name, several implementations: `reference` is the definition, `torch` works tile by tile in
-the processor's cache (on any device that PyTorch has), `triton` keeps the tiles of a product and
-the counters on a GPU's chip. The histogram says which one counted. "auto" is `torch` on the CPU. On
-a GPU it is `triton`, once it has counted a small example right there (see `_trial`), and else
-`torch`, with a warning.
+the processor's cache (on any device that PyTorch has; Apple's GPUs lack float64, and their tensors
+are counted on the CPU), `triton` keeps the tiles of a product and the counters on a GPU's chip. The
+histogram says which one counted. "auto" is `torch` on the CPU. On a GPU it is `triton`, if a kernel
+has counted a small example right there (see `_trial`), and else `torch`, with a warning.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -20,8 +19,11 @@ from burst.axis import Axis, FloatAxis
 from burst.errors import BackendError, ShapeError, UnknownName
 from burst.histogram import Histogram
 from burst.kernels import _trial
+from burst.kernels._scaling import takes
+from burst.kernels._trial import kernel_trials
+from burst.precision import plain_float32
 
-__all__ = ["BACKENDS", "PRECISIONS", "choose", "histogram", "matmul_histogram"]
+__all__ = ["BACKENDS", "PRECISIONS", "choose", "histogram", "kernel_trials", "matmul_histogram"]
 
 BACKENDS = ("reference", "torch", "triton")
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
@@ -74,15 +76,14 @@ def histogram(x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto") -
 
     Raises:
         ShapeError: x is not of floating dtype.
-        UnknownName, BackendError: see `choose`; or "triton" cannot run where x is.
+        UnknownName, BackendError: see `choose`; or "triton" cannot run where x is, or not right.
 
     Warns:
-        BackendWarning: "auto" cannot use `triton` on a GPU; once a device.
+        BackendWarning: "auto" cannot use `triton` on a GPU; once for each reason.
     """
     _check_floating(x=x)
-    chosen = _pick(backend, x.device, axis, _trial.STREAM)
-    counted: Histogram = _implementation(chosen, x.device).histogram(x.detach(), _whole(axis))
-    return counted
+    x, axis = _countable(x.detach()), _whole(axis)
+    return _count("histogram", (x, axis), {}, backend)
 
 
 def matmul_histogram(
@@ -121,7 +122,7 @@ def matmul_histogram(
     Raises:
         ShapeError: a and b are not matrices that multiply, or on different devices.
         UnknownName, BackendError: see `choose`; or no such precision; or "triton" cannot run where
-            a and b are.
+            a and b are, or not right.
 
     Warns:
         BackendWarning: as `histogram`.
@@ -133,38 +134,46 @@ def matmul_histogram(
         raise ShapeError(f"a is on {a.device} and b on {b.device}; put both on one device")
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
-    chosen = _pick(backend, a.device, axis, precision)
-    count = _implementation(chosen, a.device).matmul_histogram
-    a, b, axis = a.detach(), b.detach(), _whole(axis)
-    counted: Histogram
+    a, b, axis = _countable(a.detach()), _countable(b.detach()), _whole(axis)
+    return _count("matmul_histogram", (a, b, axis), {"precision": precision}, backend)
+
+
+def _count(what: str, given: tuple[Any, ...], options: dict[str, str], backend: str) -> Histogram:
+    """Run the kernel called `what`; for "auto" with torch where Triton turns out not to serve."""
+    first, *_, axis = given
+    chosen = choose(
+        backend, first.device, installed=_trial.installed(), trusted=_trusted(backend, first, axis)
+    )
     if chosen == "triton":
-        counted = count(a, b, axis, precision=precision)
-    else:
-        with _plain_float32(a.device):
-            counted = count(a, b, axis)
-        counted.precision = "ieee"
+        try:
+            found: Histogram = getattr(_compiled(first.device), what)(*given, **options)
+            return found
+        except _trial.NoCut as problem:
+            if backend != "auto":
+                raise
+            _trial.warn(first.device, str(problem))
+            chosen = "torch"
+    count: Callable[..., Histogram] = getattr(_plain(chosen), what)
+    with plain_float32(first.device):
+        counted = count(*given)
+    counted.precision = "ieee" if options else ""
     return counted
 
 
-def _whole(axis: Axis) -> Axis:
-    """A float axis counts everything, whatever window a finished histogram left it with."""
-    return FloatAxis(axis.mantissa_bits) if isinstance(axis, FloatAxis) else axis
+def _trusted(requested: str, x: Tensor, axis: Axis) -> bool:
+    """Whether "auto" may try Triton on a GPU."""
+    if requested != "auto" or x.device.type != "cuda":
+        return False
+    if problem := _trial.obstacle(x.device):
+        _trial.warn(x.device, problem)
+    return problem is None and takes(axis)
 
 
-def _pick(requested: str, device: torch.device, axis: Axis, kernel: str) -> str:
-    """`choose`, after Triton's trial where the choice depends on it."""
-    trusted = (
-        requested == "auto"
-        and device.type == "cuda"
-        and _trial.passes(device, kernel)
-        and import_module("burst.kernels._triton").takes(axis)
-    )
-    return choose(requested, device, installed=_trial.installed(), trusted=trusted)
+def _plain(chosen: str) -> ModuleType:
+    return import_module(f"burst.kernels.{'_torch' if chosen == 'torch' else chosen}")
 
 
-def _implementation(chosen: str, device: torch.device) -> ModuleType:
-    if chosen != "triton":
-        return import_module(f"burst.kernels.{'_torch' if chosen == 'torch' else chosen}")
+def _compiled(device: torch.device) -> ModuleType:
     module: Any = import_module("burst.kernels._triton")
     if device.type != "cuda" and not module.INTERPRETED:
         raise BackendError(
@@ -174,18 +183,14 @@ def _implementation(chosen: str, device: torch.device) -> ModuleType:
     return module  # type: ignore[no-any-return]
 
 
-@contextmanager
-def _plain_float32(device: torch.device) -> Iterator[None]:
-    """Keep a GPU's float32 products in float32, whatever the caller's setting, for a while."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
+def _countable(x: Tensor) -> Tensor:
+    """On a device that has float64."""
+    return x.cpu() if x.device.type == "mps" else x
+
+
+def _whole(axis: Axis) -> Axis:
+    """A float axis counts everything, whatever window a finished histogram left it with."""
+    return FloatAxis(axis.mantissa_bits) if isinstance(axis, FloatAxis) else axis
 
 
 def _check_floating(**tensors: Tensor) -> None:

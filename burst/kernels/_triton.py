@@ -1,7 +1,8 @@
 """Launches the Triton kernels of `_triton_kernels` and turns their sums into a `Histogram`.
 
-What a launch needs beside the operands: a shift and a scale for the moments, from a probe of the
-data; the axis as float32 numbers; and zeroed counters. Nothing of the product's size is held.
+What a launch needs beside the operands: a cut (`_tiles`), tried on this GPU (`_trial`); a shift and
+a scale for the moments, from a probe of the data; the axis as float32 numbers (`_scaling`); and
+zeroed counters. Nothing of the product's size is held.
 """
 
 import math
@@ -17,33 +18,59 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from burst.axis import Axis, FloatAxis, RegularAxis
-from burst.errors import BackendError
 from burst.histogram import Histogram, NonFinite
+from burst.kernels import _trial
 from burst.kernels import _triton_kernels as kernels
-from burst.kernels._ptx import WINDOW_BINS, increment
-from burst.kernels._tiles import PLAIN_SHARED_MEMORY, STREAM, Tile, product_tile
+from burst.kernels._ptx import increment
+from burst.kernels._resources import Limits, misfit
+from burst.kernels._scaling import better_probe, central_moments, check_axis, grid, probe
+from burst.kernels._tiles import Tile, is_covered, product_tiles, stream_tiles, window
 from burst.moments import Moments
 
 NAME = "triton"
 INTERPRETED = not isinstance(kernels.histogram_kernel, triton.runtime.JITFunction)
-RESERVED = 1 << 10  # bytes of shared memory that a program does not get, from 9.0 on
 PROBE = 256  # rows and columns of the product, or 256^2 entries, that shift and scale come from
 COPY = 1 << 26  # most entries copied at once of a tensor that has gaps
 READABLE = (torch.float32, torch.float16, torch.bfloat16)  # others are copied to float32
-FARTHEST = 2.0**127  # regular axes must end before
 INTERPRETED_PROGRAMS = 3
+ATTEMPTS = 4  # at shift and scale; the second is right unless a sample misled
 
 Kernel: TypeAlias = Any  # what `triton.jit` makes
 Sums = tuple[NDArray[np.float64], NDArray[np.int64]]  # (programs, 6) and (programs, 3)
 
 
 def histogram(x: Tensor, axis: Axis, *, tile: Tile | None = None) -> Histogram:
-    """Count the entries of `x` in one pass over memory."""
-    cut = tile or STREAM
-    pieces = [piece for piece in _pieces(_readable(x)) if piece.numel()]
+    """Count the entries of `x` in one pass over memory; with a tile of one's own it is not tried.
+
+    Raises:
+        BackendError: see `_trial.choose`, `_scaling.check_axis`.
+    """
+    check_axis(axis)
+    x = _readable(x)
+    return stream(x, axis, tile or _stream_tile(x, axis)).collect()
+
+
+def matmul_histogram(
+    a: Tensor, b: Tensor, axis: Axis, *, precision: str, tile: Tile | None = None
+) -> Histogram:
+    """Count the entries of a @ b, whose tiles exist in registers only; `tile` as in `histogram`.
+
+    Raises:
+        BackendError: see `histogram`.
+    """
+    check_axis(axis)
+    a, b, precision = _operands(a, b, precision)
+    return product(a, b, axis, precision, tile or _product_tile(a, b, axis, precision)).collect()
+
+
+def stream(
+    x: Tensor, axis: Axis, cut: Tile, *, strict: bool = False, programs: int | None = None
+) -> "Measurement":
+    """The counting of a readable tensor, not yet begun."""
+    pieces = [piece for piece in _pieces(x) if piece.numel()]
     sample = torch.cat([p[:: max(1, p.numel() // PROBE**2)][: PROBE**2] for p in pieces[:1]] or [x])
 
-    def launch(piece: Tensor, run: "_Run", sums: Tensor, rare: Tensor) -> None:
+    def launch(run: "Measurement", piece: Tensor, sums: Tensor, rare: Tensor) -> None:
         run.start(
             kernels.histogram_kernel, piece, run.probe, run.grid, run.scratch, run.counts, sums,
             rare, piece.numel(), axis.bins, ROWS=cut.m, COLUMNS=cut.n, SPLIT_M=cut.split[0],
@@ -51,23 +78,28 @@ def histogram(x: Tensor, axis: Axis, *, tile: Tile | None = None) -> Histogram:
 
     entries = [piece.numel() for piece in pieces]
     padded = [triton.cdiv(count, cut.m * cut.n) * cut.m * cut.n for count in entries]
-    return _measure(launch, pieces, sum(entries), sum(padded), _probe(sample), axis, cut, "")
+    size = sum(entries), sum(padded)
+    return Measurement(
+        launch, pieces, size, probe(sample), axis, cut, strict=strict, programs=programs
+    )
 
 
-def matmul_histogram(
-    a: Tensor, b: Tensor, axis: Axis, *, precision: str, tile: Tile | None = None
-) -> Histogram:
-    """Count the entries of a @ b, whose tiles exist in registers only."""
+def product(
+    a: Tensor,
+    b: Tensor,
+    axis: Axis,
+    precision: str,
+    cut: Tile,
+    *,
+    strict: bool = False,
+    programs: int | None = None,
+) -> "Measurement":
+    """The counting of the product of two operands from `_operands`, not yet begun."""
     (m, k), n = a.shape, b.shape[1]
-    a, b = _readable(a), _readable(b)
-    if k < 2:  # an empty sum is 0; and Triton would unroll a loop of 1, which takes other memory
-        pad = nn.functional.pad
-        a, b, k = pad(a, (0, 2 - k)), pad(b, (0, 0, 0, 2 - k)), 2
-    cut = tile or product_tile(a, b, precision, _capability(a.device))
     operand, how = _arithmetic(a, b, precision)
     strips = list(torch.split(b, _widest(m, cut, a.device), dim=1)) if m and n else []
 
-    def launch(strip: Tensor, run: "_Run", sums: Tensor, rare: Tensor) -> None:
+    def launch(run: "Measurement", strip: Tensor, sums: Tensor, rare: Tensor) -> None:
         run.start(
             kernels.matmul_histogram_kernel, a, *a.stride(), strip, *strip.stride(), run.probe,
             run.grid, run.scratch, run.counts, sums, rare, m, strip.shape[1], k, axis.bins,
@@ -81,12 +113,47 @@ def matmul_histogram(
     )
     rows, columns = a[:: max(1, m // PROBE)], b[:, :: max(1, n // PROBE)]
     sample = rows[:PROBE].float() @ columns[:, :PROBE].float()
-    return _measure(launch, strips, m * n, padded, _probe(sample), axis, cut, precision)
+    around, size = probe(sample), (m * n, padded)
+    return Measurement(
+        launch, strips, size, around, axis, cut, precision, strict=strict, programs=programs
+    )
 
 
-def takes(axis: Axis) -> bool:
-    """Whether the kernels can bin on this axis: all but regular axes near float32's largest."""
-    return isinstance(axis, FloatAxis) or max(abs(axis.lo), abs(axis.hi)) < FARTHEST
+def _stream_tile(x: Tensor, axis: Axis) -> Tile:
+    candidates = list(stream_tiles(axis))
+    if INTERPRETED:
+        return _interpretable(candidates)
+    variant = _trial.Variant.of_stream(x, axis)
+    return _trial.choose(variant, candidates, x.device)
+
+
+def _product_tile(a: Tensor, b: Tensor, axis: Axis, precision: str) -> Tile:
+    candidates = list(product_tiles(a, b, precision, axis, _capability(a.device)))
+    if INTERPRETED:
+        return _interpretable(candidates)
+    variant = _trial.Variant.of_product(a, b, axis, precision)
+    return _trial.choose(variant, candidates, a.device)
+
+
+def _interpretable(candidates: list[Tile]) -> Tile:
+    """The first that is plain Triton; the interpreter knows no PTX."""
+    return next(tile for tile in reversed(candidates) if tile.counter == "scratch")
+
+
+def _operands(a: Tensor, b: Tensor, precision: str) -> tuple[Tensor, Tensor, str]:
+    """Operands as the kernel reads them, and the precision that the device has.
+
+    Before compute capability 8 there are neither tf32 nor bfloat16 products: float32 serves all.
+    """
+    if a.shape[1] < 2:  # an empty sum is 0; and Triton would unroll a loop of 1
+        missing, pad = 2 - a.shape[1], nn.functional.pad
+        a, b = pad(a, (0, missing)), pad(b, (0, 0, 0, missing))
+    a, b = _readable(a), _readable(b)
+    if _capability(a.device) < (8, 0):
+        precision = "ieee"
+        if torch.bfloat16 in (a.dtype, b.dtype):
+            a, b = a.float(), b.float()
+    return a, b, precision
 
 
 def _readable(x: Tensor) -> Tensor:
@@ -136,81 +203,56 @@ def _programs(cut: Tile, device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count * cut.programs
 
 
-def _probe(sample: Tensor) -> Tensor:
-    """(2,) float32: the sample's mean, and the power of two that makes its deviation about 1.
+class Measurement:
+    """One measurement: what is launched on which parts, its buffers on the device, its result.
 
-    Stays on the device. Non-finite values are left out; no deviation gives a scale of 1.
+    Args:
+        launch: starts the kernel on one part, given where its sums go.
+        parts: of the data.
+        size: how many entries there are, and how many the kernels see, padding included.
+        around: shift and scale of the moments, from `probe`.
+        axis: where the bins lie.
+        cut: how the kernel is cut.
+        precision: what the result says.
+        strict: refuse a cut that the device cannot start or that spills (as a trial does).
+        programs: how many share the work; as many as the device runs at once if not given.
     """
-    values = sample.double()
-    finite = values.isfinite()
-    count = finite.sum().clamp(min=1)
-    shift = (values.where(finite, 0.0).sum() / count).float()
-    deviation = values.where(finite, shift.double()) - shift
-    std = ((deviation * deviation).sum() / count).sqrt()
-    exponent = torch.frexp(std).exponent.clamp(-126, 126)
-    scale = torch.ldexp(torch.ones_like(std), -exponent).where(std > 0, 1.0)
-    return torch.stack([shift, scale.float()])
 
-
-def _grid(axis: Axis, device: torch.device) -> Tensor:
-    """What `_regular_slot` needs: seven numbers, then the edges rounded up to float32.
-
-    With y scaled by a power of two so that |lo| and |hi| are at most 1, and lo taken off in two
-    parts, t = (y - lo) bins / (hi - lo) has a relative error below 4 * 2^-24: at most
-    bins * 2^-22. The margin is twice that, and 2^-50 for the rounding of the edges themselves.
-    """
-    if isinstance(axis, FloatAxis):
-        return torch.zeros(1, device=device)
-    reach = max(abs(axis.lo), abs(axis.hi))
-    if not takes(axis):
-        raise BackendError(
-            f"the triton backend takes edges below 2^127, got {reach:.3g}; use backend='torch'"
-        )
-    scale = math.ldexp(1.0, -max(math.frexp(reach)[1], -126))
-    lo_high = float(np.float32(axis.lo * scale))
-    per_width = axis.bins / ((axis.hi - axis.lo) * scale)
-    margin = min(1.0, axis.bins * 2.0**-21 + per_width * 2.0**-50)
-    edges = _rounded_up(axis.edges)
-    highest = -_rounded_up(np.array([-axis.hi]))
-    head = [scale, lo_high, axis.lo * scale - lo_high, per_width, margin, edges[0], highest[0]]
-    edges[-1] = np.inf  # the last bin holds its upper edge
-    return torch.tensor([*head, *edges], dtype=torch.float32, device=device)
-
-
-def _rounded_up(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The least float32 numbers not below `values`."""
-    nearest = values.astype(np.float32)
-    up: NDArray[np.float32] = np.nextafter(nearest, np.float32(np.inf), dtype=np.float32)
-    return np.where(nearest.astype(np.float64) < values, up, nearest)
-
-
-class _Run:
-    """The device buffers of one measurement, and the constants that its kernels are built for."""
-
-    def __init__(self, axis: Axis, cut: Tile, probe: Tensor) -> None:
-        device = probe.device
+    def __init__(
+        self,
+        launch: Callable[["Measurement", Tensor, Tensor, Tensor], None],
+        parts: list[Tensor],
+        size: tuple[int, int],
+        around: Tensor,
+        axis: Axis,
+        cut: Tile,
+        precision: str = "",
+        *,
+        strict: bool = False,
+        programs: int | None = None,
+    ) -> None:
+        self._launch, self._parts, (self._entries, self._padded) = launch, parts, size
+        self.axis, self.cut, self.precision, self.strict = axis, cut, precision, strict
+        device = around.device
         bits = axis.mantissa_bits if isinstance(axis, FloatAxis) else 0
-        covered = not bits and axis.bins + 2 <= WINDOW_BINS
-        in_shared_memory = not INTERPRETED and (bits or covered)  # wide regular axes are not
-        counter = cut.counter if in_shared_memory else "scratch"
-        self.programs = _programs(cut, device)
-        self.probe = probe
-        self.grid = _grid(axis, device)
-        scratch = self.programs * WINDOW_BINS if counter == "scratch" else 1
+        places = window(axis, cut.counter)
+        self.programs = programs or _programs(cut, device)
+        self.probe = around
+        self.grid = grid(axis, device)
+        scratch = self.programs * places if cut.counter == "scratch" else 1
         self.scratch = torch.zeros(scratch, dtype=torch.int32, device=device)
-        self._beyond = 1 << bits  # NaN has keys beyond those of the infinities
-        self._counts = torch.zeros(
-            axis.bins + 2 + 2 * self._beyond, dtype=torch.int64, device=device
-        )
-        self.counts = self._counts[self._beyond : -self._beyond]
-        self.constants = {
+        beyond = 1 << bits  # NaN has keys beyond those of the infinities
+        self._counts = torch.zeros(axis.bins + 2 + 2 * beyond, dtype=torch.int64, device=device)
+        self.counts = self._counts[beyond:-beyond]
+        self._constants = {
             "BITS": bits,
-            "COVERED": covered,
+            "COVERED": is_covered(axis, cut.counter),
             "CAREFUL": False,
-            "COUNTER": counter,
+            "WINDOW": places,
+            "COUNTER": cut.counter,
             "INCREMENT": increment(bits),
         }
-        self.options: dict[str, Any] = {
+        self._options: dict[str, Any] = {
             "num_warps": cut.warps,
             "num_stages": cut.stages,
             "maxnreg": cut.registers,
@@ -218,73 +260,61 @@ class _Run:
         }
 
     def start(self, kernel: Kernel, *arguments: object, **cut: object) -> None:
-        """Launch, with fewer stages where shared memory could not be had otherwise.
+        """Launch the kernel.
 
         Raises:
-            BackendError: nor with one.
+            Misfit: `strict`, and the compiled kernel is not what the device can run well.
         """
-        cut |= self.constants
-        while not (INTERPRETED or self._fits(kernel, *arguments, **cut)):
-            if self.options["num_stages"] == 1:
-                raise BackendError(
-                    "no cut of the triton backend fits this product; use backend='torch'"
-                )
-            self.options["num_stages"] -= 1
-        kernel[(self.programs,)](*arguments, **cut, **self.options)
+        cut |= self._constants
+        if self.strict and not INTERPRETED:
+            built = kernel.warmup(*arguments, grid=(self.programs,), **cut, **self._options)
+            misfit(built, self.cut, Limits.of(self.counts.device))
+        kernel[(self.programs,)](*arguments, **cut, **self._options)
 
-    def _fits(self, kernel: Kernel, *arguments: object, **cut: object) -> bool:
-        """Whether the device will start it; see `PLAIN_SHARED_MEMORY`."""
-        built = kernel.warmup(*arguments, grid=(self.programs,), **cut, **self.options)
-        own: int = built.metadata.shared
-        window = 4 * WINDOW_BINS + RESERVED if cut["COUNTER"] == "shared" else 0
-        return own > PLAIN_SHARED_MEMORY or own + window <= PLAIN_SHARED_MEMORY
+    def launch(self) -> tuple[Tensor, Tensor]:
+        """Launch on every part; (parts, programs, 6) float64 and (parts, programs, 3) int64."""
+        device = self.counts.device
+        shape = max(len(self._parts), 1), self.programs
+        sums = torch.zeros(*shape, 6, dtype=torch.float64, device=device)
+        sums[..., 4], sums[..., 5] = math.inf, -math.inf
+        rare = torch.zeros(*shape, 3, dtype=torch.int64, device=device)
+        with _on(device):
+            for index, part in enumerate(self._parts):
+                self._launch(self, part, sums[index], rare[index])
+                if len(self._parts) > 1:  # a part's window starts from zero
+                    self.scratch.zero_()
+        return sums, rare
 
-    def clear(self) -> None:
-        """Start again with empty counters."""
-        self._counts.zero_()
-        self.scratch.zero_()
+    def collect(self) -> Histogram:
+        """Launch, again where shift and scale turn out not to fit, and read the result."""
+        for attempt in range(ATTEMPTS):
+            if attempt:
+                self._counts.zero_()
+                self.scratch.zero_()
+            sums, rare = (numbers.flatten(0, 1).cpu().numpy() for numbers in self.launch())
+            nonfinite = NonFinite(*(int(number) for number in rare.sum(axis=0)))
+            shift, scale = (float(number) for number in self.probe.tolist())
+            moments = central_moments(self._entries - nonfinite.total, sums, shift, scale)
+            if not (self._constants["CAREFUL"] or np.isfinite(sums[:, 3]).all()):
+                self._constants["CAREFUL"] = True
+            elif better := better_probe(moments, shift, scale):
+                self.probe.copy_(torch.tensor(better))
+            else:
+                break
+        return self._histogram(moments, nonfinite)
 
-
-Launch = Callable[[Tensor, _Run, Tensor, Tensor], None]
-
-
-def _measure(
-    launch: Launch,
-    parts: list[Tensor],
-    entries: int,
-    padded: int,
-    probe: Tensor,
-    axis: Axis,
-    cut: Tile,
-    precision: str,
-) -> Histogram:
-    """Launch on every part, again where shift and scale turn out not to fit, and collect."""
-    run = _Run(axis, cut, probe)
-    shift, scale = 0.0, 1.0
-    moments, nonfinite = Moments(), NonFinite()
-    for _ in range(4):
-        sums, rare = _launch_all(launch, parts, run)
-        nan, negative, positive = (int(number) for number in rare.sum(axis=0))
-        nonfinite = NonFinite(nan, negative, positive)
-        shift, scale = (float(number) for number in run.probe.tolist())
-        moments = _moments(entries - nonfinite.total, sums, shift, scale)
-        if not (run.constants["CAREFUL"] or np.isfinite(sums[:, 3]).all()):
-            run.constants["CAREFUL"] = True
-        elif better := _better_probe(moments, shift, scale):
-            run.probe.copy_(torch.tensor(better))
-        else:
-            break
-        run.clear()
-    counts = run.counts.cpu().numpy()
-    _take_off(counts, axis, padded - entries, nonfinite)
-    return Histogram(
-        axis,
-        counts,
-        moments=moments,
-        nonfinite=nonfinite,
-        backend=NAME,
-        precision=precision,
-    )
+    def _histogram(self, moments: Moments, nonfinite: NonFinite) -> Histogram:
+        counts = self.counts.cpu().numpy()
+        _take_off(counts, self.axis, self._padded - self._entries, nonfinite)
+        return Histogram(
+            self.axis,
+            counts,
+            moments=moments,
+            nonfinite=nonfinite,
+            backend=NAME,
+            precision=self.precision,
+            kernel=str(self.cut),
+        )
 
 
 def _take_off(counts: NDArray[np.int64], axis: Axis, padding: int, nonfinite: NonFinite) -> None:
@@ -304,58 +334,8 @@ def _take_off(counts: NDArray[np.int64], axis: Axis, padding: int, nonfinite: No
         counts[1] -= nonfinite.nan
 
 
-def _launch_all(launch: Launch, parts: list[Tensor], run: _Run) -> Sums:
-    device = run.counts.device
-    shape = max(len(parts), 1), run.programs
-    sums = torch.zeros(*shape, 6, dtype=torch.float64, device=device)
-    sums[..., 4], sums[..., 5] = math.inf, -math.inf
-    rare = torch.zeros(*shape, 3, dtype=torch.int64, device=device)
-    with _on(device):
-        for index, part in enumerate(parts):
-            launch(part, run, sums[index], rare[index])
-            if len(parts) > 1:  # a part's window starts from zero
-                run.scratch.zero_()
-    return sums.reshape(-1, 6).cpu().numpy(), rare.reshape(-1, 3).cpu().numpy()
-
-
 def _on(device: torch.device) -> AbstractContextManager[Any]:
     """Triton launches on the current device; NumPy, below the interpreter, warns of overflow."""
     if device.type == "cuda":
         return torch.cuda.device(device)
     return np.errstate(all="ignore") if INTERPRETED else nullcontext()
-
-
-def _moments(count: int, sums: NDArray[np.float64], shift: float, scale: float) -> Moments:
-    """Central moments from s_p = sum of ((y - shift) scale)^p.
-
-    With u = s1 / n: m2 = s2 - n u^2, m3 = s3 - 3 u s2 + 2 n u^3,
-    m4 = s4 - 4 u s3 + 6 u^2 s2 - 3 n u^4, each divided by scale^p.
-    """
-    if not count:
-        return Moments()
-    low, high = float(sums[:, 4].min()), float(sums[:, 5].max())
-    if low == high:
-        return Moments(count, low, 0.0, 0.0, 0.0, low, high)
-    s1, s2, s3, s4 = (math.fsum(column) if np.isfinite(column).all() else math.inf
-                      for column in sums[:, :4].T)  # fmt: skip
-    u = s1 / count
-    m2 = max(s2 - count * u**2, 0.0)
-    m3 = s3 - 3 * u * s2 + 2 * count * u**3
-    m4 = max(s4 - 4 * u * s3 + 6 * u**2 * s2 - 3 * count * u**4, 0.0)
-    return Moments(count, shift + u / scale, m2 / scale**2, m3 / scale**3, m4 / scale**4, low, high)
-
-
-def _better_probe(moments: Moments, shift: float, scale: float) -> tuple[float, float] | None:
-    """Another shift and scale, if the fourth powers left float32's range or the mean is far off.
-
-    The largest |(y - shift) scale| must lie from 2^-10 to 2^28: no sum of fourth powers overflows
-    then, and what underflows is below 2^-100 of the sum.
-    """
-    if moments.minimum >= moments.maximum:
-        return None
-    reach = max(moments.maximum - shift, shift - moments.minimum)
-    if not 2.0**-10 <= reach * scale <= 2.0**28:
-        return shift, math.ldexp(1.0, -min(max(math.frexp(reach)[1], -126), 126))
-    if abs(moments.mean - shift) > 4.0 * math.sqrt(max(moments.variance, 0.0)):
-        return moments.mean, scale
-    return None

@@ -5,9 +5,11 @@ What falls outside the window is rare, and is added to the final counts in memor
 window follows when the program has seen its last tile.
 
 Counters (`COUNTER`):
-    shared   the window is shared memory, an entry one PTX increment (`burst.kernels._ptx`).
-    scratch  the window is the program's own piece of device memory, which stays in the L2 cache.
-             It is plain Triton: the interpreter runs it, and axes of many regular bins need it.
+    shared     the window is shared memory, an entry one PTX increment (`burst.kernels._ptx`).
+    registers  the window is a tensor in registers, to which `tl.histogram` of each tile is added:
+               plain Triton, whose cost does not depend on the data, but grows with the window.
+    scratch    the window is the program's own piece of device memory, which stays in the L2 cache.
+               Plain Triton too; axes of many regular bins need it.
 """
 
 from collections.abc import Callable
@@ -16,17 +18,19 @@ from typing import Any, TypeAlias
 import triton
 import triton.language as tl
 
-from burst.kernels._ptx import CLEAR, DECLARE, READ, WINDOW_BINS
+from burst.kernels._ptx import CLEAR, DECLARE, READ
 
 # What the decorator returns is launched as kernel[grid](...): no function type describes that.
 jit: Callable[[Callable[..., Any]], Any] = triton.jit
+# One compiled kernel serves all sizes.
+launched: Callable[[Callable[..., Any]], Any] = triton.jit(
+    do_not_specialize=["m", "n", "size", "bins"]
+)
 # A size or a stride. Not `int`: Triton takes that for int32, whatever the value, and then neither
 # knows that a stride is 1, which joins loads, nor takes more than 2^31 entries.
 Number: TypeAlias = tl.tensor
 
-WINDOW = tl.constexpr(WINDOW_BINS)
 FLUSH = tl.constexpr(1024)
-HEADROOM = tl.constexpr(2)  # octaves kept above the first tile's largest value
 
 _DECLARE = tl.constexpr(DECLARE)
 _CLEAR = tl.constexpr(CLEAR)
@@ -34,8 +38,8 @@ _READ = tl.constexpr(READ)
 
 
 @jit
-def open_window(scratch_ptr: tl.tensor, COUNTER: tl.constexpr) -> tl.tensor:
-    """Where the program's counters lie, all 0: a shared address, or a pointer to zeroed memory."""
+def open_window(scratch_ptr: tl.tensor, WINDOW: tl.constexpr, COUNTER: tl.constexpr) -> tl.tensor:
+    """The program's counters, all 0: a shared address, a pointer to zeroed memory, or a tensor."""
     if COUNTER == "shared":
         window = tl.inline_asm_elementwise(
             _DECLARE, "=r", [], dtype=tl.int32, is_pure=False, pack=1
@@ -46,6 +50,8 @@ def open_window(scratch_ptr: tl.tensor, COUNTER: tl.constexpr) -> tl.tensor:
                 _CLEAR, "=r,r", [window + 4 * index], dtype=tl.int32, is_pure=False, pack=1
             )
         tl.debug_barrier()
+    elif COUNTER == "registers":
+        window = tl.zeros([WINDOW], tl.int32)
     else:
         window = scratch_ptr + tl.program_id(0).to(tl.int64) * WINDOW
     return window
@@ -69,31 +75,39 @@ def flush(
     counts_ptr: tl.tensor,
     slots: Number,
     BITS: tl.constexpr,
+    WINDOW: tl.constexpr,
     COUNTER: tl.constexpr,
 ) -> None:
     """Add the window to the counts of the whole axis; each index is one slot, or none."""
-    tl.debug_barrier()
-    for first in range(0, WINDOW, FLUSH):
-        index = first + tl.arange(0, FLUSH)
-        number = _read(window, index, COUNTER)
-        slot = _slot_of_index(index, base, BITS)
-        tl.atomic_add(
-            counts_ptr + slot,
-            number.to(tl.int64),
-            mask=(number != 0) & (slot < slots),
-            sem="relaxed",
-        )
+    if COUNTER == "registers":
+        index = tl.arange(0, WINDOW)
+        _add(window, index, base, counts_ptr, slots, BITS, WINDOW)
+    else:
+        tl.debug_barrier()
+        for first in range(0, WINDOW, FLUSH):
+            index = first + tl.arange(0, FLUSH)
+            number = _read(window, index, COUNTER)
+            _add(number, index, base, counts_ptr, slots, BITS, WINDOW)
 
 
 @jit
-def _slot_of_index(index: tl.tensor, base: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
-    """Undo `_float_index`; on a regular axis the index is the slot."""
-    slot = index
-    if BITS > 0:
+def _add(
+    number: tl.tensor,
+    index: tl.tensor,
+    base: tl.tensor,
+    counts_ptr: tl.tensor,
+    slots: Number,
+    BITS: tl.constexpr,
+    WINDOW: tl.constexpr,
+) -> None:
+    slot = index  # on a regular axis
+    real = slot < slots
+    if BITS > 0:  # undo `_float_index`
         half: tl.constexpr = WINDOW // 2
-        size = tl.where(index == 0, 0, index % half + base - 1)
+        size = tl.where(index == 0, 0, index % half + tl.maximum(base, 1) - 1)
         slot = tl.where(index < half, size, -size) + ((255 << BITS) + 1)
-    return slot
+        real = (slot < slots) & (index != half)
+    tl.atomic_add(counts_ptr + slot, number.to(tl.int64), mask=(number != 0) & real, sem="relaxed")
 
 
 @jit
@@ -109,12 +123,12 @@ def _float_key(y: tl.tensor, BITS: tl.constexpr) -> tl.tensor:
 
 
 @jit
-def _float_index(key: tl.tensor, base: tl.tensor) -> tl.tuple:
+def _float_index(key: tl.tensor, base: tl.tensor, WINDOW: tl.constexpr) -> tl.tuple:
     """A key's place in the window, and whether it has one.
 
     The window holds |key| from base >= 1 on, positive keys in its lower half and negative ones in
     its upper half, each from place 1. Place 0 is for key 0: zeros are common, and far from all
-    else.
+    else. Place WINDOW / 2 is nobody's.
     """
     half: tl.constexpr = WINDOW // 2
     size = tl.where(key < 0, -key, key)
@@ -125,12 +139,19 @@ def _float_index(key: tl.tensor, base: tl.tensor) -> tl.tuple:
 
 
 @jit
-def float_base(y: tl.tensor, AXIS: tl.constexpr, BITS: tl.constexpr) -> tl.tensor:
-    """The window's lowest |key|; it ends `HEADROOM` octaves above the largest |y|, or at inf."""
+def float_base(
+    y: tl.tensor, AXIS: tl.constexpr, BITS: tl.constexpr, WINDOW: tl.constexpr
+) -> tl.tensor:
+    """The window's lowest |key|, from a tile; 0, which is not one, if it holds nothing but zeros.
+
+    The window ends above the largest |y|, or at inf: two octaves above where it has 16 or more,
+    one where it has fewer.
+    """
     size = tl.where(tl.abs(y) < float("inf"), tl.abs(y), 0.0)
-    octave = tl.max(tl.max(size, AXIS), 0).to(tl.int32, bitcast=True) >> 23
-    stop = tl.minimum(octave + 1 + HEADROOM, 255) << BITS
-    return tl.maximum(stop - WINDOW // 2 + 1, 1)
+    largest = tl.max(tl.max(size, AXIS), 0)
+    headroom: tl.constexpr = 2 if (WINDOW // 2 >> BITS) >= 16 else 1
+    stop = tl.minimum((largest.to(tl.int32, bitcast=True) >> 23) + 1 + headroom, 255) << BITS
+    return tl.where(largest > 0, tl.maximum(stop - WINDOW // 2 + 1, 1), 0)
 
 
 @jit
@@ -166,13 +187,14 @@ def _count(
     bins: Number,
     BITS: tl.constexpr,
     COVERED: tl.constexpr,
+    WINDOW: tl.constexpr,
     COUNTER: tl.constexpr,
     INCREMENT: tl.constexpr,
-) -> None:
+) -> tl.tensor:
     """Count every entry of a tile, those that are not finite too; the launcher takes these off.
 
     An entry adds 1 to the window, or to the counts themselves if it lies outside. `COVERED` says
-    that none can: a regular axis of up to `WINDOW` slots.
+    that none can: a regular axis of fewer slots than the window.
     """
     if BITS > 0 and COUNTER == "shared":
         tl.inline_asm_elementwise(
@@ -195,16 +217,24 @@ def _count(
     else:
         if BITS > 0:
             key = _float_key(y, BITS)
-            index, inside = _float_index(key, base)
+            index, inside = _float_index(key, base, WINDOW)
             slot = key + ((255 << BITS) + 1)
         else:
             slot = _regular_slot(y, grid_ptr, bins)
             index = slot
             inside = slot < WINDOW
-        tl.atomic_add(window + index, 1, mask=inside, sem="relaxed")
+        if COUNTER == "registers":
+            # Without a mask, which older versions of Triton lack: to a place that is nobody's.
+            nobody: tl.constexpr = WINDOW // 2 if BITS > 0 else WINDOW - 1
+            index = tl.where(inside, index, nobody)
+            ENTRIES: tl.constexpr = y.shape[0] * y.shape[1]
+            window += tl.histogram(tl.reshape(index, [ENTRIES], can_reorder=True), WINDOW)
+        else:
+            tl.atomic_add(window + index, 1, mask=inside, sem="relaxed")
         if not COVERED:
             one = tl.full(slot.shape, 1, tl.int64)
             tl.atomic_add(counts_ptr + slot, one, mask=~inside, sem="relaxed")
+    return window
 
 
 @jit
@@ -227,31 +257,36 @@ def count_parts(
     bins: Number,
     BITS: tl.constexpr,
     COVERED: tl.constexpr,
+    WINDOW: tl.constexpr,
     COUNTER: tl.constexpr,
     INCREMENT: tl.constexpr,
     SPLIT_M: tl.constexpr,
     SPLIT_N: tl.constexpr,
-) -> None:
-    """`_count` part after part, the tile halved `SPLIT_M` and `SPLIT_N` times.
+) -> tl.tensor:
+    """`_count` part after part, the tile halved `SPLIT_M` and `SPLIT_N` times; the window.
 
     Increments keep their order, so what is worked out for one waits for those before it: a few
-    entries at a time need few registers.
+    entries at a time need few registers. `tl.histogram` takes a tile at once.
     """
-    if SPLIT_M + SPLIT_N == 0:
-        _count(y, window, base, grid_ptr, counts_ptr, bins, BITS, COVERED, COUNTER, INCREMENT)
+    if SPLIT_M + SPLIT_N == 0 or COUNTER == "registers":
+        window = _count(
+            y, window, base, grid_ptr, counts_ptr, bins,
+            BITS, COVERED, WINDOW, COUNTER, INCREMENT,
+        )  # fmt: skip
     else:
         AXIS: tl.constexpr = 1 if SPLIT_N > 0 else 0
         LESS_M: tl.constexpr = SPLIT_M - 1 + AXIS
         LESS_N: tl.constexpr = SPLIT_N - AXIS
         first, second = _halves(y, AXIS)
-        count_parts(
+        window = count_parts(
             first, window, base, grid_ptr, counts_ptr, bins,
-            BITS, COVERED, COUNTER, INCREMENT, LESS_M, LESS_N,
+            BITS, COVERED, WINDOW, COUNTER, INCREMENT, LESS_M, LESS_N,
         )  # fmt: skip
-        count_parts(
+        window = count_parts(
             second, window, base, grid_ptr, counts_ptr, bins,
-            BITS, COVERED, COUNTER, INCREMENT, LESS_M, LESS_N,
+            BITS, COVERED, WINDOW, COUNTER, INCREMENT, LESS_M, LESS_N,
         )  # fmt: skip
+    return window
 
 
 @jit

@@ -13,6 +13,7 @@ from burst.kernels._triton_digest import (
     float_base,
     flush,
     jit,
+    launched,
     open_window,
 )
 
@@ -95,7 +96,7 @@ def _product(
     return y
 
 
-@jit
+@launched
 def matmul_histogram_kernel(
     a_ptr: tl.tensor,
     stride_am: Number,
@@ -116,6 +117,7 @@ def matmul_histogram_kernel(
     BITS: tl.constexpr,
     COVERED: tl.constexpr,
     CAREFUL: tl.constexpr,
+    WINDOW: tl.constexpr,
     COUNTER: tl.constexpr,
     INCREMENT: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -135,7 +137,7 @@ def matmul_histogram_kernel(
     """
     LENGTH: tl.constexpr = BLOCK_M >> SPLIT_M
     state, rare = _nothing_yet(LENGTH)
-    window = open_window(scratch_ptr, COUNTER)
+    window = open_window(scratch_ptr, WINDOW, COUNTER)
     base = tl.full([], 0, tl.int32)
     tiles_m = tl.cdiv(m, BLOCK_M)
     for tile in range(tl.program_id(0), tiles_m * tl.cdiv(n, BLOCK_N), tl.num_programs(0)):
@@ -147,20 +149,20 @@ def matmul_histogram_kernel(
         )  # fmt: skip
         if BITS > 0:  # noqa: SIM102 (known when the kernel is built, unlike the next)
             if base == 0:
-                base = float_base(y, 1, BITS)
+                base = float_base(y, 1, BITS, WINDOW)
         careful = (first_m + BLOCK_M > m) | (first_n + BLOCK_N > n) | CAREFUL
         rows, columns = first_m + tl.arange(0, BLOCK_M), first_n + tl.arange(0, BLOCK_N)
         valid = (rows < m)[:, None] & (columns < n)[None, :]
-        count_parts(
-            y, window, base, grid_ptr, counts_ptr, bins,
-            BITS, COVERED, COUNTER, INCREMENT, SPLIT_M, SPLIT_N,
+        window = count_parts(
+            y, window, tl.maximum(base, 1), grid_ptr, counts_ptr, bins,
+            BITS, COVERED, WINDOW, COUNTER, INCREMENT, SPLIT_M, SPLIT_N,
         )  # fmt: skip
         state, rare = digest(y, valid, careful, state, rare, probe_ptr, 1, LENGTH, SPLIT_M, SPLIT_N)
-    flush(window, base, counts_ptr, bins + 2, BITS, COUNTER)
+    flush(window, base, counts_ptr, bins + 2, BITS, WINDOW, COUNTER)
     _store(state, rare, sums_ptr, rare_ptr)
 
 
-@jit
+@launched
 def histogram_kernel(
     x_ptr: tl.tensor,
     probe_ptr: tl.tensor,
@@ -174,6 +176,7 @@ def histogram_kernel(
     BITS: tl.constexpr,
     COVERED: tl.constexpr,
     CAREFUL: tl.constexpr,
+    WINDOW: tl.constexpr,
     COUNTER: tl.constexpr,
     INCREMENT: tl.constexpr,
     ROWS: tl.constexpr,
@@ -188,7 +191,7 @@ def histogram_kernel(
     LENGTH: tl.constexpr = COLUMNS // 4
     TILE: tl.constexpr = ROWS * COLUMNS
     state, rare = _nothing_yet(LENGTH)
-    window = open_window(scratch_ptr, COUNTER)
+    window = open_window(scratch_ptr, WINDOW, COUNTER)
     base = tl.full([], 0, tl.int32)
     offsets = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     for tile in range(tl.program_id(0), tl.cdiv(size, TILE), tl.num_programs(0)):
@@ -201,13 +204,13 @@ def histogram_kernel(
             y = tl.load(x_ptr + start + offsets).to(tl.float32)
         if BITS > 0:  # noqa: SIM102 (known when the kernel is built, unlike the next)
             if base == 0:
-                base = float_base(y, 0, BITS)
-        count_parts(
-            y, window, base, grid_ptr, counts_ptr, bins,
-            BITS, COVERED, COUNTER, INCREMENT, SPLIT_M, 0,
+                base = float_base(y, 0, BITS, WINDOW)
+        window = count_parts(
+            y, window, tl.maximum(base, 1), grid_ptr, counts_ptr, bins,
+            BITS, COVERED, WINDOW, COUNTER, INCREMENT, SPLIT_M, 0,
         )  # fmt: skip
         state, rare = digest(
             y, valid, edge | CAREFUL, state, rare, probe_ptr, 0, LENGTH, SPLIT_M, 0
         )
-    flush(window, base, counts_ptr, bins + 2, BITS, COUNTER)
+    flush(window, base, counts_ptr, bins + 2, BITS, WINDOW, COUNTER)
     _store(state, rare, sums_ptr, rare_ptr)

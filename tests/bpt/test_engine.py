@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import SIZE, backbone_of, vit
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from bpt import PlainPrompt, PromptedViT, evaluate
 from bpt.engine import Progress, Trainer
@@ -110,6 +111,31 @@ def test_a_trainer_goes_on_from_its_state_bit_for_bit():
     run(second, batches[3:])
     for a, b in zip(whole.parameters(), rest.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+class Device(TorchFunctionMode):
+    """Notes what makes a tensor on another device of numbers that are here."""
+
+    def __init__(self):
+        super().__init__()
+        self.copied = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if function in (torch.tensor, torch.as_tensor) and made.device.type != "cpu":
+            self.copied.append(args[0])
+        return made
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_a_step_neither_reads_a_number_from_the_device_nor_sends_one(accumulation):
+    meta = torch.device("meta")  # of a tensor there nothing can be read: that raises
+    model = model_of().to(meta)
+    trainer = trainer_of(model, device=meta, accumulation=accumulation)
+    images, labels = (part.to(meta) for part in batches_of(1)[0])
+    with Device() as device:
+        sums = trainer.step(images, labels)
+    assert device.copied == [] and sums.device == meta
 
 
 def test_an_evaluation_is_the_mean_over_images_whatever_the_batches():

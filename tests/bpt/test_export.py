@@ -1,6 +1,7 @@
 """An exported model: plain tokens, the same function, strictly read."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -66,6 +67,15 @@ def test_the_file_holds_plain_tokens_and_says_what_belongs_to_it(runs, tmp_path)
     assert about["backbone"]["weights_sha256"] == run.config["backbone"]["weights_sha256"]
     assert about["classes"] == ["blue", "green", "red"]
     assert about["image_size"] == [64, 64]
+    assert (about["crop_fraction"], about["crop_mode"]) == (1.0, "center")
+
+
+def test_a_run_s_images_are_cropped_as_they_were_when_it_was_trained(runs):
+    run = open_run(runs / "linear")
+    assert run.load_model()[1].preprocess.crop_fraction == 1.0
+    before = deepcopy(run.config)
+    del before["backbone"]["crop_fraction"], before["backbone"]["crop_mode"]
+    assert replace(run, config=before).load_model()[1].preprocess.crop_fraction == 0.875
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -4,7 +4,9 @@ import pytest
 import torch
 from support import SIZE, backbone_of, vit
 
-from bpt import FineTunedViT, layer_decay_groups
+from bpt import FineTunedViT, Recipe, layer_decay_groups
+from bpt.build import build_model
+from bpt.optimisation import make_optimizer, schedule
 
 
 @pytest.fixture
@@ -53,30 +55,54 @@ def test_stochastic_depth_rises_linearly_and_rests_in_evaluation(backbone, image
     assert not torch.equal(model(images), model(images))
 
 
-def test_the_scales_follow_the_formula(backbone):
-    model = FineTunedViT(backbone, 5)
-    groups = layer_decay_groups(model, lr=2.0, weight_decay=0.3, layer_decay=0.5)
+LAYERS = {  # of three blocks
+    "vit.cls_token": (0, 0.0),
+    "vit.reg_token": (0, 0.0),
+    "vit.pos_embed": (0, 0.0),
+    "vit.patch_embed.proj.weight": (0, 0.3),
+    "vit.norm_pre.weight": (0, 0.0),
+    "vit.blocks.0.attn.qkv.weight": (1, 0.3),
+    "vit.blocks.1.norm1.weight": (2, 0.0),
+    "vit.blocks.2.mlp.fc1.weight": (3, 0.3),
+    "vit.blocks.2.mlp.fc1.bias": (3, 0.0),
+    "vit.norm.weight": (4, 0.0),
+    "head.weight": (4, 0.3),
+    "head.bias": (4, 0.0),
+}
+
+
+def test_layers_scales_and_decays_are_those_of_the_formula():
+    model = FineTunedViT(backbone_of(vit(reg_tokens=2, pre_norm=True)), 5)
+    groups = layer_decay_groups(model, weight_decay=0.3, layer_decay=0.5)
     where = {id(p): group for group in groups for p in group["params"]}
     assert (
         len(where) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     )
-    expected = {
-        "vit.cls_token": (0, 0.0),
-        "vit.pos_embed": (0, 0.0),
-        "vit.patch_embed.proj.weight": (0, 0.3),
-        "vit.blocks.0.attn.qkv.weight": (1, 0.3),
-        "vit.blocks.2.mlp.fc1.weight": (3, 0.3),
-        "vit.blocks.2.mlp.fc1.bias": (3, 0.0),
-        "vit.norm.weight": (4, 0.0),
-        "head.weight": (4, 0.3),
-        "head.bias": (4, 0.0),
-    }
     parameters = dict(model.named_parameters())
-    for name, (layer, decay) in expected.items():
+    for name, (layer, decay) in LAYERS.items():
         group = where[id(parameters[name])]
-        assert group["lr_scale"] == 0.5 ** (4 - layer)
-        assert group["lr"] == 2.0 * group["lr_scale"]
-        assert group["weight_decay"] == decay
+        assert (group["lr_scale"], group["weight_decay"]) == (0.5 ** (4 - layer), decay), name
+
+
+def layer_of(name):
+    if name.startswith("vit.blocks."):
+        return int(name.split(".")[2]) + 1
+    return 4 if name.startswith(("vit.norm.", "head.")) else 0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+def test_at_every_step_a_layer_has_its_share_of_the_learning_rate(backbone, optimizer):
+    options = {"optimizer": optimizer, "lr": 0.1, "min_lr": 0.01, "layer_decay": 0.65}
+    recipe = Recipe(method="full", epochs=6, warmup_epochs=2, **options)
+    model = build_model(recipe, backbone, 5)
+    made = make_optimizer(model, recipe)
+    plan = schedule(made, recipe, 10)
+    for step, rate in {20: 0.1, 10: 0.05, 40: 0.055}.items():  # the peak, before it, after it
+        plan.step_update(step)
+        found = {id(p): group["lr"] for group in made.param_groups for p in group["params"]}
+        for name, parameter in model.named_parameters():
+            expected = 0.65 ** (4 - layer_of(name)) * rate
+            assert found[id(parameter)] == pytest.approx(expected, rel=1e-12), (step, name)
 
 
 def test_what_is_kept_is_everything_and_loads_strictly(backbone, images):

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import SIZE, backbone_of, vit
 from torchvision.transforms import v2
 
 from bpt import eval_batches, eval_transform, open_dataset, train_batches, train_transform
-from burst import ImageError
+from burst import ImageError, images_for
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,16 @@ def test_an_image_is_prepared_as_the_backbone_was_pretrained(opened, backbone):
         ]
     )
     assert torch.allclose(transform(image), steps(image), atol=1e-6)
+
+
+def test_burst_and_bpt_read_an_evaluation_image_alike(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 52, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    for crop in ((1.0, "center"), (0.9, "squash"), (0.8, "border")):
+        backbone = backbone_of(vit(), crop_fraction=crop[0], crop_mode=crop[1])
+        (theirs,) = images_for(backbone, tmp_path)
+        ours = eval_transform(backbone)(Image.fromarray(pixels))
+        assert torch.equal(ours, theirs[0])
 
 
 def test_an_image_is_augmented_as_torchvision_does(opened, backbone):

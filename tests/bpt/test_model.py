@@ -243,6 +243,14 @@ def test_autocast_computes_in_its_own_type_and_trains_in_float32():
     np.testing.assert_allclose(logits.float().detach(), model(images()).detach(), atol=0.05)
 
 
+@pytest.mark.parametrize("method", ["bpt-fwhiten", "bpt-bilinear"])
+def test_under_autocast_the_folded_model_gives_the_same_bits(method):
+    model = model_of("last:2", method=method).eval()
+    folded = model.folded()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(folded.features(images()), model.features(images()))
+
+
 def test_the_folded_model_can_be_exported():
     model = model_of("1+1", method="bpt-bilinear").folded().eval()
     program = torch.export.export(model, (images(),))

@@ -7,7 +7,7 @@ import torch
 from support import DIM, backbone_of, vit
 
 from bpt.build import build_model
-from bpt.optimisation import MovingAverage, parameter_groups, schedule
+from bpt.optimisation import MovingAverage, make_optimizer, parameter_groups, schedule
 from bpt.recipe import Recipe
 
 
@@ -59,6 +59,41 @@ def test_a_group_with_a_scale_follows_at_its_scale():
     plan = schedule(optimizer, Recipe(epochs=4, warmup_epochs=0, lr=0.3), 1)
     plan.step_update(0)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lars_steps_as_a_loop_in_float64(backbone, weight_decay):
+    recipe = Recipe(
+        method="linear", optimizer="lars", lr=6.4, head_weight_decay=weight_decay, epochs=1
+    )
+    model = build_model(recipe, backbone, 5)
+    optimizer = make_optimizer(model, recipe)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trained["head.bias"].data.normal_()  # at its start of 0 nothing would be adapted
+    values = {n: p.detach().double() for n, p in trained.items()}
+    momenta = {n: torch.zeros_like(value) for n, value in values.items()}
+    for _ in range(2):
+        for name, parameter in trained.items():
+            parameter.grad = torch.randn_like(parameter)
+            step = parameter.grad.double()
+            if parameter.ndim > 1:
+                norm = step.norm() + weight_decay * values[name].norm()
+                decayed = step + weight_decay * values[name]
+                step = 0.001 * values[name].norm() / norm * decayed
+            momenta[name] = 0.9 * momenta[name] + step
+            values[name] = values[name] - 6.4 * momenta[name]
+        optimizer.step()
+    for name, parameter in trained.items():
+        assert torch.allclose(parameter.double(), values[name], rtol=1e-5, atol=1e-7), name
+
+
+def test_lars_adapts_the_class_token_of_a_fine_tuning_and_no_vector(backbone):
+    recipe = Recipe(method="full", optimizer="lars")
+    model = build_model(recipe, backbone, 5)
+    groups = make_optimizer(model, recipe).param_groups
+    adapted = {id(p): group["always_adapt"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert adapted[id(parameter)] == (parameter.ndim > 1), name
 
 
 def test_the_average_is_that_of_a_loop_in_float64(rng):

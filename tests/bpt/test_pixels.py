@@ -21,7 +21,7 @@ import bpt.pixels
 from bpt import Recipe, eval_batches, eval_transform, open_dataset, train_batches, train_transform
 from bpt.dataset import FileOpener, Split
 from bpt.features import ImageBatches
-from bpt.loading import TrainTransform, crop, preprocess_for
+from bpt.loading import Buffers, TrainTransform, crop
 from bpt.pixels import Kept, Pixels, cache_root, in_order, stored_pixels
 from burst import ImageError
 from burst.preprocess import Preprocess
@@ -48,12 +48,12 @@ def benchmark(colours):
 
 @pytest.fixture
 def whole(backbone):
-    return Kept(preprocess=preprocess_for(backbone), smallest_crop=0.08)
+    return Kept(preprocess=backbone.preprocess, smallest_crop=0.08)
 
 
 @pytest.fixture
 def centre(backbone):
-    return Kept(preprocess=preprocess_for(backbone))
+    return Kept(preprocess=backbone.preprocess)
 
 
 @pytest.fixture
@@ -202,6 +202,30 @@ def test_batches_of_several_parts_do_not_depend_on_the_threads(
         assert same(epoch, epoch_of(kept, transform, batch_size=10))
 
 
+def test_memory_is_given_back_with_the_last_view_of_a_tensor_and_then_used_again():
+    buffers = Buffers()
+    with torch.no_grad():
+        first = buffers.take((4, 3))
+        place, view = first.data_ptr(), first[2:].numpy()
+        del first
+        second = buffers.take((4, 3))
+        assert second.data_ptr() != place and buffers.free == []
+        del view
+        assert [one.ctypes.data for one in buffers.free] == [place]
+        assert buffers.take((2, 3)).data_ptr() != place
+        assert buffers.take((4, 3)).data_ptr() == place
+
+
+def test_a_batch_stays_as_it_is_while_a_part_of_it_is_read(benchmark, backbone, whole):
+    transform, kept = train_transform(benchmark, backbone), stored(benchmark.train, whole)
+    found = []
+    with torch.no_grad():
+        for images, _ in train_batches(kept, transform, batch_size=2, seed=3, epoch=1):
+            found.append((images[1:], images[1:].clone()))
+            del images
+    assert len(found) == 12 and all(torch.equal(part, then) for part, then in found)
+
+
 def test_the_global_generator_is_only_used_within_the_callers_thread(benchmark, backbone, whole):
     transform, kept = train_transform(benchmark, backbone), stored(benchmark.train, whole)
     torch.manual_seed(5)
@@ -214,7 +238,7 @@ def test_the_global_generator_is_only_used_within_the_callers_thread(benchmark, 
 def test_where_torch_cannot_resize_pillow_does(benchmark, backbone):
     lanczos = replace(backbone, interpolation="lanczos")
     transform = train_transform(benchmark, lanczos)
-    kept = Kept(preprocess=preprocess_for(lanczos), smallest_crop=0.08)
+    kept = Kept(preprocess=lanczos.preprocess, smallest_crop=0.08)
     expected = epoch_of(benchmark.train, transform)
     assert same(epoch_of(stored(benchmark.train, kept), transform), expected)
 
@@ -306,6 +330,10 @@ def test_another_list_or_form_has_another_key(benchmark, whole, centre):
         replace(whole, smallest_crop=0.5),
         replace(whole, preprocess=larger),
         replace(centre, preprocess=larger),
+        replace(centre, preprocess=replace(centre.preprocess, crop_fraction=1.0)),
+        replace(centre, preprocess=replace(centre.preprocess, crop_mode="squash")),
+        replace(centre, preprocess=(bordered := replace(centre.preprocess, crop_mode="border"))),
+        replace(centre, preprocess=replace(bordered, mean=(0.1, 0.2, 0.3))),  # the border's colour
         replace(whole, preprocess=replace(whole.preprocess, interpolation="bilinear")),
     ]
     keys = [form.key(train) for form in forms]

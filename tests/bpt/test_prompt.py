@@ -142,6 +142,20 @@ def test_a_matrix_that_is_missing_or_does_not_fit_is_refused():
         build_prompt(wide, whitening=torch.eye(D), **same)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", METHODS)
+def test_autocast_changes_no_bit_of_a_prompt_or_of_its_gradients(method, precision):
+    upstream = torch.randn(7, D, generator=generator(3))
+    (_, plain), (_, cast) = built(method), built(method)
+    plain().backward(upstream)
+    with torch.autocast("cpu", precision):
+        tokens = cast()
+    tokens.backward(upstream)
+    assert tokens.dtype == torch.float32 and torch.equal(tokens, plain())
+    for one, other in zip(plain.parameters(), cast.parameters(), strict=True):
+        assert other.grad.dtype == torch.float32 and torch.equal(one.grad, other.grad)
+
+
 def test_a_plain_prompt_is_its_values():
     values = torch.randn(3, D)
     assert torch.equal(PlainPrompt(values)(), values)

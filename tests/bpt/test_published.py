@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from bpt import Recipe, published_recipes, recipe_for
-from burst import UnknownName, known_backbones
+from burst import BurstError, UnknownName, known_backbones
 
 # Typed from the paper's sources anew: lr, weight decay, head's weight decay, prompts, rank.
 TABLE = {
@@ -75,7 +75,8 @@ def test_what_was_never_published_takes_the_nearest_and_says_so(
 def test_imagenets_recipe_depends_on_the_share_of_its_images(fraction, decay):
     recipe = recipe_for("imagenet", train_fraction=fraction)
     assert (recipe.lr, recipe.weight_decay, recipe.head_weight_decay) == (0.1, 1e-3, decay)
-    assert (recipe.batch_size, recipe.num_prompts, recipe.rank) == (1024, 100, 25)
+    assert (recipe.batch_size, recipe.num_prompts, recipe.rank) == (1024, 100, 75)
+    assert "72.15" in recipe.origins["rank"] and "rank 25" in recipe.origins["lr"]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,45 @@ def test_peers_have_their_own_recipes():
 def test_a_batch_is_no_larger_than_the_dataset():
     recipe = recipe_for("flowers", method="linear")
     assert recipe.batch_size == 1020 and recipe.origins["batch_size"] == "as many as there are"
+    both = recipe_for("flowers", method="linear", protocol="authors")  # trains on 2,040
+    assert both.batch_size == 1024
+    assert recipe_for("flowers", method="linear", batch_size=1021).batch_size == 1021
+
+
+def test_a_published_warm_up_holds_for_its_length_only():
+    full = {"dataset": "imagenet", "model": "mae_vit2b", "method": "full"}
+    assert [recipe_for(**full, epochs=n).warmup_epochs for n in (None, 35, 100)] == [5, 5, 10]
+
+
+@pytest.mark.parametrize("model", ["mae_vitb", "moco_vitb", "sup_vitb"])
+def test_the_size_of_a_prompt_goes_with_its_placement(model):
+    for dataset in ("cub", "flowers", "cars", "imagenet"):
+        bpt = recipe_for(dataset, model=model, placement="last:4")
+        assert (bpt.num_prompts, bpt.rank) == (50, 50)
+        assert bpt.origins["rank"].startswith(("supplement", "WangYZ1608/BPT"))
+        spt = recipe_for(dataset, model=model, method="spt", placement="deep")
+        assert spt.num_prompts == 20
+        assert recipe_for(dataset, model=model, method="spt").num_prompts == 100
+
+
+def test_what_our_trainer_does_not_do_is_said():
+    assert "(without: random crops" in recipe_for("cub", method="linear").origins["lr"]
+    assert "drop-out" in recipe_for("cub", method="vpt", placement="deep").origins["lr"]
+    assert "random crops" in recipe_for("imagenet", method="linear").origins["lr"]
+
+
+def test_a_value_of_a_grid_is_in_its_middle():
+    for entry in published_recipes():
+        if entry.grid and entry.method != "full":
+            grid = entry.grid.split(";")[0].split("(")[0].removeprefix("lr ")
+            values = sorted(float(one) for one in grid.split(","))
+            assert entry.values["lr"] in (values[len(values) // 2], values[(len(values) - 1) // 2])
+
+
+def test_vpt_on_imagenet_was_never_searched():
+    recipe = recipe_for("imagenet", method="vpt")
+    assert recipe.origins["lr"].startswith("none was published for this dataset; nearest: KMnP")
+    assert recipe.origins["num_prompts"].startswith("poster")
 
 
 @pytest.mark.parametrize("method", ["vpt", "bpt-bilinear", "linear", "full"])
@@ -136,6 +176,35 @@ def test_every_entry_is_a_recipe_that_can_be_made():
         assert entry.pretraining in pretrainings and entry.placement in ("shallow", "deep", "any")
         method = "bpt-bilinear" if entry.method == "bpt" else entry.method
         Recipe(method=method, **entry.values)
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value", "users"),
+    [
+        ("vpt", "rank", 75, "bpt-bilinear"),
+        ("bpt-fwhiten", "rank", 5, "bpt-bilinear"),
+        ("vpt", "bilinear_init", "xavier", "bpt-bilinear"),
+        ("bpt-bilinear", "spt_tokens", "mean", "spt"),
+        ("linear", "num_prompts", 5, "vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+        ("linear", "after", "carry", "vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+        ("linear", "weight_decay", 0.0, "bpt-bilinear, full"),
+        ("full", "placement", "last:4", "vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+        ("full", "head_weight_decay", 0.1, "bpt-bilinear, linear"),
+        ("bpt-bilinear", "layer_decay", 0.65, "full"),
+        ("linear", "drop_path", 0.0, "full"),
+        ("spt", "whitening", "W.pt", "bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+    ],
+)
+def test_an_option_that_the_method_ignores_is_refused(method, option, value, users):
+    with pytest.raises(BurstError, match=f"method {method} makes no use of {option}, .*{users};"):
+        recipe_for("cub", method=method, **{option: value})
+    assert recipe_for("cub", method=method, **{option: None}).method == method
+
+
+def test_a_whitening_and_another_start_of_the_bilinear_prompt_contradict_each_other():
+    with pytest.raises(BurstError, match=r"bilinear_init is xavier, but .* W\.pt"):
+        recipe_for("cub", whitening="W.pt", bilinear_init="xavier")
+    assert recipe_for("cub", whitening="W.pt").bilinear_init == "whitening"
 
 
 def test_what_is_unknown_is_refused():

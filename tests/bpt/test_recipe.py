@@ -47,7 +47,7 @@ def test_a_whitening_given_to_the_bilinear_prompt_is_its_start():
         ({"method": "bpt-bilinaer"}, "bpt-bilinear"),
         ({"precision": "bf16"}, "bfloat16"),
         ({"protocol": "author"}, "authors"),
-        ({"method": "vpt", "whitening": "W.pt"}, "uses no whitening"),
+        ({"method": "vpt", "whitening": "W.pt"}, "no use of whitening, which is for bpt-fwhiten"),
         ({"method": "linear", "pooling": "prompts"}, "no prompts to pool"),
         ({"epochs": 0}, "epochs is 0"),
         ({"lr": 0.0}, "lr is 0"),

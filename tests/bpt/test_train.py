@@ -4,12 +4,15 @@ import json
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,12 +22,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import bpt
 import burst
 from bpt import Recipe, open_run, train, train_seeds
-from burst import BurstError, CheckpointError, Interrupted, NonFiniteLoss, RunExists
+from bpt.run import load_checkpoint, save_checkpoint
+from burst import (
+    BurstError,
+    CheckpointError,
+    Interrupted,
+    NonFiniteLoss,
+    OutputError,
+    RunExists,
+)
 
 TIMED = {"seconds", "images_per_second"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipe(colours):
     return Recipe(
         dataset="folder",
@@ -245,7 +256,7 @@ def test_a_truncated_file_of_a_run_is_named(recipe, tmp_path, name):
 
 
 def test_a_full_disk_loses_nothing_that_was_saved(recipe, tmp_path, monkeypatch):
-    from burst import OutputError, files
+    from burst import files
 
     original = files._settle
 
@@ -261,6 +272,41 @@ def test_a_full_disk_loses_nothing_that_was_saved(recipe, tmp_path, monkeypatch)
     train(recipe, tmp_path / "run", resume=True)
     train(recipe, tmp_path / "whole")
     same_end(tmp_path / "run", tmp_path / "whole")
+
+
+MEGABYTE = 2**20
+
+
+def test_a_checkpoint_goes_to_the_disk_without_a_copy_in_memory(tmp_path):
+    state = {"weights": torch.zeros(16 * MEGABYTE // 4)}
+    tracemalloc.start()
+    save_checkpoint(tmp_path, state)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < MEGABYTE
+    before = resident()
+    found = load_checkpoint(tmp_path)
+    assert resident() - before < 4 * MEGABYTE
+    assert torch.equal(found["weights"], state["weights"])
+
+
+def resident():
+    """Bytes of this process in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one(tmp_path):
+    save_checkpoint(tmp_path, {"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MEGABYTE, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*checkpoint\.pt: File too large"):
+            save_checkpoint(tmp_path, {"weights": torch.zeros(MEGABYTE)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert load_checkpoint(tmp_path)["step"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -303,10 +349,9 @@ except Interrupted as error:
 """
 
 
-def start(recipe, out, *, launcher=()):
-    command = [sys.executable, *launcher, "-c", PROGRAM] if not launcher else [*launcher]
+def start(recipe, out):
     return subprocess.Popen(
-        [*command, json.dumps(recipe.to_dict()), str(out)],
+        [sys.executable, "-c", PROGRAM, json.dumps(recipe.to_dict()), str(out)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -361,24 +406,83 @@ def test_a_signal_ends_the_step_saves_it_and_the_rest_comes_to_the_same(
     same_end(tmp_path / "run", tmp_path / "whole")
 
 
-def test_two_processes_come_to_the_loss_of_one(recipe, tmp_path, single_thread):
-    script = tmp_path / "program.py"
-    script.write_text(PROGRAM)
-    recipe = replace(recipe, epochs=2, method="vpt")
-    train(recipe, tmp_path / "one")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    process = start(
-        recipe, tmp_path / "two", launcher=[*launcher, "--nproc-per-node", "2", str(script)]
-    )
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors[-2000:]
-    for one, two in zip(numbers(tmp_path / "one"), numbers(tmp_path / "two"), strict=True):
-        for name in ("train_loss", "val_loss", "prompt_grad_norm"):
+SEVERAL = """
+import json, os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from bpt import Recipe, train
+from burst import Interrupted, process_group
+with process_group():
+    for name, values in json.loads(sys.argv[1]).items():
+        def stop(done, total):
+            if name == "resumed" and done == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+        recipe, out = Recipe.from_dict(values), Path(sys.argv[2]) / name
+        try:
+            train(recipe, out, progress=stop)
+        except Interrupted:
+            train(recipe, out, resume=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def in_two_processes(recipe, tmp_path_factory):
+    """A folder of runs: "vpt", "linear", and "whole" and "resumed" of one full fine-tuning."""
+    out = tmp_path_factory.mktemp("two")
+    tuned = replace(recipe, method="full", lr=1e-3, drop_path=0.5, epochs=2)
+    probed = replace(recipe, method="linear", lr=None, epochs=2)
+    prompted = replace(recipe, method="vpt", lr=None, epochs=2)
+    recipes = {"vpt": prompted, "linear": probed, "whole": tuned, "resumed": tuned}
+    content = json.dumps({name: one.to_dict() for name, one in recipes.items()})
+    (out / "program.py").write_text(SEVERAL)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", str(out / "program.py"), content, str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return out
+
+
+@pytest.mark.parametrize("method", ["vpt", "linear"])
+def test_two_processes_come_to_the_loss_of_one(
+    recipe, tmp_path, single_thread, in_two_processes, method
+):
+    train(replace(recipe, method=method, lr=None, epochs=2), tmp_path)
+    run = open_run(in_two_processes / method)
+    for one, two in zip(numbers(tmp_path), numbers(run.folder), strict=True):
+        for name in ("train_loss", "val_loss"):
             assert two[name] == pytest.approx(one[name], rel=1e-3)
+        if method == "vpt":
+            assert two["prompt_grad_norm"] == pytest.approx(one["prompt_grad_norm"], rel=1e-3)
         assert two["train_accuracy"] == pytest.approx(one["train_accuracy"], abs=5)
-    config = open_run(tmp_path / "two").config
-    assert config["processes"] == 2
-    assert open_run(tmp_path / "two").result["test_images"] == 12
+    assert run.config["processes"] == 2
+    assert run.result["test_images"] == 12
+
+
+@pytest.mark.parametrize("method", ["vpt", "linear"])
+def test_two_processes_count_each_image_once(in_two_processes, method):
+    for line in open_run(in_two_processes / method).metrics:
+        assert line["images_per_second"] * line["seconds"] == pytest.approx(24)
+
+
+def test_two_processes_go_on_to_the_same_numbers(in_two_processes):
+    whole, resumed = (load_checkpoint(in_two_processes / one) for one in ("whole", "resumed"))
+    for name, value in whole["trainer"]["model"].items():
+        assert torch.equal(value, resumed["trainer"]["model"][name]), name
+    losses = [[line["train_loss"] for line in one["metrics"]] for one in (whole, resumed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)  # summed up in another order
+
+
+def test_another_number_of_processes_goes_on_and_says_that_it_draws_anew(
+    recipe, tmp_path, in_two_processes
+):
+    shutil.copytree(in_two_processes / "resumed", tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    said = []
+    tuned = replace(recipe, method="full", lr=1e-3, drop_path=0.5, epochs=2)
+    train(tuned, tmp_path / "run", resume=True, say=said.append)
+    assert any("drawn anew" in line for line in said)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")

@@ -4,15 +4,18 @@ import json
 import socket
 import time
 
+import numpy as np
 import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from support import SIZE, backbone_of, vit
 
 from burst import _hub, backbone
 from burst.backbone import find_backbone, known_backbones, load_backbone
-from burst.errors import BurstError, CheckpointError, UnknownName
+from burst.errors import BurstError, CheckpointError, ImageError, UnknownName
 
 SHIPPED = ["mae_tiny", "moco_tiny", "sup_tiny"]
 NAMES = [spec.name for spec in known_backbones()]
@@ -236,6 +239,61 @@ def test_a_timm_model_has_timm_s_normalisation_and_size(tiny_file):
     tiny, config = load_backbone(TINY, tiny_file), timm.models.get_pretrained_cfg("test_vit")
     assert (tiny.mean, tiny.std) == (config.mean, config.std)
     assert tiny.image_size == (160, 160)
+
+
+@pytest.mark.parametrize(
+    "name, fraction, mode",
+    [
+        ("vit_small_patch14_dinov2.lvd142m", 1.0, "center"),
+        ("vit_tiny_patch16_224.augreg_in21k", 0.9, "center"),
+        ("vit_base_patch16_siglip_224.webli", 0.9, "center"),
+        ("vit_base_patch16_clip_384.openai_ft_in1k", 1.0, "squash"),
+        ("vit_base_patch16_clip_224.openai", 0.9, "center"),
+        ("deit3_small_patch16_224.fb_in1k", 0.9, "center"),
+    ],
+)
+def test_a_timm_model_s_images_are_prepared_as_timm_prepares_them(
+    name, fraction, mode, monkeypatch
+):
+    """The configuration is the named model's, the model a small one in its place."""
+    config = timm.models.get_pretrained_cfg(name).to_dict()
+
+    def small(_, **__):
+        model = vit()
+        model.pretrained_cfg = config
+        return model
+
+    monkeypatch.setattr(timm, "create_model", small)
+    found = load_backbone(f"timm:{name}", weights="random")
+    assert (found.crop_fraction, found.crop_mode) == (fraction, mode)
+    theirs = timm.data.create_transform(
+        **timm.data.resolve_model_data_config(found.model) | {"input_size": (3, SIZE, SIZE)}
+    )
+    for width, height in ((61, 80), (53, 29), (16, 16)):
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        image = Image.fromarray(pixels)
+        ours = found.preprocess.normalise(found.preprocess.centre(image))
+        torch.testing.assert_close(ours, theirs(image), atol=1e-6, rtol=1e-6)
+
+
+def test_a_registered_backbone_s_images_are_cropped_as_its_publishers_evaluated_it():
+    crops = {spec.name: (spec.crop_fraction, spec.crop_mode) for spec in known_backbones()}
+    small = {"mae_tiny", "moco_tiny", "sup_tiny"}
+    assert {crops.pop(name) for name in small} == {(1.0, "center")}
+    assert set(crops.values()) == {(0.875, "center")}
+
+
+@pytest.mark.parametrize("name", ["mae_tiny", "moco_tiny", "sup_tiny"])
+def test_the_small_backbones_read_an_image_of_their_size_whole(name):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    whole = load_backbone(name).preprocess.centre(Image.fromarray(pixels))
+    np.testing.assert_array_equal(whole.numpy(), pixels.transpose(2, 0, 1))
+
+
+def test_a_model_of_oblong_images_cannot_be_given_any():
+    oblong = dataclasses.replace(backbone_of(vit()), image_size=(16, 32))
+    with pytest.raises(ImageError, match="test reads 16 x 32 images; only squares"):
+        _ = oblong.preprocess
 
 
 def test_a_file_of_another_model_is_refused():

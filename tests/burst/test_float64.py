@@ -6,7 +6,7 @@ from support import backbone_of, vit
 
 from burst import whitened
 from burst.float64 import to_float64
-from burst.response import norm_gain
+from burst.response import first_norm
 from burst.second_moments import SecondMoments
 from burst.tokens import find_blocks
 
@@ -57,7 +57,7 @@ def test_the_gain_of_a_norm_without_float64_is_read():
     expected = norm.weight.detach().double()
     del norm.weight
     norm.weight = refusing(expected.float())
-    assert torch.equal(norm_gain(block, len(expected)), expected)
+    assert torch.equal(first_norm(block, len(expected)).gain, expected)
 
 
 def test_a_whitened_response_without_float64_is_multiplied_on_the_cpu(monkeypatch):

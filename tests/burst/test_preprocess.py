@@ -4,12 +4,13 @@ import zlib
 
 import numpy as np
 import pytest
+import timm.data
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
 from burst.errors import ImageError, UnknownName
-from burst.preprocess import Preprocess, decode
+from burst.preprocess import CROP_MODES, Preprocess, decode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -68,6 +69,43 @@ def test_the_transform_is_the_one_that_torchvision_composes():
     )
     chain = preprocess()
     assert torch.equal(chain.normalise(chain.centre(image)), usual(image))
+
+
+def smooth(width, height):
+    """An image with edges, gradients and a little noise, as photographs have."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / (5 + c)) * np.cos(y / (7 - c)) + (x > y) for c in range(3)]
+    pixels = 60 * np.stack(waves, axis=-1) + 90 + noise(width, height) / 16
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("fraction", [0.875, 0.9, 0.95, 1.0, 1.15])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_every_crop_is_that_of_timm(mode, fraction, interpolation):
+    theirs = timm.data.create_transform(
+        (3, 32, 32),
+        interpolation=interpolation,
+        mean=MEAN,
+        std=STD,
+        crop_pct=fraction,
+        crop_mode=mode,
+    )
+    ours = preprocess(crop_fraction=fraction, crop_mode=mode, interpolation=interpolation)
+    for width, height in ((80, 61), (61, 80), (37, 37), (32, 32), (20, 91), (15, 29), (33, 31)):
+        image = smooth(width, height)
+        expected = theirs(image)
+        found = ours.normalise(ours.centre(image))
+        assert found.shape == (3, 32, 32)
+        # a level of 255 is 0.017 here
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_an_image_of_the_model_s_size_is_read_as_it_is():
+    pixels = noise(32, 32)
+    for mode in CROP_MODES:
+        whole = preprocess(crop_fraction=1.0, crop_mode=mode).centre(Image.fromarray(pixels))
+        np.testing.assert_array_equal(whole.numpy(), pixels.transpose(2, 0, 1))
 
 
 def test_interpolation_changes_the_pixels():
@@ -184,6 +222,10 @@ def test_an_image_over_the_limit_is_bad_though_pillow_only_warns(monkeypatch):
 def test_a_sliver_is_refused_before_it_is_blown_up():
     with pytest.raises(ImageError, match="too narrow"):
         preprocess(image_size=224).centre(Image.new("RGB", (1, 10_000)))
+    with pytest.raises(ImageError, match="too narrow to resize its long side to 35"):
+        preprocess(crop_mode="border", crop_fraction=0.9).centre(Image.new("RGB", (1, 100)))
+    squashed = preprocess(crop_mode="squash").centre(Image.new("RGB", (1, 10_000)))
+    assert squashed.shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +233,7 @@ def test_a_sliver_is_refused_before_it_is_blown_up():
     [
         {"image_size": 0},
         {"crop_fraction": 0.0},
-        {"crop_fraction": 1.1},
+        {"crop_fraction": 33.0},
         {"crop_fraction": float("nan")},
         {"mean": (0.5,)},
         {"std": (0.5, 0.5)},
@@ -206,3 +248,5 @@ def test_numbers_out_of_range_are_refused(changes):
 def test_an_unknown_interpolation_gets_the_nearest_known_ones():
     with pytest.raises(UnknownName, match="did you mean bicubic"):
         preprocess(interpolation="bicubik")
+    with pytest.raises(UnknownName, match="unknown crop mode 'centre'; did you mean center"):
+        preprocess(crop_mode="centre")

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,8 +133,8 @@ def test_moments_of_other_models_or_tokens_do_not_add(backbone):
         all_tokens + collect_moments(backbone, images, tokens="patch")
     with pytest.raises(BurstError, match=r"blocks \[0, 1, 2\]"):
         all_tokens + collect_moments(backbone, images, blocks=(1,))
-    with pytest.raises(BurstError, match="model"):
-        all_tokens + collect_moments(backbone_of(vit(), name="other"), images)
+    with pytest.raises(BurstError, match="query and key weights .*, not"):
+        all_tokens + collect_moments(backbone_of(vit(num_heads=2)), images)
 
 
 def test_bad_calls_are_refused(backbone):
@@ -166,6 +167,16 @@ def test_moments_come_back_from_their_file(backbone, tmp_path):
         for name in ("mean", "scatter", "positions"):
             assert torch.equal(getattr(found.blocks[block], name), getattr(one, name))
     assert (found + moments).images == 6
+    assert (found + moments).sources == (images.record,)
+
+
+def test_moments_of_before_keep_their_sources(backbone, tmp_path):
+    moments = collect_moments(backbone, images_for(backbone, "sample", num_images=3))
+    path = tmp_path / "old.safetensors"
+    replace(moments, sources=(["sample", "a" * 64],)).save(path)  # pairs, as they were
+    found = TokenMoments.load(path)
+    assert found.sources == ({"source": "sample", "fingerprint": "a" * 64},)
+    assert len((found + moments).sources) == 2
 
 
 @pytest.mark.usefixtures("short_files")

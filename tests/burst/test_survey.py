@@ -1,5 +1,6 @@
 """A survey against the same quantities materialised by hand."""
 
+import json
 import warnings
 from importlib import import_module
 
@@ -9,7 +10,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from support import DEPTH, DIM, HEADS, backbone_of, vit
+from support import DEPTH, DIM, HEADS, SIZE, backbone_of, vit
 
 from burst.backbone import load_backbone
 from burst.errors import (
@@ -228,6 +229,11 @@ def test_the_record_says_how_it_was_made(backbone, images):
     assert record["model"] == "test"
     assert record["images"]["count"] == 7
     assert record["images"]["fingerprint"] == images.fingerprint
+    assert record["images"]["seed"] == 0
+    how = {"image_size": SIZE, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
+    how |= {"crop_fraction": 0.875, "crop_mode": "center"}
+    assert record["images"].items() >= how.items()
+    json.dumps(record)  # plain data
     assert record["options"]["quantities"] == ("qk", "x", "qkx")
     assert record["backend"] == ["torch"]
     assert (record["options"]["precision"], record["precision"]) == ("tf32x3", ["ieee"])

@@ -320,3 +320,67 @@ def test_prefix_tokens_that_differ_between_blocks_are_not_guessed(name):
     model = on_meta(name)
     with pytest.raises(UnsupportedModel, match=f"^{type(model).__name__} does not have the same"):
         num_prefix_tokens(model)
+
+
+class TorchBlock(nn.Module):
+    """x (B, N, d) -> x + attention, by torch's own class, called as `call` says."""
+
+    def __init__(self, attention, call):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(24)
+        self.attn = attention
+        self.call = call
+
+    def forward(self, x):
+        return x + self.call(self.attn, self.norm1(x))
+
+
+def batch_first(attention, y):
+    return attention(y, y, y, need_weights=False)[0]
+
+
+def sequence_first(attention, y):
+    y = y.transpose(0, 1)
+    return attention(query=y, key=y, value=y)[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("call", [batch_first, sequence_first])
+@pytest.mark.parametrize("training", [True, False])  # torch has a fast path of its own in eval
+def test_tokens_come_batch_first_however_the_attention_reads_them(call, training):
+    attention = nn.MultiheadAttention(24, 4, batch_first=call is batch_first)
+    block = TorchBlock(attention, call).train(training)
+    x = torch.randn(2, 5, 24)
+    with torch.no_grad():
+        plain = block(x)
+        with capture(block) as tokens:
+            assert torch.equal(block(x), plain)
+        assert torch.equal(tokens[0], block.norm1(x))
+
+
+def test_an_attention_that_wraps_a_sequence_first_one_is_refused(vit, images):
+    wrapper = nn.Module()
+    wrapper.inner = nn.MultiheadAttention(24, 4)
+    wrapper.forward = lambda x, **_: sequence_first(wrapper.inner, x)
+    vit.blocks[1].attn = wrapper
+    message = (
+        r"blocks\.1\.attn \(Module\) wraps inner \(MultiheadAttention\), which reads \(N, B, d"
+    )
+    with pytest.raises(UnsupportedModel, match=message), capture(vit):
+        vit(images)
+    with capture(vit, [0, 2]) as tokens:
+        vit(images)
+    assert list(tokens) == [0, 2]
+    wrapper.inner = nn.MultiheadAttention(24, 4, batch_first=True)
+    wrapper.forward = lambda x, **_: batch_first(wrapper.inner, x)
+    with capture(vit, [1]) as tokens:
+        vit(images)
+    assert tokens[1].shape == (2, 5, 24)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_sequences_of_several_lengths_in_one_tensor_are_refused():
+    block = TorchBlock(nn.MultiheadAttention(24, 4, batch_first=True), batch_first).eval()
+    x = torch.nested.nested_tensor([torch.randn(5, 24), torch.randn(3, 24)])
+    message = r"attn \(MultiheadAttention\) reads a nested tensor, expected tokens"
+    with torch.no_grad(), pytest.raises(UnsupportedModel, match=message), capture(block):
+        block.attn(x, x, x, need_weights=False)

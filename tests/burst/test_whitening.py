@@ -1,15 +1,18 @@
 """A whitening of a small model against the same computed from materialised tokens."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import timm
 import torch
 from support import DEPTH, DIM, HEADS, backbone_of, vit
 
+from burst.backbone import load_backbone
 from burst.decorrelation import METHODS
 from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName, UnsupportedModel
 from burst.projection import OmittedTermWarning
-from burst.response import norm_gain, response_matrix
+from burst.response import first_norm, response_matrix
 from burst.second_moments import collect_moments, split_images
 from burst.statistics import describe
 from burst.survey import images_for
@@ -93,6 +96,8 @@ def test_the_whitening_of_other_images_is_measured(backbone):
     found = whiten(backbone, images_for(backbone, "sample", num_images=200))
     assert found.record["images"]["count"] == 160
     assert found.record["images"]["held_out"] == 40
+    (source,) = found.record["images"]["sources"]
+    assert source == images_for(backbone, "sample", num_images=200).record
     for one in found.blocks:
         assert one.tokens == 160 * 17
         assert 0.02 < one.whiteness_error < 1
@@ -135,10 +140,11 @@ def test_the_response_is_that_of_its_convention_and_norm(backbone):
     block = find_blocks(backbone.model)[1]
     query, key = weights_of(backbone, 1)
     gain = backbone.model.blocks[1].norm1.weight.double().numpy()
+    centring = np.eye(DIM) - 1 / DIM
     for expected, options in (
         (query.T @ key, {}),
         (query @ key.T, {"convention": "authors"}),
-        (np.diag(gain) @ query.T @ key, {"through_norm": True}),
+        (centring @ np.diag(gain) @ query.T @ key, {"through_norm": True}),
         (query[8:16].T @ key[8:16], {"head": 1}),
     ):
         np.testing.assert_allclose(response_matrix(block, **options), expected, atol=1e-12)
@@ -153,6 +159,50 @@ def test_through_norm_and_centring_change_what_is_white(backbone, images, moment
     expected = np.linalg.eigvalsh(y @ y.T / y.shape[1])[::-1]
     kept = found.blocks[0].kept
     np.testing.assert_allclose(found.eigenvalues[0, :kept], expected[:kept], rtol=1e-6)
+
+
+def normed(norm, prompts):
+    """LayerNorm of (m, d) prompts without its bias, by NumPy in float64, and their deviations."""
+    deviation = np.sqrt(prompts.var(axis=1) + norm.eps)
+    centred = prompts - prompts.mean(axis=1, keepdims=True)
+    return centred / deviation[:, None] * norm.weight.double().numpy(), deviation
+
+
+def test_through_norm_whitens_what_prompts_meet_behind_the_layer_norm_on_other_images():
+    tiny = load_backbone("mae_tiny")
+    tiny.model.blocks = tiny.model.blocks[:3]  # for speed
+    fitting, held = split_images(images_for(tiny, "sample", num_images=128), 0.5)
+    moments = collect_moments(tiny, fitting)
+    found = whiten_moments(tiny, moments, WhiteningOptions(through_norm=True))
+    with torch.inference_mode(), capture(tiny.model) as tokens:
+        tiny.model(torch.cat(list(held)))
+    for block, one in enumerate(found.blocks):
+        part = tiny.model.blocks[block]
+        query, key = part.attn.qkv.weight.double().numpy().reshape(3, 192, 192)[:2]
+        # Unit prompts have one deviation, so times it they are whitened as they are.
+        prompts, deviation = normed(part.norm1, np.eye(192))
+        response = deviation[:, None] * (prompts @ query.T @ key)
+        sigma = response @ moments.blocks[block].covariance().numpy() @ response.T
+        kept = np.linalg.eigh(sigma).eigenvectors[:, ::-1][:, : one.kept]
+        assert abs(kept.sum(axis=0)).max() < 1e-6  # at right angles to the one that never varies
+        y = response @ tokens[block].double().flatten(0, 1).numpy().T
+        variances = (kept.T @ found.W[block].double().numpy() @ y).var(axis=1)
+        assert 0.8 < variances.min() < variances.max() < 1.6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_through_norm_one_direction_is_null_and_never_kept(method, backbone, moments):
+    options = WhiteningOptions(method=method, through_norm=True, floor=1e-10)
+    found = whiten_moments(backbone, moments, options, held_out=moments)
+    full = whiten_moments(backbone, moments, replace(options, shrinkage=0.1))  # rank d of tokens
+    for whitening in (found, full):
+        assert all(one.kept <= one.rank <= DIM - 1 for one in whitening.blocks)
+        assert (whitening.eigenvalues[:, -1] == 0).all()
+        assert torch.isfinite(whitening.W).all()
+    assert all(one.rank == DIM - 1 for one in full.blocks)
+    assert all(one.whiteness_error < 1e-3 for one in found.blocks)
+    with pytest.raises(BurstError, match=r"singular, of rank 31 of 32; give a floor above 0$"):
+        whiten_moments(backbone, moments, replace(options, floor=0.0, shrinkage=0.1))
 
 
 @pytest.mark.parametrize("shrinkage", ["oas", 0.3])
@@ -222,8 +272,8 @@ def test_a_constant_response_has_no_correlation(images):
 
 
 def test_moments_of_something_else_are_refused(backbone, images, moments):
-    with pytest.raises(BurstError, match="of model test, not other"):
-        whiten_moments(backbone_of(vit(), name="other"), moments)
+    with pytest.raises(BurstError, match="of query and key weights .*, not"):
+        whiten_moments(backbone_of(vit(num_heads=2)), moments)
     with pytest.raises(BurstError, match="of tokens all, not patch"):
         whiten_moments(backbone, moments, WhiteningOptions(tokens="patch"))
     few = collect_moments(backbone, images, blocks=(1,))
@@ -233,16 +283,60 @@ def test_moments_of_something_else_are_refused(backbone, images, moments):
         whiten_moments(backbone, moments, held_out=few)
 
 
+@pytest.mark.parametrize(
+    "norm, centres",
+    [
+        (torch.nn.LayerNorm, True),
+        (timm.layers.LayerNorm, True),
+        (timm.layers.LayerNormFp32, True),
+        (torch.nn.RMSNorm, False),
+        (timm.layers.RmsNorm, False),
+        (timm.layers.SimpleNorm, False),
+    ],
+)
+def test_what_a_norm_does_to_prompts_goes_by_its_class(norm, centres):
+    model = vit()
+    model.blocks[1].norm1 = norm(DIM)
+    model.blocks[1].norm1.weight.data = gain = 0.5 + torch.rand(DIM)
+    block = find_blocks(model)[1]
+    found = first_norm(block, DIM)
+    assert found.centres is centres
+    assert torch.equal(found.gain, gain.double())
+    # Prompts of one scale: what the norm makes of them has the rows of the response, up to scale.
+    prompts = 1e3 * torch.eye(DIM)
+    with torch.inference_mode():
+        met = block.module.norm1(prompts).double()
+        met = (met - getattr(block.module.norm1, "bias", None) if centres else met).numpy()
+    expected = met @ response_matrix(block).numpy()
+    theirs = response_matrix(block, through_norm=True).numpy()
+    scale = (expected * theirs).sum() / (theirs**2).sum()
+    np.testing.assert_allclose(expected, scale * theirs, atol=1e-5 * abs(expected).max())
+
+
+class Unknown(torch.nn.LayerNorm):
+    def forward(self, x):
+        return x * self.weight
+
+
+@pytest.mark.parametrize("norm", [Unknown(DIM), torch.nn.BatchNorm1d(DIM), torch.nn.Identity()])
+def test_a_norm_of_which_nothing_is_known_is_refused(norm):
+    model = vit()
+    model.blocks[1].norm1 = norm
+    with pytest.raises(UnsupportedModel, match=r"blocks\.1\.norm1 .*not known whether it centres"):
+        first_norm(find_blocks(model)[1], DIM)
+
+
 def test_a_norm_that_does_not_come_first_is_refused():
+    model = timm.models.vision_transformer.VisionTransformer(
+        img_size=16, patch_size=4, embed_dim=DIM, depth=1, num_heads=4,
+        block_fn=timm.models.vision_transformer.ResPostBlock,
+    )  # fmt: skip
     with pytest.raises(UnsupportedModel, match="no `norm1` before its attention"):
-        norm_gain(find_blocks(timm.models.vision_transformer.VisionTransformer(
-            img_size=16, patch_size=4, embed_dim=DIM, depth=1, num_heads=4,
-            block_fn=timm.models.vision_transformer.ResPostBlock,
-        ))[0], DIM)  # fmt: skip
+        first_norm(find_blocks(model)[0], DIM)
     model = vit()
     model.blocks[1].norm1 = torch.nn.LayerNorm(DIM, elementwise_affine=False)
     with pytest.raises(UnsupportedModel, match=r"blocks\.1\.norm1 \(LayerNorm\) has no gain"):
-        norm_gain(find_blocks(model)[1], DIM)
+        first_norm(find_blocks(model)[1], DIM)
 
 
 def test_blocks_of_several_widths_do_not_go_together():

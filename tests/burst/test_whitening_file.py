@@ -91,6 +91,27 @@ def test_the_file_can_be_read_without_this_library(whitening, tmp_path):
         ]
 
 
+def without_fingerprint(path, **changes):
+    """The .pt file as it was written before it held the fingerprint of the weights."""
+    about = json.loads(torch.load(path, weights_only=True)["metadata"])
+    del about["qk_sha256"]
+    return rewritten(path, metadata=json.dumps(about | changes))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"dim": 32}, "query and key weights .*; d 24, not 32"),
+        ({"depth": 3}, "query and key weights .*; number of blocks 2, not 3"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(changes, words, whitening, tmp_path):
+    save_whitening(whitening, tmp_path / "W.pt")
+    with pytest.raises(CheckpointError, match=f"does not fit .*{words}") as refusal:
+        load_whitening(tmp_path / "W.pt", make_backbone(**changes))
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -98,14 +119,22 @@ def test_the_file_can_be_read_without_this_library(whitening, tmp_path):
         ({"weights_sha256": "b" * 64}, r"weights sha256 aaaaaaaaaaaa\.\.\., not bbbbbbbbbbbb"),
         ({"weights_sha256": None}, r"weights sha256 aaaaaaaaaaaa\.\.\., not None"),
         ({"dim": 32}, "d 24, not 32"),
-        ({"depth": 3}, "number of blocks 2, not 3"),
         ({"name": "x", "depth": 1}, "model test, not x; number of blocks 2, not 1"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(changes, words, whitening, tmp_path):
+def test_a_file_of_before_fits_by_name_and_weight_file(changes, words, whitening, tmp_path):
     save_whitening(whitening, tmp_path / "W.pt")
-    with pytest.raises(CheckpointError, match=f"does not fit .*{words}") as refusal:
-        load_whitening(tmp_path / "W.pt", make_backbone(**changes))
+    old = without_fingerprint(tmp_path / "W.pt")
+    assert torch.equal(load_whitening(old, make_backbone()).W, whitening.W)
+    with pytest.raises(CheckpointError, match=f"does not fit .*: {words}"):
+        load_whitening(old, make_backbone(**changes))
+
+
+def test_a_file_of_before_that_left_centring_out_is_refused(whitening, tmp_path):
+    save_whitening(whitening, tmp_path / "W.pt")
+    old = without_fingerprint(tmp_path / "W.pt", through_norm=True)
+    with pytest.raises(CheckpointError, match="through the norm without its centring") as refusal:
+        load_whitening(old)
     assert "\n" not in str(refusal.value)
 
 

@@ -79,12 +79,11 @@ def test_several_seeds_end_with_mean_and_spread(images, tmp_path):
 
 def test_without_out_the_folder_is_named_after_the_recipe(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    succeeded("train", f"folder:{images}", *SMALL, "--method", "linear", "--quiet")
+    linear = ("train", f"folder:{images}", "--method", "linear", "--epochs", "2", "--batch-size", 8)
+    succeeded(*linear, "--quiet")
     assert (tmp_path / "runs/folder-mae_tiny-linear-seed0/result.json").exists()
-    assert "already holds a run" in refused(
-        "train", f"folder:{images}", *SMALL, "--method", "linear"
-    )
-    succeeded("train", f"folder:{images}", *SMALL, "--method", "linear", "--resume", "--quiet")
+    assert "already holds a run" in refused(*linear)
+    succeeded(*linear, "--resume", "--quiet")
 
 
 def test_a_run_is_evaluated_class_by_class(trained):
@@ -95,6 +94,23 @@ def test_a_run_is_evaluated_class_by_class(trained):
     assert list(record["per_class"]) == ["blue", "green", "red"]
     table = succeeded("evaluate", out, "--split", "val").stdout
     assert "9 images" in table and "green" in table
+
+
+def test_under_torchrun_each_process_evaluates_on_its_own_gpu(trained, monkeypatch):
+    class Asked(Exception):
+        """Carries the device out of the command."""
+
+    def load_model(_, device):
+        raise Asked(device)
+
+    current = []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(bpt.Run, "load_model", load_model)
+    result = run("evaluate", trained[0])
+    assert isinstance(result.exception, Asked)
+    assert list(result.exception.args) == current == [torch.device("cuda", 1)]
 
 
 def test_images_are_classified_by_name(trained, images):
@@ -192,7 +208,7 @@ def test_a_miniature_study_ends_with_a_table(images, tmp_path):
     for line in table:
         run = tmp_path / line["run"] / "seed_0" / "result.json"
         assert float(line["ours"]) == json.loads(run.read_text())["test_accuracy"]
-        assert line["differs"] == "dataset, model, epochs, protocol"
+        assert line["differs"] == "dataset, model, epochs, batch_size, protocol"
         ours = float(line["published"]) + float(line["difference"])
         assert ours == pytest.approx(float(line["ours"]))
     assert "72.18" in result.stdout
@@ -218,6 +234,10 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
         (("train", "digits", "--placement", "last"), "last"),
         (("train", "digits", "--precision", "fp16"), "float16"),
         (("train", "digits", "--epochs", "0"), "epochs is 0"),
+        (
+            ("train", "digits", "--method", "linear", "--placement", "shallow"),
+            "no use of placement",
+        ),
         (("train", "digits", "--seeds", "0;1"), "0,1,2"),
         (("train", "digits", "--device", "cuda:99"), "cuda:99"),
         (("train", "digits", "--whitening", "missing.pt"), "missing.pt does not exist"),

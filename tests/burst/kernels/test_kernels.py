@@ -1,11 +1,14 @@
 """Both backends against numpy.histogram and float64 NumPy on the product itself."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from burst import kernels
 from burst.axis import FloatAxis, RegularAxis
 from burst.errors import BackendError, ShapeError, UnknownName
 from burst.kernels import _torch as tiled
@@ -210,6 +213,14 @@ def test_auto_takes_the_tiles_and_a_name_is_obeyed():
     assert choose("auto", cpu, installed=True) == "torch"
     for name in ("reference", "torch", "triton"):
         assert choose(name, cpu, installed=True) == name
+
+
+def test_what_lies_on_an_apple_gpu_is_counted_on_the_processor():
+    """They have no float64. None is here: a stand-in says where it is and can be copied."""
+    x = torch.ones(3)
+    there = SimpleNamespace(device=torch.device("mps"), cpu=lambda: x)
+    assert kernels._countable(there) is x
+    assert kernels._countable(x) is x
 
 
 def test_wrong_requests_are_told_apart():

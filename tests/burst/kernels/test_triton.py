@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ from burst.axis import FloatAxis, RegularAxis
 from burst.errors import BackendError, UnknownName
 from burst.histogram import Histogram
 from burst.kernels import PRECISIONS, choose, histogram, matmul_histogram
+from burst.kernels._scaling import takes
+from burst.kernels._tiles import MOST_BINS, Tile, counters_for
 
 AXES = [
     FloatAxis(),
@@ -42,6 +43,13 @@ EDGES = [RegularAxis(10, -5.0, 5.0), RegularAxis(37, 0.1, 0.7), RegularAxis(4096
 
 def small_integers(*shape, device="cpu"):
     return torch.randint(-3, 4, shape).float().to(device)
+
+
+# Cuts for the interpreter, which knows no PTX; a GPU has its own trial.
+INTERPRETED = {
+    "scratch": Tile(4, 1024, 1, 8, 1, 2, (2, 0), "scratch"),
+    "registers": Tile(4, 1024, 1, 8, 1, 1, (2, 0), "registers"),
+}
 
 
 def assert_same(fast: Histogram, reference: Histogram) -> None:
@@ -85,7 +93,7 @@ def test_any_size_dtype_and_stride(shape, dtypes, transposed, step, precision, d
     from burst.kernels import _triton
 
     m, k, n = shape
-    tile = _triton.Tile(16, 16, 16, 4, 2, 1, (0, 1))  # so that small sizes have many tiles
+    tile = Tile(16, 16, 16, 4, 2, 1, (0, 1), "scratch")  # so that small sizes have many tiles
     a = small_integers(m * step, k, device=device).to(dtypes[0])[::step]
     b = small_integers(n if transposed else k, k if transposed else n, device=device).to(dtypes[1])
     b = b.mT if transposed else b
@@ -99,6 +107,33 @@ def test_any_size_dtype_and_stride(shape, dtypes, transposed, step, precision, d
 def test_a_tensor_of_any_law_is_counted_exactly(law, axis, device):
     x = LAWS[law](20_003).to(device)
     assert_same(histogram(x, axis, backend="triton"), histogram(x, axis, backend="reference"))
+
+
+@pytest.mark.parametrize("counter", INTERPRETED)
+@pytest.mark.parametrize("axis", AXES, ids=str)
+def test_every_way_of_counting_finds_the_same(axis, counter, device):
+    """The first tile is all zeros, and its neighbours are not; some lie outside any window."""
+    from burst.kernels import _triton
+
+    if counter not in counters_for(axis):
+        pytest.skip(f"{axis} is not counted in {counter}")
+    x = torch.randn(30_000).to(device) * 5
+    x[:4096], x[5000:5100] = 0.0, x[5000:5100] * 1e-9
+    x[4096:4100] = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0])
+    fast = _triton.histogram(x, axis, tile=INTERPRETED[counter])
+    assert fast.kernel.startswith(f"{counter} counters, tile 4 x 1024")
+    assert_same(fast, histogram(x, axis, backend="reference"))
+
+
+def test_the_window_lies_where_the_first_tile_that_is_not_zero_lies(device):
+    """Placed by zeros, it would send all else to the counts in memory: right, but slow."""
+    from burst.kernels import _triton
+
+    x = torch.randn(4 * 4096).to(device)
+    x[:4096] = 0.0
+    run = _triton.stream(x, FloatAxis(), INTERPRETED["scratch"], programs=1)
+    run.launch()
+    assert run.scratch.sum() > 0.999 * x.numel()
 
 
 @pytest.mark.parametrize("axis", EDGES, ids=str)
@@ -247,9 +282,28 @@ def test_a_power_of_two_moves_the_counts_of_a_float_axis_and_keeps_them(device):
     assert np.array_equal(one[one > 0], other[other > 0])
 
 
-def test_an_axis_beyond_float32_is_refused_in_one_line(device):
-    with pytest.raises(BackendError, match=r"edges below 2\^127.*backend='torch'"):
-        histogram(torch.ones(3, device=device), RegularAxis(4, -1e300, 1e300), backend="triton")
+@pytest.mark.parametrize(
+    "axis", [RegularAxis(4, -1e300, 1e300), RegularAxis(MOST_BINS + 1, -1.0, 1.0)], ids=str
+)
+def test_an_axis_that_float32_does_not_resolve_is_refused_in_one_line(axis, device):
+    assert not takes(axis)
+    with pytest.raises(BackendError, match=r"bins and edges below 2\^127.*backend='torch'"):
+        histogram(torch.ones(3, device=device), axis, backend="triton")
+
+
+def test_the_most_bins_are_counted_exactly(device):
+    axis = RegularAxis(MOST_BINS, 0.1, 0.7)
+    edges = torch.from_numpy(axis.edges[:: MOST_BINS // 1000].astype(np.float32))
+    inf = torch.tensor(torch.inf)
+    x = torch.cat([edges, torch.nextafter(edges, inf), torch.nextafter(edges, -inf)]).to(device)
+    assert_same(histogram(x, axis, backend="triton"), histogram(x, axis, backend="reference"))
+
+
+@pytest.mark.parametrize("scale", [2.0**-120, 2.0**-137, 2.0**-145])
+def test_the_smallest_ranges_settle(scale, device):
+    """No float32 scale makes them as large as 1."""
+    x = torch.linspace(0, 1, 5000, device=device) * scale
+    assert_same(histogram(x, backend="triton"), histogram(x, backend="reference"))
 
 
 def test_the_choice_is_pure():
@@ -276,6 +330,15 @@ def test_other_backends_record_that_they_multiply_float32_as_it_is():
         assert (hist + hist).precision == hist.rebin(16).precision == hist.precision
 
 
+def test_a_result_names_how_it_was_counted(device):
+    hist = histogram(torch.ones(5000, device=device), backend="triton")
+    assert "counters, tile" in hist.kernel
+    other = Histogram.from_dict(hist.to_dict() | {"kernel": "another"})
+    both = hist + other + hist + other
+    assert both.kernel == f"{hist.kernel}+another"
+    assert hist.rebin(16).kernel == hist.kernel
+
+
 def test_triton_asked_for_on_the_cpu_is_refused_without_the_interpreter():
     pytest.importorskip("triton", reason="Triton is not installed")
     code = "import torch, burst; burst.histogram(torch.ones(3), backend='triton')"
@@ -287,42 +350,3 @@ def test_triton_asked_for_on_the_cpu_is_refused_without_the_interpreter():
         check=False,
     )
     assert "BackendError: the triton backend runs on a GPU, not on cpu; use" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "own, stages",
-    [([9_000], 3), ([36_864, 24_576], 2), ([36_864, 30_000, 60_000], 1), ([98_304], 3)],
-)
-def test_a_launch_takes_as_many_stages_as_shared_memory_lets_start(own, stages, monkeypatch):
-    """Above 48 KiB with the counters, but not without, Triton would not ask for more."""
-    kernel = FakeKernel(own)
-    run = fake_run(monkeypatch)
-    run.start(kernel, "operand", BLOCK_M=128)
-    assert kernel.launched == stages
-
-
-def test_a_launch_that_cannot_start_is_refused(monkeypatch):
-    with pytest.raises(BackendError, match="use backend='torch'"):
-        fake_run(monkeypatch).start(FakeKernel([40_000] * 3), "operand")
-
-
-class FakeKernel:
-    """Stands for a kernel whose own shared memory is known, for fewer and fewer stages."""
-
-    def __init__(self, own):
-        self.own, self.launched = iter(own), None
-
-    def warmup(self, *_, **options):
-        return SimpleNamespace(metadata=SimpleNamespace(shared=next(self.own)))
-
-    def __getitem__(self, _):
-        return lambda *_, num_stages, **__: setattr(self, "launched", num_stages)
-
-
-def fake_run(monkeypatch):
-    pytest.importorskip("triton", reason="Triton is not installed")
-    from burst.kernels import _triton
-
-    monkeypatch.setattr(_triton, "INTERPRETED", False)
-    tile = _triton.Tile(128, 64, 32, 8, 3, 1, (0, 3))
-    return _triton._Run(FloatAxis(), tile, torch.tensor([0.0, 1.0]))

@@ -1,0 +1,73 @@
+"""Which model is it? What a whitening and moments are checked by, whatever the model is called."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from burst.backbone import Backbone
+from burst.errors import BurstError
+from burst.projection import projection
+from burst.tokens import find_blocks
+
+
+def qk_sha256(model: nn.Module) -> str | None:
+    """SHA-256 in hex of the float32 query and key weights of all blocks that can be measured.
+
+    It does not depend on the model's name, the file its weights came from, their dtype if float32
+    holds it, or the device. Two models that agree in every W_q and W_k and differ elsewhere, in
+    front of a block say, have one fingerprint; such models do not occur but by construction.
+
+    Returns:
+        None if no block can be measured.
+
+    Raises:
+        UnsupportedModel: the model has no attention blocks at all.
+    """
+    blocks = find_blocks(model)
+    digest = hashlib.sha256(f"{len(blocks)} blocks\n".encode())
+    empty = digest.digest()
+    for block in blocks:
+        try:
+            weights = projection(block.attention)
+        except BurstError:
+            continue
+        digest.update(f"{block.index} {tuple(weights.w_q.shape)}\n".encode())
+        for weight in (weights.w_q, weights.w_k):
+            digest.update(weight.cpu().contiguous().numpy().data)
+    return None if digest.digest() == empty else digest.hexdigest()
+
+
+def identity(backbone: Backbone) -> dict[str, Any]:
+    """What the record of a measurement says of the model."""
+    return {
+        "model": backbone.name,
+        "pretraining": backbone.pretraining,
+        "weights": backbone.weights_source,
+        "weights_sha256": backbone.weights_sha256,
+        "qk_sha256": qk_sha256(backbone.model),
+    }
+
+
+def model_differences(made: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """How two models differ, each told by `model` (its name), `weights_sha256` and `qk_sha256`.
+
+    Names and files count only where a fingerprint is missing, as in what was written before there
+    were any: one model goes by several names, and random weights have no file.
+
+    Returns:
+        A phrase for each difference, "model a, not b" say.
+    """
+    keys = {"qk_sha256": "query and key weights"}
+    if not (made.get("qk_sha256") and given.get("qk_sha256")):
+        keys = {"model": "model", "weights_sha256": "weights sha256"}
+    return [
+        f"{what} {_short(made.get(key))}, not {_short(given.get(key))}"
+        for key, what in keys.items()
+        if made.get(key) != given.get(key)
+    ]
+
+
+def _short(value: object) -> str:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else str(value)

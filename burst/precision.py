@@ -1,0 +1,57 @@
+"""float32 products in float32, whatever less precise ones the caller has allowed elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+PLAIN = ("none", "ieee")
+
+
+@contextmanager
+def plain_float32(device: torch.device) -> Iterator[None]:
+    """Multiply float32 matrices as they are, on the CPU and on a GPU, for a while.
+
+    Autocast, `torch.set_float32_matmul_precision`, `allow_tf32` and the settings called
+    `fp32_precision` (torch 2.9) all let products be rounded to fewer bits. They are the process's:
+    what they were is put back, also where the caller has mixed old and new ones.
+
+    Args:
+        device: where the matrices are.
+    """
+    with _without_autocast(device.type):
+        before = _old_setting()
+        settings = [(owner, owner.fp32_precision) for owner in _new_settings()]
+        if before == "highest" and all(value in PLAIN for _, value in settings):
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")  # sets the new ones too
+        try:
+            yield
+        finally:
+            if before is not None:
+                torch.set_float32_matmul_precision(before)
+            for owner, value in settings:
+                owner.fp32_precision = value
+
+
+def _without_autocast(kind: str) -> AbstractContextManager[Any]:
+    if torch.amp.is_autocast_available(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()  # such as the meta device
+
+
+def _old_setting() -> str | None:
+    """None where a new setting contradicts it, and torch will not tell."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
+def _new_settings() -> list[Any]:
+    owners = [
+        getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn)
+    ]
+    return [owner for owner in owners if hasattr(owner, "fp32_precision")]
