@@ -35,10 +35,11 @@ from bpt.prompt import (
 from bpt.published import PublishedRecipe, published_recipes, recipe_for
 from bpt.recipe import Recipe
 from bpt.run import Run, open_run
-from bpt.setup import default_folder, is_first_process
+from bpt.setup import default_folder
 from bpt.study import run_study
 from bpt.tokens import prompt_tokens
 from bpt.train import train, train_seeds
+from burst.distributed import is_first_process
 
 __all__ = [
     "METHODS",

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
 from bpt.optimisation import MovingAverage
-from burst.distributed import gather, rank_and_size
+from burst.distributed import gather, meet, rank_and_size, together
 from burst.errors import EmptyResult, NonFiniteLoss
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -54,14 +53,19 @@ def evaluate(
 
     Raises:
         EmptyResult: no image on any process.
+        ImageError: an image cannot be read, on whichever process.
     """
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
-    for images, answers, _ in batches:
-        labels = answers.to(device, non_blocking=True)
-        with autocast(device, precision):
-            logits = model(images.to(device, non_blocking=True))
-        sums += _tally(functional.cross_entropy(logits.float(), labels), logits, labels)
-    loss, correct, images_seen = add_up(sums).tolist()
+
+    def read() -> Tensor:
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        for images, answers, _ in batches:
+            labels = answers.to(device, non_blocking=True)
+            with autocast(device, precision):
+                logits = model(images.to(device, non_blocking=True))
+            sums += _tally(functional.cross_entropy(logits.float(), labels), logits, labels)
+        return sums.cpu()
+
+    loss, correct, images_seen = torch.stack(together(read)).sum(dim=0).tolist()
     if not images_seen:
         raise EmptyResult("no image to evaluate on")
     return Scores(loss / images_seen, 100 * correct / images_seen, int(images_seen))
@@ -69,9 +73,9 @@ def evaluate(
 
 def add_up(mine: Tensor) -> Tensor:
     """The sum of a tensor over all processes, on each."""
-    if rank_and_size()[1] > 1:
-        dist.all_reduce(mine)
-    return mine
+    if rank_and_size()[1] == 1:
+        return mine
+    return torch.stack(gather(mine.cpu())).sum(dim=0).to(mine.device)
 
 
 @dataclass
@@ -160,6 +164,8 @@ class Trainer:
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """One step; what it adds to the sums of `Progress`."""
+        if isinstance(self.network, nn.parallel.DistributedDataParallel):
+            meet()  # no process alone can leave the sum of the gradients
         images, labels = (x.to(self.device, non_blocking=True) for x in (images, labels))
         total = torch.zeros(3, dtype=torch.float64, device=self.device)
         parts = min(self.accumulation, len(images))

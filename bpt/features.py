@@ -20,9 +20,8 @@ from bpt.loading import (
 )
 from bpt.pixels import Kept, stored_pixels
 from bpt.recipe import Recipe
-from bpt.setup import first_alone
 from burst.backbone import Backbone
-from burst.distributed import gather, rank_and_size
+from burst.distributed import first_alone, rank_and_size, together
 from burst.errors import BurstError
 
 TrainBatches = Iterable[tuple[Tensor, Tensor]]
@@ -156,12 +155,16 @@ class FeatureBatches:
     def _read(self, batches: EvalBatches) -> tuple[Tensor, Tensor, Tensor]:
         """Features, labels and indices of all processes' images, in order of the index."""
         device = next(self.model.parameters()).device
-        rows = []
-        for images, labels, indices in batches:
-            with autocast(device, self.recipe.precision):
-                features = self.model.features(images.to(device))  # type: ignore[operator]
-            rows.append((features.float().cpu(), labels, indices))
-        parts = [part for process in gather(rows) for part in process]
+
+        def read() -> list[tuple[Tensor, Tensor, Tensor]]:
+            rows = []
+            for images, labels, indices in batches:
+                with autocast(device, self.recipe.precision):
+                    features = self.model.features(images.to(device))  # type: ignore[operator]
+                rows.append((features.float().cpu(), labels, indices))
+            return rows
+
+        parts = [part for process in together(read) for part in process]
         features, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
         order = indices.argsort()
         return features[order], labels[order], indices[order]

@@ -16,7 +16,7 @@ from bpt.engine import autocast
 from bpt.loading import eval_batches, eval_transform
 from bpt.run import Run
 from bpt.setup import choose_device, open_benchmark
-from burst.distributed import gather, rank_and_size
+from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, CheckpointError, ImageError, check_known
 
 SPLITS = ("train", "val", "test")
@@ -89,20 +89,25 @@ def _answers(run: Run, split: str, data: str | Path | None, device: str) -> Tens
     chosen = choose_device(device)
     model, backbone = run.load_model(chosen)
     rank, world = rank_and_size()
-    rows = []
-    for batch, labels, indices in eval_batches(
+    batches = eval_batches(
         images,
         eval_transform(backbone),
         batch_size=recipe.eval_batch_size,
         rank=rank,
         world=world,
         workers=recipe.workers,
-    ):
-        with autocast(chosen, recipe.precision):
-            logits = model(batch.to(chosen)).float().cpu()
-        losses = functional.cross_entropy(logits, labels, reduction="none")
-        rows.append(torch.stack([indices, labels, logits.argmax(1), losses.double()], 1))
-    return torch.cat([part for process in gather(rows) for part in process])
+    )
+
+    def read() -> list[Tensor]:
+        rows = []
+        for batch, labels, indices in batches:
+            with autocast(chosen, recipe.precision):
+                logits = model(batch.to(chosen)).float().cpu()
+            losses = functional.cross_entropy(logits, labels, reduction="none")
+            rows.append(torch.stack([indices, labels, logits.argmax(1), losses.double()], 1))
+        return rows
+
+    return torch.cat([part for process in together(read) for part in process])
 
 
 def _evaluation(split: str, answers: Tensor, classes: Sequence[str]) -> Evaluation:

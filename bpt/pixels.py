@@ -34,6 +34,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from bpt.dataset import FileOpener, Split
 from burst.archive import reason
+from burst.lock import one_at_a_time
 from burst.preprocess import INTERPOLATIONS, Preprocess
 
 A = TypeVar("A")
@@ -167,7 +168,7 @@ class Pixels:
 
 
 def stored_pixels(split: Split, kept: Kept, *, say: Say) -> Pixels | None:
-    """The pixels of a split, decoded now if they are not there yet.
+    """The pixels of a split, decoded now if they are not there yet; by one process.
 
     Args:
         split: of a `FileOpener`.
@@ -186,8 +187,11 @@ def stored_pixels(split: Split, kept: Kept, *, say: Say) -> Pixels | None:
     if found := _opened(folder, names, kept):
         return found
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
-        _build(folder, names, lambda name: kept.pixels(split.opener(name)), say)
+        with one_at_a_time(folder, "decodes images into", say=say):
+            if found := _opened(folder, names, kept):
+                return found
+            shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
+            _build(folder, names, lambda name: kept.pixels(split.opener(name)), say)
     except OSError as error:
         say(
             f"images are decoded again each time: {folder.parent} cannot hold them, {reason(error)}"

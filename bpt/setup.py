@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,10 @@ from bpt.optimisation import MovingAverage, make_optimizer, schedule
 from bpt.prepare import matrices, tokens_for, whitening_for
 from bpt.recipe import Recipe
 from burst.backbone import Backbone
-from burst.distributed import gather, rank_and_size
+from burst.distributed import meet, rank_and_size
 from burst.errors import BurstError, RunExists
 from burst.provenance import provenance
 from burst.whitening_file import load_whitening, save_whitening
-
-T = TypeVar("T")
 
 
 def default_folder(recipe: Recipe, *, several: bool = False) -> Path:
@@ -37,11 +35,6 @@ def default_folder(recipe: Recipe, *, several: bool = False) -> Path:
     return Path("runs") / re.sub(r"[^\w.+-]", "-", "-".join(parts))
 
 
-def is_first_process() -> bool:
-    """Whether this process is the one that prints, under `torchrun` too."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def choose_device(name: str) -> torch.device:
     """The device with this name; under `torchrun` each process has the GPU of its local rank."""
     if name == "auto":
@@ -51,31 +44,6 @@ def choose_device(name: str) -> torch.device:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
     return device
-
-
-def agreed(work: Callable[[], T]) -> T:
-    """What the first process finds, or its error, on every process."""
-    rank, world = rank_and_size()
-    outcome: tuple[bool, Any] | None = None
-    if rank == 0:
-        try:
-            outcome = True, work()
-        except BurstError as error:
-            if world == 1:
-                raise
-            outcome = False, BurstError(str(error))
-    good, value = gather(outcome)[0]  # type: ignore[misc]
-    if not good:
-        raise value
-    found: T = value
-    return found
-
-
-def first_alone(work: Callable[[], T]) -> T:
-    """Work of every process that the first does alone before, such as to unpack an archive."""
-    kept: list[T] = []
-    agreed(lambda: kept.append(work()))
-    return kept[0] if kept else work()
 
 
 def open_benchmark(
@@ -236,6 +204,7 @@ def _shared(
     # The backbone is the same everywhere, and has no buffers that training changes.
     devices = [device.index] if device.type == "cuda" else None
     assert isinstance(forward, nn.Module)
+    meet()  # nobody waits in there for a process that failed before
     with warnings.catch_warnings():  # newer versions of torch have a new name for the argument
         warnings.filterwarnings("ignore", message=".*broadcast_buffers")
         return nn.parallel.DistributedDataParallel(

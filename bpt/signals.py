@@ -7,10 +7,7 @@ import threading
 from pathlib import Path
 from types import FrameType, TracebackType
 
-import torch
-import torch.distributed as dist
-
-from burst.distributed import rank_and_size
+from burst.distributed import highest
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,12 +43,7 @@ class Signals:
 
     def agreed(self) -> int | None:
         """The signal that any process has noted: all leave after the same step."""
-        if rank_and_size()[1] == 1:
-            return self.received
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        noted = torch.tensor(self.received or 0, device=device)
-        dist.all_reduce(noted, op=dist.ReduceOp.MAX)
-        return int(noted) or None
+        return highest(self.received or 0) or None
 
 
 def resume_command() -> str:

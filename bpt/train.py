@@ -20,13 +20,10 @@ from bpt.features import Batches, FeatureBatches, ImageBatches
 from bpt.model import PromptedViT
 from bpt.recipe import Recipe
 from bpt.setup import (
-    agreed,
     choose_device,
     configuration,
     count_parameters,
     existing_result,
-    first_alone,
-    is_first_process,
     make_trainer,
     open_benchmark,
     prompt_starts,
@@ -34,7 +31,13 @@ from bpt.setup import (
 )
 from bpt.signals import Signals, resume_command
 from burst import forward
-from burst.distributed import process_group, rank_and_size
+from burst.distributed import (
+    agreed,
+    first_alone,
+    is_first_process,
+    process_group,
+    rank_and_size,
+)
 from burst.errors import BurstError, Interrupted, NonFiniteLoss, OutputError
 from burst.files import make_folder
 from burst.provenance import provenance
@@ -79,7 +82,7 @@ def train(
         NonFiniteLoss: the training diverged; what was saved stays.
         Interrupted: by SIGINT or SIGTERM, after a step and with its state saved.
         BurstError: its subclasses for what `open_dataset`, `load_backbone`, `build_model` and
-            `write_atomically` refuse.
+            `write_atomically` refuse. All processes raise the same, also if one alone has it.
     """
     chosen = choose_device(device)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 
 from burst.errors import CheckpointError
 from burst.files import write_atomically
+from burst.lock import one_at_a_time
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def torch_cache() -> Path:
 
 
 def fetch_url(url: str, *, md5: str | None = None) -> Path:
-    """The file of a URL, from the cache or else downloaded, whole, into it.
+    """The file of a URL, from the cache or else downloaded, whole, into it; by one process.
 
     Args:
         url: what to fetch.
@@ -96,7 +97,14 @@ def fetch_url(url: str, *, md5: str | None = None) -> Path:
     target = url_cache(url)
     if target.is_file():
         return target
-    logger.info("downloading %s to %s", url, target)
+    with one_at_a_time(target, "downloads", say=logger.info):
+        if not target.is_file():
+            logger.info("downloading %s to %s", url, target)
+            _download(url, target, md5)
+    return target
+
+
+def _download(url: str, target: Path, md5: str | None) -> None:
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
         expected = response.headers.get("Content-Length")
         with write_atomically(target) as temporary:
@@ -105,7 +113,6 @@ def fetch_url(url: str, *, md5: str | None = None) -> Path:
                 raise CheckpointError(f"download of {url} broke off at {size} of {expected} bytes")
             if md5 and not digest.startswith(md5):
                 raise CheckpointError(f"{url} has MD5 {digest}, but {md5} was published; not kept")
-    return target
 
 
 def _copy(response: IO[bytes], temporary: Path, url: str) -> tuple[int, str]:

@@ -1,16 +1,40 @@
-"""A run over several processes, as `torchrun` starts them: who am I, and merging what each has."""
+"""A run over several processes, as `torchrun` starts them: who am I, what the others have, errors.
+
+An error of one process must not leave the others waiting. So where processes meet, each brings
+what it found or the error that ended its work, and one error is raised on all: the same class, the
+same text, that of the first process that has one. They meet in every function here that says so,
+and where they leave `process_group`: whoever fails goes there and meets the others wherever they
+wait. This is for the errors of `burst.errors`; another one ends its process, and `torchrun` the
+others.
+
+gather       what every process has, on each
+together     the same of work that may fail
+agreed       what the first process finds, on each
+first_alone  work of every process that the first does alone before
+highest      the highest number that any process has, on each: cheap enough for every step
+meet         wait for all
+"""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
 
+import torch
 import torch.distributed as dist
 
+from burst.errors import BurstError
 from burst.histogram import Histogram
 
 K = TypeVar("K")
 T = TypeVar("T")
+
+# How long one process waits for another, which may unpack ImageNet meanwhile: 1.3 million files
+# take hours on a slow disk. A process that died is noticed at once, by its closed connection and
+# by `torchrun`; this only ends the wait for one that hangs.
+TIMEOUT = timedelta(days=1)
+FAILED = 2**31  # in place of a number
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -20,37 +44,126 @@ def rank_and_size() -> tuple[int, int]:
     return 0, 1
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that prints, under `torchrun` too."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def process_group(backend: str = "gloo") -> Iterator[tuple[int, int]]:
     """Join the processes that `torchrun` started, if it did; gives rank and size.
 
     What `burst` sends are small results, as Python objects, so gloo serves on machines with GPUs
-    too; whoever sends gradients asks for "cpu:gloo,cuda:nccl".
+    too; whoever sends gradients asks for "cpu:gloo,cuda:nccl". A group that is there already is
+    taken, and stays. The processes leave together.
+
+    Raises:
+        BurstError: another process of the group raised it; of any subclass.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        yield rank_and_size()
-        return
-    dist.init_process_group(backend)
+    joining = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if joining:
+        dist.init_process_group(backend, timeout=TIMEOUT)
     try:
-        yield rank_and_size()
+        try:
+            yield rank_and_size()
+        except BurstError as error:
+            _raise_everywhere(error)
+        meet()
     finally:
-        dist.destroy_process_group()
+        if joining:
+            dist.destroy_process_group()
 
 
 def gather(mine: T) -> list[T]:
-    """What every process has, in order of rank, on every process; `mine` must pickle."""
-    _, size = rank_and_size()
-    if size == 1:
-        return [mine]
-    parts: list[T | None] = [None] * size
-    dist.all_gather_object(parts, mine)
-    return [part for part in parts if part is not None]
+    """What every process has, in order of rank, on every process; `mine` must pickle.
+
+    Raises:
+        BurstError: another process cannot bring its part; of any subclass.
+    """
+    meet()
+    return _exchange(mine)
 
 
-def add_histograms(mine: dict[K, Histogram]) -> dict[K, Histogram]:
-    """The histograms of all processes, those of one key added up, on every process."""
+def together(work: Callable[[], T]) -> list[T]:
+    """What the work of every process gives, in order of rank, on every process.
+
+    Raises:
+        BurstError: on all, if the work of one raises it; of any subclass.
+    """
+    try:
+        mine = work()
+    except BurstError as error:
+        _raise_everywhere(error)
+    return gather(mine)
+
+
+def agreed(work: Callable[[], T]) -> T:
+    """What the first process finds, or its error, on every process."""
+    first = rank_and_size()[0] == 0
+    found: T = together(lambda: work() if first else None)[0]  # type: ignore[assignment]
+    return found
+
+
+def first_alone(work: Callable[[], T]) -> T:
+    """Work of every process that the first does alone before, such as to unpack an archive."""
+    kept: list[T] = []
+    agreed(lambda: kept.append(work()))
+    return kept[0] if kept else work()
+
+
+def highest(mine: int) -> int:
+    """The highest of the processes' numbers, each from 0 to 2^31 - 1, on every process.
+
+    Raises:
+        BurstError: another process cannot bring its number; of any subclass.
+    """
+    return _highest(mine, None)
+
+
+def meet() -> None:
+    """Wait for all processes, before something that none can do, or leave, alone.
+
+    Raises:
+        BurstError: another process raised it; of any subclass.
+    """
+    highest(0)
+
+
+def add_histograms(parts: Iterable[dict[K, Histogram]]) -> dict[K, Histogram]:
+    """The histograms of all parts, those of one key added up."""
     whole: dict[K, Histogram] = {}
-    for part in gather(mine):
+    for part in parts:
         for key, hist in part.items():
             whole[key] = whole[key] + hist if key in whole else hist
     return whole
+
+
+def _highest(mine: int, error: BurstError | None) -> int:
+    """All meetings begin with this; only if a process has an error, they are sent."""
+    if rank_and_size()[1] == 1:
+        return mine
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    found = torch.tensor(FAILED if error else mine, device=device)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    if int(found) == FAILED:
+        first = next(one for one in _exchange(error) if one)
+        first.everywhere = True
+        raise first
+    return int(found)
+
+
+def _exchange(mine: T) -> list[T]:
+    rank, size = rank_and_size()
+    if size == 1:
+        return [mine]
+    parts: list[Any] = [None] * size
+    dist.all_gather_object(parts, mine)
+    parts[rank] = mine  # not a copy: an error keeps its traceback
+    return parts
+
+
+def _raise_everywhere(error: BurstError) -> NoReturn:
+    if not error.everywhere:
+        with suppress(RuntimeError):  # nobody is left to be told
+            _highest(0, error)
+    raise error

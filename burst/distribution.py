@@ -21,7 +21,7 @@ from burst.moments import Moments
 
 Floats = NDArray[np.float64]
 
-SHAPES = (0.05, 50.0)  # generalised-Gaussian shapes that are searched
+SHAPES = (0.05, 50.0)  # generalised-Gaussian shapes that are searched; the ends are no fits
 TINIEST = 2.0**-126  # the least normal float32 number; what is smaller counts as zero
 COARSEST = 0.125  # mean bin width, in standard deviations, up to which a shape is fitted
 
@@ -65,12 +65,17 @@ class GeneralisedGaussian:
     Shape 2 is the Gaussian (of standard deviation scale / sqrt 2), 1 the Laplacian, below 1 a
     hyper-Laplacian; a growing shape tends to the uniform law on loc +- scale.
 
+    Attributes:
+        loc, scale, shape: NaN where a fit does not exist.
+        reason: why it does not; empty where it does.
+
     Source: Varanasi and Aazhang 1989, doi 10.1121/1.398700.
     """
 
     loc: float
     scale: float
     shape: float
+    reason: str = ""
 
     def pdf(self, x: ArrayLike) -> Floats:
         """Density at `x`, per unit of `x`."""
@@ -239,10 +244,12 @@ def fit_generalised_gaussian(hist: Histogram | Bins) -> GeneralisedGaussian:
     (b mean|x - loc|^b)^(1/b), which leaves a search over b alone: a grid over 0.05 to 50,
     then Brent's method. mean|x - loc|^b is integrated over each bin, the one at the location too.
 
-    Shape 0.05 means "at most", 50 "at least". An atom of some 5 % or more at the location draws
-    the shape to the lower end, as it is ever more likely under ever sharper laws (exact zeros, such
-    as those of a ReLU; an atom elsewhere, which a bin spreads out, goes part of the way). Values
-    that are uniform, or alike in their distance from the median, draw it to the upper end.
+    Where the likelihood is greatest at an end of the grid, it has no maximum, and there is no fit.
+    An atom of some 5 % or more at the location draws the shape to the lower end, as it is ever more
+    likely under ever sharper laws (exact zeros, such as those of a ReLU; an atom elsewhere, which a
+    bin spreads out, goes part of the way: a shape well below 0.3 may be one). Values that are
+    uniform, or alike in their distance from the median, draw it to the upper end, to the uniform
+    law. Nor is there a fit to values in fewer than three bins.
 
     Error: the score's derivative in log|x| is the covariance of that perturbation with log|x|
     under weights |x|^b. So when every distance is known within a relative e, the shape is, to
@@ -253,19 +260,21 @@ def fit_generalised_gaussian(hist: Histogram | Bins) -> GeneralisedGaussian:
     width is 1/8 standard deviation, the shape comes out 10 % high at b = 0.5, 1 % at 1, and less
     than 1 % off above.
 
-    All three are NaN where the sample is empty, lies in a single bin, has under- or overflow, or
-    has a mean bin width above 1/8 standard deviation.
+    All three are NaN, and `reason` says why, where there is no fit, and where the sample is empty,
+    has under- or overflow, or has a mean bin width above 1/8 standard deviation.
 
     Source: Varanasi and Aazhang 1989, doi 10.1121/1.398700; Do and Vetterli 2002,
     doi 10.1109/83.982822.
     """
     bins = Bins.of(hist)
-    if not bins.resolved or _mean_width(bins) > COARSEST * bins.moments.std:
-        return GeneralisedGaussian(nan, nan, nan)
+    if reason := _unfit(bins):
+        return GeneralisedGaussian(nan, nan, nan, reason)
     near, far, counts = bins.signed.distances(bins.median)
     unit = far.max()
     mean_power = _mean_power(near / unit, far / unit, counts / counts.sum())
     shape = _argmax(lambda shape: _log_likelihood(shape, mean_power(shape)))
+    if reason := _at_an_end(shape):
+        return GeneralisedGaussian(nan, nan, nan, reason)
     scale = unit * (shape * mean_power(shape)) ** (1 / shape)
     return GeneralisedGaussian(bins.median, float(scale), shape)
 
@@ -308,6 +317,31 @@ def _cdfs(bins: Bins, law: Law) -> tuple[Floats, Floats]:
     points[0], points[-1] = bins.signed.lo[0], bins.signed.hi[-1]
     sample = np.append(0.0, np.cumsum(bins.counts)) / bins.counts.sum()
     return sample, law.cdf(points)
+
+
+def _unfit(bins: Bins) -> str:
+    """Why no shape can be fitted; empty if one can."""
+    if not bins.moments.count:
+        return "there are no values"
+    if not bins.complete:
+        return "some values lie outside the bins"
+    if np.count_nonzero(bins.counts) < 3:
+        return "all values lie in one or two bins"
+    if not bins.resolved:
+        return "all values count as zero"
+    if _mean_width(bins) > COARSEST * bins.moments.std:
+        return "the bins are too wide beside the spread of the values"
+    return ""
+
+
+def _at_an_end(shape: float) -> str:
+    """Why the likeliest of the shapes searched is none; empty if it is one."""
+    least, most = SHAPES
+    if shape < 1.001 * least:
+        return "the likelihood grows as the shape falls: too many values are equal to the median"
+    if shape > 0.999 * most:
+        return "the likelihood grows with the shape: the values are as flat as under a uniform law"
+    return ""
 
 
 def _mean_width(bins: Bins) -> float:

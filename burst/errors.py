@@ -19,10 +19,27 @@ BackendWarning             the fast backend cannot be used on a GPU, and another
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class BurstError(Exception):
-    """Base of every error that names a user's mistake; its text is one line."""
+    """Base of every error that names a user's mistake; its text is one line.
+
+    Attributes:
+        everywhere: whether all processes of a run raise it, see `burst.distributed`.
+    """
+
+    everywhere = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As text and attributes: what a subclass is made from would be asked for otherwise.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[BurstError], args: tuple[Any, ...], state: dict[str, Any]) -> BurstError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UnknownName(BurstError):

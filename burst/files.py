@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from burst.errors import OutputError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # how writing on may fail
 
 
 @contextlib.contextmanager
@@ -18,23 +21,26 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     and whatever `path` held before is still there.
 
     Raises:
-        OutputError: the folder cannot be made or written, or the disk is full.
+        OutputError: the folder cannot be made or written, or the disk is full. An OSError of the
+            block that is about another file, such as one that it reads, comes through as it is.
     """
     target = Path(path)
-    try:
+    with _told_as(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
         )
         os.close(handle)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {_reason(error)}") from error
     temporary = Path(name)
     try:
-        yield temporary
-        _settle(temporary, target)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {_reason(error)}") from error
+        try:
+            yield temporary
+        except OSError as error:
+            if _is_of_writing(error, temporary):
+                raise OutputError(f"cannot write {target}: {_reason(error)}") from error
+            raise
+        with _told_as(target):
+            _settle(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -59,6 +65,22 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _told_as(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {_reason(error)}") from error
+
+
+def _is_of_writing(error: OSError, temporary: Path) -> bool:
+    """Whether an error names the temporary file, or tells of no room and names none."""
+    if error.errno not in NO_ROOM:
+        return str(error.filename) == str(temporary)
+    # A stream that is open does not tell its file; a copy tells both.
+    return error.filename is None or str(temporary) in (str(error.filename), str(error.filename2))
 
 
 def _settle(temporary: Path, target: Path) -> None:

@@ -168,7 +168,10 @@ class Histogram:
         return NotImplemented
 
     def __eq__(self, other: object) -> bool:
-        """Same axis, counts and non-finite values; moments are floats: see `allclose`."""
+        """Same axis, counts and non-finite values; moments are floats: see `allclose`.
+
+        So there is no hash: a histogram is no key of a dictionary.
+        """
         if not isinstance(other, Histogram):
             return NotImplemented
         return (
@@ -177,7 +180,7 @@ class Histogram:
             and np.array_equal(self._flow, other._flow)
         )
 
-    __hash__ = object.__hash__
+    __hash__ = None  # type: ignore[assignment]  # as of NumPy's arrays and boost's histograms
 
     def allclose(self, other: "Histogram", *, rtol: float = 1e-9) -> bool:
         """Equal counts, and moments within `rtol` of each other's scale."""

@@ -204,8 +204,17 @@ class ImageStream:
                 pixels = self._gather(len(batch), ahead, loading)
                 if pixels is not None:
                     yield self._preprocess.normalise(pixels)
-        if len(self.skipped) == self.count and not self._is_shard:
-            name, why = self.skipped[0]
+        if not self._is_shard:
+            self.check_some_read(self.skipped)
+
+    def check_some_read(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Refuse to go on without images; for what the shards of this stream left out.
+
+        Raises:
+            ImageError: it is all of them; the first is named.
+        """
+        if skipped and len(skipped) == self.count:
+            name, why = skipped[0]
             raise ImageError(
                 f"none of the {self.count} images of {self.source} can be read; "
                 f"the first, {name!r}: {why}"

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from burst.errors import ShapeError, UnsupportedModel
@@ -127,4 +126,5 @@ def first_norm(block: AttentionBlock, dim: int) -> Norm:
             f"{label} has no gain for each of {dim} dimensions; whiten {block.name} without the "
             "norm"
         )
-    return Norm(gain.detach().to("cpu", torch.float64), _CENTRES[kind])
+    # In this order: not every device has float64.
+    return Norm(gain.detach().cpu().double(), _CENTRES[kind])

@@ -7,19 +7,19 @@ split_images     a stream -> one to fit on and one held out
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from burst._weightfile import DAMAGE, read_stored
 from burst.backbone import Backbone
-from burst.distributed import gather, rank_and_size
+from burst.distributed import rank_and_size, together
 from burst.errors import (
     BurstError,
     CheckpointError,
@@ -30,6 +30,7 @@ from burst.errors import (
 )
 from burst.files import write_atomically
 from burst.fingerprint import model_differences, qk_sha256
+from burst.float64 import to_float64
 from burst.forward import TOKENS, Progress, read_tokens
 from burst.images import ImageStream
 from burst.tokens import select_blocks
@@ -64,12 +65,14 @@ class SecondMoments:
     def of(cls, tokens: Tensor) -> "SecondMoments":
         """Moments of tokens (B, N, d), of any floating dtype, on their device.
 
+        On the CPU where that device has no float64 (Apple's MPS): each batch is copied there.
+
         Raises:
             ShapeError: another shape, or no tokens.
         """
         if tokens.ndim != 3 or not tokens.numel():
             raise ShapeError(f"tokens {tuple(tokens.shape)} must be (B, N, d), none of them 0")
-        x = tokens.detach().double()
+        x = to_float64(tokens.detach())
         mean = x.mean(dim=(0, 1))
         centred = (x - mean).flatten(0, 1)
         # What rounding left in the mean is taken out of the scatter too: exact for equal tokens.
@@ -92,7 +95,7 @@ class SecondMoments:
         return bool(torch.isfinite(self.mean).all())
 
     def to(self, device: str | torch.device) -> "SecondMoments":
-        """A copy on another device, or on the same."""
+        """A copy on another device, which must have float64, or on the same."""
         parts = {"mean": self.mean, "scatter": self.scatter, "positions": self.positions}
         copies: dict[str, Any] = {
             name: part if part is None else part.to(device, copy=True)
@@ -169,7 +172,7 @@ class TokenMoments:
         """Write a .safetensors file, whole or not at all.
 
         Raises:
-            OutputError: another suffix, or a place that cannot be written.
+            OutputError: another suffix, a place that cannot be written, or a full disk.
         """
         if Path(path).suffix != ".safetensors":
             raise OutputError(f"cannot write {path}: moments are saved as .safetensors")
@@ -180,7 +183,8 @@ class TokenMoments:
         about = {name: value for name, value in vars(self).items() if name != "blocks"}
         about |= {"counts": {block: one.count for block, one in self.blocks.items()}}
         with write_atomically(path) as temporary:
-            save_file(tensors, temporary, {"kind": KIND, "about": json.dumps(about)})
+            # save_file tells a full disk as something else than an OSError
+            temporary.write_bytes(save(tensors, {"kind": KIND, "about": json.dumps(about)}))
 
     @classmethod
     def load(cls, path: str | Path) -> "TokenMoments":
@@ -238,9 +242,10 @@ def collect_moments(
 ) -> TokenMoments:
     """Second moments of what the blocks' attention reads, in one pass over the images.
 
-    Each block's tokens are added up inside its forward hook, on the device of the model, so memory
-    does not grow with the number of images. In a process group each process takes its share of the
-    batches and all get the whole, the same up to float64 rounding however many there are.
+    Each block's tokens are added up inside its forward hook, on the device of the model (see
+    `SecondMoments.of`), so memory does not grow with the number of images. In a process group each
+    process takes its share of the batches and all get the whole, the same up to float64 rounding
+    however many there are.
 
     Args:
         backbone: from `load_backbone`.
@@ -267,35 +272,34 @@ def collect_moments(
         found[block] = found[block] + new if block in found else new
 
     mine = images.shard(*rank_and_size())
-    read_tokens(backbone.model, mine, chosen, add, tokens=tokens, progress=progress)
-    return _merged(backbone, images, mine, found, tokens)
+
+    def read() -> TokenMoments:
+        read_tokens(backbone.model, mine, chosen, add, tokens=tokens, progress=progress)
+        return TokenMoments(
+            {block: found[block].to("cpu") for block in sorted(found)},
+            backbone.name,
+            backbone.weights_sha256,
+            tokens,
+            mine.count - len(mine.skipped),
+            (images.record,),
+            tuple(mine.skipped),
+            qk_sha256(backbone.model),
+        )
+
+    return _merged(images, together(read))
 
 
-def _merged(
-    backbone: Backbone,
-    images: ImageStream,
-    mine: ImageStream,
-    found: Mapping[int, SecondMoments],
-    tokens: str,
-) -> TokenMoments:
-    """What all processes found."""
-    part = TokenMoments(
-        {block: found[block].to("cpu") for block in sorted(found)},
-        backbone.name,
-        backbone.weights_sha256,
-        tokens,
-        mine.count - len(mine.skipped),
-        (images.record,),
-        tuple(mine.skipped),
-        qk_sha256(backbone.model),
-    )
-    full = [one for one in gather(part) if one.blocks]
+def _merged(images: ImageStream, parts: Sequence[TokenMoments]) -> TokenMoments:
+    """The moments of all processes, some of which may not have read an image."""
+    bad = tuple(one for part in parts for one in part.bad_images)
+    full = [part for part in parts if part.blocks]
     if not full:
+        images.check_some_read(bad)
         raise EmptyResult(f"no image of {images.source} was read, so there is nothing to whiten")
     whole = full[0]
     for one in full[1:]:
         whole = whole + one
-    return whole
+    return replace(whole, bad_images=bad)
 
 
 def split_images(images: ImageStream, share: float) -> tuple[ImageStream, ImageStream]:

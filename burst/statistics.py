@@ -180,7 +180,8 @@ def hill(hist: Histogram | Bins, *, share: float = 0.01) -> float:
 def ggd_shape(hist: Histogram | Bins) -> float:
     """Shape of the best generalised Gaussian: 2 Gaussian, 1 Laplacian, below 1 hyper-Laplacian.
 
-    See `fit_generalised_gaussian` for its error, its ends and where it is NaN.
+    See `fit_generalised_gaussian` for its error, and for where it is NaN: among others where the
+    values have no best shape. `fit_generalised_gaussian(hist).reason` says why.
     """
     return fit_generalised_gaussian(hist).shape
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from burst.axis import FloatAxis
 from burst.backbone import Backbone
-from burst.distributed import add_histograms, gather, rank_and_size
+from burst.distributed import add_histograms, rank_and_size, together
 from burst.errors import (
     BurstError,
     EmptyResult,
@@ -207,21 +207,27 @@ def survey(
     rank, size = rank_and_size()
     mine = images.shard(rank, size)
     gauge = _Gauge(blocks, options)
-    if rank == 0:  # weights belong to no image: counted once, not once a process
-        gauge.measure_weights()
-    if options.need_images:
-        read_tokens(
-            backbone.model,
-            mine,
-            gauge.blocks,
-            gauge.measure_tokens,
-            tokens=options.tokens,
-            progress=progress,
-        )
-    counted = add_histograms(gauge.histograms)
+
+    def measure() -> tuple[dict[Key, Histogram], list[tuple[str, str]]]:
+        if rank == 0:  # weights belong to no image: counted once, not once a process
+            gauge.measure_weights()
+        if options.need_images:
+            read_tokens(
+                backbone.model,
+                mine,
+                gauge.blocks,
+                gauge.measure_tokens,
+                tokens=options.tokens,
+                progress=progress,
+            )
+        return gauge.histograms, mine.skipped
+
+    parts = together(measure)
+    bad_images = tuple(bad for _, skipped in parts for bad in skipped)
+    images.check_some_read(bad_images)
+    counted = add_histograms(part for part, _ in parts)
     histograms = {key: counted[key] for key in sorted(counted, key=_order)}
     _check_complete(histograms, options, f"{backbone.name} on {images.source}")
-    bad_images = tuple(bad for part in gather(list(mine.skipped)) for bad in part)
     record = _record(backbone, images, options, histograms, bad_images)
     table = _table(backbone, histograms)
     return Survey(table, histograms, skipped, omitted, bad_images, record)

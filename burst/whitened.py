@@ -4,8 +4,9 @@ from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
 from burst.backbone import Backbone
-from burst.distributed import add_histograms, rank_and_size
+from burst.distributed import add_histograms, rank_and_size, together
 from burst.errors import BurstError, EmptyResult, ShapeError
+from burst.float64 import to_float64
 from burst.forward import read_tokens
 from burst.histogram import Histogram
 from burst.images import ImageStream
@@ -20,13 +21,16 @@ Pair = tuple[Histogram, Histogram]
 def whitened_histogram(w: Tensor, a: Tensor, x: Tensor, axis: Axis | None = None) -> Histogram:
     """Histogram of the entries of W A X^T, for W (d, d), A (d, d) and tokens X (..., d).
 
+    W A is multiplied in float64, on the CPU where the device has none (Apple's MPS).
+
     Raises:
         ShapeError: they do not multiply.
     """
     if w.ndim != 2 or a.ndim != 2 or w.shape[1] != a.shape[0]:
         raise ShapeError(f"W {tuple(w.shape)} and A {tuple(a.shape)} do not multiply")
-    # Multiplied in float64: the gains of W undo what cancels in A.
-    return response_histogram((w.double() @ a.double()).float(), x, axis or FloatAxis())
+    # In float64, because the gains of W undo what cancels in A.
+    product = (to_float64(w) @ to_float64(a)).float()
+    return response_histogram(product.to(x.device), x, axis or FloatAxis())
 
 
 def whitened_histograms(
@@ -53,10 +57,9 @@ def whitened_histograms(
     held = split_images(images, options.held_out)[1]
     device = next(backbone.model.parameters()).device
     pairs = {}
-    for block, response in responses(backbone, chosen, options):
-        a = response.to(device)
-        w = whitening.W[known.index(block.index)].to(device)
-        pairs[block.index] = a.float(), (w.double() @ a).float()
+    for block, a in responses(backbone, chosen, options):  # in float64 and on the CPU, like W A
+        w = whitening.W[known.index(block.index)]
+        pairs[block.index] = a.float().to(device), (w.cpu().double() @ a).float().to(device)
     return _count(backbone, held if held.count else images, pairs, options.tokens)
 
 
@@ -74,8 +77,14 @@ def _count(
             key = block, which
             found[key] = found[key] + new if key in found else new
 
-    read_tokens(backbone.model, images.shard(*rank_and_size()), pairs, count, tokens=tokens)
-    whole = add_histograms(found)
+    def read() -> tuple[dict[tuple[int, int], Histogram], list[tuple[str, str]]]:
+        mine = images.shard(*rank_and_size())
+        read_tokens(backbone.model, mine, pairs, count, tokens=tokens)
+        return found, mine.skipped
+
+    parts = together(read)
+    whole = add_histograms(part for part, _ in parts)
     if not whole:
+        images.check_some_read([bad for _, skipped in parts for bad in skipped])
         raise EmptyResult(f"no image of {images.source} was read")
     return {block: (whole[block, 0], whole[block, 1]) for block in sorted(pairs)}

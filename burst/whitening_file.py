@@ -1,5 +1,6 @@
 """A whitening -> a file, and back: tensors and a JSON string, strictly checked."""
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from burst._weightfile import DAMAGE, read_stored
@@ -44,18 +45,21 @@ def save_whitening(whitening: Whitening, path: str | Path) -> None:
     What is not a finite number is null in JSON.
 
     Raises:
-        OutputError: another suffix, or a place that cannot be written.
+        OutputError: another suffix, a place that cannot be written, or a full disk.
     """
     check_whitening_path(path)
     tensors = {name: getattr(whitening, name).contiguous() for name in TENSORS}
     about = {"kind": KIND, **whitening.record}
     about["per_block"] = [_plain(asdict(one)) for one in whitening.blocks]
     metadata = json.dumps(about, allow_nan=False)
+    if Path(path).suffix == ".pt":
+        buffer = io.BytesIO()  # to a file, both tell a full disk as something else than an OSError
+        torch.save({**tensors, "metadata": metadata}, buffer)
+        content = buffer.getvalue()
+    else:
+        content = save(tensors, {"metadata": metadata})
     with write_atomically(path) as temporary:
-        if Path(path).suffix == ".pt":
-            torch.save({**tensors, "metadata": metadata}, temporary)
-        else:
-            save_file(tensors, temporary, {"metadata": metadata})
+        temporary.write_bytes(content)
 
 
 def load_whitening(path: str | Path, backbone: Backbone | None = None) -> Whitening:

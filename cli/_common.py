@@ -56,21 +56,29 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """A user's mistake becomes one line on stderr and exit code 2; nothing else is caught."""
+    """A user's mistake becomes one line on stderr and exit code 2; nothing else is caught.
+
+    Of several processes the first prints: the others have the same error, see `burst.distributed`.
+    """
+    from burst.distributed import is_first_process
     from burst.errors import BurstError, Interrupted
+
+    def tell(line: str) -> None:
+        if is_first_process():
+            print(line, file=sys.stderr)  # noqa: T201
 
     try:
         with warnings.catch_warnings(), _terminated_as_interrupted():
             warnings.showwarning = _one_line_warning
             yield
     except Interrupted as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        tell(str(error))
         raise SystemExit(128 + error.signum) from None
     except BurstError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        tell(f"error: {' '.join(str(error).split())}")
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:
-        print("interrupted; nothing was half-written", file=sys.stderr)  # noqa: T201
+        tell("interrupted; nothing was half-written")
         raise SystemExit(INTERRUPTED) from None
 
 

@@ -384,8 +384,8 @@ def evaluate(
         import burst
         import reports
 
-        run = bpt.open_run(folder)
         with burst.process_group() as (rank, _):
+            run = bpt.open_run(folder)
             found = bpt.evaluate_run(run, split, data=data, device=parse_device(device))
         if rank > 0:
             return

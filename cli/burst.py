@@ -115,9 +115,9 @@ def histogram(
             bins=bins,
             precision=precision,
         )
-        if out:
-            burst.make_folder(out)
         with burst.process_group() as (rank, _):
+            if out and rank == 0:
+                burst.make_folder(out)
             backbone = burst.load_backbone(model, weights, device=parse_device(device))
             stream = burst.images_for(
                 backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
@@ -187,8 +187,9 @@ def whiten(
             tokens=tokens,
         )
         burst.check_whitening_path(out)
-        burst.make_folder(out.parent)
         with burst.process_group() as (rank, _):
+            if rank == 0:
+                burst.make_folder(out.parent)
             backbone = burst.load_backbone(model, weights, device=parse_device(device))
             stream = burst.images_for(
                 backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
@@ -200,7 +201,8 @@ def whiten(
             return
         files = reports.save_whitening_run(whitening, pairs, out, seed=seed)
         if as_json:
-            typer.echo(json.dumps(reports.whitening_record(whitening, pairs), indent=2))
+            record = [reports.plain(row) for row in reports.whitening_record(whitening, pairs)]
+            typer.echo(json.dumps(record, indent=2))
         elif not quiet:
             console = Console()
             console.print(reports.whitening_table(whitening, pairs))

@@ -19,7 +19,6 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from burst.distribution import SHAPES
 from burst.errors import EmptyResult
 from burst.histogram import Histogram
 from burst.survey import WHOLE
@@ -80,7 +79,7 @@ def depth_grid(
 
     Like Figures 7 and 8 of arXiv 2506.22908. Above each panel: kappa, the excess kurtosis
     (0 Gaussian, 3 Laplacian), and beta, the shape of the fitted generalised Gaussian
-    (2 Gaussian, 1 Laplacian, below 1 hyper-Laplacian).
+    (2 Gaussian, 1 Laplacian, below 1 hyper-Laplacian; none where no shape fits).
 
     Args:
         histograms: block, counted from 0, to its histogram.
@@ -219,18 +218,10 @@ def _measures(hist: Histogram, laws: Mapping[str, Law]) -> str:
         return f"constant {hist.moments.minimum:.3g}".replace("-", MINUS)
     kurtosis = hist.moments.excess_kurtosis
     shape = getattr(laws["generalised gaussian"], "shape", math.nan)
-    named = {r"\kappa": ("=", kurtosis), r"\beta": (_relation(shape), shape)}
     return ", ".join(
-        f"${name}$ {relation} {_short(value)}"
-        for name, (relation, value) in named.items()
-        if math.isfinite(value)
+        f"${name}$ = {_short(value)}" if math.isfinite(value) else f"no ${name}$"
+        for name, value in {r"\kappa": kurtosis, r"\beta": shape}.items()
     )
-
-
-def _relation(shape: float) -> str:
-    """A shape at an end of what is searched is only a bound."""
-    least, most = SHAPES
-    return "≤" if shape < 1.001 * least else "≥" if shape > 0.999 * most else "="
 
 
 def _short(value: float) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,8 @@ def _draw_entries(ax: Axes, hist: Histogram, title: str) -> dict[str, Artist]:
     artists = draw_histogram(ax, hist, laws={"gaussian": law})
     found = describe(hist)
     kappa, beta = found["excess_kurtosis"], found["ggd_shape"]
-    ax.set_title(f"{title}: $\\kappa$ = {kappa:.2f}, $\\beta$ = {beta:.2f}", loc="left")
+    shape = "no $\\beta$" if isnan(beta) else f"$\\beta$ = {beta:.2f}"
+    ax.set_title(f"{title}: $\\kappa$ = {kappa:.2f}, {shape}", loc="left")
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.yaxis.set_major_locator(LogLocator(numticks=4))
     ax.yaxis.set_minor_locator(NullLocator())

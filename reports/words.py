@@ -80,8 +80,10 @@ def comparison(table: pd.DataFrame) -> list[str]:
 
 def law_in_words(kurtosis: float, shape: float) -> str:
     """The family that a fitted generalised Gaussian's shape stands for."""
-    if not (math.isfinite(kurtosis) and math.isfinite(shape)):
+    if not math.isfinite(kurtosis):
         return "does not vary"
+    if not math.isfinite(shape):
+        return "none"
     bounds = (
         (0.85, "hyper-Laplacian"),
         (1.2, "Laplacian"),

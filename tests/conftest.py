@@ -1,6 +1,8 @@
 """What all tests share: seeds, no display, the real images where they are."""
 
 import os
+import resource
+import signal
 from pathlib import Path
 
 import matplotlib
@@ -31,6 +33,17 @@ def _no_cache_at_home(tmp_path_factory):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def short_files():
+    """No file of this process can be longer than 70,000 bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture(scope="session")

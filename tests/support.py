@@ -1,4 +1,10 @@
-"""What several tests build: a small random ViT as a backbone, histograms without our kernels."""
+"""What several tests build: a small random ViT, histograms without our kernels, two processes."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
 
 import numpy as np
 import timm
@@ -52,3 +58,32 @@ def regular_histogram(values, axis) -> Histogram:
     inside, _ = np.histogram(values, axis.edges)
     counts = [(values < axis.lo).sum(), *inside, (values > axis.hi).sum()]
     return Histogram(axis, counts, moments=Moments.of(values))
+
+
+def two_processes(program: str, *arguments: str) -> list[subprocess.CompletedProcess]:
+    """A program run as both processes of a group, without a launcher that ends one with the other.
+
+    Gloo listens on this machine alone; both are killed after 4 minutes.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    single = {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2", **group}
+    command = [sys.executable, "-c", program, *arguments]
+    processes = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **single, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    deadline = time.monotonic() + 240
+    try:
+        texts = [one.communicate(timeout=deadline - time.monotonic()) for one in processes]
+    finally:
+        for one in processes:
+            one.kill()
+    return [
+        subprocess.CompletedProcess(command, one.returncode, *text)
+        for one, text in zip(processes, texts, strict=True)
+    ]

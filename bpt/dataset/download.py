@@ -16,6 +16,7 @@ from burst.archive import reason
 from burst.errors import BurstError, OutputError
 from burst.files import make_folder, write_atomically
 from burst.forward import Progress
+from burst.lock import one_at_a_time
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60.0  # seconds without a byte
@@ -60,22 +61,41 @@ def fetch(
 
     What came before a connection broke off stays in .NAME.part, and the next attempt, or the next
     call, goes on from there with a Range request; from the start if the server ignores it or its
-    file is another one by now. Ends with an error after five attempts in a row without a byte.
+    file is another one by now. Ends with an error after five attempts in a row without a byte. Of
+    several processes one downloads, and the others wait for it.
 
     Args:
         file: what to get.
         folder: where to; made if it is missing.
         progress: called as progress(bytes done, bytes in all).
-        say: called with a line before another attempt.
+        say: called with a line before another attempt, and before waiting for another process.
         pause: seconds before the second attempt; twice as long before each that follows.
 
     Raises:
         DownloadError: the server refuses it, cannot be reached, or its bytes have another MD5.
         OutputError: the folder cannot be written, or the disk is full; what came stays.
     """
-    target = make_folder(folder) / file.name
-    if target.exists() and file.md5 in (None, _md5(target)):
+    target = folder / file.name
+    if _is_there(file, target):
         return target
+    make_folder(folder)
+    with one_at_a_time(target, "downloads", say=say):
+        if not _is_there(file, target):
+            _download(file, target, progress, say, pause)
+    return target
+
+
+def _is_there(file: RemoteFile, target: Path) -> bool:
+    return target.exists() and file.md5 in (None, _md5(target))
+
+
+def _download(
+    file: RemoteFile,
+    target: Path,
+    progress: Progress | None,
+    say: Callable[[str], None] | None,
+    pause: float,
+) -> None:
     part = _Part(file, target.with_name(f".{file.name}.part"))
     failures = 0
     while True:
@@ -91,7 +111,6 @@ def fetch(
                 say(f"{error}; trying again")
             time.sleep(pause * 2**failures)
     part.settle(target)
-    return target
 
 
 class _Broken(Exception):

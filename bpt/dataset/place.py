@@ -84,9 +84,9 @@ def prepare(name: str, layout: Layout, place: Path, *, hint: str, say: Say | Non
         if say:
             say(f"unpacking {base / archive.file}")
         if archive.nested:
-            unpack_nested(base / archive.file, base / archive.folder)
+            unpack_nested(base / archive.file, base / archive.folder, say=say)
         else:
-            unpack(base / archive.file, base / archive.folder, top=archive.top)
+            unpack(base / archive.file, base / archive.folder, top=archive.top, say=say)
     root = layout.root(place)
     if root is None:
         looked = ", ".join(str(base) for base in layout.bases(place))

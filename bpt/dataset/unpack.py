@@ -1,36 +1,38 @@
 """Archives -> folders that appear whole or not at all."""
 
-import os
 import shutil
 import tarfile
-import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from burst.archive import DAMAGED, reason
 from burst.errors import ImageError, OutputError
+from burst.lock import one_at_a_time
+
+Say = Callable[[str], None]
 
 
-def unpack(archive: Path, target: Path, *, top: str | None = None) -> Path:
+def unpack(archive: Path, target: Path, *, top: str | None = None, say: Say | None = None) -> Path:
     """A tar, compressed or not, or a zip, unpacked into a folder that was not there.
 
     Links and names that lead out of the folder are refused. A target that exists is left as it is.
+    Of several processes one unpacks, and the others wait for it.
 
     Args:
         archive: the file.
         target: the folder that its content becomes.
         top: the folder of the archive that becomes the target; the rest is left out.
+        say: called with a line before waiting for another process.
 
     Raises:
         ImageError: the archive is damaged, has no `top`, or leads out of its folder.
         OutputError: the folder cannot be written, or the disk is full.
     """
-    if target.exists():
-        return target
-    with _beside(archive, target) as part:
+
+    def fill(part: Path) -> Path:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:  # it drops what would lead out of the folder
                 file.extractall(part)
@@ -41,18 +43,18 @@ def unpack(archive: Path, target: Path, *, top: str | None = None) -> Path:
         made = part / top if top else part
         if not made.is_dir():
             raise ImageError(f"{archive} holds no folder {top}; is it another archive?")
-        _settle(made, target)
-    return target
+        return made
+
+    return _make(archive, target, fill, say)
 
 
-def unpack_nested(archive: Path, target: Path) -> Path:
+def unpack_nested(archive: Path, target: Path, *, say: Say | None = None) -> Path:
     """A tar of tars, each into a folder of its name: n01440764.tar -> n01440764/.
 
     The inner ones are read in place. Else as `unpack`.
     """
-    if target.exists():
-        return target
-    with _beside(archive, target) as part:
+
+    def fill(part: Path) -> Path:
         with tarfile.open(archive) as outer:
             for member in outer:
                 name = PurePosixPath(member.name)
@@ -60,8 +62,9 @@ def unpack_nested(archive: Path, target: Path) -> Path:
                 if stream is not None:
                     _unpack_inner(stream, part / name.stem)
             _check_end(outer)
-        _settle(part, target)
-    return target
+        return part
+
+    return _make(archive, target, fill, say)
 
 
 def _unpack_inner(stream: IO[bytes], folder: Path) -> None:
@@ -79,17 +82,27 @@ def _check_end(tar: tarfile.TarFile) -> None:
         raise tarfile.ReadError("it ends in the middle of a member")
 
 
+def _make(archive: Path, target: Path, fill: Callable[[Path], Path], say: Say | None) -> Path:
+    """The target, from what `fill` makes of a fresh folder beside it, which goes in any case."""
+    if target.exists():
+        return target
+    with _errors_told(archive, target), one_at_a_time(target, "unpacks", say=say):
+        if target.exists():
+            return target
+        part = target.with_name(f".{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+        try:
+            part.mkdir()
+            fill(part).rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
 @contextmanager
-def _beside(archive: Path, target: Path) -> Iterator[Path]:
-    """A fresh folder beside the target, which goes whatever happens."""
-    part = target.with_name(f".{target.name}.part-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+def _errors_told(archive: Path, target: Path) -> Iterator[None]:
     try:
-        _remove_leftovers(target)
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise OutputError(f"cannot unpack {archive} to {target}: {reason(error)}") from error
-    try:
-        yield part
+        yield
     except ImageError:
         raise
     except tarfile.FilterError as error:
@@ -100,35 +113,7 @@ def _beside(archive: Path, target: Path) -> Iterator[Path]:
         raise OutputError(f"cannot unpack {archive} to {target}: {reason(error)}") from error
     except DAMAGED as error:
         raise _damaged(archive, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _damaged(archive: Path, error: BaseException) -> ImageError:
     return ImageError(f"{archive} is damaged, download it again: {reason(error)}")
-
-
-def _settle(made: Path, target: Path) -> None:
-    try:
-        made.rename(target)
-    except OSError:
-        if not target.is_dir():  # another process may have been faster
-            raise
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Of processes that were killed."""
-    for part in target.parent.glob(f".{target.name}.part-*-*"):
-        process = part.name.rpartition(".part-")[2].partition("-")[0]
-        if process.isdecimal() and not _runs(int(process)):
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -436,6 +437,36 @@ def test_of_two_that_build_at_once_the_second_takes_what_the_first_made(
     monkeypatch.setattr(bpt.pixels, "_write", overtaken)
     assert stored(benchmark.train, whole)[0][0].size == (20, 16)
     assert left_in(root) == [stored_name]
+
+
+def test_of_two_that_start_at_once_one_decodes_and_the_other_waits(
+    benchmark, whole, root, monkeypatch
+):
+    write, waits, said, built = bpt.pixels._write, threading.Event(), [], []
+
+    def slow(*args):
+        built.append(args)
+        assert waits.wait(20)
+        write(*args)
+
+    def say(line):
+        if line.startswith("waiting"):
+            said.append(line)
+            waits.set()
+
+    monkeypatch.setattr(bpt.pixels, "_write", slow)
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(stored, benchmark.train, whole, say) for _ in range(2)]
+    assert [one.result()[0][0].size for one in both] == [(20, 16)] * 2
+    assert len(built) == len(said) == 1
+    (folder,) = root.iterdir()
+    assert said == [f"waiting for another process that decodes images into {folder}"]
+
+
+def test_a_finished_cache_is_read_where_nothing_can_be_written(benchmark, whole, monkeypatch):
+    first = stored(benchmark.train, whole)
+    monkeypatch.setattr(bpt.pixels, "one_at_a_time", lambda *_, **__: pytest.fail("it writes"))
+    assert stored(benchmark.train, whole)[3][0].tobytes() == first[3][0].tobytes()
 
 
 def test_a_folder_that_cannot_be_written_is_gone_without(benchmark, whole, tmp_path, monkeypatch):

@@ -60,6 +60,47 @@ def test_the_disk_really_full_is_told(tmp_path):
         full.write("x")
 
 
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "No such file", "other"), ConnectionError("off")]
+)
+def test_an_error_about_another_file_comes_through_as_it_is(tmp_path, error):
+    with pytest.raises(type(error)) as raised, write_atomically(tmp_path / "table.csv"):
+        raise error
+    assert raised.value is error
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_about_the_temporary_file_is_told_of_the_file_that_was_wanted(tmp_path):
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*/table\.csv: Is a directory"),
+        write_atomically(tmp_path / "table.csv") as path,
+    ):
+        path.unlink()
+        path.mkdir()
+        try:
+            path.write_text("x")
+        finally:
+            path.rmdir()
+    assert os.listdir(tmp_path) == []
+
+
+def test_no_room_for_a_copy_is_told_and_no_room_elsewhere_is_not(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "from", None, "elsewhere")
+    with pytest.raises(OSError) as raised, write_atomically(tmp_path / "table.csv"):
+        raise full
+    assert raised.value is full
+    with pytest.raises(OutputError, match="No space"), write_atomically(tmp_path / "t.csv") as path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "from", None, str(path))
+
+
+def test_a_temporary_file_that_went_away_is_told(tmp_path):
+    with (
+        pytest.raises(OutputError, match="cannot write .*table.csv: No such file"),
+        write_atomically(tmp_path / "table.csv") as path,
+    ):
+        path.unlink()
+
+
 def test_a_file_where_a_folder_should_be_is_told(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(OutputError, match="cannot write into .*taken"):

@@ -141,6 +141,13 @@ def test_equality_sees_axis_counts_and_what_is_not_finite():
     assert count([1.0]) != "a histogram"
 
 
+def test_there_is_no_hash_to_contradict_equality():
+    one, other = count([1.0, 2.0]), count([1.0, 2.0])
+    assert one == other
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(one)
+
+
 def test_allclose_also_sees_the_moments():
     hist = count([1.0, 2.0, 4.0])
     moved = Histogram(hist.axis, hist.values(flow=True), moments=Moments.of([1.0, 2.0, 4.001]))

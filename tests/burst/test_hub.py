@@ -1,6 +1,7 @@
 import hashlib
 import http.server
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -26,6 +27,27 @@ def test_a_url_is_fetched_once(caches):
     (caches / "a.bin").unlink()
     assert _hub.fetch_url((caches / "a.bin").as_uri()) == first
     assert first.read_bytes() == b"weights"
+
+
+def test_of_two_at_once_one_downloads_and_the_other_waits(caches, monkeypatch):
+    (caches / "a.bin").write_bytes(b"weights")
+    copy, waits, copied = _hub._copy, threading.Event(), []
+
+    def slow(*args):
+        copied.append(args)
+        assert waits.wait(20)
+        return copy(*args)
+
+    def note(line, *_):
+        if line.startswith("waiting"):
+            waits.set()
+
+    monkeypatch.setattr(_hub, "_copy", slow)
+    monkeypatch.setattr(_hub.logger, "info", note)
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(_hub.fetch_url, (caches / "a.bin").as_uri()) for _ in range(2)]
+    assert [one.result().read_bytes() for one in both] == [b"weights"] * 2
+    assert len(copied) == 1
 
 
 def test_a_download_of_another_md5_is_not_kept(caches):

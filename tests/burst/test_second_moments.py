@@ -1,5 +1,6 @@
 """Streamed moments against the same tokens materialised."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -176,6 +177,15 @@ def test_moments_of_before_keep_their_sources(backbone, tmp_path):
     found = TokenMoments.load(path)
     assert found.sources == ({"source": "sample", "fingerprint": "a" * 64},)
     assert len((found + moments).sources) == 2
+
+
+@pytest.mark.usefixtures("short_files")
+def test_a_full_disk_is_told(backbone, tmp_path):
+    moments = collect_moments(backbone, images_for(backbone, "sample", num_images=1))
+    large = SecondMoments(1, torch.zeros(100), torch.zeros(100, 100).double(), None)
+    with pytest.raises(OutputError, match="cannot write .*File too large"):
+        dataclasses.replace(moments, blocks={0: large}).save(tmp_path / "moments.safetensors")
+    assert os.listdir(tmp_path) == []
 
 
 def test_files_that_are_not_moments_are_refused(backbone, tmp_path):

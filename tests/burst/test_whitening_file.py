@@ -1,5 +1,6 @@
 """A whitening's file: what comes back, and what is refused."""
 
+import dataclasses
 import json
 import os
 
@@ -50,6 +51,15 @@ def test_what_is_saved_comes_back(suffix, backbone, whitening, tmp_path):
         assert found.blocks == whitening.blocks
         assert found.record == json.loads(json.dumps(whitening.record))
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.usefixtures("short_files")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_told(suffix, whitening, tmp_path):
+    large = dataclasses.replace(whitening, W=torch.zeros(2, 100, 100))
+    with pytest.raises(OutputError, match=f"cannot write .*W{suffix}: File too large"):
+        save_whitening(large, tmp_path / f"W{suffix}")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_missing_whiteness_error_comes_back_as_nan(backbone, tmp_path):

@@ -49,6 +49,14 @@ def test_the_burstiest_block_and_the_law_are_named():
     assert any("--whitening W.pt" in one for one in finding.commands)
 
 
+def test_a_block_without_a_shape_is_not_said_to_be_constant():
+    table = table_of([0.5, 7.25, 1.0], shape=0.6)
+    table.loc[0, "ggd_shape"] = float("nan")
+    (finding,) = reports.findings(table)
+    assert "hyper-Laplacian in 2, none in 1 of 3 blocks" in " ".join(finding.details)
+    assert law_in_words(float("nan"), float("nan")) == "does not vary"
+
+
 def test_rows_of_heads_are_left_out():
     table = table_of([9.0, 9.0])
     table.loc[0, "head"] = "3"

@@ -1,13 +1,13 @@
 """Downloads against a real server that breaks off, lies and refuses."""
 
 import hashlib
-import resource
-import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from bpt.dataset import download
 from bpt.dataset.download import DownloadError, RemoteFile, fetch
 from burst import OutputError
 
@@ -60,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
             told = step.get("told_start", start)
             self.send_header("Content-Range", f"bytes {told}-{len(content) - 1}/{len(content)}")
         self.end_headers()
+        if "wait" in step:
+            assert step["wait"].wait(20)
         self.wfile.write(content[start : step.get("until", len(content))])
 
 
@@ -93,6 +95,30 @@ def test_a_file_arrives_whole_and_is_not_asked_for_again(server, tmp_path):
     assert steps[-1] == (len(CONTENT), len(CONTENT))
     get(server, path.parent)
     assert len(server.seen) == 1
+
+
+def test_of_two_at_once_one_downloads_and_the_other_waits(server, tmp_path):
+    waits, said = threading.Event(), []
+    server.script = [{"wait": waits}]
+
+    def say(line):
+        said.append(line)
+        waits.set()
+
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(get, server, tmp_path, say=say) for _ in range(2)]
+    assert [one.result().read_bytes() for one in both] == [CONTENT] * 2
+    assert len(server.seen) == 1
+    assert said == [f"waiting for another process that downloads {tmp_path / 'file.tgz'}"]
+    assert names(tmp_path) == ["file.tgz"]
+
+
+def test_a_file_that_is_there_needs_no_place_to_write_to(server, tmp_path, monkeypatch):
+    (tmp_path / "file.tgz").write_bytes(CONTENT)
+    for name in ("make_folder", "one_at_a_time"):
+        monkeypatch.setattr(download, name, lambda *_, **__: pytest.fail("it writes"))
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.seen == []
 
 
 def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
@@ -190,17 +216,6 @@ def test_a_server_that_is_not_there_is_told(tmp_path):
 def test_redirections_and_unknown_lengths_are_fine(server, tmp_path):
     server.script = [{"status": 302}, {"no_length": True}]
     assert get(server, tmp_path).read_bytes() == CONTENT
-
-
-@pytest.fixture
-def short_files():
-    """No file of this process can be longer than 70,000 bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_full_disk_is_told_and_what_came_stays(server, tmp_path, short_files):

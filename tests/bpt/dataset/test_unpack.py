@@ -3,10 +3,13 @@
 import io
 import os
 import tarfile
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import bpt.dataset.unpack as unpacking
 from bpt.dataset.unpack import unpack, unpack_nested
 from burst import ImageError, OutputError
 
@@ -100,13 +103,30 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path):
         unpack(archive, tmp_path / "file" / "out")
 
 
-def test_the_leftovers_of_a_killed_process_go_and_those_of_a_living_one_stay(tmp_path):
-    dead = tmp_path / ".out.part-999999999-ab"
-    alive = tmp_path / f".out.part-{os.getpid()}-cd"
-    dead.mkdir()
-    alive.mkdir()
+def test_the_leftovers_of_a_killed_process_go(tmp_path):
+    (tmp_path / ".out.part" / "a").mkdir(parents=True)
     unpack(write_tar(tmp_path / "x.tgz"), tmp_path / "out")
-    assert not dead.exists() and alive.exists()
+    assert only(tmp_path, "x.tgz", "out") and tree(tmp_path / "out") == FILES
+
+
+def test_of_two_at_once_one_unpacks_and_the_other_waits(tmp_path, monkeypatch):
+    archive, waits, said, seen = write_tar(tmp_path / "x.tgz"), threading.Event(), [], []
+
+    def check_end(tar):
+        seen.append(tar)
+        assert waits.wait(20)
+
+    def say(line):
+        said.append(line)
+        waits.set()
+
+    monkeypatch.setattr(unpacking, "_check_end", check_end)
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(unpack, archive, tmp_path / "out", say=say) for _ in range(2)]
+    assert [tree(one.result()) for one in both] == [FILES, FILES]
+    assert len(seen) == 1
+    assert said == [f"waiting for another process that unpacks {tmp_path / 'out'}"]
+    assert only(tmp_path, "x.tgz", "out")
 
 
 def test_a_tar_of_tars_becomes_a_folder_for_each(tmp_path):

@@ -1,0 +1,43 @@
+"""One process at a time makes a file or folder; the others wait for it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+POLL = 0.2  # seconds between looks at a lock that another process holds
+
+
+@contextmanager
+def one_at_a_time(
+    target: Path, what: str, *, say: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Keep other processes away while the block makes `target`, which it must look for first.
+
+    The lock is the file .NAME.lock beside the target. The operating system holds it, so it ends
+    with the process that has it, however that ends; what a killed one leaves keeps nobody waiting.
+
+    Args:
+        target: a file or folder; the folder that it lies in is made.
+        what: others do with it, such as "downloads"; for the line that is said.
+        say: called with one line if this process has to wait.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place = target.with_name(f".{target.name}.lock")
+    lock = FileLock(place, mode=0o666)  # whoever may write there may wait for it too
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if say:
+            say(f"waiting for another process that {what} {target}")
+        lock.acquire(poll_interval=POLL)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # while it is held: who waits for it then looks for a new one
+            place.unlink()
+        lock.release()

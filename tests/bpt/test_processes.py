@@ -1,0 +1,90 @@
+"""An error of one of two processes that train, in one run of both that no launcher watches."""
+
+import json
+
+import pytest
+from colours import write_images
+from support import two_processes
+
+PROGRAM = """
+import json
+import sys
+
+from bpt import Recipe, train
+from bpt.engine import Trainer
+from burst import BurstError, NonFiniteLoss, process_group
+
+place = sys.argv[1]
+PLAIN = {"method": "vpt", "placement": "last:1", "cache": False, "epochs": 1}
+found = {}
+
+
+def note(name, images, **changes):
+    recipe = Recipe(
+        dataset="folder", data=f"{place}/{images}", model="mae_tiny", num_prompts=2,
+        batch_size=8, **{**PLAIN, **changes},
+    )
+    try:
+        found[name] = train(recipe, f"{place}/{name}")["test_images"]
+    except BurstError as error:
+        found[name] = [type(error).__name__, str(error)]
+
+
+with process_group() as (rank, _):
+    note("train", "bad_train")
+    note("kept", "bad_train", cache=True, epochs=2)
+    note("val", "bad_val")
+    note("test", "bad_test")
+    note("linear", "bad_train", method="linear", placement="shallow")
+    check = Trainer.check
+
+    def diverged(*_):
+        raise NonFiniteLoss("the loss is nan")
+
+    if rank == 1:
+        Trainer.check = diverged
+    note("loss", "good")
+    Trainer.check = check
+    note("good", "good")
+print(json.dumps(found), flush=True)
+from cli.bpt import main
+sys.argv[1:] = [
+    "evaluate", f"{place}/good", "--data", f"{place}/moved", "--device", "cpu", "--split", "val"
+]
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    place = tmp_path_factory.mktemp("two")
+    write_images(place / "good")
+    for split in ("train", "val", "test"):
+        write_images(place / f"bad_{split}")
+        (place / f"bad_{split}" / split / "green" / "1.png").write_bytes(b"torn")
+    return two_processes(PROGRAM, str(place))
+
+
+@pytest.mark.parametrize("name", ["train", "kept", "val", "test", "linear"])
+def test_an_image_that_one_process_cannot_read_ends_both(runs, name):
+    outcomes = [json.loads(one.stdout)[name] for one in runs]
+    assert outcomes[0] == outcomes[1]
+    kind, text = outcomes[0]
+    assert kind == "ImageError" and "green/1.png" in text
+
+
+def test_a_loss_that_is_infinite_for_one_process_ends_both(runs):
+    outcomes = [json.loads(one.stdout)["loss"] for one in runs]
+    assert outcomes == [["NonFiniteLoss", "the loss is nan"]] * 2
+
+
+def test_after_an_error_the_processes_train_on(runs):
+    assert [json.loads(one.stdout)["good"] for one in runs] == [12, 12]
+
+
+def test_the_first_process_prints_the_error_and_both_end_with_its_code(runs):
+    first, second = runs
+    assert first.returncode == second.returncode == 2
+    (line,) = first.stderr.splitlines()
+    assert line.startswith("error: ") and "moved" in line
+    assert second.stderr == ""
