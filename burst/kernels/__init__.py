@@ -17,6 +17,7 @@ from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
 from burst.errors import BackendError, ShapeError, UnknownName
+from burst.float64 import LACKING
 from burst.histogram import Histogram
 from burst.kernels import _trial
 from burst.kernels._scaling import takes
@@ -185,7 +186,7 @@ def _compiled(device: torch.device) -> ModuleType:
 
 def _countable(x: Tensor) -> Tensor:
     """On a device that has float64."""
-    return x.cpu() if x.device.type == "mps" else x
+    return x.cpu() if x.device.type in LACKING else x
 
 
 def _whole(axis: Axis) -> Axis:
