@@ -53,7 +53,7 @@ def works(session: nox.Session, versions: list[str]) -> None:
     one_thread = {"OMP_NUM_THREADS": "1"}  # a process a core, as `make test`
     with tempfile.TemporaryDirectory() as folder:
         session.run("python", str(FIRST_DAY), folder, env=one_thread)
-    tests = session.posargs or [KERNELS]
+    tests = session.posargs or ["-m", "versions or not versions", KERNELS]
     session.run(
         *("python", "-m", "pytest", "--numprocesses=auto", "--dist=worksteal", *LENIENT, *tests),
         env=one_thread,
