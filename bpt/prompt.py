@@ -6,10 +6,9 @@ bpt-fwhiten     P W^T with the whitening matrix W of the block, frozen
 bpt-twhiten     the same, W trained too
 bpt-bilinear    A B^T with A (m x r) and B (d x r): no bias, no norm, no non-linearity
 
-Each gives its m x d tokens once a step, whatever the batch, and also under autocast by a float32
-product. Source: Wang et al., "Attention to the
-Burstiness in Visual Prompt Tuning!", ICCV 2025, arXiv 2506.22908; vpt: Jia et al. 2022, arXiv
-2203.12119; spt: Wang et al. 2024, arXiv 2402.02382.
+Each gives its m x d tokens once a step, whatever the batch, and always by a float32 product.
+Source: Wang et al., "Attention to the Burstiness in Visual Prompt Tuning!", ICCV 2025,
+arXiv 2506.22908; vpt: Jia et al. 2022, arXiv 2203.12119; spt: Wang et al. 2024, arXiv 2402.02382.
 """
 
 import math
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from burst.errors import BurstError, ShapeError, check_known
+from burst.precision import plain_float32
 
 METHODS = ("vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
 SPT_TOKENS = ("random", "mean", "max", "kmeans")
@@ -166,12 +166,15 @@ def build_prompt(
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left right^T as the parameters are, whatever autocast would make of them.
+    """left right^T as the parameters are, whatever less precise product is allowed elsewhere.
 
     A product with W is smallest in the directions where the response varies most: there large
     terms cancel, and what bfloat16 rounds off them remains.
     """
-    with torch.autocast(left.device.type, enabled=False):
+    if torch.compiler.is_compiling():  # a graph has autocast in it, but no setting of the process
+        with torch.autocast(left.device.type, enabled=False):
+            return left @ right.mT
+    with plain_float32(left.device):
         return left @ right.mT
 
 

@@ -156,6 +156,25 @@ def test_autocast_changes_no_bit_of_a_prompt_or_of_its_gradients(method, precisi
         assert other.grad.dtype == torch.float32 and torch.equal(one.grad, other.grad)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_less_precise_product_that_is_allowed_elsewhere_changes_no_bit(method, monkeypatch):
+    (_, prompt) = built(method)
+    expected, allowed = prompt(), torch.get_float32_matmul_precision()
+    seen = []
+    monkeypatch.setattr(
+        torch.Tensor,
+        "__matmul__",
+        lambda one, other: seen.append(torch.get_float32_matmul_precision()) or one.mm(other),
+    )
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(prompt(), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(allowed)
+    assert set(seen) == ({"highest"} if method.startswith("bpt-") else set())
+
+
 def test_a_plain_prompt_is_its_values():
     values = torch.randn(3, D)
     assert torch.equal(PlainPrompt(values)(), values)
