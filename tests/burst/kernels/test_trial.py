@@ -213,6 +213,36 @@ def test_what_a_kernel_takes_is_read_from_the_loaded_kernel():
     assert Usage.of(built, STREAM).counters == 0
 
 
+@pytest.mark.parametrize("own, problem", [(16 << 10, None), (28 << 10, "asks for none")])
+def test_a_trial_looks_at_a_kernel_before_its_first_launch_only(own, problem, monkeypatch):
+    """Later launches are timed."""
+    seen = []
+
+    class Kernel:
+        def warmup(self, *arguments, grid, **constants):
+            seen.append("looked at")
+            metadata = SimpleNamespace(shared=own)
+            return SimpleNamespace(
+                _init_handles=lambda: None, metadata=metadata, n_regs=64, n_spills=0
+            )
+
+        def __getitem__(self, grid):
+            return lambda *arguments, **constants: seen.append("launched")
+
+    monkeypatch.setattr(_triton(), "INTERPRETED", False)
+    monkeypatch.setattr(Limits, "of", lambda _: Limits(99 << 10, 65536))
+    run = _triton().stream(
+        torch.zeros(5), FloatAxis(), replace(STREAM, counter="shared"), strict=True
+    )
+    if problem:
+        with pytest.raises(Misfit, match=problem):
+            run.start(Kernel(), "operand")
+    else:
+        run.start(Kernel(), "operand")
+        run.start(Kernel(), "operand")
+    assert seen == (["looked at"] if problem else ["looked at", "launched", "launched"])
+
+
 # What is chosen
 
 
