@@ -65,6 +65,7 @@ COMMON = {
 # For operands with gaps, odd sizes or two types, addresses and masks take registers too: smaller
 # tiles where the others would spill.
 SMALLER = (
+    Tile(128, 64, 32, 8, 3, 1, (0, 3)),
     Tile(128, 64, 32, 8, 2, 1, (0, 3)),
     Tile(64, 64, 32, 8, 2, 1, (1, 1)),
     Tile(64, 64, 16, 8, 2, 1, (1, 1)),
@@ -130,7 +131,7 @@ def product_tiles(
     """What a @ b may be cut into, counter by counter, the best first."""
     alike = a.dtype == b.dtype and a.dtype in (torch.float16, torch.bfloat16)
     first = (HOPPER if capability[0] == 9 else COMMON)["16-bit" if alike else precision]
-    fewer = tuple(replace(first, stages=n) for n in range(first.stages - 1, 0, -1))
+    fewer = tuple(replace(first, stages=n) for n in range(first.stages - 1, 1, -1))
     for counter in counters_for(axis):
         for tile in REGISTERS if counter == "registers" else (first, *fewer, *SMALLER):
             yield replace(tile, counter=counter)
