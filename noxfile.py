@@ -23,8 +23,8 @@ nox.options.error_on_missing_interpreters = True
 PROJECT = nox.project.load_toml(Path(__file__).with_name("pyproject.toml"))["project"]
 FIRST_DAY = Path(__file__).with_name("tools") / "versions" / "first_day.py"
 KERNELS = "tests/burst/kernels"
-# What others plan to change is an error in our own environment, but no harm to a user.
-LENIENT = [f"-Wdefault::{name}" for name in ("DeprecationWarning", "FutureWarning")]
+# What others plan to change is an error in our own environment; Python hides it from users.
+LENIENT = [f"-Wignore::{name}" for name in ("DeprecationWarning", "FutureWarning")]
 
 
 def lower_bounds(project: dict[str, Any]) -> list[str]:

@@ -178,8 +178,7 @@ def _compiled(device: torch.device) -> ModuleType:
     module: Any = import_module("burst.kernels._triton")
     if device.type != "cuda" and not module.INTERPRETED:
         raise BackendError(
-            f"the triton backend runs on a GPU, not on {device.type}; "
-            "use backend='auto', or set TRITON_INTERPRET=1 before Python starts"
+            f"the triton backend runs on a GPU, not on {device.type}; use backend='auto'"
         )
     return module  # type: ignore[no-any-return]
 
