@@ -1,5 +1,6 @@
 """float32 products in float32, whatever less precise ones the caller has allowed elsewhere."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -26,12 +27,12 @@ def plain_float32(device: torch.device) -> Iterator[None]:
         if before == "highest" and all(value in PLAIN for _, value in settings):
             yield
             return
-        torch.set_float32_matmul_precision("highest")  # sets the new ones too
+        _set_old("highest")  # sets the new ones too
         try:
             yield
         finally:
             if before is not None:
-                torch.set_float32_matmul_precision(before)
+                _set_old(before)
             for owner, value in settings:
                 owner.fp32_precision = value
 
@@ -45,9 +46,23 @@ def _without_autocast(kind: str) -> AbstractContextManager[Any]:
 def _old_setting() -> str | None:
     """None where a new setting contradicts it, and torch will not tell."""
     try:
-        return torch.get_float32_matmul_precision()
+        with _without_advice():
+            return torch.get_float32_matmul_precision()
     except RuntimeError:
         return None
+
+
+def _set_old(value: str) -> None:
+    with _without_advice():
+        torch.set_float32_matmul_precision(value)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """torch 2.9 warns whoever looks at the old setting; the caller's own is what it is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Please use the new API settings")
+        yield
 
 
 def _new_settings() -> list[Any]:

@@ -14,11 +14,6 @@ def count_to(counter_ptr, end):
         tl.store(counter_ptr, step + 1)
 
 
-@triton.jit
-def at_most_one(out_ptr, x_ptr):
-    tl.store(out_ptr, tl.minimum(tl.load(x_ptr), 1.0))
-
-
 @cache
 def obstacle() -> str | None:
     """Why no kernel of a few lines runs in the interpreter, in words; None if one does."""
@@ -30,10 +25,3 @@ def obstacle() -> str | None:
         )
     assert counter.item() == 3
     return None
-
-
-@cache
-def hands_nan_on() -> bool:
-    """Whether the lesser of NaN and 1 is NaN here, unlike in compiled kernels, where it is 1."""
-    at_most_one[(1,)](least := torch.zeros(1), torch.full((1,), torch.nan))
-    return bool(least.isnan())

@@ -166,7 +166,7 @@ def _regular_slot(y: tl.tensor, grid_ptr: tl.tensor, bins: Number) -> tl.tensor:
     per_width, margin = tl.load(grid_ptr + 3), tl.load(grid_ptr + 4)
     lowest, highest = tl.load(grid_ptr + 5), tl.load(grid_ptr + 6)
     t = ((y * scale - lo_high) - lo_low) * per_width
-    t = tl.minimum(tl.maximum(t, 0.0), bins * 1.0)
+    t = tl.where(t > 0.0, tl.minimum(t, bins * 1.0), 0.0)  # NaN too becomes 0
     nearest = (t + 0.5).to(tl.int32)
     estimate = tl.minimum(t.to(tl.int32), bins - 1)
     near = tl.abs(t - nearest.to(tl.float32)) <= margin

@@ -156,6 +156,7 @@ def test_autocast_changes_no_bit_of_a_prompt_or_of_its_gradients(method, precisi
         assert other.grad.dtype == torch.float32 and torch.equal(one.grad, other.grad)
 
 
+@pytest.mark.filterwarnings("ignore:Please use the new API settings")  # torch 2.9
 @pytest.mark.parametrize("method", METHODS)
 def test_a_less_precise_product_that_is_allowed_elsewhere_changes_no_bit(method, monkeypatch):
     (_, prompt) = built(method)

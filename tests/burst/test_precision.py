@@ -9,6 +9,8 @@ from burst import head_response_histogram, interaction, matmul_histogram
 from burst.precision import plain_float32
 
 CPU = torch.device("cpu")
+# torch 2.9 says so to whoever uses the old setting, as these tests do on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:Please use the new API settings")
 
 
 def old(name):

@@ -21,13 +21,3 @@ def device(request):
         if why := obstacle():
             pytest.skip(why)
     return torch.device(request.param)
-
-
-@pytest.fixture
-def nan_gives_way(device):
-    """A test with NaN needs a minimum of NaN and a number to be the number, as on a GPU."""
-    if device.type == "cpu":
-        from interpreter import hands_nan_on
-
-        if hands_nan_on():  # into the place of a counter, and the process would crash
-            pytest.skip("this version of Triton's interpreter takes NaN for a minimum")

@@ -145,7 +145,6 @@ def test_values_at_the_edges_fall_where_float64_edges_put_them(axis, device):
 
 
 @pytest.mark.parametrize("axis", [FloatAxis(), EDGES[0]], ids=str)
-@pytest.mark.usefixtures("nan_gives_way")
 def test_nan_and_infinities_are_counted_apart(axis, device):
     x = torch.randn(9000)
     x[[0, 5, 8999]], x[[1, 8192]], x[77] = torch.nan, torch.inf, -torch.inf
@@ -159,7 +158,6 @@ def test_nan_and_infinities_are_counted_apart(axis, device):
 
 
 @pytest.mark.parametrize("axis", [FloatAxis(), AXES[4]], ids=str)
-@pytest.mark.usefixtures("nan_gives_way")
 def test_nan_in_an_operand_reaches_its_row_of_the_product_only(axis, device):
     a, b = small_integers(20, 30, device=device), small_integers(30, 150, device=device)
     a[3, 4] = torch.nan
@@ -168,7 +166,6 @@ def test_nan_in_an_operand_reaches_its_row_of_the_product_only(axis, device):
     assert_same(fast, matmul_histogram(a, b, axis, backend="reference"))
 
 
-@pytest.mark.usefixtures("nan_gives_way")
 def test_nothing_and_nothing_but_nan(device):
     for x in (torch.empty(0), torch.empty(3, 0), torch.full((5,), torch.nan)):
         fast = histogram(x.to(device), backend="triton")
