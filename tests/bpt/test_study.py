@@ -1,6 +1,7 @@
 """Studies: finished trainings stay, failures do not stop the rest, devices share the work."""
 
 import json
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -11,41 +12,52 @@ from bpt import Recipe, dataset_sizes, run_study, training_cost
 from burst import BurstError, Interrupted
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recipes(colours):
-    base = Recipe(dataset="folder", data=str(colours), method="linear", epochs=2, batch_size=8)
+    base = Recipe(
+        dataset="folder",
+        data=str(colours),
+        model="timm:test_vit",
+        weights="random",
+        method="linear",
+        epochs=2,
+        batch_size=8,
+    )
     return {"one": base, "two": replace(base, lr=0.1), "lost": replace(base, data="nowhere")}
+
+
+@pytest.fixture(scope="module")
+def finished(recipes, tmp_path_factory):
+    """The folder of a study of all three, what it gave, and what it said."""
+    out, said = tmp_path_factory.mktemp("study"), []
+    return out, run_study(recipes, out, seeds=(0, 1), devices=("cpu",), say=said.append), said
 
 
 def stamps(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
 
 
-def test_a_study_goes_past_a_failure_and_finished_runs_stay(recipes, tmp_path):
-    said = []
-    found = run_study(recipes, tmp_path, seeds=(0, 1), devices=("cpu",), say=said.append)
+def test_a_study_goes_past_a_failure_and_finished_runs_stay(recipes, finished):
+    out, found, said = finished
     assert list(found) == ["one", "two", "lost"]
     assert "'nowhere' does not exist" in found["lost"]
     for name in ("one", "two"):
         accuracy = found[name]["test_accuracy"]
         values = [
-            json.loads((tmp_path / name / f"seed_{seed}" / "result.json").read_text())[
-                "test_accuracy"
-            ]
+            json.loads((out / name / f"seed_{seed}" / "result.json").read_text())["test_accuracy"]
             for seed in (0, 1)
         ]
         assert accuracy["values"] == values and accuracy["mean"] == sum(values) / 2
     assert any(line.startswith("2/3 two: test accuracy") for line in said)
-    before = stamps(tmp_path)
-    assert run_study(recipes, tmp_path, seeds=(0, 1), devices=("cpu",))["one"] == found["one"]
-    assert stamps(tmp_path) == before and len(before) == 4
+    before = stamps(out)
+    assert run_study(recipes, out, seeds=(0, 1), devices=("cpu",))["one"] == found["one"]
+    assert stamps(out) == before and len(before) == 4
 
 
-def test_several_devices_share_the_runs(recipes, tmp_path):
-    del recipes["lost"]
-    alone = run_study(recipes, tmp_path / "alone", devices=("cpu",))
-    shared = run_study(recipes, tmp_path / "shared", devices=("cpu", "cpu"))
-    assert shared == alone
+def test_several_devices_share_the_runs(recipes, finished, tmp_path, monkeypatch, forkserver):
+    monkeypatch.setattr(multiprocessing, "get_context", {"spawn": forkserver}.get)
+    shared = run_study(recipes, tmp_path, seeds=(0, 1), devices=("cpu", "cpu"))
+    assert shared == finished[1]
 
 
 def test_a_study_needs_a_device(recipes, tmp_path):
