@@ -39,7 +39,6 @@ from bpt.setup import default_folder
 from bpt.study import run_study
 from bpt.tokens import prompt_tokens
 from bpt.train import train, train_seeds
-from burst.distributed import is_first_process
 
 __all__ = [
     "METHODS",
@@ -75,7 +74,6 @@ __all__ = [
     "evaluate_run",
     "export_run",
     "how_to_get",
-    "is_first_process",
     "known_datasets",
     "layer_decay_groups",
     "load_exported",

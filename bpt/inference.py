@@ -15,7 +15,8 @@ from bpt.dataset import FileOpener
 from bpt.engine import autocast
 from bpt.loading import eval_batches, eval_transform
 from bpt.run import Run
-from bpt.setup import choose_device, open_benchmark
+from bpt.setup import open_benchmark
+from burst.device import choose_device
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, CheckpointError, ImageError, check_known
 

@@ -96,11 +96,8 @@ class Run:
                 f"{self.folder} was trained on other weights of {recipe.model}: SHA-256 "
                 f"{about['weights_sha256']}, not {backbone.weights_sha256}"
             )
-        backbone = replace(
-            backbone,
-            crop_fraction=about.get("crop_fraction", 0.875),  # what runs read before they said so
-            crop_mode=about.get("crop_mode", "center"),
-        )
+        fraction, mode = crop_of(self.config)
+        backbone = replace(backbone, crop_fraction=fraction, crop_mode=mode)
         state = self.trained_state()
         whitening = self._whitening(backbone) if recipe.method == "bpt-fwhiten" else {}
         model = restore_model(recipe, backbone, len(self.classes), state, whitening=whitening)
@@ -134,6 +131,12 @@ def open_run(folder: str | Path) -> Run:
     except (LookupError, TypeError, BurstError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     return run
+
+
+def crop_of(config: Mapping[str, Any]) -> tuple[float, str]:
+    """How a run's images are cropped; runs from before they said so cut all at 0.875."""
+    about = config["backbone"]
+    return about.get("crop_fraction", 0.875), about.get("crop_mode", "center")
 
 
 def check_same(run: Run, recipe: Recipe, config: Mapping[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """What a training starts from: device, folder, prompts, optimiser; alike on every process."""
 
-import os
 import re
 import warnings
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from bpt.optimisation import MovingAverage, make_optimizer, schedule
 from bpt.prepare import matrices, tokens_for, whitening_for
 from bpt.recipe import Recipe
 from burst.backbone import Backbone
-from burst.distributed import meet, rank_and_size
+from burst.distributed import agreed, meet, rank_and_size
 from burst.errors import BurstError, RunExists
 from burst.provenance import provenance
 from burst.whitening_file import load_whitening, save_whitening
@@ -33,17 +32,6 @@ def default_folder(recipe: Recipe, *, several: bool = False) -> Path:
     if not several:
         parts.append(f"seed{recipe.seed}")
     return Path("runs") / re.sub(r"[^\w.+-]", "-", "-".join(parts))
-
-
-def choose_device(name: str) -> torch.device:
-    """The device with this name; under `torchrun` each process has the GPU of its local rank."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name != "cuda":
-        return torch.device(name)
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    torch.cuda.set_device(device)
-    return device
 
 
 def open_benchmark(
@@ -96,7 +84,8 @@ def existing_result(
     """The result of the run in `out` if it is at its end; None if it must be trained (on).
 
     Raises:
-        RunExists: there is a run, and `resume` is not given or it is of another recipe.
+        RunExists: there is a run, and `resume` is not given, or it is of another recipe, or it was
+            begun by a version that cropped images otherwise.
     """
     if not (out / folder.CONFIG).exists():
         return None
@@ -104,6 +93,12 @@ def existing_result(
         raise RunExists(f"{out} already holds a run; go on with --resume, or choose another --out")
     run = folder.open_run(out)
     folder.check_same(run, recipe, config)
+    before, now = folder.crop_of(run.config), folder.crop_of(config)
+    if run.result is None and before != now:
+        raise RunExists(
+            f"{out} was begun with images cropped at {before[0]:g} ({before[1]}), and they are now "
+            f"at {now[0]:g} ({now[1]}); choose another --out"
+        )
     return run.result
 
 
@@ -137,9 +132,9 @@ def prompt_starts(
     if recipe.needs_whitening:
         kept = out / folder.WHITENING
         # Without a configuration it is the leftover of a start that never came to be a run.
-        if kept.exists() and (out / folder.CONFIG).exists():
-            whitening = load_whitening(kept, backbone)
-        else:
+        there = kept.exists() and (out / folder.CONFIG).exists()
+        whitening = agreed(lambda: load_whitening(kept, backbone) if there else None)
+        if whitening is None:
             if recipe.whitening is None:
                 say("whitening matrices from training images")
             whitening = whitening_for(recipe, backbone, train, digest)

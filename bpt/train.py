@@ -20,7 +20,6 @@ from bpt.features import Batches, FeatureBatches, ImageBatches
 from bpt.model import PromptedViT
 from bpt.recipe import Recipe
 from bpt.setup import (
-    choose_device,
     configuration,
     count_parameters,
     existing_result,
@@ -31,6 +30,7 @@ from bpt.setup import (
 )
 from bpt.signals import Signals, resume_command
 from burst import forward
+from burst.device import choose_device
 from burst.distributed import (
     agreed,
     first_alone,
@@ -84,9 +84,9 @@ def train(
         BurstError: its subclasses for what `open_dataset`, `load_backbone`, `build_model` and
             `write_atomically` refuse. All processes raise the same, also if one alone has it.
     """
-    chosen = choose_device(device)
-    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with process_group(backend) as (rank, world):
+        chosen = choose_device(device)  # in the group, so that all hear of a process without one
         if recipe.batch_size % world:
             raise BurstError(f"batch_size {recipe.batch_size} does not divide by {world} processes")
         if rank > 0:

@@ -8,7 +8,8 @@ block of a backbone in one pass over images; the pieces it is made of are here t
 from burst.axis import FloatAxis, RegularAxis
 from burst.backbone import Backbone, BackboneSpec, find_backbone, known_backbones, load_backbone
 from burst.checkpoint import LoadReport, load_checkpoint, read_checkpoint
-from burst.distributed import process_group
+from burst.device import choose_device
+from burst.distributed import is_first_process, process_group
 from burst.distribution import (
     Gaussian,
     GeneralisedGaussian,
@@ -94,6 +95,7 @@ __all__ = [
     "abs_quantile",
     "capture",
     "check_whitening_path",
+    "choose_device",
     "collect_moments",
     "describe",
     "describe_blocks",
@@ -108,6 +110,7 @@ __all__ = [
     "histogram",
     "images_for",
     "interaction",
+    "is_first_process",
     "kernel_trials",
     "known_backbones",
     "ks_distance",

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 
 from burst.errors import CheckpointError
-from burst.files import write_atomically
+from burst.files import make_folder, write_atomically
 from burst.lock import one_at_a_time
 
 logger = logging.getLogger(__name__)
@@ -92,11 +92,13 @@ def fetch_url(url: str, *, md5: str | None = None) -> Path:
 
     Raises:
         CheckpointError: the download broke off, or is not the published file.
+        OutputError: the cache cannot be written.
         OSError or another of FAILURES: there is no connection, or no such file; see `explained`.
     """
     target = url_cache(url)
     if target.is_file():
         return target
+    make_folder(target.parent)
     with one_at_a_time(target, "downloads", say=logger.info):
         if not target.is_file():
             logger.info("downloading %s to %s", url, target)

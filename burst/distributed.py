@@ -98,10 +98,21 @@ def together(work: Callable[[], T]) -> list[T]:
 
 
 def agreed(work: Callable[[], T]) -> T:
-    """What the first process finds, or its error, on every process."""
-    first = rank_and_size()[0] == 0
-    found: T = together(lambda: work() if first else None)[0]  # type: ignore[assignment]
-    return found
+    """What the first process finds, or its error, on every process: one copy on each."""
+    rank, size = rank_and_size()
+    found: list[Any] = [None]
+    try:
+        if rank == 0:
+            found = [work()]
+    except BurstError as error:
+        _raise_everywhere(error)
+    meet()
+    if size > 1:
+        sent = list(found)  # the first keeps its own, not a copy
+        dist.broadcast_object_list(sent, src=0)
+        found = found if rank == 0 else sent
+    agreed_upon: T = found[0]
+    return agreed_upon
 
 
 def first_alone(work: Callable[[], T]) -> T:

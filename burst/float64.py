@@ -5,6 +5,11 @@ from torch import Tensor
 LACKING = ("mps",)  # Apple's GPUs
 
 
+def where_float64(x: Tensor) -> Tensor:
+    """The tensor on its device, or on the CPU if that device has no float64."""
+    return x.cpu() if x.device.type in LACKING else x
+
+
 def to_float64(x: Tensor) -> Tensor:
-    """The tensor in float64: on its device, or on the CPU if that device has no float64."""
-    return (x.cpu() if x.device.type in LACKING else x).double()
+    """The same in float64."""
+    return where_float64(x).double()

@@ -1,11 +1,13 @@
 """One process at a time makes a file or folder; the others wait for it."""
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 POLL = 0.2  # seconds between looks at a lock that another process holds
 
 
@@ -17,6 +19,7 @@ def one_at_a_time(
 
     The lock is the file .NAME.lock beside the target. The operating system holds it, so it ends
     with the process that has it, however that ends; what a killed one leaves keeps nobody waiting.
+    A file system without locks (NFS or Lustre may be) does without one, and says so.
 
     Args:
         target: a file or folder; the folder that it lies in is made.
@@ -29,12 +32,16 @@ def one_at_a_time(
     target.parent.mkdir(parents=True, exist_ok=True)
     place = target.with_name(f".{target.name}.lock")
     lock = FileLock(place, mode=0o666)  # whoever may write there may wait for it too
+    tell = say or (lambda _: None)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        if say:
-            say(f"waiting for another process that {what} {target}")
+        tell(f"waiting for another process that {what} {target}")
         lock.acquire(poll_interval=POLL)
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise
+        tell(f"{target.parent} has no locks; see that no other process {what} {target}")
     try:
         yield
     finally:

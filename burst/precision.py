@@ -16,15 +16,16 @@ def plain_float32(device: torch.device) -> Iterator[None]:
 
     Autocast, `torch.set_float32_matmul_precision`, `allow_tf32` and the settings called
     `fp32_precision` (torch 2.9) all let products be rounded to fewer bits. They are the process's:
-    what they were is put back, also where the caller has mixed old and new ones.
+    what they were is put back, also where the caller has mixed old and new ones. One that is equal
+    to what it would inherit is let inherit again.
 
     Args:
         device: where the matrices are.
     """
     with _without_autocast(device.type):
         before = _old_setting()
-        settings = [(owner, owner.fp32_precision) for owner in _new_settings()]
-        if before == "highest" and all(value in PLAIN for _, value in settings):
+        settings = [(owner, owner.fp32_precision, parents) for owner, parents in _new_settings()]
+        if before == "highest" and all(value in PLAIN for _, value, _ in settings):
             yield
             return
         _set_old("highest")  # sets the new ones too
@@ -33,8 +34,10 @@ def plain_float32(device: torch.device) -> Iterator[None]:
         finally:
             if before is not None:
                 _set_old(before)
-            for owner, value in settings:
-                owner.fp32_precision = value
+            for owner, value, parents in settings:
+                # torch tells an inherited value as if it were the setting's own.
+                inherited = any(parent.fp32_precision == value for parent in parents)
+                owner.fp32_precision = "none" if inherited else value
 
 
 def _without_autocast(kind: str) -> AbstractContextManager[Any]:
@@ -65,8 +68,12 @@ def _without_advice() -> Iterator[None]:
         yield
 
 
-def _new_settings() -> list[Any]:
-    owners = [
-        getattr(backend, "matmul", None) for backend in (torch.backends.cuda, torch.backends.mkldnn)
-    ]
-    return [owner for owner in owners if hasattr(owner, "fp32_precision")]
+def _new_settings() -> list[tuple[Any, list[Any]]]:
+    """Those of products, and what each inherits from."""
+    found = []
+    for backend in (torch.backends.cuda, torch.backends.mkldnn):
+        owner = getattr(backend, "matmul", None)
+        if hasattr(owner, "fp32_precision"):
+            parents = [one for one in (backend, torch.backends) if hasattr(one, "fp32_precision")]
+            found.append((owner, parents))
+    return found

@@ -32,9 +32,7 @@ _SCALING: tuple[type[nn.Module], ...] = (
         "layers:SimpleNorm2dFp32",
     ),
 )
-_CENTRES: dict[type[nn.Module], bool] = {
-    kind: kinds is _CENTRING for kinds in (_CENTRING, _SCALING) for kind in kinds
-}
+_CENTRES = dict.fromkeys(_CENTRING, True) | dict.fromkeys(_SCALING, False)
 
 
 class Norm(NamedTuple):

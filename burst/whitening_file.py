@@ -71,7 +71,7 @@ def load_whitening(path: str | Path, backbone: Backbone | None = None) -> Whiten
     Raises:
         CheckpointError: missing, damaged, of another kind, or not finite; made for another model,
             other weights, another d or another number of blocks, each of which is named; or made
-            through the norm when that left the LayerNorm's centring out.
+            with `--through-norm` by a version that did not centre.
     """
     tensors, about = _read(Path(path))
     for name, dtype in TENSORS.items():

@@ -58,13 +58,14 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
 def reported_errors() -> Iterator[None]:
     """A user's mistake becomes one line on stderr and exit code 2; nothing else is caught.
 
-    Of several processes the first prints: the others have the same error, see `burst.distributed`.
+    Of several processes the first prints what all have, see `burst.distributed`; what one has
+    alone, before they met, it prints itself.
     """
     from burst.distributed import is_first_process
     from burst.errors import BurstError, Interrupted
 
-    def tell(line: str) -> None:
-        if is_first_process():
+    def tell(line: str, *, alone: bool = False) -> None:
+        if alone or is_first_process():
             print(line, file=sys.stderr)  # noqa: T201
 
     try:
@@ -75,7 +76,7 @@ def reported_errors() -> Iterator[None]:
         tell(str(error))
         raise SystemExit(128 + error.signum) from None
     except BurstError as error:
-        tell(f"error: {' '.join(str(error).split())}")
+        tell(f"error: {' '.join(str(error).split())}", alone=not error.everywhere)
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:
         tell("interrupted; nothing was half-written")
@@ -128,26 +129,6 @@ def parse_blocks(text: str) -> tuple[int, ...] | None:
             raise BurstError(f"--blocks {text!r} is neither `all` nor a list such as 0,3-5")
         blocks += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(blocks))
-
-
-def parse_device(text: str) -> str:
-    """`auto` -> the GPU if there is one.
-
-    Raises:
-        BurstError: a device that PyTorch does not have here.
-    """
-    import torch
-
-    from burst.errors import BurstError
-
-    if text == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BurstError(f"--device {text!r} cannot be used here: {reason}") from error
-    return text
 
 
 def parse_shrinkage(text: str) -> str | float:

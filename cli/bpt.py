@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from cli._common import Steps, add_version, parse_device, parse_seeds, reported_errors, run
+from cli._common import Steps, add_version, parse_seeds, reported_errors, run
 
 app = typer.Typer(
     name="bpt",
@@ -128,7 +128,7 @@ def train(
     bilinear_init: Annotated[
         str | None,
         typer.Option(
-            help="Start of bpt-bilinear's right factor: xavier, or whitening, as if one is given."
+            help="Start of bpt-bilinear's right factor: xavier, or whitening (with --whitening)."
         ),
     ] = None,
     whitening: Annotated[
@@ -167,7 +167,7 @@ def train(
         float | None, typer.Option(help="Of prompts; for full, of all matrices.")
     ] = None,
     head_weight_decay: Annotated[
-        float | None, typer.Option(help="Of the head, but for full.")
+        float | None, typer.Option(help="Of the head; not for full.")
     ] = None,
     layer_decay: Annotated[
         float | None, typer.Option(help="full: factor of the rate from a block to the one before.")
@@ -209,6 +209,7 @@ def train(
     log = Console(stderr=True)
     with reported_errors():
         import bpt
+        import burst
         import reports
 
         recipe = bpt.recipe_for(
@@ -248,8 +249,6 @@ def train(
             cache=cache,
         )
         several = parse_seeds(seeds) if seeds else None
-        if device != "auto":
-            parse_device(device)
         where = out or bpt.default_folder(recipe, several=several is not None)
 
         def say(text: str) -> None:
@@ -266,7 +265,7 @@ def train(
                 result = bpt.train(recipe, where, **shared)  # type: ignore[arg-type]
             else:
                 result = bpt.train_seeds(recipe, several, where, **shared)  # type: ignore[arg-type]
-        if bpt.is_first_process():
+        if burst.is_first_process():
             if as_json:
                 typer.echo(json.dumps(result, indent=2))
             elif not quiet:
@@ -351,7 +350,7 @@ def study(
                 reports.study_recipes(cells),
                 where,
                 seeds=chosen,
-                devices=[parse_device(device) for device in devices.split(",")],
+                devices=[str(burst.choose_device(device)) for device in devices.split(",")],
                 progress=progress,
                 say=None if quiet else say,
             )
@@ -386,7 +385,7 @@ def evaluate(
 
         with burst.process_group() as (rank, _):
             run = bpt.open_run(folder)
-            found = bpt.evaluate_run(run, split, data=data, device=parse_device(device))
+            found = bpt.evaluate_run(run, split, data=data, device=device)
         if rank > 0:
             return
         if as_json:
@@ -409,7 +408,7 @@ def predict(
         import reports
 
         run = bpt.open_run(folder)
-        answers = bpt.predict(run, images, top=top, device=parse_device(device))
+        answers = bpt.predict(run, images, top=top, device=device)
         if as_json:
             typer.echo(json.dumps(answers, indent=2))
         else:
@@ -457,7 +456,7 @@ def report(
         runs = [bpt.open_run(folder) for folder in folders]
         with reports.figure_style(style):
             files = reports.save_bpt_report(
-                runs, out, data=data, device=parse_device(device), confusion=confusion
+                runs, out, data=data, device=device, confusion=confusion
             )
         table = reports.compare(runs)
         if as_json:

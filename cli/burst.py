@@ -15,7 +15,6 @@ from cli._common import (
     Steps,
     add_version,
     parse_blocks,
-    parse_device,
     parse_shrinkage,
     reported_errors,
     run,
@@ -118,7 +117,7 @@ def histogram(
         with burst.process_group() as (rank, _):
             if out and rank == 0:
                 burst.make_folder(out)
-            backbone = burst.load_backbone(model, weights, device=parse_device(device))
+            backbone = burst.load_backbone(model, weights, device=burst.choose_device(device))
             stream = burst.images_for(
                 backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
             )
@@ -190,7 +189,7 @@ def whiten(
         with burst.process_group() as (rank, _):
             if rank == 0:
                 burst.make_folder(out.parent)
-            backbone = burst.load_backbone(model, weights, device=parse_device(device))
+            backbone = burst.load_backbone(model, weights, device=burst.choose_device(device))
             stream = burst.images_for(
                 backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
             )
@@ -245,7 +244,7 @@ def report(
         shown = []
         with reports.figure_style(style):
             for name, file in zip_longest(model, weights or []):
-                backbone = burst.load_backbone(name, file, device=parse_device(device))
+                backbone = burst.load_backbone(name, file, device=burst.choose_device(device))
                 stream = burst.images_for(
                     backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
                 )

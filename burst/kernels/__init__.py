@@ -17,7 +17,7 @@ from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
 from burst.errors import BackendError, ShapeError, UnknownName
-from burst.float64 import LACKING
+from burst.float64 import where_float64
 from burst.histogram import Histogram
 from burst.kernels import _trial
 from burst.kernels._scaling import takes
@@ -83,7 +83,7 @@ def histogram(x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto") -
         BackendWarning: "auto" cannot use `triton` on a GPU; once for each reason.
     """
     _check_floating(x=x)
-    x, axis = _countable(x.detach()), _whole(axis)
+    x, axis = where_float64(x.detach()), _whole(axis)
     return _count("histogram", (x, axis), {}, backend)
 
 
@@ -135,7 +135,7 @@ def matmul_histogram(
         raise ShapeError(f"a is on {a.device} and b on {b.device}; put both on one device")
     if precision not in PRECISIONS:
         raise UnknownName("precision", precision, PRECISIONS)
-    a, b, axis = _countable(a.detach()), _countable(b.detach()), _whole(axis)
+    a, b, axis = where_float64(a.detach()), where_float64(b.detach()), _whole(axis)
     return _count("matmul_histogram", (a, b, axis), {"precision": precision}, backend)
 
 
@@ -181,11 +181,6 @@ def _compiled(device: torch.device) -> ModuleType:
             f"the triton backend runs on a GPU, not on {device.type}; use backend='auto'"
         )
     return module  # type: ignore[no-any-return]
-
-
-def _countable(x: Tensor) -> Tensor:
-    """On a device that has float64."""
-    return x.cpu() if x.device.type in LACKING else x
 
 
 def _whole(axis: Axis) -> Axis:

@@ -35,7 +35,6 @@ class Tile:
     programs: int  # that a multiprocessor runs at once
     split: tuple[int, int]
     counter: str = "shared"
-    registers: int | None = None  # most a thread may have; None leaves it to the compiler
 
     def __str__(self) -> str:
         size = f"{self.m} x {self.n}" + (f" x {self.k}" if self.k > 1 else "")

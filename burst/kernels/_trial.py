@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ RTOL = 1e-5  # of moments: what the kernels promise
 FEW = 3  # programs that share the tiles while counts are checked, so that each has several
 MOST_K = 2048  # of a product that stands for another
 TIMED = 1 << 23  # entries of a product, and a quarter of those of a tensor
-SOURCES = ("_triton_kernels.py", "_triton_digest.py", "_triton.py", "_ptx.py", "_tiles.py")
+SOURCES = ("_triton*.py", "_ptx.py", "_tiles.py", "_scaling.py", "_resources.py", "_trial.py")
 
 Draw = Callable[[int], Tensor]  # how many numbers -> float32 on the CPU or the device
 _chosen: dict[tuple[torch.device, str], "Choice"] = {}
@@ -97,23 +97,24 @@ class Variant:
     expect: Callable[[Draw], Histogram]
 
     @classmethod
-    def of_stream(cls, x: Tensor, axis: Axis) -> "Variant":
-        """The kernel that counts a tensor like `x`."""
+    def of_stream(cls, piece: Tensor, axis: Axis) -> "Variant":
+        """The kernel that counts entries that lie like those of `piece`, which is flat."""
         from burst.kernels import _triton
 
         def case(draw: Draw, timed: bool) -> Tensor:
-            return alike(x, (4 * TIMED if timed else 60_000,), draw)
+            return alike(piece, (4 * TIMED if timed else 60_000,), draw)
 
         def run(
             cut: Tile, draw: Draw, timed: bool = False, programs: int | None = None
         ) -> "Measurement":
-            return _triton.stream(case(draw, timed), axis, cut, strict=True, programs=programs)
+            pieces = [case(draw, timed)]
+            return _triton.stream(pieces, axis, cut, strict=True, programs=programs)
 
         def expect(draw: Draw) -> Histogram:
             return reference.histogram(case(draw, False).cpu(), axis)
 
-        size = " long" if x.numel() >= 2**31 else ""
-        return cls(f"histogram of {_kind(x)}{size} on {_kind_of_axis(axis)}", run, expect)
+        size = " long" if piece.numel() >= 2**31 else ""
+        return cls(f"histogram of {_kind(piece)}{size} on {_kind_of_axis(axis)}", run, expect)
 
     @classmethod
     def of_product(cls, a: Tensor, b: Tensor, axis: Axis, precision: str) -> "Variant":
@@ -154,7 +155,8 @@ def obstacle(device: torch.device) -> str | None:
         return "the kernels are written for NVIDIA GPUs, and this PyTorch is built for AMD's"
     major, minor = torch.cuda.get_device_capability(device)
     if (major, minor) < OLDEST:
-        return f"its compute capability is {major}.{minor}, and the kernels need 7.5"
+        least = ".".join(map(str, OLDEST))
+        return f"its compute capability is {major}.{minor}, and the kernels need {least}"
     from burst.kernels import _triton
 
     if _triton.INTERPRETED:
@@ -185,7 +187,7 @@ def kernel_trials() -> list[dict[str, Any]]:
     return [choice.to_dict() for choice in _chosen.values()]
 
 
-def choose(variant: Variant, candidates: Sequence[Tile], device: torch.device) -> Tile:
+def fastest(variant: Variant, candidates: Sequence[Tile], device: torch.device) -> Tile:
     """The fastest right cut of a variant on a device: tried now, or known from before.
 
     A trial takes seconds, nearly all of it in the compiler, once for each variant and machine.
@@ -240,7 +242,7 @@ def failure(variant: Variant, tile: Tile) -> str | None:
     """How a cut fails on small integers, in words; None if it counts right.
 
     Raises:
-        torch.OutOfMemoryError: see `choose`.
+        torch.OutOfMemoryError: see `fastest`.
     """
     try:
         found: Histogram = variant.run(tile, _integers, programs=FEW).collect()
@@ -287,8 +289,6 @@ def alike(x: Tensor, shape: tuple[int, ...], draw: Draw) -> Tensor:
 
 def _strides(x: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The smallest strides of the same kind, in the same order."""
-    if len(shape) != x.ndim:  # a tensor that is counted lies flat
-        return (1,)
     found = [0] * len(shape)
     room = 1
     for i in sorted(range(len(shape)), key=x.stride):
@@ -347,13 +347,14 @@ def _constant(count: int) -> Tensor:
 def _about(device: torch.device) -> dict[str, str]:
     """What a choice holds for: the device, its driver, the versions, the kernels' own text."""
     here = Path(__file__).parent
-    text = b"".join((here / name).read_bytes() for name in SOURCES)
+    files = sorted(path for name in SOURCES for path in here.glob(name))
+    text = b"".join(path.read_bytes() for path in files)
     return {
         "device": torch.cuda.get_device_name(device),
         "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
         "driver": _driver(),
         "torch": torch.__version__,
-        "triton": version("triton"),
+        "triton": import_module("triton").__version__,
         "kernels": hashlib.sha256(text).hexdigest(),
     }
 
@@ -391,10 +392,10 @@ def _remembered(
         form = json.loads(_file(variant.name, device).read_text(encoding="utf-8"))
         found = dict(form["tile"], split=tuple(form["tile"]["split"]))
         trials = tuple(Trial(**one) for one in form["trials"])
-        tile = Tile(**found)
+        tile, device_name = Tile(**found), str(form["device"])
     except (OSError, ValueError, TypeError, LookupError):
         return None
-    return Choice(variant.name, form["device"], tile, trials) if tile in candidates else None
+    return Choice(variant.name, device_name, tile, trials) if tile in candidates else None
 
 
 def _first_line(error: Exception) -> str:

@@ -43,11 +43,12 @@ def histogram(x: Tensor, axis: Axis, *, tile: Tile | None = None) -> Histogram:
     """Count the entries of `x` in one pass over memory; with a tile of one's own it is not tried.
 
     Raises:
-        BackendError: see `_trial.choose`, `_scaling.check_axis`.
+        BackendError: see `_trial.fastest`, `_scaling.check_axis`.
     """
     check_axis(axis)
     x = _readable(x)
-    return stream(x, axis, tile or _stream_tile(x, axis)).collect()
+    pieces = [piece for piece in _pieces(x) if piece.numel()] or [x.reshape(-1)]
+    return stream(pieces, axis, tile or _stream_tile(pieces[0], axis)).collect()
 
 
 def matmul_histogram(
@@ -64,11 +65,16 @@ def matmul_histogram(
 
 
 def stream(
-    x: Tensor, axis: Axis, cut: Tile, *, strict: bool = False, programs: int | None = None
+    pieces: list[Tensor],
+    axis: Axis,
+    cut: Tile,
+    *,
+    strict: bool = False,
+    programs: int | None = None,
 ) -> "Measurement":
-    """The counting of a readable tensor, not yet begun."""
-    pieces = [piece for piece in _pieces(x) if piece.numel()]
-    sample = torch.cat([p[:: max(1, p.numel() // PROBE**2)][: PROBE**2] for p in pieces[:1]] or [x])
+    """The counting of flat tensors without gaps, not yet begun; the rest as in `Measurement`."""
+    first = pieces[0]
+    sample = first[:: max(1, first.numel() // PROBE**2)][: PROBE**2]
 
     def launch(run: "Measurement", piece: Tensor, sums: Tensor, rare: Tensor) -> None:
         run.start(
@@ -94,7 +100,10 @@ def product(
     strict: bool = False,
     programs: int | None = None,
 ) -> "Measurement":
-    """The counting of the product of two operands from `_operands`, not yet begun."""
+    """The counting of the product of two operands from `_operands`, not yet begun.
+
+    `cut`, `strict` and `programs` as in `Measurement`.
+    """
     (m, k), n = a.shape, b.shape[1]
     operand, how = _arithmetic(a, b, precision)
     strips = list(torch.split(b, _widest(m, cut, a.device), dim=1)) if m and n else []
@@ -119,12 +128,11 @@ def product(
     )
 
 
-def _stream_tile(x: Tensor, axis: Axis) -> Tile:
+def _stream_tile(piece: Tensor, axis: Axis) -> Tile:
     candidates = list(stream_tiles(axis))
     if INTERPRETED:
         return _interpretable(candidates)
-    variant = _trial.Variant.of_stream(x, axis)
-    return _trial.choose(variant, candidates, x.device)
+    return _trial.fastest(_trial.Variant.of_stream(piece, axis), candidates, piece.device)
 
 
 def _product_tile(a: Tensor, b: Tensor, axis: Axis, precision: str) -> Tile:
@@ -132,11 +140,11 @@ def _product_tile(a: Tensor, b: Tensor, axis: Axis, precision: str) -> Tile:
     if INTERPRETED:
         return _interpretable(candidates)
     variant = _trial.Variant.of_product(a, b, axis, precision)
-    return _trial.choose(variant, candidates, a.device)
+    return _trial.fastest(variant, candidates, a.device)
 
 
 def _interpretable(candidates: list[Tile]) -> Tile:
-    """The first that is plain Triton; the interpreter knows no PTX."""
+    """The smallest, which comes last, of those in plain Triton; the interpreter knows no PTX."""
     return next(tile for tile in reversed(candidates) if tile.counter == "scratch")
 
 
@@ -233,7 +241,7 @@ class Measurement:
         programs: int | None = None,
     ) -> None:
         self._launch, self._parts, (self._entries, self._padded) = launch, parts, size
-        self.axis, self.cut, self.precision, self.strict = axis, cut, precision, strict
+        self.axis, self.cut, self.precision, self._unchecked = axis, cut, precision, strict
         device = around.device
         bits = axis.mantissa_bits if isinstance(axis, FloatAxis) else 0
         places = window(axis, cut.counter)
@@ -256,7 +264,6 @@ class Measurement:
         self._options: dict[str, Any] = {
             "num_warps": cut.warps,
             "num_stages": cut.stages,
-            "maxnreg": cut.registers,
             "enable_fp_fusion": True,
         }
 
@@ -267,10 +274,10 @@ class Measurement:
             Misfit: `strict`, and the compiled kernel is not what the device can run well.
         """
         cut |= self._constants
-        if self.strict and not INTERPRETED:
+        if self._unchecked and not INTERPRETED:
             built = kernel.warmup(*arguments, grid=(self.programs,), **cut, **self._options)
             misfit(built, self.cut, Limits.of(self.counts.device))
-            self.strict = False  # it fits; a trial's clock must not see this again
+            self._unchecked = False  # a trial's clock must not see this again
         kernel[(self.programs,)](*arguments, **cut, **self._options)
 
     def launch(self) -> tuple[Tensor, Tensor]:

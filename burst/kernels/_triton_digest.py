@@ -158,9 +158,9 @@ def float_base(
 def _regular_slot(y: tl.tensor, grid_ptr: tl.tensor, bins: Number) -> tl.tensor:
     """0 underflow, 1.. bins, bins + 1 overflow, exactly as float64 edges have it.
 
-    t = (y - lo) bins / (hi - lo) in float32 is off by less than the margin of `_grid`, so its floor
-    is right unless t is that near to a whole number. Those few are compared with the edges
-    themselves, each rounded up to float32: for a float32 y, y >= edge exactly if y >= that.
+    t = (y - lo) bins / (hi - lo) in float32 is off by less than the margin of `_scaling.grid`, so
+    its floor is right unless t is that near to a whole number. Those few are compared with the
+    edges themselves, each rounded up to float32: for a float32 y, y >= edge exactly if y >= that.
     """
     scale, lo_high, lo_low = tl.load(grid_ptr), tl.load(grid_ptr + 1), tl.load(grid_ptr + 2)
     per_width, margin = tl.load(grid_ptr + 3), tl.load(grid_ptr + 4)

@@ -66,6 +66,21 @@ def test_products_are_float32_and_the_setting_stays(setting):
     assert state() == before
 
 
+def test_a_setting_that_is_inherited_is_inherited_again():
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this torch has no fp32_precision")
+    whole = torch.backends.fp32_precision
+    try:
+        torch.backends.fp32_precision = "tf32"
+        with plain_float32(CPU):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert matmul_of("cuda").fp32_precision == "tf32"
+        torch.backends.fp32_precision = "ieee"
+        assert matmul_of("cuda").fp32_precision == matmul_of("mkldnn").fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision = whole
+
+
 def test_a_product_without_values_has_a_shape():
     w = torch.empty(5, 3, device="meta")
     assert interaction(w, w).shape == (5, 5)

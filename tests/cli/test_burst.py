@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 import burst
 from cli import burst as command
-from cli._common import parse_blocks, parse_device
+from cli._common import parse_blocks
 from cli._common import run as run_command
 
 RUNNER = CliRunner()
@@ -348,8 +348,3 @@ def test_blocks_are_parsed(text, blocks):
 def test_other_lists_of_blocks_are_refused(text):
     with pytest.raises(burst.BurstError, match="--blocks"):
         parse_blocks(text)
-
-
-def test_auto_is_the_processor_where_there_is_no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert parse_device("auto") == "cpu"

@@ -37,7 +37,7 @@ vpt-shallow flowers shallow   100? -  128   100    10     1.25?   1e-3?  1e-3? s
 vpt-shallow dogs    shallow   100? -  128   100    10     1.25?   1e-3?  1e-3? sgd
 vpt-shallow cars    shallow   100? -  128   100    10     1.25?   1e-3?  1e-3? sgd
 vpt-deep    all     deep      100? -  64    100    10     0.625?  1e-3?  1e-3? sgd
-full        all     -         -    -  384   100?   5      5e-4?   1e-2   -     adamw"""
+full        all     -         -    -  384   100?   5      7.5e-4? 1e-2   -     adamw"""
 GATEVPT = """
 gatevpt     all     -         -    -  -     -      -      -       -      -     -"""
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
+from burst.device import choose_device
 from burst.errors import BurstError
-from cli._common import parse_device, reported_errors
+from cli._common import reported_errors
 from tools.pretrain.loop import Recipe, train
 from tools.pretrain.pixels import load_pixels
 
@@ -31,7 +31,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run stop
 
 def _run(objective: str, **given: Any) -> None:
     with reported_errors():
-        device = torch.device(parse_device(given.pop("device")))
+        device = choose_device(given.pop("device"))
         out, data, cache = given.pop("out"), given.pop("data"), given.pop("cache")
         resume = given.pop("resume")
         sizes = _parse_sizes(given.pop("sizes"))

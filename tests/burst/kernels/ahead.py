@@ -100,7 +100,7 @@ def find(case):
         candidates = stream_tiles(axis)
 
         def run(tile):
-            _triton.stream(x, axis, tile).launch()
+            _triton.stream([x], axis, tile).launch()
     else:
         a, b, precision = _triton._operands(*matrices(operands), kernel)
         candidates = product_tiles(a, b, precision, axis, divmod(capability, 10))

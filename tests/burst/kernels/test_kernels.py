@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from burst import kernels
 from burst.axis import FloatAxis, RegularAxis
 from burst.errors import BackendError, ShapeError, UnknownName
+from burst.float64 import where_float64
 from burst.kernels import _torch as tiled
 from burst.kernels import choose, histogram, matmul_histogram
 from burst.moments import Moments
@@ -219,8 +220,9 @@ def test_what_lies_on_an_apple_gpu_is_counted_on_the_processor():
     """They have no float64. None is here: a stand-in says where it is and can be copied."""
     x = torch.ones(3)
     there = SimpleNamespace(device=torch.device("mps"), cpu=lambda: x)
-    assert kernels._countable(there) is x
-    assert kernels._countable(x) is x
+    assert where_float64(there) is x
+    assert where_float64(x) is x
+    assert kernels.histogram(x).count == 3
 
 
 def test_wrong_requests_are_told_apart():

@@ -187,7 +187,7 @@ def usage(**changes):
     "changes, words",
     [
         ({}, None),
-        ({"own": 28 << 10}, "asks for none"),  # as tf32x3 did with Triton 3.8 on an A100
+        ({"own": 28 << 10}, "asks for none"),  # as Triton 3.8 makes of tf32x3 for sm_80
         ({"own": 28 << 10, "counters": 0}, None),
         ({"own": 64 << 10}, None),
         ({"own": 90 << 10}, "of shared memory of 101376"),
@@ -232,7 +232,7 @@ def test_a_trial_looks_at_a_kernel_before_its_first_launch_only(own, problem, mo
     monkeypatch.setattr(_triton(), "INTERPRETED", False)
     monkeypatch.setattr(Limits, "of", lambda _: Limits(99 << 10, 65536))
     run = _triton().stream(
-        torch.zeros(5), FloatAxis(), replace(STREAM, counter="shared"), strict=True
+        [torch.zeros(5)], FloatAxis(), replace(STREAM, counter="shared"), strict=True
     )
     if problem:
         with pytest.raises(Misfit, match=problem):
@@ -280,16 +280,16 @@ def timed(monkeypatch):
 
 
 def test_the_counter_that_is_fastest_on_both_kinds_of_data_is_taken(timed):
-    taken = _trial.choose(stand_in({}), cuts(), GPU)
+    taken = _trial.fastest(stand_in({}), cuts(), GPU)
     assert taken.counter == "registers"
     assert [(tile.counter, tile.m) for tile in timed.seen] == [(one, 8) for one in COUNTERS]
     timed.times["scratch"] = (1.0, 1.0)
-    assert _trial.choose(stand_in({}, "another"), cuts(), GPU).counter == "scratch"
+    assert _trial.fastest(stand_in({}, "another"), cuts(), GPU).counter == "scratch"
 
 
 def test_cuts_that_do_not_serve_are_passed_over_and_all_is_recorded(timed):
     wrong = {cuts()[0]: Misfit("spills 8 bytes"), cuts()[3]: False, cuts()[4]: False}
-    assert _trial.choose(stand_in(wrong | {cuts()[5]: False}), cuts(), GPU).counter == "scratch"
+    assert _trial.fastest(stand_in(wrong | {cuts()[5]: False}), cuts(), GPU).counter == "scratch"
     assert [(tile.counter, tile.m) for tile in timed.seen] == [("shared", 4), ("scratch", 8)]
     (record,) = kernels.kernel_trials()
     assert record["taken"] == str(cuts()[6])
@@ -304,44 +304,44 @@ def test_cuts_that_do_not_serve_are_passed_over_and_all_is_recorded(timed):
 
 def test_a_choice_is_remembered_by_the_process_and_by_the_next(timed, monkeypatch):
     for _ in range(2):
-        _trial.choose(stand_in({}), cuts(), GPU)
+        _trial.fastest(stand_in({}), cuts(), GPU)
     assert len(timed.seen) == 3
     known = kernels.kernel_trials()
     monkeypatch.setattr(_trial, "_chosen", {})
-    assert _trial.choose(stand_in({}), cuts(), GPU).counter == "registers"
+    assert _trial.fastest(stand_in({}), cuts(), GPU).counter == "registers"
     assert len(timed.seen) == 3 and kernels.kernel_trials() == known
-    _trial.choose(stand_in({}), cuts(), torch.device("cuda:1"))  # another GPU
+    _trial.fastest(stand_in({}), cuts(), torch.device("cuda:1"))  # another GPU
     assert len(timed.seen) == 6
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"tile": {"m": 3, "split": [1]}}'])
 def test_a_damaged_file_means_a_new_trial(text, timed, monkeypatch, tmp_path):
-    _trial.choose(stand_in({}), cuts(), GPU)
+    _trial.fastest(stand_in({}), cuts(), GPU)
     (file,) = (tmp_path / "kernels").iterdir()
     file.write_text(text)
     monkeypatch.setattr(_trial, "_chosen", {})
-    assert _trial.choose(stand_in({}), cuts(), GPU).counter == "registers"
+    assert _trial.fastest(stand_in({}), cuts(), GPU).counter == "registers"
     assert len(timed.seen) == 6
 
 
 def test_a_choice_that_is_no_candidate_any_more_means_a_new_trial(timed, monkeypatch):
-    _trial.choose(stand_in({}), cuts(), GPU)
+    _trial.fastest(stand_in({}), cuts(), GPU)
     monkeypatch.setattr(_trial, "_chosen", {})
     fewer = [cut for cut in cuts() if cut.counter != "registers"]
-    assert _trial.choose(stand_in({}), fewer, GPU).counter == "scratch"
+    assert _trial.fastest(stand_in({}), fewer, GPU).counter == "scratch"
 
 
 def test_a_home_that_cannot_be_written_costs_a_trial_a_process(timed, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BURST_CACHE", str(tmp_path / "file"))
-    assert _trial.choose(stand_in({}), cuts(), GPU).counter == "registers"
+    assert _trial.fastest(stand_in({}), cuts(), GPU).counter == "registers"
 
 
 def test_without_room_for_times_the_first_right_counter_is_taken(timed, monkeypatch):
     monkeypatch.setattr(_trial, "_time", lambda variant, tile: Trial(str(tile)))
-    assert _trial.choose(stand_in({cuts()[0]: False}), cuts(), GPU) == cuts()[1]
+    assert _trial.fastest(stand_in({cuts()[0]: False}), cuts(), GPU) == cuts()[1]
     monkeypatch.setattr(_trial, "_chosen", {})
-    _trial.choose(stand_in({}), cuts(), GPU)
+    _trial.fastest(stand_in({}), cuts(), GPU)
     assert kernels.kernel_trials()[0]["taken"] == str(cuts()[0])  # it was not written down
 
 
@@ -349,7 +349,7 @@ def test_no_right_cut_says_how_each_fared(timed):
     all_wrong = dict.fromkeys(cuts(), False)
     for _ in range(2):
         with pytest.raises(NoCut, match=r"a kernel is right.*report.*tile 8 x 1024.*wrongly"):
-            _trial.choose(stand_in(all_wrong), cuts(), GPU)
+            _trial.fastest(stand_in(all_wrong), cuts(), GPU)
 
 
 # What "auto" does
@@ -410,7 +410,7 @@ def test_a_variant_without_a_right_cut_is_counted_by_torch_with_one_warning(devi
 
 
 def test_the_processor_has_no_trial(monkeypatch):
-    monkeypatch.setattr(_trial, "choose", lambda *_: pytest.fail("tried"))
+    monkeypatch.setattr(_trial, "fastest", lambda *_: pytest.fail("tried"))
     for hist in (histogram(torch.ones(3)), matmul_histogram(torch.ones(2, 2), torch.ones(2, 2))):
         assert hist.backend == "torch"
 

@@ -131,7 +131,7 @@ def test_the_window_lies_where_the_first_tile_that_is_not_zero_lies(device):
 
     x = torch.randn(4 * 4096).to(device)
     x[:4096] = 0.0
-    run = _triton.stream(x, FloatAxis(), INTERPRETED["scratch"], programs=1)
+    run = _triton.stream([x], FloatAxis(), INTERPRETED["scratch"], programs=1)
     run.launch()
     assert run.scratch.sum() > 0.999 * x.numel()
 
