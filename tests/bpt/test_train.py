@@ -239,6 +239,19 @@ def test_other_images_are_another_run(recipe, colours, copy, tmp_path):
         train(moved, copy, resume=True)
 
 
+def test_a_run_that_was_begun_with_another_crop_is_not_gone_on_with(recipe, copy):
+    """By a version that cropped all images at 0.875 and did not say so; its result stays."""
+    one = replace(recipe, epochs=1)
+    config = json.loads((copy / "config.json").read_text())
+    now = config["backbone"].pop("crop_fraction")
+    assert now != 0.875
+    (copy / "config.json").write_text(json.dumps(config))
+    assert train(one, copy, resume=True) == open_run(copy).result
+    (copy / "result.json").unlink()
+    with pytest.raises(RunExists, match=rf"cropped at 0\.875 \(center\), and .* at {now} "):
+        train(one, copy, resume=True)
+
+
 def test_a_diverging_training_keeps_the_last_good_state(recipe, whole, tmp_path, monkeypatch):
     original = bpt.engine.Trainer.step
 

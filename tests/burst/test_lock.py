@@ -1,11 +1,13 @@
 """One makes it, the others wait: threads with a lock each, and a process that is killed."""
 
+import errno
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 
 from burst.lock import one_at_a_time
 
@@ -72,6 +74,29 @@ def test_a_process_that_was_killed_keeps_nobody_waiting(tmp_path):
     with one_at_a_time(tmp_path / "file", "makes", say=pytest.fail):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError()]
+)
+def test_a_file_system_without_locks_does_without_and_says_so(error, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    said = []
+    with one_at_a_time(tmp_path / "file", "makes", say=said.append):
+        (tmp_path / "file").write_text("made")
+    assert said == [f"{tmp_path} has no locks; see that no other process makes {tmp_path / 'file'}"]
+
+
+def test_another_error_of_a_lock_is_not_hidden(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(PermissionError), one_at_a_time(tmp_path / "file", "makes"):
+        pytest.fail("entered")
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
