@@ -58,27 +58,21 @@ def subset(archive: Path, folder: Path, sizes: dict[str, int]) -> Path:
 def run_one(case: tuple[str, str], lr: float, seed: int, options: argparse.Namespace) -> dict:
     """One training, or its result if it is done; a line of the table."""
     method, placement = case
-    used = {}
-    if method != "linear":
-        used = {
-            "placement": placement,
-            "num_prompts": options.num_prompts,
-            "weight_decay": options.weight_decay,
-        }
-    if method == "bpt-bilinear":
-        used["rank"] = options.rank
     recipe = Recipe(
         dataset="folder",
         data=str(options.images),
         model=options.model,
         method=method,
+        placement=placement,
+        num_prompts=options.num_prompts,
+        rank=options.rank,
         epochs=options.epochs * (options.linear_factor if method == "linear" else 1),
         batch_size=options.batch_size,
         lr=lr,
         seed=seed,
+        weight_decay=options.weight_decay,
         head_weight_decay=options.head_weight_decay,
         precision=options.precision,
-        **used,
     )
     name = f"{options.model}-{method}-{placement.replace(':', '')}-lr{lr:g}-seed{seed}"
     result = train(recipe, options.out / "runs" / name, resume=True)

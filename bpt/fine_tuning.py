@@ -80,8 +80,8 @@ def layer_decay_groups(
 
     Of L blocks, layer 0 is what comes before them (patches, positions, class token, registers),
     layer i + 1 is block i, layer L + 1 the final norm and the head; the scale of layer l is
-    `layer_decay`^(L + 1 - l). Vectors, positions, class token and registers do not
-    decay.
+    `layer_decay`^(L + 1 - l). Vectors, positions, class token and registers do
+    not decay.
 
     Returns:
         Groups with `params`, `weight_decay` and `lr_scale`, by which timm's schedulers multiply

@@ -79,7 +79,10 @@ def comparison(table: pd.DataFrame) -> list[str]:
 
 
 def law_in_words(kurtosis: float, shape: float) -> str:
-    """The family that a fitted generalised Gaussian's shape stands for."""
+    """The family that a fitted generalised Gaussian's shape stands for, in words.
+
+    "does not vary" without a kurtosis, and "none" where no shape fits.
+    """
     if not math.isfinite(kurtosis):
         return "does not vary"
     if not math.isfinite(shape):

@@ -7,44 +7,35 @@ that does not spill counts small integers, which every precision multiplies exac
 what the reference finds; then it is timed, on bursty data and on one number throughout. The fastest
 one that is right is taken, and remembered in a file.
 
-A variant is all that the compiled kernel depends on: operand types, alignment and strides, k, the
-kind of axis, the precision. It is tried on operands that are alike in all of this.
+See `_variant` for what is tried.
 """
 
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from burst.axis import Axis, FloatAxis
 from burst.errors import BackendError, BackendWarning, OutputError
 from burst.files import write_atomically
 from burst.histogram import Histogram
-from burst.kernels import reference
 from burst.kernels._resources import Misfit
-from burst.kernels._tiles import Tile, is_covered, window
-
-if TYPE_CHECKING:
-    from burst.kernels._triton import Measurement
+from burst.kernels._tiles import Tile
+from burst.kernels._variant import Variant, bursty, constant, integers
 
 OLDEST = (7, 5)  # compute capability; Triton knows none before
 RTOL = 1e-5  # of moments: what the kernels promise
 FEW = 3  # programs that share the tiles while counts are checked, so that each has several
-MOST_K = 2048  # of a product that stands for another
-TIMED = 1 << 23  # entries of a product, and a quarter of those of a tensor
-SOURCES = ("_triton*.py", "_ptx.py", "_tiles.py", "_scaling.py", "_resources.py", "_trial.py")
+SOURCES = ("_triton*.py", "_ptx.py", "_tiles.py", "_scaling.py", "_resources.py", "_variant.py")
 
-Draw = Callable[[int], Tensor]  # how many numbers -> float32 on the CPU or the device
 _chosen: dict[tuple[torch.device, str], "Choice"] = {}
 _warned: set[tuple[torch.device, str]] = set()
 
@@ -61,6 +52,13 @@ class Trial:
     problem: str | None = None
     bursty_ms: float | None = None
     constant_ms: float | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """Its time on both kinds of data; None if it was not timed."""
+        if self.bursty_ms is None or self.constant_ms is None:
+            return None
+        return self.bursty_ms + self.constant_ms
 
 
 @dataclass(frozen=True)
@@ -80,66 +78,6 @@ class Choice:
             for one in self.trials
         ]
         return {"variant": self.variant, "device": self.device, "taken": taken, "tried": trials}
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A compiled kernel, in words, and how it is run on data of one's own.
-
-    Attributes:
-        name: all that it depends on.
-        run: `run(cut, draw, timed, programs)` -> what counts the drawn numbers in that cut.
-        expect: `expect(draw)` -> what the reference counts of the same.
-    """
-
-    name: str
-    run: Callable[..., "Measurement"]
-    expect: Callable[[Draw], Histogram]
-
-    @classmethod
-    def of_stream(cls, piece: Tensor, axis: Axis) -> "Variant":
-        """The kernel that counts entries that lie like those of `piece`, which is flat."""
-        from burst.kernels import _triton
-
-        def case(draw: Draw, timed: bool) -> Tensor:
-            return alike(piece, (4 * TIMED if timed else 60_000,), draw)
-
-        def run(
-            cut: Tile, draw: Draw, timed: bool = False, programs: int | None = None
-        ) -> "Measurement":
-            pieces = [case(draw, timed)]
-            return _triton.stream(pieces, axis, cut, strict=True, programs=programs)
-
-        def expect(draw: Draw) -> Histogram:
-            return reference.histogram(case(draw, False).cpu(), axis)
-
-        size = " long" if piece.numel() >= 2**31 else ""
-        return cls(f"histogram of {_kind(piece)}{size} on {_kind_of_axis(axis)}", run, expect)
-
-    @classmethod
-    def of_product(cls, a: Tensor, b: Tensor, axis: Axis, precision: str) -> "Variant":
-        """The kernel that counts a product like a @ b."""
-        from burst.kernels import _triton
-
-        k = a.shape[1] if a.shape[1] <= MOST_K else MOST_K + a.shape[1] % 128
-
-        def case(draw: Draw, timed: bool) -> tuple[Tensor, Tensor]:
-            m, n = (1024, max(1024, min(TIMED // 1024, 2**25 // k))) if timed else (144, 1000)
-            return alike(a, (m, k), draw), alike(b, (k, n), draw)
-
-        def run(
-            cut: Tile, draw: Draw, timed: bool = False, programs: int | None = None
-        ) -> "Measurement":
-            pair = case(draw, timed)
-            return _triton.product(*pair, axis, precision, cut, strict=True, programs=programs)
-
-        def expect(draw: Draw) -> Histogram:
-            left, right = case(draw, False)
-            return reference.matmul_histogram(left.cpu(), right.cpu(), axis)
-
-        depth = f"k {1 << (a.shape[1] - 1).bit_length()}, a multiple of {_power_in(a.shape[1])}"
-        operands = f"{_kind(a)} by {_kind(b)}, {depth}"
-        return cls(f"{precision} product of {operands} on {_kind_of_axis(axis)}", run, expect)
 
 
 def installed() -> bool:
@@ -216,22 +154,18 @@ def fastest(variant: Variant, candidates: Sequence[Tile], device: torch.device) 
 
 def _try(variant: Variant, candidates: Sequence[Tile], device: torch.device) -> Choice:
     trials: list[Trial] = []
-    costs: dict[Tile, float] = {}
-    counted: set[str] = set()
+    right: dict[Tile, Trial] = {}
     for tile in candidates:
-        if tile.counter in counted:
-            continue
-        problem = failure(variant, tile)
-        if problem is None:
-            counted.add(tile.counter)
-            trial = _time(variant, tile)
-            costs[tile] = (trial.bursty_ms or 0.0) + (trial.constant_ms or 0.0)
+        if tile.counter not in {one.counter for one in right}:
+            problem = failure(variant, tile)
+            trial = Trial(str(tile), problem) if problem else _time(variant, tile)
             trials.append(trial)
-        else:
-            trials.append(Trial(str(tile), problem))
-    timed = all(one.problem or one.bursty_ms for one in trials)
+            if not problem:
+                right[tile] = trial
+    costs = {tile: trial.cost for tile, trial in right.items() if trial.cost is not None}
+    timed = len(costs) == len(right)
     # Without times the counter that is believed to be fast, which comes first.
-    best = min(costs, key=costs.__getitem__, default=None) if timed else next(iter(costs), None)
+    best = min(costs, key=costs.__getitem__, default=None) if timed else next(iter(right))
     choice = Choice(variant.name, _about(device)["device"], best, tuple(trials))
     if best and timed:
         _remember(choice, device)
@@ -245,14 +179,14 @@ def failure(variant: Variant, tile: Tile) -> str | None:
         torch.OutOfMemoryError: see `fastest`.
     """
     try:
-        found: Histogram = variant.run(tile, _integers, programs=FEW).collect()
+        found: Histogram = variant.run(tile, integers, programs=FEW).collect()
     except torch.OutOfMemoryError:
         raise
     except Misfit as error:
         return str(error)
     except Exception as error:  # compilers and drivers fail in ways that have no common base
         return f"does not run: {type(error).__name__}: {_first_line(error)}"
-    expected = variant.expect(_integers)
+    expected = variant.expect(integers)
     right = (
         found.allclose(expected, rtol=RTOL)
         and found.moments.minimum == expected.moments.minimum
@@ -265,7 +199,7 @@ def _time(variant: Variant, tile: Tile) -> Trial:
     from triton.testing import do_bench
 
     times = []
-    for draw in (_bursty, _constant):
+    for draw in (bursty, constant):
         try:
             work = variant.run(tile, draw, timed=True)
             with torch.cuda.device(work.counts.device):  # whose stream the clock looks at
@@ -273,74 +207,6 @@ def _time(variant: Variant, tile: Tile) -> Trial:
         except torch.OutOfMemoryError:
             return Trial(str(tile))
     return Trial(str(tile), None, *(round(float(ms), 4) for ms in times))
-
-
-def alike(x: Tensor, shape: tuple[int, ...], draw: Draw) -> Tensor:
-    """Drawn numbers in a tensor of this shape that compiles to the same code as `x`.
-
-    That is, of the same type, alignment and kind of strides: 0, 1, multiples of 16, or others.
-    """
-    strides = _strides(x, shape)
-    extent = 1 + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
-    first = 1 if x.data_ptr() % 16 else 0
-    numbers = draw(first + extent).to(x.device, x.dtype)
-    return numbers[first:].as_strided(shape, strides)
-
-
-def _strides(x: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The smallest strides of the same kind, in the same order."""
-    found = [0] * len(shape)
-    room = 1
-    for i in sorted(range(len(shape)), key=x.stride):
-        step = x.stride(i)
-        if step > 1:
-            step = -(-max(room, 2) // 16) * 16 + (step % 16 != 0)
-        found[i] = step
-        room = max(room, step * shape[i])
-    return tuple(found)
-
-
-def _kind(x: Tensor) -> str:
-    """What the compiler knows of an operand."""
-    steps = " ".join(_kind_of_step(step) for step in x.stride()) if x.ndim == 2 else ""
-    aligned = "" if x.data_ptr() % 16 == 0 else " unaligned"
-    return f"{str(x.dtype).removeprefix('torch.')}{aligned}" + (f" ({steps})" if steps else "")
-
-
-def _kind_of_step(step: int) -> str:
-    if step <= 1:
-        return str(step)
-    return ("16" if step % 16 == 0 else "any") + ("L" if step >= 2**31 else "")
-
-
-def _power_in(k: int) -> int:
-    """The largest power of two, up to 64, that divides k: no mask for blocks of that size."""
-    return min(k & -k, 64)
-
-
-def _kind_of_axis(axis: Axis) -> str:
-    if isinstance(axis, FloatAxis):
-        return f"a float axis of {axis.mantissa_bits} bits"
-    if is_covered(axis, "registers"):
-        return f"up to {window(axis, 'registers') - 3} regular bins"
-    return "regular bins in the window" if is_covered(axis, "shared") else "many regular bins"
-
-
-def _integers(count: int) -> Tensor:
-    """Among them zeros, and not so many numbers that a sum of products is inexact in bfloat16."""
-    generator = torch.Generator("cpu").manual_seed(0)  # the caller's stay as they are
-    return torch.randint(-3, 4, (count,), generator=generator, device="cpu").float()
-
-
-def _bursty(count: int) -> Tensor:
-    generator = torch.Generator("cpu").manual_seed(0)
-    normal = torch.randn(1 << 16, generator=generator, device="cpu")
-    spread = torch.randn(1 << 16, generator=generator, device="cpu").mul(2).exp()
-    return (normal * spread).clamp(-100, 100).repeat(-(-count // (1 << 16)))[:count]
-
-
-def _constant(count: int) -> Tensor:
-    return torch.full((count,), 0.3, device="cpu")
 
 
 @cache

@@ -25,6 +25,7 @@ from burst.kernels._ptx import increment
 from burst.kernels._resources import Limits, misfit
 from burst.kernels._scaling import better_probe, central_moments, check_axis, grid, probe
 from burst.kernels._tiles import Tile, is_covered, product_tiles, stream_tiles, window
+from burst.kernels._variant import Variant
 from burst.moments import Moments
 
 NAME = "triton"
@@ -132,14 +133,14 @@ def _stream_tile(piece: Tensor, axis: Axis) -> Tile:
     candidates = list(stream_tiles(axis))
     if INTERPRETED:
         return _interpretable(candidates)
-    return _trial.fastest(_trial.Variant.of_stream(piece, axis), candidates, piece.device)
+    return _trial.fastest(Variant.of_stream(piece, axis), candidates, piece.device)
 
 
 def _product_tile(a: Tensor, b: Tensor, axis: Axis, precision: str) -> Tile:
     candidates = list(product_tiles(a, b, precision, axis, _capability(a.device)))
     if INTERPRETED:
         return _interpretable(candidates)
-    variant = _trial.Variant.of_product(a, b, axis, precision)
+    variant = Variant.of_product(a, b, axis, precision)
     return _trial.fastest(variant, candidates, a.device)
 
 

@@ -19,10 +19,11 @@ from burst import kernels
 from burst.axis import FloatAxis, RegularAxis
 from burst.errors import BackendError, BackendWarning
 from burst.histogram import Histogram
-from burst.kernels import _trial, choose, histogram, matmul_histogram, reference
+from burst.kernels import _trial, _variant, choose, histogram, matmul_histogram, reference
 from burst.kernels._resources import Limits, Misfit, Usage
 from burst.kernels._tiles import COUNTERS, Tile, counters_for
-from burst.kernels._trial import NoCut, Trial, Variant, alike
+from burst.kernels._trial import NoCut, Trial
+from burst.kernels._variant import Variant, alike
 from burst.survey import SurveyOptions, images_for, survey
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -68,8 +69,8 @@ def new_gpu(monkeypatch):
 @pytest.mark.parametrize("kind", OPERANDS)
 def test_an_operand_like_another_compiles_to_the_same_code(kind):
     for x in OPERANDS[kind]():
-        like = alike(x, (144, 1000), _trial._integers)
-        assert _trial._kind(like) == _trial._kind(x)
+        like = alike(x, (144, 1000), _variant.integers)
+        assert _variant._kind(like) == _variant._kind(x)
         assert like.shape == (144, 1000)
         assert set(like.unique().tolist()) == {-3, -2, -1, 0, 1, 2, 3}
 
@@ -81,7 +82,7 @@ def test_an_operand_like_another_compiles_to_the_same_code(kind):
 )
 def test_strides_of_a_kind_are_small_and_their_order_stays(strides, shape):
     x = torch.empty(0).as_strided((0, 0), strides)
-    found = _trial._strides(x, shape)
+    found = _variant._strides(x, shape)
     for given_, small in zip(strides, found, strict=True):
         assert min(given_, 2) == min(small, 2)
         assert given_ < 2 or (given_ % 16 == 0) == (small % 16 == 0)
