@@ -75,7 +75,7 @@ SMALLER = (
 REGISTERS = (
     Tile(64, 64, 32, 8, 2, 1, (1, 1), "registers"),
     Tile(64, 32, 32, 8, 2, 1, (1, 0), "registers"),
-    Tile(32, 32, 16, 4, 1, 1, (0, 1), "registers"),
+    Tile(32, 32, 16, 8, 2, 1, (0, 0), "registers"),
 )
 STREAM = (
     Tile(8, 1024, 1, 8, 1, 2, (3, 0)),
