@@ -2,9 +2,8 @@
 
 import csv
 import json
-import os
+import shlex
 import signal
-import subprocess
 import sys
 
 import layouts
@@ -21,6 +20,7 @@ from cli._common import run as run_command
 RUNNER = CliRunner()
 QUICK = ("--epochs", "2", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
 SMALL = (*QUICK, "--rank", "2", "--device", "cpu")
+ONCE = (*SMALL, "--epochs", "1")
 
 
 def run(*arguments):
@@ -63,15 +63,15 @@ def test_a_training_says_each_epoch_and_ends_with_a_table(trained):
 
 
 def test_quiet_prints_nothing_and_json_the_result(images, tmp_path):
-    quiet = succeeded("train", f"folder:{images}", "--out", tmp_path / "q", *SMALL, "--quiet")
+    quiet = succeeded("train", f"folder:{images}", "--out", tmp_path / "q", *ONCE, "--quiet")
     assert quiet.output == ""
-    result = succeeded("train", f"folder:{images}", "--out", tmp_path / "j", *SMALL, "--json")
+    result = succeeded("train", f"folder:{images}", "--out", tmp_path / "j", *ONCE, "--json")
     assert json.loads(result.stdout) == bpt.open_run(tmp_path / "j").result
 
 
 def test_several_seeds_end_with_mean_and_spread(images, tmp_path):
     result = succeeded(
-        "train", f"folder:{images}", "--out", tmp_path, *SMALL, "--seeds", "0,1", "--json"
+        "train", f"folder:{images}", "--out", tmp_path, *ONCE, "--seeds", "0,1", "--json"
     )
     assert json.loads(result.stdout)["seeds"] == [0, 1]
     assert (tmp_path / "seed_1" / "result.json").exists()
@@ -79,7 +79,7 @@ def test_several_seeds_end_with_mean_and_spread(images, tmp_path):
 
 def test_without_out_the_folder_is_named_after_the_recipe(images, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    linear = ("train", f"folder:{images}", "--method", "linear", "--epochs", "2", "--batch-size", 8)
+    linear = ("train", f"folder:{images}", "--method", "linear", "--epochs", "1", "--batch-size", 8)
     succeeded(*linear, "--quiet")
     assert (tmp_path / "runs/folder-mae_tiny-linear-seed0/result.json").exists()
     assert "already holds a run" in refused(*linear)
@@ -199,24 +199,26 @@ def test_a_benchmark_is_trained_from_its_archive_alone(tmp_path):
     assert config["dataset"]["classes"][0] == "Black footed Albatross"
 
 
-def test_a_miniature_study_ends_with_a_table(images, tmp_path):
+def test_a_miniature_study_ends_with_a_table(tmp_path):
+    images = write_images(tmp_path / "images", counts={"train": 2, "val": 1, "test": 2})
+    out = tmp_path / "study"
     command = ("study", "prompt_width", "--dataset", f"folder:{images}", "--model", "mae_tiny")
-    command += ("--epochs", "2", "--batch-size", "8", "--out", str(tmp_path))
+    command += ("--epochs", "1", "--batch-size", "3", "--out", str(out))
     plan = succeeded(*command, "--dry-run").stdout
-    assert plan.count("shallow") == 4 and "hours" in plan and not any(tmp_path.iterdir())
+    assert plan.count("shallow") == 4 and "hours" in plan and not out.exists()
     result = succeeded(*command)
-    table = list(csv.DictReader((tmp_path / "prompt_width.csv").read_text().splitlines()))
+    table = list(csv.DictReader((out / "prompt_width.csv").read_text().splitlines()))
     assert [line["setting"] for line in table] == [f"rank={rank}" for rank in (25, 50, 75, 100)]
     for line in table:
-        run = tmp_path / line["run"] / "seed_0" / "result.json"
+        run = out / line["run"] / "seed_0" / "result.json"
         assert float(line["ours"]) == json.loads(run.read_text())["test_accuracy"]
         assert line["differs"] == "dataset, model, epochs, batch_size, protocol"
         ours = float(line["published"]) + float(line["difference"])
         assert ours == pytest.approx(float(line["ours"]))
     assert "72.18" in result.stdout
-    before = (tmp_path / "prompt_width.csv").read_text()
+    before = (out / "prompt_width.csv").read_text()
     succeeded(*command)
-    assert (tmp_path / "prompt_width.csv").read_text() == before
+    assert (out / "prompt_width.csv").read_text() == before
 
 
 def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
@@ -281,24 +283,11 @@ def test_seeds_are_parsed():
     assert parse_seeds("0, 1,12") == (0, 1, 12)
 
 
-def test_an_interrupted_training_says_how_to_go_on(images, tmp_path):
+def test_an_interrupted_training_says_how_to_go_on(images, tmp_path, monkeypatch):
     arguments = ["train", f"folder:{images}", "--out", str(tmp_path / "run"), *SMALL]
-    arguments[arguments.index("--epochs") + 1] = "200"
-    program = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from cli.bpt import main; main()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while "epoch" not in process.stderr.readline():
-        pass
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "--resume" in errors.splitlines()[-1]
+    monkeypatch.setattr(sys, "argv", ["bpt", *arguments])
+    monkeypatch.setattr(command.Steps, "__call__", lambda *_: signal.raise_signal(signal.SIGINT))
+    result = run(*arguments)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1].endswith(shlex.join(["bpt", *arguments, "--resume"]))
     assert (tmp_path / "run" / "checkpoint.pt").exists()
