@@ -32,11 +32,11 @@ def test_whiten_alone_writes_matrices_that_fit_the_default_model(tmp_path):
 
 
 def test_json_is_what_python_computes(tmp_path):
-    arguments = ("--num-images", "30", "--blocks", "2", "--method", "pca", "--shrinkage", "oas")
+    arguments = ("--num-images", "10", "--blocks", "2", "--method", "pca", "--shrinkage", "oas")
     result = run(*arguments, "--out", tmp_path / "W.safetensors", "--json")
     (row,) = json.loads(result.stdout)
     backbone = burst.load_backbone("mae_tiny")
-    images = burst.images_for(backbone, "sample", num_images=30)
+    images = burst.images_for(backbone, "sample", num_images=10)
     options = burst.WhiteningOptions(blocks=(2,), method="pca", shrinkage="oas")
     (expected,) = burst.whiten(backbone, images, options).blocks
     assert row["kept"] == expected.kept

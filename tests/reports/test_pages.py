@@ -31,7 +31,7 @@ def burst_page(tmp_path_factory):
     out = tmp_path_factory.mktemp("burst")
     shown = []
     for name in ("mae_x", "sup_x"):
-        backbone = dataclasses.replace(backbone_of(vit()), name=name)
+        backbone = dataclasses.replace(backbone_of(vit(depth=2)), name=name)
         images = burst.images_for(backbone, "sample", num_images=12)
         survey = burst.survey(backbone, images, burst.SurveyOptions(per_head=True))
         whitened = reports.measured_whitening(backbone, images)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -80,8 +81,8 @@ def test_the_figures_open(run):
         assert (run[0] / f"new/out/{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_an_interruption_leaves_no_half_written_file(survey, tmp_path, monkeypatch):
-    save_survey(survey, tmp_path, seed=5)
+def test_an_interruption_leaves_no_half_written_file(run, survey, tmp_path, monkeypatch):
+    shutil.copytree(run[0] / "new/out", tmp_path, dirs_exist_ok=True)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
 
     def interrupt(*_, **__):

@@ -90,11 +90,12 @@ def test_few_blocks_are_chosen_evenly(made):
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_the_figure_stands_beside_the_matrices(made, tmp_path, suffix):
-    files = save_whitening_run(*made, tmp_path / f"W{suffix}", seed=4)
+    whitening, pairs = made
+    files = save_whitening_run(whitening, {5: pairs[5]}, tmp_path / f"W{suffix}", seed=4)
     assert sorted(os.listdir(tmp_path)) == sorted(["W.pdf", "W.png", f"W{suffix}"])
     assert [file.name for file in files] == [f"W{suffix}", "W.png", "W.pdf"]
     back = burst.load_whitening(tmp_path / f"W{suffix}", burst.load_backbone("mae_tiny"))
-    assert torch.equal(back.W, made[0].W)
+    assert torch.equal(back.W, whitening.W)
     assert back.record["seed"] == 4
     assert "torch" in back.record["made"]["versions"]
 
