@@ -299,6 +299,15 @@ def test_an_interrupted_run_leaves_nothing_half_written(tmp_path):
     assert os.listdir(out) == []
 
 
+@pytest.fixture
+def deaf():
+    """SIGTERM does not end the suite where a command does not listen."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("deaf")
 def test_a_terminated_run_leaves_nothing_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(command.Steps, "__call__", lambda *_: signal.raise_signal(signal.SIGTERM))
     result = run("histogram", *QUICK, "--out", tmp_path)
