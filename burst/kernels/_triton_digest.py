@@ -228,7 +228,7 @@ def _count(
             nobody: tl.constexpr = WINDOW // 2 if BITS > 0 else WINDOW - 1
             index = tl.where(inside, index, nobody)
             ENTRIES: tl.constexpr = y.shape[0] * y.shape[1]
-            window += tl.histogram(tl.reshape(index, [ENTRIES], can_reorder=True), WINDOW)
+            window += tl.histogram(tl.reshape(index, [ENTRIES]), WINDOW)
         else:
             tl.atomic_add(window + index, 1, mask=inside, sem="relaxed")
         if not COVERED:
