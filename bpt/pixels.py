@@ -34,6 +34,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from bpt.dataset import FileOpener, Split
 from burst.archive import reason
+from burst.files import cache_folder
 from burst.lock import one_at_a_time
 from burst.preprocess import INTERPOLATIONS, Preprocess
 
@@ -51,9 +52,7 @@ SAY_EVERY = 30.0  # seconds
 
 def cache_root() -> Path:
     """$BPT_CACHE, else bpt in $XDG_CACHE_HOME, else ~/.cache/bpt."""
-    if place := os.environ.get("BPT_CACHE"):
-        return Path(place)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bpt"
+    return cache_folder("BPT_CACHE", "bpt")
 
 
 @dataclass(frozen=True, kw_only=True)

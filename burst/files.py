@@ -45,6 +45,16 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def cache_folder(variable: str, name: str) -> Path:
+    """The folder that an environment variable names, else `name` in the user's cache.
+
+    That is $XDG_CACHE_HOME, or ~/.cache. Nothing is made.
+    """
+    if place := os.environ.get(variable):
+        return Path(place)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
+
+
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make `path` a folder that can be written, before long work starts.
 

@@ -12,7 +12,6 @@ See `_variant` for what is tried.
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 
 from burst.errors import BackendError, BackendWarning, OutputError
-from burst.files import write_atomically
+from burst.files import cache_folder, write_atomically
 from burst.histogram import Histogram
 from burst.kernels._resources import Misfit
 from burst.kernels._tiles import Tile
@@ -234,11 +233,9 @@ def _driver() -> str:
 
 def _file(variant: str, device: torch.device) -> Path:
     """$BURST_CACHE, else burst in $XDG_CACHE_HOME, else ~/.cache/burst; a file a variant."""
-    own = os.environ.get("BURST_CACHE")
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     key = json.dumps([variant, _about(device)]).encode()
-    place = Path(own) if own else Path(root) / "burst"
-    return place / "kernels" / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
+    name = f"{hashlib.sha256(key).hexdigest()[:32]}.json"
+    return cache_folder("BURST_CACHE", "burst") / "kernels" / name
 
 
 def _remember(choice: Choice, device: torch.device) -> None:
