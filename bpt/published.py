@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.dataset import dataset_info
-from bpt.recipe import Recipe, check_used
+from bpt.recipe import USED_BY, Recipe, check_used
 from burst.backbone import known_backbones
 from burst.errors import BurstError
 
@@ -116,7 +116,7 @@ def _of_a_benchmark(asked: Recipe) -> dict[str, tuple[Any, str]]:
     found = {name: (value, origin) for name, value in entry.values.items() if name not in SIZES}
     if asked.prompted:
         entry, origin = _nearest(wanted, "num_prompts")
-        sizes = SIZES if asked.method == "bpt-bilinear" else SIZES[:1]
+        sizes = [name for name in SIZES if asked.method in USED_BY[name]]
         found |= {name: (entry.values[name], origin) for name in sizes}
     return found
 

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from bpt import METHODS as PROMPT_METHODS
 from bpt import Recipe, dataset_sizes, recipe_for, training_cost
+from bpt.published import SIZES
 from burst import known_backbones, write_atomically
 from reports.published import BACKBONES, METHODS, published_accuracies, settings
 
-SIZES = ("num_prompts", "rank")
 SHOWN = ("epochs", "batch_size", "train_fraction")  # said to differ where they were overridden
 # Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
 OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
