@@ -31,6 +31,15 @@ def _no_cache_at_home(tmp_path_factory):
 
 
 @pytest.fixture
+def one_thread():
+    """As in each process of a group: float32 sums depend on how many share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(0)
 

@@ -236,14 +236,6 @@ with process_group() as (rank, _):
 """
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_two_processes_find_what_one_finds(one_thread, tmp_path):
     script = tmp_path / "moments.py"
     script.write_text(SCRIPT)

@@ -316,14 +316,6 @@ def test_a_terminated_run_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_count_what_one_counts(tmp_path):
     arguments = ["histogram", "--num-images", "130", "--blocks", "11", "--json", "--quiet"]
