@@ -145,17 +145,17 @@ def _count(what: str, given: tuple[Any, ...], options: dict[str, str], backend: 
     chosen = choose(
         backend, first.device, installed=_trial.installed(), trusted=_trusted(backend, first, axis)
     )
-    if chosen == "triton":
-        try:
-            found: Histogram = getattr(_compiled(first.device), what)(*given, **options)
-            return found
-        except _trial.NoCut as problem:
-            if backend != "auto":
-                raise
-            _trial.warn(first.device, str(problem))
-            chosen = "torch"
-    count: Callable[..., Histogram] = getattr(_plain(chosen), what)
     with plain_float32(first.device):
+        if chosen == "triton":
+            try:
+                found: Histogram = getattr(_compiled(first.device), what)(*given, **options)
+                return found
+            except _trial.NoCut as problem:
+                if backend != "auto":
+                    raise
+                _trial.warn(first.device, str(problem))
+                chosen = "torch"
+        count: Callable[..., Histogram] = getattr(_plain(chosen), what)
         counted = count(*given)
     counted.precision = "ieee" if options else ""
     return counted
