@@ -115,6 +115,31 @@ def test_under_torchrun_each_process_evaluates_on_its_own_gpu(trained, monkeypat
     assert list(result.exception.args) == current == [torch.device("cuda", 1)]
 
 
+def test_a_layer_decay_that_is_typed_is_the_share_that_each_step_takes(
+    images, tmp_path, monkeypatch
+):
+    """From the option to the optimiser: groups, schedule and trainer scale it once together."""
+    seen = []
+    step = bpt.engine.Trainer.step
+
+    def watched(self, *batch):
+        names = {id(p): name for name, p in self.trained.items()}
+        groups = self.optimizer.param_groups
+        seen.append({names[id(p)]: group["lr"] for group in groups for p in group["params"]})
+        return step(self, *batch)
+
+    monkeypatch.setattr(bpt.engine.Trainer, "step", watched)
+    command = ("train", f"folder:{images}", "--model", "timm:test_vit", "--weights", "random")
+    options = ("--method", "full", "--layer-decay", "0.5", "--lr", "0.01", "--warmup-epochs", "1")
+    succeeded(*command, *options, "--epochs", "2", "--batch-size", "8", "--out", tmp_path / "full")
+    peak = max(seen, key=lambda rates: rates["head.weight"])
+    assert peak["head.weight"] == peak["vit.norm.weight"] == pytest.approx(0.01, rel=1e-12)
+    for block in range(6):
+        share = peak[f"vit.blocks.{block}.attn.qkv.weight"] / 0.01
+        assert share == pytest.approx(0.5 ** (6 - block), rel=1e-12)
+    assert peak["vit.patch_embed.proj.weight"] == pytest.approx(0.01 * 0.5**7, rel=1e-12)
+
+
 def test_images_are_classified_by_name(trained, images):
     out, _ = trained
     answers = json.loads(succeeded("predict", out, images / "test", "--top", "2", "--json").stdout)
