@@ -11,9 +11,11 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
+import timm
 import torch
 from huggingface_hub import constants
 from PIL import Image
@@ -353,6 +355,38 @@ def test_weights_are_given_for_each_model_or_for_none(tmp_path):
 )
 def test_blocks_are_parsed(text, blocks):
     assert parse_blocks(text) == blocks
+
+
+def test_a_foreign_models_own_crop_is_what_its_blocks_read(tmp_path, pictures):
+    """From the name that is typed to the counts: timm's own transform gives the same tokens."""
+    folder, model = pictures, "timm:test_vit"
+    command = ("histogram", "--model", model, "--weights", "random", "--images", folder)
+    found = json.loads(run(*command, "--blocks", "0", "--quantity", "x", "--json").stdout)
+    network = timm.create_model("test_vit", num_classes=0).eval()
+    config = timm.data.resolve_model_data_config(network)
+    assert config["crop_pct"] != 0.875
+    transform = timm.data.create_transform(**config, is_training=False)
+    backbone = burst.load_backbone(model, "random")
+    read = [Image.open(path).convert("RGB") for path in sorted(folder.iterdir())]
+    batch = torch.stack([transform(picture) for picture in read])
+    with burst.capture(backbone.model, blocks=[0]) as tokens, torch.inference_mode():
+        backbone.model(batch)
+    (row,) = found
+    assert row["count"] == tokens[0].numel()
+    assert row["std"] == pytest.approx(tokens[0].double().std(correction=0).item(), rel=1e-5)
+    assert row["max"] == pytest.approx(tokens[0].max().item(), rel=1e-5)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two pictures of noise, neither of the model's size nor square."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, size in enumerate([(200, 260, 3), (310, 190, 3)]):
+        pixels = rng.integers(0, 256, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "5-3"])
