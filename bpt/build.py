@@ -11,7 +11,7 @@ from bpt.fine_tuning import FineTunedViT
 from bpt.model import PromptedViT, plain_vit
 from bpt.placement import parse_placement
 from bpt.prompt import BilinearPrompt, PlainPrompt, PromptModule, WhitenedPrompt, build_prompt
-from bpt.recipe import Recipe
+from bpt.recipe import Recipe, Tuning
 from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError
 
@@ -21,7 +21,7 @@ FINE_TUNING_HEAD_STD = 2e-5
 HEAD_STD = {"moco_v3": 0.01}
 
 
-def open_backbone(recipe: Recipe, device: str | torch.device = "cpu") -> Backbone:
+def open_backbone(recipe: Tuning, device: str | torch.device = "cpu") -> Backbone:
     """The recipe's backbone; with ImageNet's mean and deviation if it asks for the reference.
 
     Raises:
@@ -33,7 +33,7 @@ def open_backbone(recipe: Recipe, device: str | torch.device = "cpu") -> Backbon
     return dataclasses.replace(backbone, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
 
 
-def prompted_blocks(recipe: Recipe, backbone: Backbone) -> tuple[int, ...]:
+def prompted_blocks(recipe: Tuning, backbone: Backbone) -> tuple[int, ...]:
     """The blocks that get a prompt of their own; none for methods without prompts.
 
     Raises:
@@ -75,8 +75,24 @@ def build_model(
             head_std=FINE_TUNING_HEAD_STD,
             generator=generator,
         ).to(device)
+    prompts = build_prompts(recipe, backbone, generator, whitening=whitening, tokens=tokens)
+    return _prompted(recipe, backbone, prompts, num_classes, generator).to(device)
+
+
+def build_prompts(
+    recipe: Tuning,
+    backbone: Backbone,
+    generator: torch.Generator,
+    *,
+    whitening: Mapping[int, Tensor] | None = None,
+    tokens: Mapping[int, Tensor] | None = None,
+) -> dict[int, PromptModule]:
+    """Block -> its prompt at its start; none for methods without prompts.
+
+    Arguments and errors as of `build_model`.
+    """
     vit = plain_vit(backbone)
-    prompts = {
+    return {
         block: build_prompt(
             recipe.prompt_options,
             width=vit.embed_dim,
@@ -87,7 +103,6 @@ def build_model(
         )
         for block in prompted_blocks(recipe, backbone)
     }
-    return _prompted(recipe, backbone, prompts, num_classes, generator).to(device)
 
 
 def restore_model(
@@ -113,8 +128,7 @@ def restore_model(
     if not recipe.prompted:
         model = build_model(recipe, backbone, num_classes)
     else:
-        blocks = prompted_blocks(recipe, backbone)
-        prompts = {block: _kept_prompt(recipe, block, state, whitening or {}) for block in blocks}
+        prompts = kept_prompts(recipe, backbone, state, whitening=whitening)
         device = next(backbone.model.parameters()).device
         model = _prompted(recipe, backbone, prompts, num_classes, torch.Generator()).to(device)
     model.load_trained_state(state)
@@ -139,11 +153,38 @@ def _prompted(
     )
 
 
+def kept_prompts(
+    recipe: Tuning,
+    backbone: Backbone,
+    state: Mapping[str, Tensor],
+    *,
+    whitening: Mapping[int, Tensor] | None = None,
+    within: str = "",
+) -> dict[int, PromptModule]:
+    """Block -> its prompt, of the shapes that were kept, and with their values.
+
+    Args:
+        recipe, backbone, state, whitening: see `restore_model`.
+        within: what stands before `prompts.` in the state's names.
+
+    Raises:
+        CheckpointError: a tensor is missing.
+    """
+    return {
+        block: _kept_prompt(recipe, block, state, whitening or {}, within)
+        for block in prompted_blocks(recipe, backbone)
+    }
+
+
 def _kept_prompt(
-    recipe: Recipe, block: int, state: Mapping[str, Tensor], whitening: Mapping[int, Tensor]
+    recipe: Tuning,
+    block: int,
+    state: Mapping[str, Tensor],
+    whitening: Mapping[int, Tensor],
+    within: str,
 ) -> PromptModule:
     def kept(name: str) -> Tensor:
-        key = f"prompts.{block}.{name}"
+        key = f"{within}prompts.{block}.{name}"
         if key not in state:
             raise CheckpointError(f"these tensors do not fit the model: {key} is missing")
         return state[key].clone()

@@ -1,10 +1,12 @@
 """Full fine-tuning: every weight of the backbone trained, lower layers slower."""
 
 import copy
+import re
 from typing import Any
 
 import torch
 from timm.layers.drop import DropPath
+from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
@@ -45,9 +47,7 @@ class FineTunedViT(TrainedModule):
         self.info = backbone
         self.prefix = num_prefix_tokens(self.vit)
         self.pooling = choose_pooling(backbone, pooling)
-        blocks = self.vit.blocks
-        for block, rate in zip(blocks, torch.linspace(0, drop_path, len(blocks)), strict=True):
-            block.drop_path1, block.drop_path2 = DropPath(float(rate)), DropPath(float(rate))
+        drop_paths(self.vit, drop_path)
         # Its final norm trains; of timm's two places for one, only the pretrained is in use.
         self.head = nn.Linear(self.vit.embed_dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
@@ -64,17 +64,34 @@ class FineTunedViT(TrainedModule):
         return pool(self.vit, self.vit.blocks(x), self.pooling, prefix=self.prefix)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Which parameters make a layer, as timm asks; what neither names is behind the blocks.
+        """Which parameters make a layer, as timm asks."""
+        return layers_of("vit", coarse=coarse)
 
-        (timm's own of a VisionTransformer counts the final norm to the last block, and registers
-        to the head.)
-        """
-        stem = r"^vit\.(?:patch_embed|pos_embed|cls_token|reg_token|norm_pre)"
-        return {"stem": stem, "blocks": r"^vit\.blocks" if coarse else r"^vit\.blocks\.(\d+)"}
+
+def drop_paths(vit: VisionTransformer, rate: float) -> None:
+    """Give the blocks stochastic depth: `rate` in the last, falling linearly to 0 in the first."""
+    blocks = vit.blocks
+    for block, one in zip(blocks, torch.linspace(0, rate, len(blocks)), strict=True):
+        block.drop_path1, block.drop_path2 = DropPath(float(one)), DropPath(float(one))
+
+
+def layers_of(vit: str, *, coarse: bool) -> dict[str, str]:
+    """Which parameters make a layer, as timm's `group_matcher` says it.
+
+    What neither names is behind the blocks. (timm's own of a VisionTransformer counts the final
+    norm to the last block, and registers to the head.)
+
+    Args:
+        vit: name of the ViT in its model.
+        coarse: whether all blocks are one layer.
+    """
+    name = re.escape(vit)
+    stem = rf"^{name}\.(?:patch_embed|pos_embed|cls_token|reg_token|norm_pre)"
+    return {"stem": stem, "blocks": rf"^{name}\.blocks" + ("" if coarse else r"\.(\d+)")}
 
 
 def layer_decay_groups(
-    model: FineTunedViT, *, weight_decay: float, layer_decay: float
+    model: nn.Module, *, weight_decay: float, layer_decay: float, vit: str = "vit"
 ) -> list[dict[str, Any]]:
     """An optimiser's parameter groups whose learning rate falls towards the input.
 
@@ -82,6 +99,12 @@ def layer_decay_groups(
     layer i + 1 is block i, layer L + 1 the final norm and the head; the scale of layer l is
     `layer_decay`^(L + 1 - l). Vectors, positions, class token and registers do
     not decay.
+
+    Args:
+        model: has a `group_matcher`, as `layers_of` makes it.
+        weight_decay: of matrices.
+        layer_decay: see above.
+        vit: name of the ViT in the model.
 
     Returns:
         Groups with `params`, `weight_decay` and `lr_scale`, by which timm's schedulers multiply
@@ -92,7 +115,7 @@ def layer_decay_groups(
     groups: list[dict[str, Any]] = param_groups_layer_decay(
         model,
         weight_decay=weight_decay,
-        no_weight_decay_list=("vit.pos_embed", "vit.cls_token", "vit.reg_token"),
+        no_weight_decay_list=[f"{vit}.{name}" for name in ("pos_embed", "cls_token", "reg_token")],
         layer_decay=layer_decay,
     )
     return groups

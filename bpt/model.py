@@ -1,10 +1,12 @@
 """A frozen timm ViT with prompts in front of chosen blocks, and a linear head."""
 
 from collections.abc import Mapping
+from typing import Self
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bpt.prompt import PlainPrompt, PromptModule
 from burst.backbone import Backbone
@@ -50,8 +52,8 @@ class TrainedModule(nn.Module):
             parameter.copy_(state[name])
 
 
-class PromptedViT(TrainedModule):
-    """Prompts and a head on a frozen backbone; without prompts, the model of a linear probe.
+class PromptedTokens(TrainedModule):
+    """A frozen backbone with prompts in front of chosen blocks, up to its last block.
 
     A prompt stands behind the class token (and registers), without position embedding. Where
     a later block has one too, its tokens take the places of the old ones; behind the last
@@ -63,33 +65,21 @@ class PromptedViT(TrainedModule):
     Args:
         backbone: its model must be a timm VisionTransformer.
         prompts: block -> its prompt; all of the same number of tokens of the model's width.
-        num_classes: outputs of the head.
-        pooling: what the head reads. "prompts+patches", "patches" or "prompts": the mean of these
-            tokens behind the last block, then the pretrained norm; "token": norm, then the class
-            token; "default": "prompts+patches" where `backbone.pooling` is "avg", else "token".
         after: "carry" or "drop", of prompt tokens behind the last prompted block.
-        head_std: of the head's truncated normal start; its bias starts at 0.
-        generator: of the head's start; the global random state is left alone.
 
     Raises:
-        UnsupportedModel: another class of model, or a pooling that it cannot have.
+        UnsupportedModel: another class of model.
         ShapeError: a prompt of another width, prompts of different numbers, a block that the model
             does not have.
-        UnknownName: a pooling or an `after` that is not known.
+        UnknownName: an `after` that is not known.
 
     Source: Jia et al. 2022, arXiv 2203.12119 (prompts); Wang et al. 2025, arXiv 2506.22908.
     """
 
+    recompute = False  # blocks' activations on the way back, which holds fewer of them
+
     def __init__(
-        self,
-        backbone: Backbone,
-        prompts: Mapping[int, PromptModule],
-        num_classes: int,
-        *,
-        pooling: str = "default",
-        after: str = "carry",
-        head_std: float = 0.02,
-        generator: torch.Generator | None = None,
+        self, backbone: Backbone, prompts: Mapping[int, PromptModule], *, after: str = "carry"
     ) -> None:
         super().__init__()
         self.vit = plain_vit(backbone).eval().requires_grad_(False)
@@ -99,12 +89,6 @@ class PromptedViT(TrainedModule):
         self.num_prompts = self._check_prompts(prompts)
         check_known("after", after, AFTER)
         self.after = after
-        self.pooling = choose_pooling(backbone, pooling)
-        if self.pooling == "prompts" and (not prompts or after == "drop"):
-            raise BurstError("pooling prompts needs prompts that are carried to the last block")
-        self.head = nn.Linear(self.width, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
-        nn.init.zeros_(self.head.bias)
 
     @property
     def width(self) -> int:
@@ -117,13 +101,11 @@ class PromptedViT(TrainedModule):
         """The prompted blocks, ascending."""
         return tuple(int(block) for block in self.prompts)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images -> (B, num_classes) logits."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+    def tokens(self, images: Tensor) -> tuple[Tensor, int]:
+        """(B, N, d), the tokens behind the last block, and how many of them are prompts'.
 
-    def features(self, images: Tensor) -> Tensor:
-        """(B, d): what the head reads of (B, 3, H, W) normalised images."""
+        Class token and registers come first, then prompts, then patches.
+        """
         first = self.blocks[0] if self.blocks else len(self.vit.blocks)
         with torch.no_grad():
             x = self.vit._pos_embed(self.vit.patch_embed(images))
@@ -134,13 +116,13 @@ class PromptedViT(TrainedModule):
         for index in range(first, len(self.vit.blocks)):
             if index in self.blocks:
                 x, present = self._prompted(x, index, present), self.num_prompts
-            x = self.vit.blocks[index](x)
+            x = run_block(self.vit.blocks[index], x, recompute=self.recompute)
             if self.after == "drop" and index == self.blocks[-1]:
                 x, present = self._without_prompts(x, present), 0
-        return pool(self.vit, x, self.pooling, prefix=self.prefix, prompts=present)
+        return x, present
 
-    def train(self, mode: bool = True) -> "PromptedViT":
-        """Training mode of prompts and head; the backbone stays in eval mode."""
+    def train(self, mode: bool = True) -> Self:
+        """Training mode of what is trained; the backbone stays in eval mode."""
         super().train(mode)
         self.vit.eval()
         return self
@@ -149,14 +131,9 @@ class PromptedViT(TrainedModule):
         """Block -> the (m, d) tokens of its prompt, detached."""
         return {block: self.prompts[str(block)]().detach().clone() for block in self.blocks}
 
-    def folded(self) -> "PromptedViT":
-        """The same function with every prompt as plain tokens; the backbone is shared."""
-        prompts = {block: PlainPrompt(values) for block, values in self.prompt_values().items()}
-        classes, pooling, after = self.head.out_features, self.pooling, self.after
-        model = PromptedViT(self.info, prompts, classes, pooling=pooling, after=after)
-        model = model.to(self.head.weight.device)
-        model.head.load_state_dict(self.head.state_dict())
-        return model.train(self.training)
+    def plain_prompts(self) -> dict[int, PlainPrompt]:
+        """Block -> the same tokens as a prompt of their own."""
+        return {block: PlainPrompt(values) for block, values in self.prompt_values().items()}
 
     def _prompted(self, x: Tensor, block: int, present: int) -> Tensor:
         """Tokens with the block's prompt in place of the `present` prompt tokens."""
@@ -178,6 +155,73 @@ class PromptedViT(TrainedModule):
         if len(shapes) > 1 or any(width != self.width for _, width in shapes):
             raise ShapeError(f"prompts of shapes {sorted(shapes)}, expected one (m, {self.width})")
         return max((m for m, _ in shapes), default=0)
+
+
+class PromptedViT(PromptedTokens):
+    """Prompts and a linear head on a frozen backbone; without prompts, the model of a linear probe.
+
+    Args:
+        backbone, prompts, after: see `PromptedTokens`.
+        num_classes: outputs of the head.
+        pooling: what the head reads. "prompts+patches", "patches" or "prompts": the mean of these
+            tokens behind the last block, then the pretrained norm; "token": norm, then the class
+            token; "default": "prompts+patches" where `backbone.pooling` is "avg", else "token".
+        head_std: of the head's truncated normal start; its bias starts at 0.
+        generator: of the head's start; the global random state is left alone.
+
+    Raises:
+        UnsupportedModel: a pooling that the model cannot have; and see `PromptedTokens`.
+        UnknownName: a pooling that is not known.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: Mapping[int, PromptModule],
+        num_classes: int,
+        *,
+        pooling: str = "default",
+        after: str = "carry",
+        head_std: float = 0.02,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(backbone, prompts, after=after)
+        self.pooling = choose_pooling(backbone, pooling)
+        if self.pooling == "prompts" and (not prompts or after == "drop"):
+            raise BurstError("pooling prompts needs prompts that are carried to the last block")
+        self.head = nn.Linear(self.width, num_classes)
+        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images -> (B, num_classes) logits."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, d): what the head reads of (B, 3, H, W) normalised images."""
+        x, present = self.tokens(images)
+        return pool(self.vit, x, self.pooling, prefix=self.prefix, prompts=present)
+
+    def folded(self) -> "PromptedViT":
+        """The same function with every prompt as plain tokens; the backbone is shared."""
+        classes, pooling, after = self.head.out_features, self.pooling, self.after
+        model = PromptedViT(self.info, self.plain_prompts(), classes, pooling=pooling, after=after)
+        model = model.to(self.head.weight.device)
+        model.head.load_state_dict(self.head.state_dict())
+        return model.train(self.training)
+
+
+def run_block(block: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
+    """A block's output; with `recompute` what it computed in between is not kept for the way back.
+
+    Source: Chen et al. 2016, arXiv 1604.06174.
+    """
+    if recompute and torch.is_grad_enabled():
+        x = checkpoint(block, x, use_reentrant=False)
+    else:
+        x = block(x)
+    return x
 
 
 def choose_pooling(backbone: Backbone, pooling: str) -> str:

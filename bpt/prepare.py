@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bpt.build import prompted_blocks
 from bpt.dataset import Split
-from bpt.recipe import Recipe
+from bpt.recipe import Tuning
 from bpt.tokens import prompt_tokens
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError, ImageError
@@ -21,7 +21,7 @@ NUM_IMAGES = 1000  # training images that matrices and tokens are taken from, wh
 BATCH_SIZE = 32
 
 
-def whitening_for(recipe: Recipe, backbone: Backbone, train: Split, digest: str) -> Whitening:
+def whitening_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str) -> Whitening:
     """The recipe's whitening file, or else matrices made from up to 1,000 training images.
 
     Raises:
@@ -45,7 +45,7 @@ def matrices(whitening: Whitening) -> dict[int, Tensor]:
     return {one.block: w for one, w in zip(whitening.blocks, whitening.W, strict=True)}
 
 
-def tokens_for(recipe: Recipe, backbone: Backbone, train: Split, digest: str) -> dict[int, Tensor]:
+def tokens_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str) -> dict[int, Tensor]:
     """Block -> (m, d) tokens of up to 1,000 training images, which spt starts from."""
     device = next(backbone.model.parameters()).device
     stream = image_stream(train, backbone, seed=recipe.seed, digest=digest)
