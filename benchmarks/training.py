@@ -4,10 +4,11 @@
 
 The plain loop: the prompt's factors are expanded over the batch before their product, every block
 is in autograd, an exponential moving average of the whole model is updated each step, float32. Two
-of it: `plain` computes the gradient of every weight and uses those of prompts and head; `frozen`
-is told not to. Ours is `bpt.engine.Trainer` on `bpt.PromptedViT`. Both have the same backbone,
-batch, prompts and optimiser; they take turns, and the median of the repeats counts. Linear probing
-is a whole probe of 100 epochs over so many images, ours with the features computed once.
+of it: `plain` computes the gradient of every weight and uses those of prompts and head; `frozen` is
+told not to. Ours is `bpt.engine.ClassifierTrainer` on `bpt.PromptedViT`. Both have the same
+backbone, batch, prompts and optimiser; they take turns, and the median of the repeats counts.
+Linear probing is a whole probe of 100 epochs over so many images, ours with the features computed
+once.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from torch.nn import functional
 
 import burst
 from bpt import Recipe, build_model
-from bpt.engine import Trainer, autocast
+from bpt.engine import ClassifierTrainer, autocast
 from bpt.optimisation import parameter_groups
 
 CLASSES, PROMPTS, RANK, EPOCHS = 200, 100, 75, 100
@@ -76,7 +77,7 @@ def our_step(
 ) -> Callable[..., None]:
     model = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=1e-3)
-    trainer = Trainer(
+    trainer = ClassifierTrainer(
         model,
         torch.compile(model) if compiled else model,
         optimizer,
@@ -86,7 +87,7 @@ def our_step(
         precision=precision,
     )
     model.train()
-    return trainer.step
+    return lambda images, labels: trainer.step((images, labels))
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

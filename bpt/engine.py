@@ -2,10 +2,11 @@
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from torch.nn import functional
 from bpt.optimisation import MovingAverage
 from burst.distributed import gather, meet, rank_and_size, together
 from burst.errors import EmptyResult, NonFiniteLoss
+
+B = TypeVar("B")
+Labelled = tuple[Tensor, Tensor]  # (b, 3, H, W) images and (b,) labels
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for it
@@ -82,25 +86,20 @@ def add_up(mine: Tensor) -> Tensor:
 class Progress:
     """How far an epoch is: steps, seconds, and this process's sums.
 
-    `sums` (4,) float64 are loss, correct answers and images, and over steps the norm of the
-    prompts' gradient.
+    `sums` float64 are the loss, what else the trainer counts, and over steps the norm of the
+    prompts' gradient; of a classifier loss, correct answers, images and norm.
     """
 
     sums: Tensor
     step: int = 0
     seconds: float = 0.0
 
-    @classmethod
-    def start(cls, device: torch.device) -> "Progress":
-        """Nothing done yet."""
-        return cls(torch.zeros(4, dtype=torch.float64, device=device))
 
-
-class Trainer:
-    """Steps of AdamW on a model's trained tensors.
+class Trainer(ABC, Generic[B]):
+    """Steps of an optimiser on a model's trained tensors, over batches B.
 
     Args:
-        model: called on images (b, 3, H, W), gives logits.
+        model: whose parameters are trained.
         network: what is called; the model itself, or wrapped for several processes or compiled.
         optimizer: over the trained parameters.
         prompts: their parameters, for the norm of their gradient.
@@ -110,10 +109,12 @@ class Trainer:
         average: of the trained tensors, updated after each step.
     """
 
+    counted: int  # what `loss` counts
+
     def __init__(
         self,
         model: nn.Module,
-        network: Callable[[Tensor], Tensor],
+        network: Callable[..., Any],
         optimizer: torch.optim.Optimizer,
         *,
         prompts: list[Tensor],
@@ -129,9 +130,21 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
+    @abstractmethod
+    def parts(self, batch: B) -> list[tuple[B, float]]:
+        """The batch on the device, cut into `accumulation` parts; and the share of each."""
+
+    @abstractmethod
+    def loss(self, part: B) -> tuple[Tensor, Tensor]:
+        """The mean loss of a part; and (counted,) float64, its sum over images and other counts."""
+
+    def start(self) -> Progress:
+        """Nothing done yet."""
+        return Progress(torch.zeros(self.counted + 1, dtype=torch.float64, device=self.device))
+
     def train_epoch(
         self,
-        batches: Iterable[tuple[Tensor, Tensor]],
+        batches: Iterable[B],
         *,
         first_step: int,
         done: Progress,
@@ -150,9 +163,9 @@ class Trainer:
         """
         self.model.train()
         began = time.perf_counter()
-        for images, labels in batches:
+        for batch in batches:
             self.set_lr(first_step + done.step)
-            done.sums += self.step(images, labels)
+            done.sums += self.step(batch)
             done.step += 1
             if self.device.type == "cpu" or done.step % CHECK_EVERY == 0:
                 self.check(done.sums, done.step)
@@ -162,22 +175,18 @@ class Trainer:
         self.check(done.sums, done.step)
         return done
 
-    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def step(self, batch: B) -> Tensor:
         """One step; what it adds to the sums of `Progress`."""
         if isinstance(self.network, nn.parallel.DistributedDataParallel):
             meet()  # no process alone can leave the sum of the gradients
-        images, labels = (x.to(self.device, non_blocking=True) for x in (images, labels))
-        total = torch.zeros(3, dtype=torch.float64, device=self.device)
-        parts = min(self.accumulation, len(images))
-        for number in range(parts):
-            part = slice(number * len(images) // parts, (number + 1) * len(images) // parts)
-            with self._reduction(last=number == parts - 1):
+        total = torch.zeros(self.counted, dtype=torch.float64, device=self.device)
+        parts = self.parts(batch)
+        for number, (part, share) in enumerate(parts, start=1):
+            with self._reduction(last=number == len(parts)):
                 with autocast(self.device, self.precision):
-                    logits = self.network(images[part])
-                    loss = functional.cross_entropy(logits.float(), labels[part])
-                share = len(logits) / len(images)
+                    loss, counts = self.loss(part)
                 self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
-            total += _tally(loss.detach(), logits.detach(), labels[part])
+            total += counts
         self.scaler.unscale_(self.optimizer)
         grad_norm = self._prompt_grad_norm()
         self.scaler.step(self.optimizer)
@@ -242,6 +251,31 @@ class Trainer:
             return torch.zeros((), device=self.device)
         # Infinite where the scaler of float16 skips the step.
         return nn.utils.get_total_norm(gradients).nan_to_num(posinf=0.0)
+
+
+class ClassifierTrainer(Trainer[Labelled]):
+    """Of a model of (b, 3, H, W) images -> logits, by the cross-entropy."""
+
+    counted = 3  # loss, correct answers, images
+
+    def parts(self, batch: Labelled) -> list[tuple[Labelled, float]]:
+        """Images and labels."""
+        images, labels = (x.to(self.device, non_blocking=True) for x in batch)
+        slices = cut(len(images), self.accumulation)
+        return [((images[s], labels[s]), (s.stop - s.start) / len(images)) for s in slices]
+
+    def loss(self, part: Labelled) -> tuple[Tensor, Tensor]:
+        """Cross-entropy; its sum, correct answers, images."""
+        images, labels = part
+        logits = self.network(images)
+        loss = functional.cross_entropy(logits.float(), labels)
+        return loss, _tally(loss.detach(), logits.detach(), labels)
+
+
+def cut(count: int, parts: int) -> list[slice]:
+    """`count` in order, in as many equal slices, up to one."""
+    parts = min(parts, count)
+    return [slice(n * count // parts, (n + 1) * count // parts) for n in range(parts)]
 
 
 def _gpu_random_state(device: torch.device) -> Tensor | None:

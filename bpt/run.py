@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bpt.build import Model, open_backbone, restore_model
-from bpt.recipe import Recipe
+from bpt.recipe import Recipe, Tuning
 from burst._weightfile import read_stored
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError, RunExists
@@ -139,7 +139,7 @@ def crop_of(config: Mapping[str, Any]) -> tuple[float, str]:
     return about.get("crop_fraction", 0.875), about.get("crop_mode", "center")
 
 
-def check_same(run: Run, recipe: Recipe, config: Mapping[str, Any]) -> None:
+def check_same(run: Run, recipe: Tuning, config: Mapping[str, Any]) -> None:
     """Refuse to go on with a run of another recipe, other images or other weights.
 
     Raises:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from bpt import run as folder
 from bpt.build import Model
 from bpt.dataset import Benchmark, Split, open_dataset
-from bpt.engine import Trainer
+from bpt.engine import ClassifierTrainer
 from bpt.optimisation import MovingAverage, make_optimizer, schedule
 from bpt.prepare import matrices, tokens_for, whitening_for
-from bpt.recipe import Recipe
+from bpt.recipe import Recipe, Tuning
 from burst.backbone import Backbone
 from burst.distributed import agreed, meet, rank_and_size
 from burst.errors import BurstError, RunExists
@@ -23,7 +23,7 @@ from burst.provenance import provenance
 from burst.whitening_file import load_whitening, save_whitening
 
 
-def default_folder(recipe: Recipe, *, several: bool = False) -> Path:
+def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
     """Where a training leaves its run if nobody says: the same for the same recipe."""
     dataset = recipe.dataset.partition(":")[0]
     parts = [dataset, recipe.model, recipe.method]
@@ -79,7 +79,7 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
 
 
 def existing_result(
-    out: Path, recipe: Recipe, config: dict[str, Any], *, resume: bool
+    out: Path, recipe: Tuning, config: dict[str, Any], *, resume: bool
 ) -> dict[str, Any] | None:
     """The result of the run in `out` if it is at its end; None if it must be trained (on).
 
@@ -116,7 +116,7 @@ def training_split(recipe: Recipe, benchmark: Benchmark) -> Split:
 
 
 def prompt_starts(
-    recipe: Recipe,
+    recipe: Tuning,
     backbone: Backbone,
     train: Split,
     digest: str,
@@ -160,7 +160,7 @@ def count_parameters(model: Model) -> dict[str, int]:
 
 def make_trainer(
     recipe: Recipe, model: Model, forward: Callable[[Tensor], Tensor], steps: int
-) -> Trainer:
+) -> ClassifierTrainer:
     """The optimiser and all around it.
 
     Args:
@@ -177,7 +177,7 @@ def make_trainer(
         trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         average = MovingAverage(trained, recipe.ema_decay)
     prompts = getattr(model, "prompts", None)
-    return Trainer(
+    return ClassifierTrainer(
         model,
         _shared(forward, device),
         optimizer,

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from bpt import PlainPrompt, PromptedViT, evaluate
-from bpt.engine import Progress, Trainer
+from bpt.engine import ClassifierTrainer
 from burst import EmptyResult, NonFiniteLoss
 
 CPU = torch.device("cpu")
@@ -37,11 +37,11 @@ def trainer_of(model, **options):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.1)
     settings = {"prompts": [model.prompts["1"].values], "set_lr": lambda _: None, "device": CPU}
-    return Trainer(model, model, optimizer, **settings | options)
+    return ClassifierTrainer(model, model, optimizer, **settings | options)
 
 
 def run(trainer, batches):
-    done = Progress.start(CPU)
+    done = trainer.start()
     return trainer.train_epoch(batches, first_step=0, done=done, after_step=lambda _: None)
 
 
@@ -134,7 +134,7 @@ def test_a_step_neither_reads_a_number_from_the_device_nor_sends_one(accumulatio
     trainer = trainer_of(model, device=meta, accumulation=accumulation)
     images, labels = (part.to(meta) for part in batches_of(1)[0])
     with Device() as device:
-        sums = trainer.step(images, labels)
+        sums = trainer.step((images, labels))
     assert device.copied == [] and sums.device == meta
 
 

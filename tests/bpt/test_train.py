@@ -256,9 +256,10 @@ def test_a_run_that_was_begun_with_another_crop_is_not_gone_on_with(recipe, copy
 def test_a_diverging_training_keeps_the_last_good_state(recipe, whole, tmp_path, monkeypatch):
     original = bpt.engine.Trainer.step
 
-    def step(self, images, labels):
+    def step(self, batch):
+        images, labels = batch
         diverged = len(list(tmp_path.glob("run/metrics.jsonl"))) > 0
-        return original(self, images * (math.nan if diverged else 1.0), labels)
+        return original(self, (images * (math.nan if diverged else 1.0), labels))
 
     monkeypatch.setattr(bpt.engine.Trainer, "step", step)
     with pytest.raises(NonFiniteLoss, match="--lr"):

@@ -1,0 +1,290 @@
+"""A training from its first or its resumed step to its result, whatever is trained.
+
+What it saves, when, and in which order: so that a kill at any moment loses nothing.
+"""
+
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from bpt import run as folder
+from bpt.engine import Progress, Trainer, add_up
+from bpt.model import TrainedModule
+from bpt.recipe import Tuning
+from bpt.setup import existing_result
+from bpt.signals import Signals, resume_command
+from burst import forward
+from burst.device import choose_device
+from burst.distributed import agreed, process_group, rank_and_size
+from burst.errors import BurstError, Interrupted, NonFiniteLoss, OutputError
+from burst.files import make_folder
+
+T = TypeVar("T")
+B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
+R = TypeVar("R", bound=Tuning)
+Say = Callable[[str], None]
+SAVE_EVERY = 600.0  # seconds between states that are kept within an epoch
+
+
+class Epochs(Protocol[B_co]):
+    """Where a training's batches come from."""
+
+    steps: int
+
+    def train(self, epoch: int, start: int) -> Iterable[B_co]:
+        """This process's share of the epoch's batches, from batch `start` on."""
+
+
+class Session(ABC, Generic[R, B]):
+    """One training. It needs `_open`, `_build`, `_finish`, `_result` and how to speak of an epoch.
+
+    Args:
+        recipe: what and how.
+        out: the run folder.
+        device: "auto", "cpu", "cuda", ...
+        progress: called as progress(steps done, steps in all).
+        say: called with a line now and then.
+    """
+
+    model: TrainedModule
+    trainer: Trainer[B]
+    epochs: Epochs[B]
+    config: dict[str, Any]
+
+    def __init__(
+        self,
+        recipe: R,
+        out: Path,
+        device: torch.device,
+        progress: forward.Progress | None,
+        say: Say | None,
+    ) -> None:
+        self.recipe, self.out, self.device = recipe, out, device
+        self.progress, self.say = progress or (lambda *_: None), say or (lambda _: None)
+        self.writes = rank_and_size()[0] == 0
+        self.metrics: list[dict[str, Any]] = []
+        self.epoch, self.seconds = 0, 0.0
+        self.signals = Signals()
+
+    @classmethod
+    def train(
+        cls,
+        recipe: R,
+        out: str | Path,
+        *,
+        device: str = "auto",
+        resume: bool = False,
+        progress: forward.Progress | None = None,
+        say: Say | None = None,
+    ) -> dict[str, Any]:
+        """Train, or go on, and leave a run folder; what result.json holds.
+
+        Raises:
+            RunExists, NonFiniteLoss, Interrupted, BurstError: see `bpt.train`.
+        """
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        with process_group(backend) as (rank, world):
+            chosen = choose_device(device)  # in the group: all hear of a process without one
+            if recipe.batch_size % world:
+                raise BurstError(
+                    f"batch_size {recipe.batch_size} does not divide by {world} processes"
+                )
+            if rank > 0:
+                progress = say = None
+            session = cls(recipe, Path(out), chosen, progress, say)
+            return session.open(resume=resume) or session.run()
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Open data and backbone, refuse what cannot be built, fill in `config`."""
+
+    @abstractmethod
+    def _build(self) -> None:
+        """Fill in `model`, `epochs` and `trainer`, and the numbers of parameters in `config`."""
+
+    @abstractmethod
+    def _evaluated(self, done: Progress) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What an epoch's line says beside its number and its times; and the trained tensors."""
+
+    @abstractmethod
+    def _is_best(self, line: Mapping[str, Any]) -> bool:
+        """Whether the tensors of this epoch are those to keep."""
+
+    @abstractmethod
+    def _result(self) -> dict[str, Any]:
+        """Evaluate what was kept, and write result.json."""
+
+    @abstractmethod
+    def _spoken(self, line: Mapping[str, Any]) -> str:
+        """An epoch's line for people."""
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole training."""
+        return self.recipe.total_epochs * self.epochs.steps
+
+    def open(self, *, resume: bool) -> dict[str, Any] | None:
+        """Open data, backbone and folder; gives the result if the training is at its end."""
+        self._open()
+        if self.writes:
+            make_folder(self.out)
+        return agreed(lambda: existing_result(self.out, self.recipe, self.config, resume=resume))
+
+    def run(self) -> dict[str, Any]:
+        """Train from where the folder stands, then evaluate."""
+        self._build()
+        if self.writes and not (self.out / folder.CONFIG).exists():
+            folder.save_json(self.out / folder.CONFIG, self.config)
+        state = agreed(lambda: folder.load_checkpoint(self.out))
+        done = self._load(state) if state else self.trainer.start()
+        with self.signals, self._events() as events:
+            while self.epoch < self.recipe.total_epochs:
+                self._train_epoch(done)
+                self._tell(self._finish_epoch(done), events)
+                done = self.trainer.start()
+                if self.signals.agreed():
+                    self._leave()
+            try:
+                return self._result()
+            except _SignalledError:
+                self._leave()
+
+    def watched(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches of an evaluation, up to a signal. (Several processes would have to agree.)"""
+        for batch in batches:
+            if self.signals.received and rank_and_size()[1] == 1:
+                raise _SignalledError
+            yield batch
+
+    def _train_epoch(self, done: Progress) -> None:
+        steps, saved = self.epochs.steps, time.monotonic()
+
+        def after_step(done: Progress) -> None:
+            nonlocal saved
+            self.progress(self.epoch * steps + done.step, self.total_steps)
+            signalled = self.signals.agreed()
+            due = rank_and_size()[1] == 1 and time.monotonic() - saved > SAVE_EVERY
+            if signalled or due:
+                self.trainer.check(done.sums, done.step)
+                self._save(done)
+                saved = time.monotonic()
+            if signalled:
+                self._leave()
+
+        batches = self.epochs.train(self.epoch, done.step)
+        first = self.epoch * steps
+        self.trainer.train_epoch(batches, first_step=first, done=done, after_step=after_step)
+
+    def _finish_epoch(self, done: Progress) -> dict[str, Any]:
+        """Evaluate, keep the tensors if they are to be kept, save; the line of metrics."""
+        try:
+            found, trained = self._evaluated(done)
+        except _SignalledError:
+            self._save(done)
+            self._leave()
+        if not all(bool(torch.isfinite(value).all()) for value in trained.values()):
+            raise NonFiniteLoss(
+                f"trained tensors are no longer finite after epoch {self.epoch + 1}; the last good "
+                "state is kept. Lower --lr, warm up longer, or use --precision float32"
+            )
+        self.epoch += 1
+        self.seconds += done.seconds
+        line = {
+            "epoch": self.epoch,
+            "step": self.epoch * self.epochs.steps,
+            **found,
+            "lr": max(group["lr"] for group in self.trainer.optimizer.param_groups),
+            "seconds": done.seconds,
+        }
+        self.metrics.append(line)
+        # In this order a kill between two of them leaves nothing that the next start cannot mend.
+        if self.writes and self._is_best(line):
+            folder.save_tensors(self.out / folder.PROMPT, trained)
+        self._save(None)
+        if self.writes:
+            folder.save_metrics(self.out, self.metrics)
+        return line
+
+    def _save(self, done: Progress | None) -> None:
+        """Keep the state after a whole epoch, or after some steps of one."""
+        within = None
+        if done:
+            sums = add_up(done.sums.clone()).cpu()
+            within = {"step": done.step, "sums": sums, "seconds": done.seconds}
+        content = {
+            "epoch": self.epoch,
+            "within": within,
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+            "trainer": self.trainer.state(),
+        }
+        if self.writes:
+            folder.save_checkpoint(self.out, content)
+
+    def _load(self, state: dict[str, Any]) -> Progress:
+        """Take over a saved state; how far its epoch was."""
+        self.epoch, self.seconds, self.metrics = state["epoch"], state["seconds"], state["metrics"]
+        self.trainer.load(state["trainer"])
+        done, within = self.trainer.start(), state["within"]
+        if within:
+            done.step, done.seconds = within["step"], within["seconds"]
+            if self.writes:  # the sums of all processes, so one takes them
+                done.sums += within["sums"].to(self.device)
+        if self.writes:
+            folder.save_metrics(self.out, self.metrics)
+        self.say(f"resumed after epoch {self.epoch}, step {done.step} of the next")
+        others = len(state["trainer"]["random"]) != rank_and_size()[1]
+        if others and self._random:
+            self.say(f"{self._random} is drawn anew: the processes are not as many as before")
+        return done
+
+    @property
+    def _random(self) -> str:
+        """What a step draws that no seed of the data decides; empty where it draws nothing."""
+        return "stochastic depth" if self.recipe.method == "full" else ""
+
+    def _leave(self) -> NoReturn:
+        raise Interrupted(self.signals.agreed() or signal.SIGTERM, resume_command())
+
+    @contextmanager
+    def _events(self) -> Iterator[SummaryWriter | None]:
+        """Where TensorBoard's events go; what a resumed training repeats replaces the old."""
+        if not self.writes:
+            yield None
+            return
+        with SummaryWriter(str(self.out), purge_step=self.epoch + 1) as writer:
+            yield writer
+
+    def _tell(self, line: Mapping[str, Any], events: SummaryWriter | None) -> None:
+        """An epoch's line, for people and for TensorBoard."""
+        if events is None:
+            return
+        try:
+            for name, value in _numbers(line):
+                events.add_scalar(name, value, line["epoch"])
+            events.flush()
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.out}: {error}") from error
+        self.say(f"epoch {line['epoch']}/{self.recipe.total_epochs}  {self._spoken(line)}")
+
+
+class _SignalledError(Exception):
+    """A signal came during an evaluation."""
+
+
+def _numbers(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """What of a line can be drawn as a curve, by name; of a table in it as TABLE/NAME."""
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{inner}", number) for inner, number in _numbers(value))
+        elif value is not None and name != "epoch":
+            yield name, value
