@@ -4,16 +4,19 @@ digits         scikit-learn's hand-written digits, which come with it
 folder:PATH    one's own images: a folder or archive with train/, val/ and test/
 cub, nabirds, flowers, dogs, cars, imagenet
                the paper's benchmarks, from the files that their makers publish
+
+For detection `open_coco` opens "coco", and "coco:PATH" for one's own set in its format.
 """
 
-from bpt.dataset.benchmark import Benchmark, DatasetInfo
+from bpt.dataset.benchmark import Benchmark, DatasetInfo, how_to_get
 from bpt.dataset.check import CheckedDataset, check_dataset
+from bpt.dataset.coco import Categories, CocoDataset, CocoSplit, open_coco
+from bpt.dataset.coco_annotations import Annotations, CocoObjects, coco_masks, encode_mask
 from bpt.dataset.download import DownloadError, RemoteFile
 from bpt.dataset.place import data_root
 from bpt.dataset.registry import (
     dataset_info,
     download_dataset,
-    how_to_get,
     known_datasets,
     locate,
     open_dataset,
@@ -21,8 +24,13 @@ from bpt.dataset.registry import (
 from bpt.dataset.split import FileOpener, Split, class_fraction, hold_out
 
 __all__ = [
+    "Annotations",
     "Benchmark",
+    "Categories",
     "CheckedDataset",
+    "CocoDataset",
+    "CocoObjects",
+    "CocoSplit",
     "DatasetInfo",
     "DownloadError",
     "FileOpener",
@@ -30,12 +38,15 @@ __all__ = [
     "Split",
     "check_dataset",
     "class_fraction",
+    "coco_masks",
     "data_root",
     "dataset_info",
     "download_dataset",
+    "encode_mask",
     "hold_out",
     "how_to_get",
     "known_datasets",
     "locate",
+    "open_coco",
     "open_dataset",
 ]

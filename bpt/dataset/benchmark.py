@@ -109,12 +109,13 @@ class DatasetInfo:
         name: what `open_dataset` takes.
         title: for people.
         classes: how many; None where it depends on the files.
-        sizes: images of train, val and test; None where it depends on the files.
+        sizes: images of train, val and test, which may be 0; None where it depends on the files.
         licence: of the images.
         citation: what to cite.
         source: where to get it.
         files: what is expected to lie in its place.
-        opener: what is asked of it -> `Benchmark`.
+        task: classification, or detection: then `open_coco` opens it.
+        opener: what is asked of it -> `Benchmark`; None for detection.
         embedded: whether it comes with a dependency and needs no place.
         layout: how its files are named; None where any place is taken as it is.
         downloads: what `--download` fetches; empty where its licence or its site forbids it.
@@ -128,7 +129,15 @@ class DatasetInfo:
     citation: str
     source: str
     files: str
-    opener: Callable[[Request], Benchmark]
+    task: str = "classification"
+    opener: Callable[[Request], Benchmark] | None = None
     embedded: bool = False
     layout: Layout | None = None
     downloads: tuple[RemoteFile, ...] = ()
+
+
+def how_to_get(info: DatasetInfo) -> str:
+    """What to do where it is missing, on one line."""
+    if info.downloads:
+        return f"get it with `bpt datasets --download {info.name}`, or give --data DIR"
+    return f"get it from {info.source}; expected {info.files} in --data DIR"

@@ -2,16 +2,17 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from bpt.dataset.benchmark import Benchmark, DatasetInfo
-from bpt.dataset.split import Split
+from bpt.dataset.coco import CocoDataset
 from burst.errors import ImageError
 from burst.forward import Progress
 
 AHEAD = 64  # images in flight, so that memory stays flat
+Read = Callable[[int], object]  # the image at a place
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class CheckedDataset:
         name: of the dataset.
         source: where it lies.
         classes: how many.
-        sizes: images of train, val and test.
+        sizes: images of train, val and test; 0 where there is none.
         mismatches: numbers that differ from the published ones, in words.
         unreadable: images that cannot be read, with the reason.
+        notes: what was left out by rule, in words.
     """
 
     name: str
@@ -33,6 +35,7 @@ class CheckedDataset:
     sizes: tuple[int, int, int]
     mismatches: tuple[str, ...]
     unreadable: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -41,57 +44,67 @@ class CheckedDataset:
 
 
 def check_dataset(
-    info: DatasetInfo, benchmark: Benchmark, *, progress: Progress | None = None
+    info: DatasetInfo, opened: Benchmark | CocoDataset, *, progress: Progress | None = None
 ) -> CheckedDataset:
     """Compare with what is published, and read every image.
 
     Args:
         info: with the published numbers.
-        benchmark: the dataset, opened.
+        opened: the dataset.
         progress: called as progress(images read, images in all).
     """
-    splits = [benchmark.train, benchmark.val, benchmark.test]
-    sizes = tuple(len(split) if split else 0 for split in splits)
+    notes: tuple[str, ...] = ()
+    if isinstance(opened, CocoDataset):
+        classes, notes = len(opened.categories), opened.notes
+        sizes = (len(opened.train), len(opened.val), 0)
+        reading: list[Read] = [opened.train.image, opened.val.image]
+    else:
+        classes = len(opened.classes)
+        splits = (opened.train, opened.val, opened.test)
+        sizes = (len(opened.train), len(opened.val) if opened.val else 0, len(opened.test))
+        reading = [split.__getitem__ for split in splits if split]
     expected = zip(("train", "val", "test"), info.sizes or sizes, sizes, strict=True)
     mismatches = [
         f"{found:,} {kind} images instead of {count:,}"
         for kind, count, found in expected
         if found != count
     ]
-    if info.classes not in (None, len(benchmark.classes)):
-        mismatches.append(f"{len(benchmark.classes)} classes instead of {info.classes}")
+    if info.classes not in (None, classes):
+        mismatches.append(f"{classes} classes instead of {info.classes}")
     unreadable = []
-    for done, problem in enumerate(_problems([split for split in splits if split]), 1):
+    counts = [size for size in sizes if size]
+    for done, problem in enumerate(_problems(reading, counts), 1):
         if problem:
             unreadable.append(problem)
         if progress:
             progress(done, sum(sizes))
     return CheckedDataset(
-        benchmark.name,
-        benchmark.source,
-        len(benchmark.classes),
-        (sizes[0], sizes[1], sizes[2]),
+        opened.name,
+        opened.source,
+        classes,
+        sizes,
         tuple(mismatches),
         tuple(unreadable),
+        notes,
     )
 
 
-def _problems(splits: list[Split]) -> Iterator[str | None]:
+def _problems(reading: Sequence[Read], counts: Sequence[int]) -> Iterator[str | None]:
     """For each image why it cannot be read, or None. Decoders release the GIL, so threads do."""
     waiting: deque[Future[str | None]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for split in splits:
-            for index in range(len(split)):
-                waiting.append(pool.submit(_problem, split, index))
+        for read, count in zip(reading, counts, strict=True):
+            for index in range(count):
+                waiting.append(pool.submit(_problem, read, index))
                 if len(waiting) >= AHEAD:
                     yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _problem(split: Split, index: int) -> str | None:
+def _problem(read: Read, index: int) -> str | None:
     try:
-        split[index]
+        read(index)
     except ImageError as error:
         return str(error)
     return None

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bpt.dataset import cars, cub, digits, dogs, flowers, folder, imagenet, nabirds
-from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
+from bpt.dataset import cars, coco, cub, digits, dogs, flowers, folder, imagenet, nabirds
+from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request, how_to_get
 from bpt.dataset.download import fetch
 from bpt.dataset.place import data_root, prepare
 from burst.errors import BurstError, ImageError, check_known
@@ -19,6 +19,7 @@ DATASETS = (
     dogs.INFO,
     cars.INFO,
     imagenet.INFO,
+    coco.INFO,
 )
 Say = Callable[[str], None]
 
@@ -29,13 +30,15 @@ def known_datasets() -> tuple[DatasetInfo, ...]:
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """What is known of a dataset, by its name or as "folder:PATH".
+    """What is known of a dataset, by its name or as "folder:PATH" or "coco:PATH".
 
     Raises:
         UnknownName: no such name; the nearest are offered.
     """
-    kind = name.partition(":")[0]
+    kind, own, _ = name.partition(":")
     check_known("dataset", kind, [one.name for one in DATASETS])
+    if own and kind == coco.INFO.name:
+        return coco.OWN
     return next(one for one in DATASETS if one.name == kind)
 
 
@@ -47,7 +50,9 @@ def open_dataset(
     train_list: str | Path | None = None,
     say: Say | None = None,
 ) -> Benchmark:
-    """A dataset by its name. What its makers' archives hold is unpacked beside them, once.
+    """A dataset to classify, by its name.
+
+    What its makers' archives hold is unpacked beside them, once.
 
     Args:
         name: of `known_datasets`, or "folder:PATH".
@@ -60,11 +65,13 @@ def open_dataset(
     Raises:
         UnknownName: no such name; the nearest are offered.
         BurstError: `data` is missing, or given twice, or for an embedded dataset; a list where
-            there is none; a fraction out of range.
+            there is none; a fraction out of range; the dataset is for detection.
         ImageError: see the dataset's file.
         OutputError: an archive cannot be unpacked beside itself.
     """
     info = dataset_info(name)
+    if info.opener is None:
+        raise BurstError(f"{name} is for detection, not for classification; see bpt.open_coco")
     colon, path = name.partition(":")[1:]
     if colon and (data is not None or info.layout is not None or info.embedded):
         raise BurstError(f"dataset {name!r}: give its place once, as --data or behind folder:")
@@ -88,13 +95,6 @@ def open_dataset(
             "is it another dataset?"
         )
     return benchmark
-
-
-def how_to_get(info: DatasetInfo) -> str:
-    """What to do where it is missing, on one line."""
-    if info.downloads:
-        return f"get it with `bpt datasets --download {info.name}`, or give --data DIR"
-    return f"get it from {info.source}; expected {info.files} in --data DIR"
 
 
 def locate(info: DatasetInfo, data: str | Path | None = None) -> tuple[Path | None, list[Path]]:

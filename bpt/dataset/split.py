@@ -90,6 +90,12 @@ class FileOpener:
             why = reason(error)
             raise ImageError(f"cannot read image {name!r} of {self.place}: {why}") from error
 
+    def describe(self, name: str) -> str:
+        """Where the image lies: its path, or that of its archive with its name behind a colon."""
+        if self.place.is_dir():
+            return str(self.place / name)
+        return str(self.place) if self.place.name == name else f"{self.place}:{name}"
+
     def _reader(self) -> Read:
         with self._lock:
             if self._handle is None or self._handle.process != os.getpid():

@@ -159,7 +159,7 @@ def test_a_wrong_name_or_place_is_one_line(name, data, says):
 def test_the_known_datasets_say_what_one_must_know():
     for info in known_datasets():
         assert info.title and info.licence and info.source and info.files
-    names = "digits folder cub nabirds flowers dogs cars imagenet"
+    names = "digits folder cub nabirds flowers dogs cars imagenet coco"
     assert [info.name for info in known_datasets()] == names.split()
     with pytest.raises(UnknownName):
         open_dataset("cubb")
