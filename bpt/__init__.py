@@ -5,6 +5,8 @@ from bpt.cost import TrainingCost, dataset_sizes, training_cost
 from bpt.dataset import (
     Benchmark,
     CheckedDataset,
+    CocoDataset,
+    CocoSplit,
     DatasetInfo,
     Split,
     check_dataset,
@@ -13,8 +15,25 @@ from bpt.dataset import (
     how_to_get,
     known_datasets,
     locate,
+    open_coco,
     open_dataset,
 )
+from bpt.detection.backbone import FineTunedMap, PromptedMap, detection_backbone
+from bpt.detection.build import build_detector, restore_detector
+from bpt.detection.cost import DetectionCost, detection_cost, known_detection_cost
+from bpt.detection.detector import Detector, DetectorOptions
+from bpt.detection.evaluate import DetectionScores, average_precision
+from bpt.detection.export import export_detector, load_exported_detector
+from bpt.detection.inference import (
+    FoundObjects,
+    evaluate_detector,
+    open_images,
+    predict_objects,
+)
+from bpt.detection.objects import Batch, Detections, Targets
+from bpt.detection.published import detection_recipe_for
+from bpt.detection.recipe import DetectionRecipe
+from bpt.detection.run import DetectionRun
 from bpt.engine import Scores, evaluate
 from bpt.export import export_run, load_exported
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
@@ -42,24 +61,40 @@ from bpt.train import train, train_seeds
 
 __all__ = [
     "METHODS",
+    "Batch",
     "Benchmark",
     "BilinearPrompt",
     "CheckedDataset",
+    "CocoDataset",
+    "CocoSplit",
     "DatasetInfo",
+    "DetectionCost",
+    "DetectionRecipe",
+    "DetectionRun",
+    "DetectionScores",
+    "Detections",
+    "Detector",
+    "DetectorOptions",
     "Evaluation",
+    "FineTunedMap",
     "FineTunedViT",
+    "FoundObjects",
     "MovingAverage",
     "PlainPrompt",
     "PromptModule",
     "PromptOptions",
+    "PromptedMap",
     "PromptedViT",
     "PublishedRecipe",
     "Recipe",
     "Run",
     "Scores",
     "Split",
+    "Targets",
     "TrainingCost",
     "WhitenedPrompt",
+    "average_precision",
+    "build_detector",
     "build_model",
     "build_prompt",
     "check_dataset",
@@ -67,24 +102,35 @@ __all__ = [
     "dataset_info",
     "dataset_sizes",
     "default_folder",
+    "detection_backbone",
+    "detection_cost",
+    "detection_recipe_for",
     "download_dataset",
     "eval_batches",
     "eval_transform",
     "evaluate",
+    "evaluate_detector",
     "evaluate_run",
+    "export_detector",
     "export_run",
     "how_to_get",
     "known_datasets",
+    "known_detection_cost",
     "layer_decay_groups",
     "load_exported",
+    "load_exported_detector",
     "locate",
+    "open_coco",
     "open_dataset",
+    "open_images",
     "open_run",
     "parse_placement",
     "predict",
+    "predict_objects",
     "prompt_tokens",
     "published_recipes",
     "recipe_for",
+    "restore_detector",
     "restore_model",
     "run_study",
     "train",

@@ -1,6 +1,8 @@
 """A trained run -> one file: plain prompt tokens and a head; or a program of `torch.export`."""
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from bpt.build import Model
 from bpt.fine_tuning import FineTunedViT
 from bpt.model import PromptedViT
 from bpt.prompt import PlainPrompt
-from bpt.run import Run
+from bpt.run import Run, RunFolder
 from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError, OutputError
 from burst.files import write_atomically
@@ -40,17 +42,39 @@ def export_run(run: Run, out: str | Path, *, program: str | Path | None = None) 
         OutputError: another suffix, or a place that cannot be written.
         CheckpointError: see `Run.load_model`.
     """
-    for path, suffix in ((out, SUFFIX), (program, PROGRAM_SUFFIX)):
-        if path is not None and Path(path).suffix != suffix:
-            raise OutputError(f"cannot write {path}: its name must end in {suffix}")
+    check_suffix(out, SUFFIX)
+    if program is not None:
+        check_suffix(program, PROGRAM_SUFFIX)
     model, backbone = run.load_model()
     if isinstance(model, PromptedViT):
         model = model.folded().eval()
-    metadata = {"metadata": json.dumps(_metadata(run, model, backbone), allow_nan=False)}
-    with write_atomically(out) as temporary:
-        temporary.write_bytes(save(model.trained_state(), metadata))
+    write_exported(out, model.trained_state(), _metadata(run, model, backbone))
     if program is not None:
         _export_program(model, backbone, Path(program))
+
+
+def write_exported(
+    out: str | Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> None:
+    """Write tensors, and as JSON what they are.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    metadata = {"metadata": json.dumps(about, allow_nan=False)}
+    plain = {name: value.cpu().contiguous() for name, value in tensors.items()}
+    with write_atomically(out) as temporary:
+        temporary.write_bytes(save(plain, metadata))
+
+
+def check_suffix(path: str | Path, suffix: str) -> None:
+    """Refuse a name that would hide what a file is.
+
+    Raises:
+        OutputError: it ends otherwise.
+    """
+    if Path(path).suffix != suffix:
+        raise OutputError(f"cannot write {path}: its name must end in {suffix}")
 
 
 def load_exported(
@@ -66,17 +90,9 @@ def load_exported(
     Raises:
         CheckpointError: missing, damaged, of another kind; or the backbone's weights are others.
     """
-    tensors, about = _read(Path(path))
+    tensors, about = read_exported(Path(path), KIND)
     try:
-        kept = about["backbone"]
-        backbone = load_backbone(
-            kept["name"], weights or kept["weights"], device=device, seed=kept["seed"]
-        )
-        if backbone.weights_sha256 != kept["weights_sha256"]:
-            raise CheckpointError(
-                f"{path} belongs to other weights of {kept['name']}: SHA-256 "
-                f"{kept['weights_sha256']}, not {backbone.weights_sha256}"
-            )
+        backbone = exported_backbone(about, path, weights, device)
         classes, pooling = tuple(about["classes"]), about["pooling"]
         blocks, after, tuned = about["blocks"], about["after"], about["method"] == "full"
     except (KeyError, TypeError) as error:
@@ -98,27 +114,58 @@ def _metadata(run: Run, model: Model, backbone: Backbone) -> dict[str, Any]:
     prompted = model if isinstance(model, PromptedViT) else None
     return {
         "kind": KIND,
-        "classes": list(run.classes),
-        "method": run.recipe.method,
-        "placement": run.recipe.placement if run.recipe.prompted else None,
+        **about_run(run, backbone),
         "blocks": list(prompted.blocks) if prompted else [],
         "pooling": model.pooling,
         "after": prompted.after if prompted else "carry",
+        "image_size": list(backbone.image_size),
+        "interpolation": backbone.interpolation,
+        "crop_fraction": backbone.crop_fraction,
+        "crop_mode": backbone.crop_mode,
+    }
+
+
+def about_run(run: RunFolder, backbone: Backbone) -> dict[str, Any]:
+    """What any exported file says of where it comes from, and of the backbone that it needs."""
+    return {
+        "classes": list(run.classes),
+        "method": run.recipe.method,
+        "placement": run.recipe.placement if run.recipe.prompted else None,
         "backbone": {
             "name": run.recipe.model,
             "weights": run.recipe.weights,
             "weights_sha256": backbone.weights_sha256,
             "seed": run.recipe.seed,
         },
-        "image_size": list(backbone.image_size),
         "mean": list(backbone.mean),
         "std": list(backbone.std),
-        "interpolation": backbone.interpolation,
-        "crop_fraction": backbone.crop_fraction,
-        "crop_mode": backbone.crop_mode,
         "result": run.result,
         **provenance(),
     }
+
+
+def exported_backbone(
+    about: Mapping[str, Any],
+    path: str | Path,
+    weights: str | Path | None,
+    device: str | torch.device,
+) -> Backbone:
+    """The backbone that an exported file needs.
+
+    Raises:
+        CheckpointError: its weights are others.
+        KeyError, TypeError: the metadata is damaged.
+    """
+    kept = about["backbone"]
+    backbone = load_backbone(
+        kept["name"], weights or kept["weights"], device=device, seed=kept["seed"]
+    )
+    if backbone.weights_sha256 != kept["weights_sha256"]:
+        raise CheckpointError(
+            f"{path} belongs to other weights of {kept['name']}: SHA-256 "
+            f"{kept['weights_sha256']}, not {backbone.weights_sha256}"
+        )
+    return dataclasses.replace(backbone, mean=tuple(about["mean"]), std=tuple(about["std"]))
 
 
 def _export_program(model: Model, backbone: Backbone, out: Path) -> None:
@@ -130,11 +177,16 @@ def _export_program(model: Model, backbone: Backbone, out: Path) -> None:
         torch.export.save(program, temporary)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_exported(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and metadata of an exported file.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another kind.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["metadata"])
-            if about["kind"] == KIND:
+            if about["kind"] == kind:
                 return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error

@@ -163,7 +163,5 @@ def predict(
                 {"name": run.classes[label], "probability": value}
                 for value, label in zip(values.tolist(), labels.tolist(), strict=True)
             ]
-            where = opener.place / name if opener.place.is_dir() else opener.place
-            inside = "" if opener.place.is_dir() or opener.place.name == name else f":{name}"
-            answers.append({"image": f"{where}{inside}", "classes": classes})
+            answers.append({"image": opener.describe(name), "classes": classes})
     return answers

@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.dataset import dataset_info
-from bpt.recipe import USED_BY, Recipe, check_used
+from bpt.recipe import USED_BY, Recipe, check_fields, check_used
 from burst.backbone import known_backbones
 from burst.errors import BurstError
 
@@ -84,6 +84,7 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
     """
     given = {name: value for name, value in given.items() if value is not None}
     origins = dict.fromkeys(given, "given")
+    check_fields(Recipe, given, dataset=dataset)
     info = dataset_info(dataset)
     benchmark = info.layout is not None
     if benchmark and "model" not in given:

@@ -1,6 +1,6 @@
 """Every hyper-parameter of a training, in one object that checks itself."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
@@ -284,14 +284,33 @@ class Recipe(Tuning):
             raise BurstError(f"ema_decay is {self.ema_decay}; it must lie in 0..1, without 1")
 
 
-def check_used(method: str, options: Iterable[str]) -> None:
+def check_fields(recipe: type[Tuning], given: Iterable[str], *, dataset: str) -> None:
+    """Refuse an option that trainings on such a dataset do not have.
+
+    Raises:
+        BurstError: there is one; it is named.
+    """
+    names = [one.name for one in fields(recipe)]
+    for name in given:
+        if name not in names:
+            raise BurstError(f"{name} is no option of a training on {dataset}; leave it out")
+
+
+def check_used(
+    method: str, options: Iterable[str], used_by: Mapping[str, Sequence[str]] = USED_BY
+) -> None:
     """Refuse an option that the method makes no use of.
+
+    Args:
+        method: one of `METHODS`.
+        options: what was given.
+        used_by: option -> the methods that use it, where not all of them do.
 
     Raises:
         BurstError: there is one; it is named, and the methods that use it.
     """
     for name in options:
-        users = USED_BY.get(name, METHODS)
+        users = used_by.get(name, METHODS)
         if method not in users:
             raise BurstError(
                 f"method {method} makes no use of {name}, which is for {', '.join(users)}; "

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save
@@ -28,7 +28,10 @@ from burst.errors import BurstError, CheckpointError, RunExists
 from burst.files import write_atomically
 from burst.whitening_file import load_whitening
 
-KIND = "bpt run 1"
+if TYPE_CHECKING:
+    from bpt.detection.run import DetectionRun
+
+KIND, DETECTION_KIND = "bpt run 1", "bpt detection run 1"
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 PROMPT, WHITENING, CHECKPOINT = "prompt.safetensors", "whitening.safetensors", "checkpoint.pt"
 # What identifies the data and the weights of a run, whatever their paths.
@@ -39,20 +42,20 @@ IDENTITY = {
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run folder, read: see `open_run`."""
+class RunFolder:
+    """The folder of any training, read."""
 
     folder: Path
     config: dict[str, Any]
 
-    @cached_property
-    def recipe(self) -> Recipe:
+    @property
+    def recipe(self) -> Tuning:
         """What it was trained with."""
-        return Recipe.from_dict(self.config["recipe"])
+        raise NotImplementedError
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, in the order of the logits."""
+        """Names, in the order of the labels."""
         return tuple(self.config["dataset"]["classes"])
 
     @property
@@ -71,7 +74,7 @@ class Run:
         return _parsed(path.read_text(encoding="utf-8"), path) if path.exists() else None
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The trained tensors of the best epoch, on the CPU.
+        """The trained tensors that were kept, on the CPU: of a classifier of its best epoch.
 
         Raises:
             CheckpointError: there are none yet, or they are damaged.
@@ -82,12 +85,11 @@ class Run:
         _, tensors = read_stored(path)
         return dict(tensors)
 
-    def load_model(self, device: str | torch.device = "cpu") -> tuple[Model, Backbone]:
-        """The model with the best epoch's tensors, in eval mode, and its backbone.
+    def load_backbone(self, device: str | torch.device = "cpu") -> Backbone:
+        """The backbone that it was trained on, images cropped as then.
 
         Raises:
-            CheckpointError: the backbone's weights are not those that it was trained on; or the
-                tensors are missing, damaged or do not fit.
+            CheckpointError: its weights are others now.
         """
         recipe, about = self.recipe, self.config["backbone"]
         backbone = open_backbone(recipe, device)
@@ -97,19 +99,44 @@ class Run:
                 f"{about['weights_sha256']}, not {backbone.weights_sha256}"
             )
         fraction, mode = crop_of(self.config)
-        backbone = replace(backbone, crop_fraction=fraction, crop_mode=mode)
-        state = self.trained_state()
-        whitening = self._whitening(backbone) if recipe.method == "bpt-fwhiten" else {}
-        model = restore_model(recipe, backbone, len(self.classes), state, whitening=whitening)
-        return model, backbone
+        return replace(backbone, crop_fraction=fraction, crop_mode=mode)
 
-    def _whitening(self, backbone: Backbone) -> dict[int, Tensor]:
+    def frozen_whitening(self, backbone: Backbone) -> dict[int, Tensor]:
+        """Block -> its matrix W, where the method keeps one frozen.
+
+        Raises:
+            CheckpointError: see `load_whitening`.
+        """
+        if self.recipe.method != "bpt-fwhiten":
+            return {}
         whitening = load_whitening(self.folder / WHITENING, backbone)
         return {one.block: w for one, w in zip(whitening.blocks, whitening.W, strict=True)}
 
 
-def open_run(folder: str | Path) -> Run:
-    """The run in a folder that `train` wrote.
+@dataclass(frozen=True)
+class Run(RunFolder):
+    """The folder of a classifier's training, read: see `open_run`."""
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What it was trained with."""
+        return Recipe.from_dict(self.config["recipe"])
+
+    def load_model(self, device: str | torch.device = "cpu") -> tuple[Model, Backbone]:
+        """The model with the best epoch's tensors, in eval mode, and its backbone.
+
+        Raises:
+            CheckpointError: the backbone's weights are not those that it was trained on; or the
+                tensors are missing, damaged or do not fit.
+        """
+        backbone = self.load_backbone(device)
+        state, whitening = self.trained_state(), self.frozen_whitening(backbone)
+        count = len(self.classes)
+        return restore_model(self.recipe, backbone, count, state, whitening=whitening), backbone
+
+
+def open_run(folder: str | Path) -> "Run | DetectionRun":
+    """The run in a folder that `train` or `train_detector` wrote.
 
     Raises:
         CheckpointError: there is no run, or its config.json is damaged.
@@ -123,9 +150,12 @@ def open_run(folder: str | Path) -> Run:
             f"{folder} is not the folder of a run: it holds no readable {CONFIG}; "
             "name a folder that `bpt train --out` wrote"
         ) from error
-    if not isinstance(config, dict) or config.get("kind") != KIND:
+    kind = config.get("kind") if isinstance(config, dict) else None
+    if kind not in (KIND, DETECTION_KIND):
         raise CheckpointError(f"{path} is not the configuration of a run")
-    run = Run(folder, config)
+    from bpt.detection.run import DetectionRun
+
+    run = DetectionRun(folder, config) if kind == DETECTION_KIND else Run(folder, config)
     try:
         _ = run.recipe, run.classes, config["backbone"]["weights_sha256"]
     except (LookupError, TypeError, BurstError) as error:
@@ -139,12 +169,14 @@ def crop_of(config: Mapping[str, Any]) -> tuple[float, str]:
     return about.get("crop_fraction", 0.875), about.get("crop_mode", "center")
 
 
-def check_same(run: Run, recipe: Tuning, config: Mapping[str, Any]) -> None:
+def check_same(run: RunFolder, recipe: Tuning, config: Mapping[str, Any]) -> None:
     """Refuse to go on with a run of another recipe, other images or other weights.
 
     Raises:
         RunExists: it names what differs.
     """
+    if type(run.recipe) is not type(recipe):
+        raise RunExists(f"{run.folder} holds a run of another kind; choose another --out")
     differing = run.recipe.differences(recipe)
     described = [
         f"{name} {getattr(run.recipe, name)}, not {getattr(recipe, name)}" for name in differing

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from burst.distributed import agreed, meet, rank_and_size
 from burst.errors import BurstError, RunExists
 from burst.provenance import provenance
 from burst.whitening_file import load_whitening, save_whitening
+
+T = TypeVar("T")
 
 
 def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
@@ -65,16 +67,21 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
             "classes": list(benchmark.classes),
             **{name: len(split) if split else 0 for name, split in splits.items()},
         },
-        "backbone": {
-            "name": backbone.name,
-            "pretraining": backbone.pretraining,
-            "weights_source": backbone.weights_source,
-            "weights_sha256": backbone.weights_sha256,
-            "crop_fraction": backbone.crop_fraction,
-            "crop_mode": backbone.crop_mode,
-        },
+        "backbone": backbone_record(backbone),
         "processes": rank_and_size()[1],
         **provenance(),
+    }
+
+
+def backbone_record(backbone: Backbone) -> dict[str, Any]:
+    """What config.json says of a backbone."""
+    return {
+        "name": backbone.name,
+        "pretraining": backbone.pretraining,
+        "weights_source": backbone.weights_source,
+        "weights_sha256": backbone.weights_sha256,
+        "crop_fraction": backbone.crop_fraction,
+        "crop_mode": backbone.crop_mode,
     }
 
 
@@ -179,7 +186,7 @@ def make_trainer(
     prompts = getattr(model, "prompts", None)
     return ClassifierTrainer(
         model,
-        _shared(forward, device),
+        shared(forward, device),
         optimizer,
         prompts=list(prompts.parameters()) if prompts is not None else [],
         set_lr=schedule(optimizer, recipe, steps).step_update,
@@ -190,9 +197,7 @@ def make_trainer(
     )
 
 
-def _shared(
-    forward: Callable[[Tensor], Tensor], device: torch.device
-) -> Callable[[Tensor], Tensor]:
+def shared(forward: Callable[..., T], device: torch.device) -> Callable[..., T]:
     """With gradients averaged over the processes, if there are several."""
     if rank_and_size()[1] == 1:
         return forward

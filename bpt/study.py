@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bpt.detection.recipe import DetectionRecipe
 from bpt.recipe import Recipe
 from bpt.signals import this_command
 from bpt.train import train_seeds
@@ -16,11 +17,12 @@ from burst.errors import BurstError, Interrupted
 from burst.forward import Progress
 
 Result = dict[str, Any]
+AnyRecipe = Recipe | DetectionRecipe
 Say = Callable[[str], None]
 
 
 def run_study(
-    recipes: Mapping[str, Recipe],
+    recipes: Mapping[str, AnyRecipe],
     out: str | Path,
     *,
     seeds: Sequence[int] = (0,),
@@ -72,13 +74,17 @@ def describe(outcome: Result | str) -> str:
     """A finished training in a few words, or why there is none."""
     if isinstance(outcome, str):
         return outcome
-    accuracy = outcome["test_accuracy"]
-    spread = "" if accuracy["std"] is None else f" ± {accuracy['std']:.2f}"
-    return f"test accuracy {accuracy['mean']:.2f}{spread} %"
+    numbers = {"test_accuracy": "test accuracy", "box_AP": "box AP", "mask_AP": "mask AP"}
+    parts = []
+    for name, spoken in numbers.items():
+        if found := outcome.get(name):
+            spread = "" if found["std"] is None else f" ± {found['std']:.2f}"
+            parts.append(f"{spoken} {found['mean']:.2f}{spread} %")
+    return ", ".join(parts) or "nothing to score"
 
 
 def _run_one(
-    recipe: Recipe,
+    recipe: AnyRecipe,
     seeds: Sequence[int],
     out: Path,
     device: str,
@@ -96,14 +102,14 @@ def _run_one(
 
 
 def _side_by_side(
-    recipes: Mapping[str, Recipe],
+    recipes: Mapping[str, AnyRecipe],
     seeds: Sequence[int],
     out: Path,
     devices: Sequence[str],
     report: Callable[[str, Result | str], None],
 ) -> None:
     """A thread a device hands it one training after another, in a process of its own."""
-    waiting: queue.SimpleQueue[tuple[str, Recipe]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[tuple[str, AnyRecipe]] = queue.SimpleQueue()
     for item in recipes.items():
         waiting.put(item)
     lock, raised = threading.Lock(), list[BaseException]()
@@ -142,7 +148,7 @@ def _side_by_side(
         raise raised[0]
 
 
-def _guarded(recipe: Recipe, seeds: Sequence[int], out: Path, device: str) -> Result | str | int:
+def _guarded(recipe: AnyRecipe, seeds: Sequence[int], out: Path, device: str) -> Result | str | int:
     """In another process; the number of a signal that interrupted it."""
     try:
         return _run_one(recipe, seeds, out, device)

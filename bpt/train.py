@@ -12,6 +12,8 @@ from torch import Tensor
 
 from bpt import run as folder
 from bpt.build import Model, build_model, open_backbone, prompted_blocks
+from bpt.detection.recipe import DetectionRecipe
+from bpt.detection.train import DetectionSession
 from bpt.engine import Labelled, Progress, Scores, add_up, evaluate
 from bpt.features import Batches, FeatureBatches, ImageBatches
 from bpt.model import PromptedViT
@@ -37,7 +39,7 @@ LABELS = {
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | DetectionRecipe,
     out: str | Path,
     *,
     device: str = "auto",
@@ -69,13 +71,14 @@ def train(
         BurstError: its subclasses for what `open_dataset`, `load_backbone`, `build_model` and
             `write_atomically` refuse. All processes raise the same, also if one alone has it.
     """
-    return _Classification.train(
-        recipe, out, device=device, resume=resume, progress=progress, say=say
-    )
+    options = {"device": device, "resume": resume, "progress": progress, "say": say}
+    if isinstance(recipe, DetectionRecipe):
+        return DetectionSession.train(recipe, out, **options)  # type: ignore[arg-type]
+    return _Classification.train(recipe, out, **options)  # type: ignore[arg-type]
 
 
 def train_seeds(
-    recipe: Recipe,
+    recipe: Recipe | DetectionRecipe,
     seeds: Sequence[int],
     out: str | Path,
     *,
@@ -86,9 +89,9 @@ def train_seeds(
 ) -> dict[str, Any]:
     """`train` with each seed, into `out`/seed_N; and `summary.json`, which it returns.
 
-    The summary holds the seeds, and for each accuracy the values, their mean and their sample
-    standard deviation (null for one seed), in percent. With `resume`, seeds that are done are not
-    trained again.
+    The summary holds the seeds, and for each accuracy, or average precision of a detector, the
+    values, their mean and their sample standard deviation (null for one seed), in percent. With
+    `resume`, seeds that are done are not trained again.
 
     Raises:
         BurstError: no seed, or one twice; else see `train`.
@@ -102,14 +105,23 @@ def train_seeds(
         tell = _prefixed(say, f"seed {seed}: ")
         results.append(train(one, where, device=device, resume=resume, progress=progress, say=tell))
     summary: dict[str, Any] = {"seeds": list(seeds), "label": results[0]["label"]}
-    for name in ("val_accuracy", "test_accuracy"):
-        values = [result[name] for result in results]
-        if None not in values:
+    numbers = [_scores_of(result) for result in results]
+    for name in numbers[0]:
+        values = [number for one in numbers if (number := one[name]) is not None]
+        if len(values) == len(seeds):
             spread = statistics.stdev(values) if len(values) > 1 else None
             summary[name] = {"values": values, "mean": statistics.mean(values), "std": spread}
     if is_first_process():
         folder.save_json(Path(out) / "summary.json", summary)
     return summary
+
+
+def _scores_of(result: Mapping[str, Any]) -> Mapping[str, float | None]:
+    """What seeds are compared by."""
+    if "scores" in result:
+        scores: Mapping[str, float | None] = result["scores"]
+        return scores
+    return {name: result[name] for name in ("val_accuracy", "test_accuracy")}
 
 
 class _Classification(Session[Recipe, Labelled]):

@@ -137,5 +137,8 @@ class FineTunedMap(TrainedModule):
         return _as_map(x[:, self.prefix :], self.vit.patch_embed.grid_size)
 
 
+Trunk = PromptedMap | FineTunedMap
+
+
 def _as_map(patches: Tensor, grid: tuple[int, int]) -> Tensor:
     return patches.mT.reshape(*patches.shape[::2], *grid)

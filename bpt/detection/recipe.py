@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpt.detection.backbone import GRID, PATCHES
-from bpt.recipe import Tuning
+from bpt.recipe import METHODS, USED_BY, Tuning
 from burst.backbone import known_backbones
 from burst.errors import BurstError, ShapeError, check_known
 
 DETECTORS = ("mask-rcnn", "cascade")
+DETECTION_USED_BY = USED_BY | {"weight_decay": METHODS}  # pyramid and heads decay too
 # Epochs of COCO's training images, and after which share of them the rate falls to a tenth, twice.
 # Source: detectron2, configs/common/coco_schedule.py, 90,000 and 270,000 steps of 16 images.
 SCHEDULES = {"1x": (12, (2 / 3, 8 / 9)), "3x": (37, (7 / 9, 25 / 27))}
@@ -89,6 +90,7 @@ class DetectionRecipe(Tuning):
             "norm_behind_last_block": False,
             "attention": "global in all blocks",
             "box_loss": "L1",
+            "mask_targets": "share of each cell that is covered, aligned; not cut at a half",
             "crop": "after scaling, at one random share of the way for both axes",
             "crowds": "not learned",
             "weight_decay": "of matrices; not of norms, biases, positions",
@@ -125,7 +127,12 @@ class DetectionRecipe(Tuning):
             )
 
 
+def detection_patch(patch: int) -> int:
+    """Pixels of a detector's patch, of those of the backbone's."""
+    return PATCHES.get(patch, patch)
+
+
 def _patch(model: str) -> int:
-    """Pixels of a detector's patch of a backbone that is known; else 16."""
+    """Of a backbone that is known; else 16."""
     known = {one.name: one.patch_size for one in known_backbones()}
-    return PATCHES.get(known.get(model, 16), 16)
+    return detection_patch(known.get(model, 16))

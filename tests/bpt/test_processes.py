@@ -1,23 +1,13 @@
 """An error of one of two processes that train, in one run of both that no launcher watches."""
 
 import json
-import socket
-from subprocess import CompletedProcess
 
 import pytest
 from colours import write_images
 
 PROGRAM = """
 import json
-import os
 import sys
-
-import torch
-
-for number, name in enumerate(("stdin", "stdout", "stderr")):
-    os.dup2(os.open(f"{place}/{name}{group['RANK']}", os.O_RDWR | os.O_CREAT), number)
-os.environ.update(group)
-torch.set_num_threads(1)
 
 from bpt import Recipe, train
 from bpt.engine import Trainer
@@ -64,33 +54,14 @@ main()
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, forkserver):
+def runs(tmp_path_factory, in_two_processes):
     """How both processes ended, and what they printed."""
     place = tmp_path_factory.mktemp("two")
     write_images(place / "good")
     for split in ("train", "val", "test"):
         write_images(place / f"bad_{split}")
         (place / f"bad_{split}" / split / "green" / "1.png").write_bytes(b"torn")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    processes = []
-    for rank in "01":
-        mine = {**group, "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
-        arguments = PROGRAM, {"place": str(place), "group": mine}
-        processes.append(forkserver.Process(target=exec, args=arguments))
-        processes[-1].start()
-    for process in processes:
-        process.join(120)
-        process.kill()
-        process.join()
-    texts = [
-        [(place / f"{name}{rank}").read_text() for name in ("stdout", "stderr")] for rank in "01"
-    ]
-    return [
-        CompletedProcess(PROGRAM, one.exitcode, *text)
-        for one, text in zip(processes, texts, strict=True)
-    ]
+    return in_two_processes(PROGRAM, place)
 
 
 @pytest.mark.parametrize("name", ["train", "kept", "val", "test", "linear"])

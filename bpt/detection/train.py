@@ -1,0 +1,211 @@
+"""Wires recipe, images, detector and run folder."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from torch import Tensor
+
+from bpt import run as folder
+from bpt.build import open_backbone, prompted_blocks
+from bpt.dataset.coco import CocoSplit, open_coco
+from bpt.detection.backbone import Trunk, detection_backbone
+from bpt.detection.build import build_detector, count_detector
+from bpt.detection.cost import Shape, detection_cost, detection_memory
+from bpt.detection.detector import Detector
+from bpt.detection.evaluate import DetectionScores, average_precision
+from bpt.detection.inference import detect
+from bpt.detection.jitter import Jitter
+from bpt.detection.loading import train_batches
+from bpt.detection.objects import Batch
+from bpt.detection.recipe import DetectionRecipe
+from bpt.detection.results import save_results
+from bpt.detection.run import DETECTIONS
+from bpt.detection.setup import (
+    detection_configuration,
+    finite,
+    score_record,
+    training_images,
+    unlabelled,
+)
+from bpt.detection.training import DetectorTrainer, loss_names, make_detector_trainer
+from bpt.engine import Progress, add_up
+from bpt.session import Session
+from bpt.setup import prompt_starts
+from burst.distributed import agreed, first_alone, rank_and_size
+from burst.errors import BurstError
+from burst.provenance import provenance
+
+LABEL = "last epoch, scored on the validation images once"
+PACE = 10  # steps after which it is said how long the rest takes
+
+
+class DetectionSession(Session[DetectionRecipe, Batch]):
+    """The training of a detector. The last epoch is kept; nothing is chosen on the validation."""
+
+    model: Detector
+    trainer: DetectorTrainer
+
+    def _open(self) -> None:
+        recipe = self.recipe
+        self.coco = first_alone(lambda: open_coco(recipe.dataset, recipe.data, say=self.say))
+        self.backbone = open_backbone(recipe, self.device)
+        detection_backbone(self.backbone, recipe.size)  # what cannot be built shows now
+        prompted_blocks(recipe, self.backbone)
+        self.train_split = training_images(recipe, self.coco)
+        self.config = detection_configuration(recipe, self.coco, self.backbone, self.train_split)
+
+    def _build(self) -> None:
+        recipe, classes = self.recipe, len(self.coco.categories)
+        resized = detection_backbone(self.backbone, recipe.size)
+        images = unlabelled(self.train_split)
+        starts = prompt_starts(
+            recipe, resized, images, self.coco.digest, out=self.out, say=self.say
+        )
+        for line in (*recipe.provenance(), *self.coco.notes):
+            self.say(line)
+        self.model = build_detector(recipe, self.backbone, classes, **starts)
+        self.config["parameters"] = count_detector(self.model)
+        if recipe.compile:
+            for block in self.trunk.vit.blocks:  # the rest of a detector breaks graphs
+                block.compile()
+        self.epochs = DetectionEpochs(recipe, self.train_split)
+        self.trainer = make_detector_trainer(recipe, self.model, self.model, self.total_steps)
+        self._say_cost()
+        self.progress = self._paced(self.progress)
+
+    @property
+    def trunk(self) -> Trunk:
+        """The backbone in the detector."""
+        return cast(Trunk, self.model.trunk)
+
+    def _say_cost(self) -> None:
+        recipe, trunk, world = self.recipe, self.trunk, rank_and_size()[1]
+        depth = len(trunk.vit.blocks)
+        shape = Shape(depth, trunk.width, trunk.stride, trunk.prefix)
+        cost = detection_cost(
+            recipe,
+            shape,
+            classes=len(self.coco.categories),
+            train_images=len(self.train_split),
+            val_images=len(self.coco.val),
+        )
+        images = max(1, recipe.batch_size // world // recipe.accumulation)
+        memory = detection_memory(recipe, shape, self.model, images=images)
+        self.say(
+            f"by estimate {cost.operations:.1e} operations, {spoken_hours(cost.hours)} on one H100 "
+            f"in {recipe.precision}, and {memory / 2**30:.1f} GiB for {images} images at once "
+            "(--accumulation and --recompute need less)"
+        )
+
+    def _evaluated(self, done: Progress) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        world = rank_and_size()[1]
+        loss, images, *losses, grad_norm = add_up(done.sums.clone()).tolist()
+        every = self.recipe.eval_every
+        due = every > 0 and (self.epoch + 1) % every == 0
+        scores = self._scores()[0] if due else None
+        names = loss_names(self.recipe.detector)
+        return {
+            "loss": loss / images,
+            "losses": {name: one / images for name, one in zip(names, losses, strict=True)},
+            "box_AP": finite(scores.values["box_AP"]) if scores else None,
+            "mask_AP": finite(scores.values["mask_AP"]) if scores else None,
+            "prompt_grad_norm": grad_norm / done.step / world if self.trainer.prompts else None,
+            "images_per_second": images / done.seconds,
+        }, self.model.trained_state()
+
+    def _is_best(self, line: Mapping[str, Any]) -> bool:
+        return line is self.metrics[-1]
+
+    def _result(self) -> dict[str, Any]:
+        state = agreed(lambda: folder.open_run(self.out).trained_state())
+        self.model.load_trained_state(state)
+        scores, found = self._scores()
+        result = {
+            "label": LABEL,
+            "epochs": self.recipe.total_epochs,
+            **score_record(scores),
+            "parameters": self.config["parameters"],
+            "seconds": self.seconds,
+            "images_per_second": statistics.median(
+                line["images_per_second"] for line in self.metrics
+            ),
+            "seed": self.recipe.seed,
+            **provenance(),
+        }
+        if self.writes:
+            save_results(self.out / DETECTIONS, found)
+            folder.save_json(self.out / folder.RESULT, result)
+        return result
+
+    def _scores(self) -> tuple[DetectionScores, list[dict[str, Any]]]:
+        """Of the validation images; and what was found."""
+        self.say(f"scoring {len(self.coco.val)} validation images")
+        self.model.eval()
+        found = detect(
+            self.model, self.recipe, self.coco.val, self.coco.categories.ids, watch=self.watched
+        )
+        return agreed(lambda: average_precision(self.coco.val.ground_truth(), found)), found
+
+    def _spoken(self, line: Mapping[str, Any]) -> str:
+        parts = "  ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())
+        scored = ""
+        if line["box_AP"] is not None:
+            scored = f"  box AP {line['box_AP']:.1f}  mask AP {line['mask_AP'] or 0:.1f}"
+        rate = line["images_per_second"]
+        return f"loss {line['loss']:.3f}  ({parts}){scored}  {rate:.2g} images/s"
+
+    @property
+    def _random(self) -> str:
+        return "which regions a step learns from"
+
+    def _paced(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """The same, and after a few steps a line on how long the rest takes."""
+        seen: list[tuple[int, float]] = []
+
+        def report(done: int, total: int) -> None:
+            progress(done, total)
+            seen.append((done, time.monotonic()))
+            if len(seen) == PACE:
+                (first, began), (last, now) = seen[1], seen[-1]
+                hours = (total - done) * (now - began) / (last - first) / 3600
+                self.say(f"at this pace {spoken_hours(hours)} to go")
+            del seen[PACE + 1 :]
+
+        return report
+
+
+class DetectionEpochs:
+    """Jittered images and their targets."""
+
+    def __init__(self, recipe: DetectionRecipe, split: CocoSplit) -> None:
+        if len(split) < recipe.batch_size:
+            raise BurstError(
+                f"{len(split)} training images are fewer than a batch of {recipe.batch_size}; "
+                "lower --batch-size"
+            )
+        self.recipe, self.split = recipe, split
+        self.steps = len(split) // recipe.batch_size
+
+    def train(self, epoch: int, start: int) -> Any:  # noqa: ANN401
+        """This process's share of the epoch's batches, from batch `start` on."""
+        recipe, (rank, world) = self.recipe, rank_and_size()
+        return train_batches(
+            self.split,
+            Jitter(recipe.size, recipe.smallest_scale, recipe.largest_scale),
+            batch_size=recipe.batch_size,
+            seed=recipe.seed,
+            epoch=epoch,
+            start=start,
+            rank=rank,
+            world=world,
+            workers=recipe.workers,
+        )
+
+
+def spoken_hours(hours: float) -> str:
+    """In minutes, below two hours."""
+    if hours < 1 / 60:
+        return "less than a minute"
+    return f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.0f} hours"
