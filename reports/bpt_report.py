@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +102,26 @@ def labels(runs: Sequence[Run]) -> dict[str, Run]:
         part |= {name: f"{name} {getattr(recipe, name)}" for name in ("lr", "seed")}
         part["folder"] = run.folder.name
         parts.append(part)
+    return dict(zip(told_apart(parts), runs, strict=True))
+
+
+def told_apart(parts: Sequence[Mapping[str, str]]) -> list[str]:
+    """A text a run: method and placement, and in order what more is needed until all differ.
+
+    Those that nothing tells apart are numbered.
+    """
     used = ["method", "placement"]
-    for name in ("model", "dataset", "lr", "seed", "folder"):
+    for name in parts[0]:
         told = {tuple(part[one] for one in used) for part in parts}
         if len(told) == len(parts):
             break
-        if len({part[name] for part in parts}) > 1:
+        if name not in used and len({part[name] for part in parts}) > 1:
             used.append(name)
-    texts = [", ".join(filter(None, (part[one] for one in used))) for part in parts]
-    found: dict[str, Run] = {}
-    for text, run in zip(texts, runs, strict=True):
-        found[text if text not in found else f"{text} ({len(found) + 1})"] = run
-    return found
+    texts: list[str] = []
+    for part in parts:
+        text = ", ".join(filter(None, (part[one] for one in used)))
+        texts.append(text if text not in texts else f"{text} ({len(texts) + 1})")
+    return texts
 
 
 def beside_published(runs: dict[str, Run]) -> pd.DataFrame:

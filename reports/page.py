@@ -20,6 +20,7 @@ from burst.files import write_atomically
 from reports.style import save_figure
 
 DPI = 160  # of figures in the page: sharp on a screen, and the page stays small
+PHOTO_DPI = 240  # of figures of photographs, whose names are small: to be magnified
 SCREEN_DPI = 130  # pixels an inch that they are shown at
 
 
@@ -63,14 +64,19 @@ class Section:
         """What the page was made with."""
         self.text("Versions: " + ", ".join(f"{name} {one}" for name, one in versions.items()))
 
-    def figure(self, figure: Figure, path: Path, caption: str) -> list[Path]:
-        """A figure, in the page and as PATH.png and PATH.pdf; the two files."""
+    def figure(
+        self, figure: Figure, path: Path, caption: str, *, photographs: bool = False
+    ) -> list[Path]:
+        """A figure, in the page and as PATH.png and PATH.pdf; the two files.
+
+        One of photographs stands in the page with more pixels, and with the losses of a JPEG.
+        """
         saved = save_figure(figure, path)
         width, height = (round(SCREEN_DPI * size) for size in figure.get_size_inches())
         self.parts.append(
             {
                 "kind": "figure",
-                "uri": image_uri(saved[0]),
+                "uri": image_uri(saved[0], photographs=photographs),
                 "alt": caption,
                 "caption": caption,
                 "files": f"({path.name}.png, .pdf)",
@@ -134,14 +140,20 @@ def cell(value: Any) -> Cell:  # noqa: ANN401  whatever a data frame holds
     return Cell(text, number)
 
 
-def image_uri(png: Path) -> str:
-    """A figure as a data address, at `DPI`: lossless WebP, half the size of the PNG."""
+def image_uri(png: Path, *, photographs: bool = False) -> str:
+    """A figure as a data address, at `DPI`: lossless WebP, half the size of the PNG.
+
+    Photographs come at `PHOTO_DPI` and with losses, or they would take megabytes.
+    """
+    dots, options = DPI, {"lossless": True, "method": 1}
+    if photographs:
+        dots, options = PHOTO_DPI, {"quality": 88}
     with Image.open(png) as image:
-        share = DPI / image.info["dpi"][0]
+        share = dots / image.info["dpi"][0]
         size = (round(image.width * share), round(image.height * share))
         smaller = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     buffer = BytesIO()
-    smaller.save(buffer, "WEBP", lossless=True, method=1)
+    smaller.save(buffer, "WEBP", **options)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -17,7 +17,21 @@ STUDIES = (
     "prompt_width",
     "table9",
     "table10",
+    "coco_mask_rcnn",
+    "coco_cascade",
 )
+DETECTORS = {"mask_rcnn": "mask-rcnn", "cascade_mask_rcnn": "cascade"}  # the poster's, and ours
+OF_COCO = {"coco_mask_rcnn": "mask_rcnn", "coco_cascade": "cascade_mask_rcnn"}
+# What a number of the paper is, and where our results have it.
+METRICS = {
+    "top1": "test_accuracy",
+    "box_ap": "box_AP",
+    "box_ap75": "box_AP75",
+    "box_ap_small": "box_APs",
+    "mask_ap": "mask_AP",
+    "mask_ap75": "mask_AP75",
+    "mask_ap_small": "mask_APs",
+}
 BACKBONES = {
     ("mae_in1k", "vit_base_patch16"): "mae_vitb",
     ("mae_in1k", "vit_large_patch16"): "mae_vitl",
@@ -55,20 +69,25 @@ def published() -> pd.DataFrame:
         return pd.read_csv(stream, keep_default_na=False)
 
 
-def published_accuracies(study: str) -> pd.DataFrame:
-    """The top-1 accuracies of one table, each once, in its order.
+def published_numbers(study: str) -> pd.DataFrame:
+    """The numbers of one table, each once, in its order: accuracies, or average precisions.
 
     Raises:
         UnknownName: no such table.
     """
     check_known("study", study, STUDIES)
     table = published()
-    rows = table[(table.table == study) & (table.metric == "top1")]
+    if study in OF_COCO:
+        rows = table[(table.dataset == "coco") & (table.setting == OF_COCO[study])]
+    else:
+        rows = table[(table.table == study) & (table.metric == "top1")]
     return rows.drop_duplicates().reset_index(drop=True)
 
 
 def settings(text: str) -> dict[str, int | float | str]:
-    """`num_prompts=64` or `train_fraction=0.1 epochs=100` -> hyper-parameters of a recipe."""
+    """`num_prompts=64`, `train_fraction=0.1 epochs=100` or `mask_rcnn` -> hyper-parameters."""
+    if text in DETECTORS:
+        return {"detector": DETECTORS[text]}
     found = dict(re.findall(r"(\w+)=(\S+)", text))
     if found.get("placement") == "interval":
         found["placement"] = "interval:4"  # the first block of each quarter

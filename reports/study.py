@@ -11,14 +11,28 @@ import pandas as pd
 from rich.table import Table
 
 from bpt import METHODS as PROMPT_METHODS
-from bpt import Recipe, dataset_sizes, recipe_for, training_cost
+from bpt import (
+    DetectionCost,
+    DetectionRecipe,
+    Recipe,
+    TrainingCost,
+    dataset_info,
+    dataset_sizes,
+    detection_recipe_for,
+    known_detection_cost,
+    recipe_for,
+    training_cost,
+)
 from bpt.published import SIZES
 from burst import known_backbones, write_atomically
-from reports.published import BACKBONES, METHODS, published_accuracies, settings
+from reports.published import BACKBONES, METHODS, METRICS, published_numbers, settings
 
-SHOWN = ("epochs", "batch_size", "train_fraction")  # said to differ where they were overridden
+# Said to differ where they were overridden.
+SHOWN = ("epochs", "schedule", "batch_size", "train_fraction", "image_size", "channels")
 # Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
 OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
+
+Cost = TrainingCost | DetectionCost
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,8 @@ class StudyCell:
     Attributes:
         study: the table.
         dataset, backbone, method, setting: as the table says.
-        value: top-1 accuracy, percent.
+        metric: "top1", or of a detector "box_ap" and the like.
+        value: in percent.
         recipe: its training; None for a method that is not built.
         differs: what of the table was overridden, such as "dataset".
     """
@@ -38,8 +53,9 @@ class StudyCell:
     backbone: str
     method: str
     setting: str
+    metric: str
     value: float
-    recipe: Recipe | None
+    recipe: Recipe | DetectionRecipe | None
     differs: tuple[str, ...]
 
     @property
@@ -51,7 +67,7 @@ class StudyCell:
         parts = [dataset, recipe.model, self.method]
         asked = settings(self.setting)
         parts += [
-            f"{key}{getattr(recipe, key)}".replace(":", "")
+            f"{'' if key == 'detector' else key}{getattr(recipe, key)}".replace(":", "")
             for key in asked
             if key != "epochs" or "epochs" not in self.differs
         ]
@@ -74,16 +90,17 @@ def study_cells(study: str, **overrides: Any) -> list[StudyCell]:  # noqa: ANN40
     given = {name: value for name, value in overrides.items() if value is not None}
     cells: list[StudyCell] = []
     seen: set[str] = set()
-    for row in published_accuracies(study).to_dict("records"):
+    for row in published_numbers(study).to_dict("records"):
         cell = _cell(study, {str(name): value for name, value in row.items()}, given)
-        key = cell.name if cell.recipe else f"{cell.dataset} {cell.method}"
+        training = cell.name if cell.recipe else f"{cell.dataset} {cell.method}"
+        key = f"{training} {cell.metric}"
         if key not in seen:
             seen.add(key)
             cells.append(cell)
     return cells
 
 
-def study_recipes(cells: Sequence[StudyCell]) -> dict[str, Recipe]:
+def study_recipes(cells: Sequence[StudyCell]) -> dict[str, Recipe | DetectionRecipe]:
     """What `bpt.run_study` takes."""
     return {cell.name: cell.recipe for cell in cells if cell.recipe}
 
@@ -98,27 +115,41 @@ def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
     for name in ("run", "method", "placement", "epochs", "images seen", "PFLOP", "GPU hours"):
         text = name in ("run", "method", "placement")
         table.add_column(name, justify="left" if text else "right", overflow="fold")
-    total_images, total, unknown = 0, 0.0, 0
+    costs = []
+    planned: set[str] = set()
     for cell in cells:
         if cell.recipe is None:
             table.add_row(f"{cell.dataset} {cell.method}", "not built", *[""] * 5)
             continue
-        recipe, cost = cell.recipe, training_cost(cell.recipe, dataset_sizes(cell.recipe))
-        place = recipe.placement if recipe.prompted else ""
-        row = [cell.name, recipe.method, place, str(recipe.epochs)]
-        if cost is None:
-            unknown += 1
-            table.add_row(*row, "?", "?", "?")
+        if cell.name in planned:  # another number of the same training
             continue
-        total_images, total = total_images + cost.images * seeds, total + cost.operations * seeds
-        figures = (f"{cost.images:,}", f"{cost.operations / 1e15:,.2f}", f"{cost.hours:,.2f}")
-        table.add_row(*row, *figures)
-    hours = total / 50e12 / 3600
-    seen = f"{total_images:,}" + ("" if not unknown else f" + {unknown} unknown")
-    table.add_row(
-        f"all, {seeds} seed(s)", "", "", "", seen, f"{total / 1e15:,.2f}", f"{hours:,.2f}"
-    )
+        planned.add(cell.name)
+        recipe, cost = cell.recipe, _cost(cell.recipe)
+        place = recipe.placement if recipe.prompted else ""
+        costs.append(cost)
+        figures = _figures(cost) if cost else ["?"] * 3
+        table.add_row(cell.name, recipe.method, place, str(recipe.total_epochs), *figures)
+    known = [cost for cost in costs if cost]
+    unknown = len(costs) - len(known)
+    seen = f"{seeds * sum(cost.images for cost in known):,}"
+    seen += f" + {unknown} unknown" if unknown else ""
+    operations = seeds * sum(cost.operations for cost in known) / 1e15
+    hours = seeds * sum(cost.hours for cost in known)
+    total = (seen, f"{operations:,.2f}", f"{hours:,.2f}")
+    table.add_row(f"all, {seeds} seed(s)", "", "", "", *total)
     return table
+
+
+def _figures(cost: Cost) -> list[str]:
+    return [f"{cost.images:,}", f"{cost.operations / 1e15:,.2f}", f"{cost.hours:,.2f}"]
+
+
+def _cost(recipe: Recipe | DetectionRecipe) -> Cost | None:
+    """Of one training; None for a backbone that is not known."""
+    if isinstance(recipe, Recipe):
+        return training_cost(recipe, dataset_sizes(recipe))
+    spec = next((one for one in known_backbones() if one.name == recipe.model), None)
+    return known_detection_cost(recipe, spec) if spec else None
 
 
 def study_frame(
@@ -126,9 +157,10 @@ def study_frame(
 ) -> pd.DataFrame:
     """Our numbers beside the published ones: a row a cell.
 
-    Columns: study, dataset, backbone, method, setting, published, ours, std, seeds, difference
-    (ours - published, points), differs (what of the table was overridden; protocol, normalisation
-    or weights, where the published number has others), run, note (why there is no number).
+    Columns: study, dataset, backbone, method, setting, metric, published, ours, std, seeds,
+    difference (ours - published, points), differs (what of the table was overridden; protocol,
+    normalisation or weights, where the published number has others), run, note (why there is no
+    number).
     """
     return pd.DataFrame([_row(cell, results) for cell in cells])
 
@@ -136,14 +168,15 @@ def study_frame(
 def study_markdown(frame: pd.DataFrame) -> str:
     """The table of `study_frame`, for a document."""
     rows = [
-        "| dataset | backbone | method | setting | published | ours | difference | differs by |",
-        "|---|---|---|---|---|---|---|---|",
+        "| dataset | backbone | method | setting | metric | published | ours | difference "
+        "| differs by |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for line in frame.to_dict("records"):
         spread = f" ± {line['std']:.1f}" if line["seeds"] > 1 else ""
         ours = f"{line['ours']:.1f}{spread}" if line["note"] == "" else line["note"]
         difference = f"{line['difference']:+.1f}" if line["note"] == "" else ""
-        cells = (line["dataset"], line["backbone"], line["method"], line["setting"])
+        cells = [line[name] for name in ("dataset", "backbone", "method", "setting", "metric")]
         rows.append(
             f"| {' | '.join(cells)} | {line['published']:.2f} | {ours} | {difference} "
             f"| {line['differs']} |"
@@ -169,13 +202,14 @@ def study_table(frame: pd.DataFrame) -> Table:
     shared = frame["differs"].nunique() == 1
     caption = f"all differ by {frame['differs'].iloc[0]}" if shared else None
     table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
-    columns = ["dataset", "backbone", "method", "setting", "published", "ours", "difference"]
+    words = ["dataset", "backbone", "method", "setting", "metric"]
+    columns = [*words, "published", "ours", "difference"]
     for name in columns if shared else [*columns, "differs by"]:
         number = name in ("published", "difference")
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for line in frame.to_dict("records"):
         done = line["note"] == ""
-        row = [line["dataset"], line["backbone"], line["method"], line["setting"]]
+        row = [line[name] for name in words]
         row += [
             f"{line['published']:.2f}",
             f"{line['ours']:.2f}" if done else line["note"],
@@ -187,28 +221,32 @@ def study_table(frame: pd.DataFrame) -> Table:
 
 def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> StudyCell:
     model = BACKBONES[row["pretraining"], row["backbone"]]
-    words = (study, row["dataset"], model, row["method"], row["setting"], float(row["value"]))
+    words = (study, row["dataset"], model, row["method"], row["setting"], row["metric"])
     if row["method"] not in METHODS:
-        return StudyCell(*words, None, ())
+        return StudyCell(*words, float(row["value"]), None, ())
     method, placement = METHODS[row["method"]]
     asked = {"dataset": row["dataset"], "model": model, **settings(row["setting"])}
     if method in PROMPT_METHODS:
         asked = {"placement": placement} | asked
-    recipe = recipe_for(**asked, method=method)
+    detection = dataset_info(row["dataset"]).task == "detection"
+    make = detection_recipe_for if detection else recipe_for
+    recipe = make(**asked, method=method)
     differs = tuple(
         name
         for name, value in given.items()
-        if name in (*asked, *SHOWN) and value != getattr(recipe, name)
+        if name in (*asked, *SHOWN) and value != getattr(recipe, name, None)
     )
     if "dataset" in differs:  # of one's own images nothing was published: the prompt stays
         asked = {name: getattr(recipe, name) for name in SIZES if name in recipe.origins} | asked
     if given:
-        recipe = recipe_for(**asked | {"method": method} | dict(given))
-    return StudyCell(*words, recipe, differs)
+        recipe = make(**asked | {"method": method} | dict(given))
+    return StudyCell(*words, float(row["value"]), recipe, differs)
 
 
-def _unasked(cell: StudyCell, recipe: Recipe) -> list[str]:
+def _unasked(cell: StudyCell, recipe: Recipe | DetectionRecipe) -> list[str]:
     """What our defaults do otherwise than the published number."""
+    if isinstance(recipe, DetectionRecipe):
+        return []
     differs = []
     if recipe.protocol != "authors":
         differs.append("protocol")
@@ -227,6 +265,7 @@ def _row(cell: StudyCell, results: Mapping[str, dict[str, Any] | str]) -> dict[s
         "backbone": cell.backbone,
         "method": cell.method,
         "setting": cell.setting,
+        "metric": cell.metric,
         "published": cell.value,
         "ours": nan,
         "std": nan,
@@ -242,11 +281,13 @@ def _row(cell: StudyCell, results: Mapping[str, dict[str, Any] | str]) -> dict[s
     line |= {"differs": ", ".join([*cell.differs, *_unasked(cell, cell.recipe)]), "run": cell.name}
     if isinstance(outcome, str):
         return line | {"note": outcome}
-    accuracy = outcome["test_accuracy"]
+    number = outcome.get(METRICS[cell.metric])
+    if number is None:
+        return line | {"note": "nothing of it to score"}
     return line | {
-        "ours": accuracy["mean"],
-        "std": accuracy["std"] if accuracy["std"] is not None else nan,
+        "ours": number["mean"],
+        "std": number["std"] if number["std"] is not None else nan,
         "seeds": len(outcome["seeds"]),
-        "difference": accuracy["mean"] - cell.value,
+        "difference": number["mean"] - cell.value,
         "note": "",
     }

@@ -124,6 +124,12 @@ LAWS: dict[str, Line] = {
 }
 
 FAMILIES: dict[str, str] = {"mae": _BLUE, "moco": _ORANGE, "sup": _GREEN}
+OBJECT_COLOURS = (
+    *(_BLUE, _ORANGE, _GREEN, _YELLOW, _PURPLE, _SKY),
+    *(_VERMILLION, _PINK, _BROWN),
+)
+"""For objects in a photograph, the most different first."""
+
 _OTHERS = [_PURPLE, _SKY, _VERMILLION, _BROWN, _PINK, _YELLOW, _GREY]
 
 

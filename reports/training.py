@@ -48,7 +48,8 @@ def datasets_table(known: Sequence[DatasetInfo], data: Path | None = None) -> Ta
     for name in ("name", "classes", "train/val/test", "licence", "found, or how to get it"):
         table.add_column(name, overflow="fold")
     for info in known:
-        sizes = "/".join(map(str, info.sizes)) if info.sizes else "by folder"
+        name = info.name if info.task == "classification" else f"{info.name} ({info.task})"
+        sizes = "/".join(str(size or "–") for size in info.sizes) if info.sizes else "by folder"
         classes = str(info.classes) if info.classes else "by folder"
         found, looked = locate(info, data)
         if info.layout is None:
@@ -57,7 +58,7 @@ def datasets_table(known: Sequence[DatasetInfo], data: Path | None = None) -> Ta
             where = f"found: {found}"
         else:
             where = f"not in {looked[0]}; {how_to_get(info)}"
-        table.add_row(info.name, classes, sizes, info.licence, where)
+        table.add_row(name, classes, sizes, info.licence, where)
     return table
 
 
@@ -70,8 +71,14 @@ def check_table(found: CheckedDataset) -> Table:
         table.add_row("differs", problem)
     for problem in found.unreadable:
         table.add_row("unreadable", problem)
-    sizes = "/".join(f"{size:,}" for size in found.sizes)
-    table.add_row("found", f"{sizes} images to train, validate and test, {found.classes} classes")
+    for note in found.notes:
+        table.add_row("note", note)
+    used: tuple[int, ...] = found.sizes
+    uses = "train, validate and test"
+    if not found.sizes[2]:
+        used, uses = found.sizes[:2], "train and validate"
+    sizes = "/".join(f"{size:,}" for size in used)
+    table.add_row("found", f"{sizes} images to {uses}, {found.classes} classes")
     table.add_row("in", found.source)
     if found.good:
         table.add_row("", "complete; every image can be read")
@@ -85,6 +92,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
         for name, title in (
             ("val_accuracy", "validation accuracy"),
             ("test_accuracy", "test accuracy"),
+            ("box_AP", "box AP"),
+            ("mask_AP", "mask AP"),
         ):
             if name in result:
                 found = result[name]

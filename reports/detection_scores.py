@@ -1,0 +1,312 @@
+"""Average precisions of trained detectors: bars, curves of their losses, tables, the paper's."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil, isfinite
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from rich.table import Table
+
+from reports.detections import Record
+from reports.published import BACKBONES, DETECTORS, METHODS, METRICS, published
+from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
+
+KINDS = ("box", "mask")
+SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+THEIRS = {"image_size": 1024, "schedule": "3x", "dataset": "coco", "train_fraction": 1.0}
+"""What the paper's detectors were trained with, besides method, placement and backbone."""
+
+
+class DetectorRun(Protocol):
+    """What a report reads of a trained detector; `bpt.detection.run.DetectionRun` is one.
+
+    Attributes:
+        folder: of the run.
+        recipe: detector ("mask-rcnn", "cascade"), method, placement, prompted, model, dataset,
+            image_size, schedule, train_fraction, lr, seed, to_dict().
+        config: command; parameters: prompts, heads, backbone, trained, total; dataset: name,
+            source, digest, categories; backbone: weights_source, weights_sha256.
+        metrics: an epoch each: epoch, loss, losses by name, lr, images_per_second, and box_AP and
+            mask_AP, None where it was not evaluated.
+        result: None before the end; scores in percent, None where there is no object of the size;
+            per_class: name -> {box_AP, mask_AP}; evaluator, images, parameters, seconds.
+    """
+
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
+    @property
+    def recipe(self) -> Any: ...  # noqa: ANN401, D102
+    @property
+    def config(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def metrics(self) -> Sequence[Mapping[str, Any]]: ...  # noqa: D102
+    @property
+    def result(self) -> Mapping[str, Any] | None: ...  # noqa: D102
+    def detections(self) -> Sequence[Record]:
+        """What it found in the validation images, in COCO's format."""
+        ...
+
+
+def detection_table(scores: Mapping[str, float | None]) -> Table:
+    """Average precisions of boxes and of masks, for a terminal.
+
+    Args:
+        scores: box_AP ... mask_APl, in percent; None or NaN where there is none.
+    """
+    table = Table(box=None, pad_edge=False, caption="percent; s, m, l: objects by area")
+    for name in ("", *SCORES):
+        table.add_column(name, justify="right" if name else "left")
+    for kind in KINDS:
+        if any(f"{kind}_{name}" in scores for name in SCORES):
+            table.add_row(kind, *(_text(scores.get(f"{kind}_{name}")) for name in SCORES))
+    return table
+
+
+def detection_classes_table(per_class: Mapping[str, Mapping[str, float | None]]) -> Table:
+    """Average precisions class by class, the best first, for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for kind in KINDS:
+        table.add_column(f"{kind} AP", justify="right")
+
+    def first(item: tuple[str, Mapping[str, float | None]]) -> tuple[float, str]:
+        return (-_number(item[1].get("box_AP"), -1.0), item[0])
+
+    for name, scores in sorted(per_class.items(), key=first):
+        table.add_row(name, *(_text(scores.get(f"{kind}_AP")) for kind in KINDS))
+    return table
+
+
+def compare_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
+    """A row a run: how it was trained and how good it is; NaN where it has not ended.
+
+    Columns: label, run, detector, dataset, model, method, placement, schedule, lr, seed; prompts,
+    heads and trained (parameters); images (evaluated); box_AP ... mask_APl (percent); seconds.
+    """
+    rows = []
+    for label, run in runs.items():
+        recipe, result = run.recipe, run.result or {}
+        row = {"label": label, "run": run.folder.name, "detector": recipe.detector}
+        row |= {"dataset": run.config["dataset"]["name"], "model": recipe.model}
+        row |= {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
+        row |= {name: getattr(recipe, name) for name in ("schedule", "lr", "seed")}
+        row |= {one: run.config["parameters"][one] for one in ("prompts", "heads", "trained")}
+        scores = result.get("scores", {})
+        row["images"] = _number(result.get("images"))
+        row |= {f"{kind}_{one}": _number(scores.get(f"{kind}_{one}")) for kind, one in _names()}
+        rows.append(row | {"seconds": _number(result.get("seconds"))})
+    return pd.DataFrame(rows)
+
+
+def compare_classes(runs: Mapping[str, DetectorRun], truth: Record) -> pd.DataFrame:
+    """A row a class: its objects, the AP of boxes and masks of each run, most different first.
+
+    Columns: class, objects (without crowds), "box AP, LABEL" and "mask AP, LABEL" (percent), and
+    of several runs "box difference" and "mask difference" (points, last - first). Of one run the
+    best classes come first.
+
+    Args:
+        runs: that have ended, by label.
+        truth: COCO's ground truth.
+    """
+    objects = pd.Series(
+        [one["category_id"] for one in truth["annotations"] if not one.get("iscrowd")], dtype=object
+    ).value_counts()
+    rows = []
+    for category in truth["categories"]:
+        name = str(category["name"])
+        row: dict[str, Any] = {"class": name, "objects": int(objects.get(category["id"], 0))}
+        for kind in KINDS:
+            values = [
+                _number((run.result or {})["per_class"].get(name, {}).get(f"{kind}_AP"))
+                for run in runs.values()
+            ]
+            row |= {f"{kind} AP, {label}": one for label, one in zip(runs, values, strict=True)}
+            if len(runs) > 1:
+                row[f"{kind} difference"] = values[-1] - values[0]
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    by = "box difference" if len(runs) > 1 else f"box AP, {next(iter(runs))}"
+    order = table[by].abs().sort_values(ascending=False, kind="stable").index
+    return table.loc[order].reset_index(drop=True)
+
+
+def beside_published_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
+    """Each run's APs beside the paper's of the same detector, method and kind of placement.
+
+    Columns: label, metric (as in our results), ours, published, difference (points), row (of the
+    paper), differs (what was trained differently: placement, model, and what `THEIRS` names).
+    A run that the paper has no row of has one line without a number.
+
+    Source: arXiv 2506.22908, its poster.
+    """
+    theirs = published_detectors()
+    rows = []
+    for label, run in runs.items():
+        recipe = run.recipe
+        placement = recipe.placement if recipe.prompted else "shallow"
+        asked = (recipe.detector, recipe.method, placement == "shallow")
+        same = [
+            row
+            for row in theirs.to_dict("records")
+            if (DETECTORS[row["setting"]], METHODS[row["method"]][0], _shallow(row)) == asked
+        ]
+        for row in same:
+            model = BACKBONES[row["pretraining"], row["backbone"]]
+            ours = {name: getattr(recipe, name) for name in ("image_size", "schedule")}
+            ours |= {"dataset": run.config["dataset"]["name"]}
+            ours |= {"train_fraction": recipe.train_fraction or 1.0}
+            ours |= {"placement": placement, "model": recipe.model}
+            expected = THEIRS | {"placement": METHODS[row["method"]][1], "model": model}
+            value = _number((run.result or {}).get("scores", {}).get(METRICS[row["metric"]]))
+            rows.append(
+                {
+                    "label": label,
+                    "metric": METRICS[row["metric"]],
+                    "ours": value,
+                    "published": row["value"],
+                    "difference": value - row["value"],
+                    "row": f"{row['method']} {row['pretraining']} {row['setting']}",
+                    "differs": ", ".join(one for one in ours if ours[one] != expected[one]),
+                }
+            )
+        if not same:
+            gaps = dict.fromkeys(("ours", "published", "difference"), np.nan)
+            rows.append({"label": label, "metric": "", **gaps, "row": "none", "differs": ""})
+    return pd.DataFrame(rows)
+
+
+def published_detectors() -> pd.DataFrame:
+    """The rows of `published` on COCO: a row a method, detector and metric."""
+    table = published()
+    return table[table["dataset"] == "coco"].reset_index(drop=True)
+
+
+def draw_scores(ax: Axes, values: Mapping[str, Sequence[float]], kind: str) -> list[BarContainer]:
+    """Bars of the six APs, a colour a run.
+
+    Args:
+        ax: where to draw.
+        values: label -> AP, AP50, AP75, and AP of small, medium and large objects, in percent; NaN
+            has no bar.
+        kind: "box" or "mask".
+    """
+    lines = model_lines(values)
+    width = 0.8 / len(values)
+    drawn = []
+    for number, (label, one) in enumerate(values.items()):
+        at = np.arange(len(SCORES)) + (number - (len(values) - 1) / 2) * width
+        bars = ax.bar(at, one, width, color=lines[label].colour, label=label)
+        if len(values) <= 3:
+            texts = [f"{value:.0f}" if isfinite(value) else "" for value in one]
+            ax.bar_label(bars, texts, padding=1, fontsize=6)
+        drawn.append(bars)
+    ax.set_xticks(range(len(SCORES)), SCORES)
+    ax.set_ylabel(f"{kind} AP (%)")
+    return drawn
+
+
+def scores_figure(runs: Mapping[str, DetectorRun]) -> Figure:
+    """Box and mask AP, at IoU 0.5 and 0.75, and of small, medium and large objects, of each run.
+
+    Args:
+        runs: that have ended, by label.
+    """
+    scores = {label: (run.result or {})["scores"] for label, run in runs.items()}
+    with house_style():
+        figure = blank_page(PAGE_WIDTH, 2.6)
+        for ax, kind in zip(figure.subplots(1, 2), KINDS, strict=True):
+            values = {
+                label: [_number(one.get(f"{kind}_{name}")) for name in SCORES]
+                for label, one in scores.items()
+            }
+            drawn = draw_scores(ax, values, kind)
+        legend_above(figure, dict(zip(runs, (bars[0] for bars in drawn), strict=True)))
+        figure.draw_without_rendering()
+    return figure
+
+
+def draw_quantity(ax: Axes, run: DetectorRun, quantity: str, line: Line) -> Line2D:
+    """A loss, or an AP, over the epochs; gaps are bridged where there was no evaluation.
+
+    Args:
+        ax: where to draw.
+        run: with its metrics.
+        quantity: "loss", the name of one of its parts, or "box_AP" or "mask_AP".
+        line: how.
+    """
+    points = [(one["epoch"], _number(_quantity(one, quantity))) for one in run.metrics]
+    at = [(epoch, value) for epoch, value in points if isfinite(value)]
+    (drawn,) = ax.plot(
+        [epoch for epoch, _ in at],
+        [value for _, value in at],
+        color=line.colour,
+        ls=line.dashes,
+        marker=line.marker if len(at) < 40 else "",
+        label=line.label,
+    )
+    ax.set_title(f"{quantity.replace('_', ' ')}{' (%)' if quantity.endswith('AP') else ''}")
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    return drawn
+
+
+def losses_figure(runs: Mapping[str, DetectorRun]) -> Figure:
+    """The loss, each of its parts, and the APs over the epochs, the runs overlaid.
+
+    Args:
+        runs: with an epoch behind them, by label. A panel has the runs that have its quantity.
+    """
+    lines = model_lines(runs)
+    epochs = [one for run in runs.values() for one in run.metrics]
+    parts = dict.fromkeys(name for one in epochs for name in one["losses"])
+    scores = [f"{kind}_AP" for kind in KINDS]
+    evaluated = [name for name in scores if any(one.get(name) is not None for one in epochs)]
+    quantities = ["loss", *parts, *evaluated]
+    columns = min(4, len(quantities))
+    rows = ceil(len(quantities) / columns)
+    with house_style():
+        figure = blank_page(PAGE_WIDTH, 0.6 + 1.35 * rows)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for ax in grid.flat[len(quantities) :]:
+            ax.remove()
+        for ax, quantity in zip(grid.flat, quantities, strict=False):
+            for label, run in runs.items():
+                if any(_quantity(one, quantity) is not None for one in run.metrics):
+                    draw_quantity(ax, run, quantity, lines[label])
+        handles = [
+            Line2D([], [], color=one.colour, ls=one.dashes, marker=one.marker)
+            for one in lines.values()
+        ]
+        legend_above(figure, dict(zip(lines, handles, strict=True)))
+        figure.supxlabel("epoch")
+        figure.draw_without_rendering()
+    return figure
+
+
+def _names() -> list[tuple[str, str]]:
+    return [(kind, name) for kind in KINDS for name in SCORES]
+
+
+def _quantity(epoch: Mapping[str, Any], name: str) -> float | None:
+    value: float | None = epoch["losses"].get(name, epoch.get(name))
+    return value
+
+
+def _shallow(row: Mapping[Any, Any]) -> bool:
+    return METHODS[row["method"]][1] == "shallow"
+
+
+def _number(value: float | None, missing: float = float("nan")) -> float:
+    return missing if value is None or not isfinite(value) else float(value)
+
+
+def _text(value: float | None) -> str:
+    return f"{value:.1f}" if value is not None and isfinite(value) else "-"
