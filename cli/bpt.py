@@ -6,7 +6,7 @@ The libraries are imported inside the commands: PyTorch takes seconds, and `--he
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -54,7 +54,8 @@ def datasets(
             log.print(f"{info.name} lies in {place}", highlight=False, soft_wrap=True)
         if check is not None:
             info = bpt.dataset_info(check)
-            opened = bpt.open_dataset(check, data, say=log.print)
+            opener = bpt.open_coco if info.task == "detection" else bpt.open_dataset
+            opened = opener(check, data, say=log.print)
             with Steps(log, "images") as progress:
                 found = bpt.check_dataset(info, opened, progress=progress)
             if as_json:
@@ -74,13 +75,13 @@ def datasets(
 @app.command()
 def train(
     dataset: Annotated[
-        str, typer.Argument(help="A name from `bpt datasets`, or folder:PATH.")
+        str, typer.Argument(help="A name from `bpt datasets`, or folder:PATH, or coco:PATH.")
     ] = "digits",
     model: Annotated[
         str | None,
         typer.Option(
             help="A name from `burst models`, or any timm ViT as timm:NAME; mae_tiny for digits "
-            "and folder, else mae_vitb."
+            "and one's own images, else mae_vitb."
         ),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="A checkpoint file, or `random`.")] = None,
@@ -136,9 +137,9 @@ def train(
         typer.Option(help="A file of `burst whiten`; else made from the training images."),
     ] = None,
     pooling: Annotated[
-        str,
-        typer.Option(help="default, prompts+patches, patches, prompts or token."),
-    ] = "default",
+        str | None,
+        typer.Option(help="default, prompts+patches, patches, prompts or token. Not for coco."),
+    ] = None,
     after: Annotated[
         str | None,
         typer.Option(
@@ -146,13 +147,15 @@ def train(
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the images; 100, for digits 10.")
+        int | None,
+        typer.Option(help="Passes over the images; 100, for digits 10. For coco: --schedule."),
     ] = None,
     warmup_epochs: Annotated[
-        int | None, typer.Option(help="With a rising learning rate; a tenth of the epochs.")
+        int | None,
+        typer.Option(help="With a rising learning rate; a tenth of the epochs. Not for coco."),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images a step, over all processes; 32.")
+        int | None, typer.Option(help="Images a step, over all processes; 32, for coco 16.")
     ] = None,
     accumulation: Annotated[int, typer.Option(help="Parts a step is cut into, for memory.")] = 1,
     optimizer: Annotated[str | None, typer.Option(help="adamw, sgd or lars.")] = None,
@@ -175,26 +178,51 @@ def train(
     drop_path: Annotated[
         float | None, typer.Option(help="full: stochastic depth of the last block.")
     ] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="coco: mask-rcnn (if not given) or cascade.")
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="coco: pixels of the square that images are scaled into, such as 1024."),
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="coco: 1x, 3x (12 and 37 epochs), or a number of epochs.")
+    ] = None,
+    channels: Annotated[int | None, typer.Option(help="coco: of pyramid and heads; 256.")] = None,
+    sampling_ratio: Annotated[
+        int | None,
+        typer.Option(help="coco: points a bin that regions are read at; 0 (if not given) adapts."),
+    ] = None,
+    recompute: Annotated[
+        bool | None,
+        typer.Option(
+            "--recompute", help="coco: compute blocks again on the way back, for less memory."
+        ),
+    ] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(help="coco: epochs between scores on the way; 0: at the end.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     use_compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     ema_decay: Annotated[
         float | None, typer.Option(help="Evaluate and keep a moving average, such as 0.999.")
     ] = None,
     protocol: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="`standard`: epoch chosen on val, test read once; `authors`: trained on "
-            "train + val, last epoch and best on test."
+            help="`standard` (if not given): epoch chosen on val, test read once; `authors`: "
+            "trained on train + val, last epoch and best on test. Not for coco."
         ),
-    ] = "standard",
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of start, order and augmentation.")] = 0,
     seeds: Annotated[
         str | None, typer.Option(help="Several, such as 0,1,2: mean and spread.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
     cache: Annotated[
-        bool, typer.Option(help="Decode each image once, into $BPT_CACHE or ~/.cache/bpt.")
-    ] = True,
+        bool | None,
+        typer.Option(help="Decode each image once, into $BPT_CACHE or ~/.cache/bpt. Not for coco."),
+    ] = None,
     device: Device = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")
@@ -205,14 +233,19 @@ def train(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train prompts and a head on a frozen backbone, and say how good they are."""
+    """Train prompts and a head on a frozen backbone, and say how good they are.
+
+    On coco, or one's own images in its format, the head is a detector: boxes and masks.
+    """
     log = Console(stderr=True)
     with reported_errors():
         import bpt
         import burst
         import reports
 
-        recipe = bpt.recipe_for(
+        detection = bpt.dataset_info(dataset).task == "detection"
+        recipe_for = bpt.detection_recipe_for if detection else bpt.recipe_for
+        recipe = recipe_for(
             dataset,
             data=data,
             train_fraction=train_fraction,
@@ -240,6 +273,13 @@ def train(
             head_weight_decay=head_weight_decay,
             layer_decay=layer_decay,
             drop_path=drop_path,
+            detector=detector,
+            image_size=image_size,
+            schedule=schedule,
+            channels=channels,
+            sampling_ratio=sampling_ratio,
+            recompute=recompute,
+            eval_every=eval_every,
             precision=precision,
             compile=use_compile,
             ema_decay=ema_decay,
@@ -270,7 +310,8 @@ def train(
                 typer.echo(json.dumps(result, indent=2))
             elif not quiet:
                 console = Console()
-                console.print(reports.result_table(result))
+                ended = reports.detection_result if "scores" in result else reports.result_table
+                console.print(ended(result))
                 console.print(f"written to {where}", highlight=False, soft_wrap=True)
 
 
@@ -279,32 +320,41 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="table11, fgvc_mae, fgvc_moco, variants, prompt_length, prompt_width, table9 or "
-            "table10."
+            help="table11, fgvc_mae, fgvc_moco, variants, prompt_length, prompt_width, table9, "
+            "table10, coco_mask_rcnn or coco_cascade."
         ),
     ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs with their estimated cost.")
     ] = False,
     dataset: Annotated[
-        str | None, typer.Option(help="Instead of the table's, such as folder:PATH.")
+        str | None, typer.Option(help="Instead of the table's: folder:PATH, coco:PATH.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Where the datasets lie.")] = None,
     model: Annotated[str | None, typer.Option(help="Instead of the table's.")] = None,
     weights: Annotated[str | None, typer.Option(help="A checkpoint file, or `random`.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipes'.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="Of detectors, instead of the recipes'.")
+    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Of detectors; 1024.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Of detectors; 256.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the recipes'.")] = None,
+    accumulation: Annotated[
+        int | None, typer.Option(help="Parts a step is cut into, for memory.")
+    ] = None,
     train_fraction: Annotated[
         float | None, typer.Option(help="Share of each class's training images.")
     ] = None,
     normalisation: Annotated[str, typer.Option(help="native or reference.")] = "native",
     protocol: Annotated[
-        str, typer.Option(help="standard; `authors`, as the published numbers.")
-    ] = "standard",
+        str | None,
+        typer.Option(help="standard (if not given); `authors`, as the published numbers."),
+    ] = None,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2: mean and spread.")] = "0",
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
-    cache: Annotated[bool, typer.Option(help="Decode each image once.")] = True,
+    cache: Annotated[bool | None, typer.Option(help="Decode each image once.")] = None,
     devices: Annotated[
         str, typer.Option(help="One run at a time on each: auto, or cuda:0,cuda:1.")
     ] = "auto",
@@ -328,7 +378,11 @@ def study(
             model=model,
             weights=weights,
             epochs=epochs,
+            schedule=schedule,
+            image_size=image_size,
+            channels=channels,
             batch_size=batch_size,
+            accumulation=accumulation,
             train_fraction=train_fraction,
             normalisation=normalisation,
             protocol=protocol,
@@ -372,12 +426,15 @@ def study(
 @app.command()
 def evaluate(
     folder: Run,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, val or test; of a detector train or val (the default)."),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Where the dataset lies, if it moved.")] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score a run's best epoch on a split, class by class."""
+    """Score a run on a split, class by class; of a detector, average precision of what it finds."""
     with reported_errors():
         import bpt
         import burst
@@ -385,13 +442,27 @@ def evaluate(
 
         with burst.process_group() as (rank, _):
             run = bpt.open_run(folder)
-            found = bpt.evaluate_run(run, split, data=data, device=device)
+            if isinstance(run, bpt.DetectionRun):
+                scores, path = bpt.evaluate_detector(run, split or "val", data=data, device=device)
+                record: dict[str, Any] = scores.values
+                tables = [
+                    reports.detection_table(scores.values),
+                    reports.detection_classes_table(scores.per_class),
+                ]
+            else:
+                path = None
+                found = bpt.evaluate_run(run, split or "test", data=data, device=device)
+                record, tables = asdict(found), [reports.evaluation_table(found)]
         if rank > 0:
             return
         if as_json:
-            typer.echo(json.dumps(reports.plain(asdict(found)), indent=2))
-        else:
-            Console().print(reports.evaluation_table(found))
+            typer.echo(json.dumps(reports.plain(record), indent=2))
+            return
+        console = Console()
+        for table in tables:
+            console.print(table)
+        if path:
+            console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -399,20 +470,32 @@ def predict(
     folder: Run,
     images: Annotated[list[Path], typer.Argument(help="Image files, folders or archives.")],
     top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
+    threshold: Annotated[
+        float, typer.Option(help="Of a detector: least score of an object that is shown.")
+    ] = 0.5,
+    out: Annotated[
+        Path, typer.Option(help="Of a detector: folder for the pictures that it draws.")
+    ] = Path("predictions"),
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Name the most likely classes of images."""
+    """Name the most likely classes of images; of a detector, draw the objects that it finds."""
     with reported_errors():
         import bpt
         import reports
 
         run = bpt.open_run(folder)
-        answers = bpt.predict(run, images, top=top, device=device)
+        if isinstance(run, bpt.DetectionRun):
+            found = bpt.predict_objects(run, images, threshold=threshold, device=device)
+            answers = reports.save_predictions(found, out)
+            table = reports.objects_table(answers)
+        else:
+            answers = bpt.predict(run, images, top=top, device=device)
+            table = reports.predictions_table(answers)
         if as_json:
             typer.echo(json.dumps(answers, indent=2))
         else:
-            Console().print(reports.predictions_table(answers))
+            Console().print(table)
 
 
 @app.command()
@@ -420,14 +503,24 @@ def export(
     folder: Run,
     out: Annotated[Path, typer.Option(help="A .safetensors file: plain prompt tokens and head.")],
     program: Annotated[
-        Path | None, typer.Option(help="A .pt2 file: the whole model, as torch.export traces it.")
+        Path | None,
+        typer.Option(
+            help="A .pt2 file: the whole model, as torch.export traces it. Not of a detector."
+        ),
     ] = None,
 ) -> None:
-    """Write a run's best epoch for use elsewhere, every prompt as plain tokens."""
+    """Write a run's trained model for use elsewhere, every prompt as plain tokens."""
     with reported_errors():
         import bpt
+        import burst
 
-        bpt.export_run(bpt.open_run(folder), out, program=program)
+        run = bpt.open_run(folder)
+        if not isinstance(run, bpt.DetectionRun):
+            bpt.export_run(run, out, program=program)
+        elif program is None:
+            bpt.export_detector(run, out)
+        else:
+            raise burst.BurstError(f"{folder} is a detector; --program is for classifiers")
         files = ", ".join(str(path) for path in (out, program) if path)
         Console().print(f"written: {files}", highlight=False, soft_wrap=True)
 
@@ -446,7 +539,10 @@ def report(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Compare runs: one HTML page with curves, prompts, confusions and the published numbers."""
+    """Compare runs: one HTML page with curves, prompts, confusions and the published numbers.
+
+    Of detectors: scores, classes, who finds what, pictures side by side.
+    """
     with reported_errors():
         import bpt
         import burst
@@ -454,16 +550,27 @@ def report(
 
         burst.make_folder(out)
         runs = [bpt.open_run(folder) for folder in folders]
-        with reports.figure_style(style):
-            files = reports.save_bpt_report(
-                runs, out, data=data, device=device, confusion=confusion
+        detectors = [run for run in runs if isinstance(run, bpt.DetectionRun)]
+        classifiers = [run for run in runs if not isinstance(run, bpt.DetectionRun)]
+        if detectors and classifiers:
+            raise burst.BurstError(
+                f"{detectors[0].folder} is a detector and {classifiers[0].folder} a classifier; "
+                "report them one kind at a time"
             )
-        table = reports.compare(runs)
+        with reports.figure_style(style):
+            if detectors:
+                files, table = reports.report_detectors(detectors, out, data=data)
+            else:
+                files = reports.save_bpt_report(
+                    classifiers, out, data=data, device=device, confusion=confusion
+                )
+                table = reports.compare(classifiers)
         if as_json:
             typer.echo(table.to_json(orient="records", indent=2))
         else:
             console = Console()
-            console.print(reports.comparison_table(table))
+            shown = reports.detectors_table if detectors else reports.comparison_table
+            console.print(shown(table))
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 

@@ -20,13 +20,14 @@ def noxfile():
 def test_the_oldest_versions_are_the_lower_bounds(noxfile):
     project = {
         "dependencies": ["numpy>=2.0", "triton>=3.5; sys_platform == 'linux'", "x[a]>=1,<2"],
-        "optional-dependencies": {"pretrain": ["kornia>=0.7"]},
+        "optional-dependencies": {"pretrain": ["kornia>=0.7"], "detection": ["coco>=2.0.8"]},
     }
     assert noxfile.lower_bounds(project) == [
         "numpy==2.0",
         'triton==3.5; sys_platform == "linux"',
         "x[a]==1",
         "kornia==0.7",
+        "coco==2.0.8",
     ]
 
 

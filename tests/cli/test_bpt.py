@@ -9,6 +9,9 @@ import sys
 import layouts
 import pytest
 import torch
+from coco_sets import content as coco_content
+from coco_sets import write_images as write_coco_images
+from coco_sets import write_json
 from colours import write_images
 from typer.testing import CliRunner
 
@@ -177,7 +180,7 @@ def test_runs_are_compared_in_a_table_and_a_page(trained, tmp_path):
 def test_the_datasets_are_listed():
     assert "scikit-learn" in succeeded("datasets").stdout
     names = [one["name"] for one in json.loads(succeeded("datasets", "--json").stdout)]
-    assert names == ["digits", "folder", "cub", "nabirds", "flowers", "dogs", "cars", "imagenet"]
+    assert " ".join(names) == "digits folder cub nabirds flowers dogs cars imagenet coco"
 
 
 def test_a_dataset_is_found_checked_and_what_is_missing_named(tmp_path):
@@ -193,6 +196,17 @@ def test_a_dataset_is_found_checked_and_what_is_missing_named(tmp_path):
     assert "3 classes instead of 200" in report["mismatches"]
     text = run("datasets", "--check", "cub", "--data", str(tmp_path)).stdout
     assert "unreadable" in text and "10/2/6 images" in text
+
+
+def test_a_set_to_detect_is_checked_with_what_its_rules_leave_out(tmp_path):
+    made = write_coco_images(tmp_path / "images", coco_content(count=11))
+    write_json(tmp_path / "result.json", made)
+    text = succeeded("datasets", "--check", f"coco:{tmp_path}").stdout
+    assert "9/2 images to train and validate, 2 classes" in text and "complete" in text
+    assert "val: 2 of 11 images, held out" in text and "crowds, for evaluation only: 1" in text
+    (tmp_path / "images/000003.png").write_bytes(b"")
+    found = run("datasets", "--check", f"coco:{tmp_path}", "--json")
+    assert found.exit_code == 2 and "000003.png" in json.loads(found.stdout)["unreadable"][0]
 
 
 def test_what_may_not_be_downloaded_says_where_to_get_it():

@@ -6,7 +6,7 @@ import pytest
 from colours import write_images
 
 FOLDER = Path(__file__).parents[2] / "docs" / "notebooks"
-NAMES = ["evaluate_prompt", "histograms", "whitening"]
+NAMES = ["detection", "evaluate_prompt", "histograms", "whitening"]
 
 
 def test_no_notebook_is_forgotten():

@@ -1,0 +1,166 @@
+"""`bpt` on images in COCO's format, as a user types it."""
+
+import json
+
+import pytest
+from coco_sets import content, write_images, write_json
+from PIL import Image
+from shapes import SHAPES, write_shapes
+from typer.testing import CliRunner
+
+import bpt
+from cli import bpt as command
+
+RUNNER = CliRunner()
+SMALL = ("--image-size", "64", "--channels", "8", "--batch-size", "4", "--device", "cpu")
+PROMPT = ("--num-prompts", "4", "--rank", "2")
+
+
+def run(*arguments):
+    return RUNNER.invoke(command.app, [str(argument) for argument in arguments])
+
+
+def succeeded(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(*arguments) -> str:
+    """The one line on stderr of a command that must end with exit code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp("shapes"), 8, size=64, count=2)
+
+
+@pytest.fixture(scope="module")
+def runs(shapes, tmp_path_factory):
+    """A run with prompts and one without, as they were typed, and what was said of the first."""
+    folder = tmp_path_factory.mktemp("runs")
+    options = (f"coco:{shapes}", "--schedule", "1", *SMALL)
+    said = succeeded("train", *options, *PROMPT, "--out", folder / "prompts")
+    succeeded("train", *options, "--method", "linear", "--out", folder / "linear")
+    return folder / "linear", folder / "prompts", said
+
+
+def test_a_training_says_what_it_will_take_its_losses_and_its_scores(runs):
+    said = runs[2]
+    assert "on one H100" in said.stderr
+    assert "epoch 1/1  loss" in said.stderr and "objectness" in said.stderr
+    assert "8 images by" in said.stdout
+    assert "prompts 392" in said.stdout  # 2 x (4 + 192)
+    recipe = bpt.open_run(runs[1]).recipe
+    assert recipe.origins["lr"].startswith("supplement, Table 8")
+    assert recipe.origins["channels"] == "given"
+
+
+def test_scores_are_a_table_by_size_and_by_class_and_a_file_of_results(runs):
+    found = succeeded("evaluate", runs[1], "--device", "cpu")
+    for word in ("AP50", "APs", "box", "mask", *SHAPES, "detections.json"):
+        assert word in found.stdout
+    entries = json.loads((runs[1] / "detections.json").read_text())
+    assert all(
+        set(one) == {"image_id", "category_id", "bbox", "score", "segmentation"} for one in entries
+    )
+
+
+def test_scores_as_json_have_the_names_that_tools_expect(runs):
+    found = json.loads(succeeded("evaluate", runs[1], "--json", "--device", "cpu").stdout)
+    assert list(found) == [
+        f"{kind}_{name}"
+        for kind in ("box", "mask")
+        for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    ]
+    assert found["box_APl"] is None  # nothing is so large
+    assert all(value is None or 0 <= value <= 100 for value in found.values())
+
+
+def test_a_photo_is_drawn_with_what_is_found_in_it(runs, shapes, tmp_path):
+    photo = shapes / "images" / "0001.png"
+    options = ("--threshold", "0", "--out", tmp_path / "drawn", "--device", "cpu")
+    found = json.loads(succeeded("predict", runs[1], photo, *options, "--json").stdout)
+    (answer,) = found
+    assert answer["image"] == str(photo)
+    with Image.open(answer["picture"]) as drawn:
+        assert drawn.width >= 64
+    assert {"name", "score", "bbox", "segmentation"} <= set(answer["objects"][0])
+    said = succeeded("predict", runs[1], photo, photo, *options)
+    assert any(name in said.stdout for name in SHAPES)
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [
+        *("0001-2.png", "0001.png")
+    ]
+
+
+def test_a_page_compares_two_detectors(runs, tmp_path):
+    said = succeeded("report", *runs[:2], "--out", tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "Who finds what" in page and "linear" in page
+    assert "prompts" in said.stdout and "index.html" in said.stdout
+    assert (tmp_path / "page" / "found.csv").exists()
+
+
+def test_a_detector_is_exported_with_plain_prompts(runs, tmp_path):
+    file = tmp_path / "detector.safetensors"
+    succeeded("export", runs[1], "--out", file)
+    _, names = bpt.load_exported_detector(file)
+    assert tuple(names.values()) == SHAPES
+    told = refused("export", runs[1], "--out", file, "--program", tmp_path / "x.pt2")
+    assert "is a detector; --program is for classifiers" in told
+
+
+def test_a_study_of_the_poster_is_planned_and_run_in_miniature(shapes, tmp_path):
+    options = ("coco_mask_rcnn", "--dataset", f"coco:{shapes}", "--model", "mae_tiny")
+    small = ("--schedule", "1", "--image-size", "64", "--channels", "8", "--batch-size", "8")
+    plan = succeeded("study", *options, *small, "--dry-run").stdout
+    assert "GPU hours" in plan and "?" not in plan
+
+
+def test_options_of_the_other_kind_of_training_are_refused(shapes, tmp_path):
+    for option, value in (("--pooling", "token"), ("--epochs", "3"), ("--protocol", "authors")):
+        told = refused("train", f"coco:{shapes}", option, value)
+        assert f"{option[2:]} is no option of a training on coco" in told
+    told = refused("train", "digits", "--detector", "cascade")
+    assert "detector is no option of a training on digits" in told
+
+
+def test_detectors_and_classifiers_are_reported_apart(runs, tmp_path):
+    digits = tmp_path / "digits"
+    options = ("--train-fraction", "0.1", "--epochs", "1", "--method", "linear", "--device", "cpu")
+    succeeded("train", "digits", *options, "--out", digits)
+    told = refused("report", runs[0], digits, "--out", tmp_path / "page")
+    assert "is a detector" in told and "a classifier" in told
+
+
+def broken(made, folder, change):
+    write_images(folder / "images", made)
+    change(made)
+    write_json(folder / "annotations.json", made)
+    return folder
+
+
+CHANGES = {
+    "category": lambda made: made["categories"][0].pop("name"),
+    "ids": lambda made: made["annotations"][0].update(category_id=77),
+    "images": lambda made: made.update(images=[]),
+    "rle": lambda made: made["annotations"][-1]["segmentation"].update(size=[3, 4]),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_annotations_that_are_wrong_end_a_training_before_it_starts(what, tmp_path):
+    folder = broken(content(), tmp_path / "set", CHANGES[what])
+    refused("train", f"coco:{folder}", *SMALL, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_no_json_is_named(tmp_path):
+    folder = broken(content(), tmp_path / "set", lambda _: None)
+    (folder / "annotations.json").write_text("{")
+    assert "annotations.json" in refused("train", f"coco:{folder}", *SMALL)
