@@ -9,14 +9,15 @@ boxes, four for masks, LayerNorm), 80 classes, the same images and objects. The 
 them has it: torchvision pools and pastes its own way, takes masks of the size of the image, and
 hands 2,000 proposals on; ours is `bpt.Detector`. Then what prompts add.
 
-Each way runs in processes of its own, which take turns. Time is the median over them; memory the
-highest that a step had beyond weights and images: of the process, or what PyTorch allocated on a
-GPU.
+Each way runs in processes of its own, which take turns; a training step and an inference too. Time
+is the median over them; memory the highest that a first step had beyond weights and images: of the
+process, with freed memory given back at once, or what PyTorch allocated on a GPU.
 """
 
 import argparse
 import csv
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -44,6 +45,9 @@ from bpt.engine import autocast
 CLASSES, OBJECTS = 80, 10
 TARGETS = {"time": 1.0, "memory": 0.7}
 PEER, OURS = "torchvision", "ours, no prompt"
+CASES = ("train", "inference")
+# Of the C library: what is freed goes back to the system, so that a process shows what it needs.
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 WAYS = {
     OURS: {"method": "linear"},
     "ours, 100 prompts": {"method": "bpt-bilinear"},
@@ -163,8 +167,8 @@ class Peak:
             self.highest = max(self.highest, self._used())
 
 
-def measure(way: str, options: argparse.Namespace) -> dict[str, float]:
-    """Seconds and MiB of a training step and of an inference, in this process."""
+def measure(way: str, case: str, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds and MiB of a training step or of an inference, in this process."""
     torch.manual_seed(0)
     batch, device = scene(options), torch.device(options.device)
     model, losses, detect = peer(options, batch) if way == PEER else ours(way, options, batch)
@@ -179,19 +183,17 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, float]:
         with torch.no_grad(), autocast(device, options.precision):
             detect()
 
-    found = {}
-    for case, work in (("train", train), ("inference", find)):
-        with Peak(options.device) as peak:
-            work()  # the first warms up, and has the highest memory: nothing is held back yet
-        times = []
-        for _ in range(options.repeats):
-            began = time.perf_counter()
-            work()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        found |= {f"{case} s": statistics.median(times), f"{case} MiB": peak.highest}
-    return found
+    work = train if case == "train" else find
+    with Peak(options.device) as peak:
+        work()  # the first warms up
+    times = []
+    for _ in range(options.repeats):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return {f"{case} s": statistics.median(times), f"{case} MiB": peak.highest}
 
 
 def main() -> None:
@@ -205,18 +207,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="processes of each way")
     parser.add_argument("--out", type=Path, help="a CSV")
     parser.add_argument("--way", help=argparse.SUPPRESS)  # of a child
+    parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(measure(options.way, options)))
+        print(json.dumps(measure(options.way, options.case, options)))
         return
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads")
     print(f"torch {torch.__version__}, torchvision {torchvision.__version__}; {vars(options)}\n")
     found: dict[str, list[dict[str, float]]] = {way: [] for way in (PEER, *WAYS)}
     for _ in range(options.rounds):
         for way, rounds in found.items():
-            command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
-            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            rounds.append(json.loads(text.splitlines()[-1]))
+            rounds.append({})
+            for case in CASES:
+                command = [sys.executable, __file__, *sys.argv[1:], "--way", way, "--case", case]
+                text = subprocess.run(
+                    command, check=True, capture_output=True, text=True, env=os.environ | RETURNED
+                ).stdout
+                rounds[-1] |= json.loads(text.splitlines()[-1])
     rows = []
     for way, rounds in found.items():
         row = {"way": way}

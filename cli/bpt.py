@@ -189,6 +189,11 @@ def train(
         str | None, typer.Option(help="coco: 1x, 3x (12 and 37 epochs), or a number of epochs.")
     ] = None,
     channels: Annotated[int | None, typer.Option(help="coco: of pyramid and heads; 256.")] = None,
+    smallest_scale: Annotated[
+        float | None,
+        typer.Option(help="coco: of images in training, where 1 fills the square; 0.1."),
+    ] = None,
+    largest_scale: Annotated[float | None, typer.Option(help="coco: the same; 2.")] = None,
     sampling_ratio: Annotated[
         int | None,
         typer.Option(help="coco: points a bin that regions are read at; 0 (if not given) adapts."),
@@ -277,6 +282,8 @@ def train(
             image_size=image_size,
             schedule=schedule,
             channels=channels,
+            smallest_scale=smallest_scale,
+            largest_scale=largest_scale,
             sampling_ratio=sampling_ratio,
             recompute=recompute,
             eval_every=eval_every,

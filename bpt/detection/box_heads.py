@@ -28,7 +28,7 @@ from bpt.detection.boxes import (
 )
 from bpt.detection.layers import leaves, run, without_autocast
 from bpt.detection.objects import Targets
-from bpt.detection.pooling import Pooler
+from bpt.detection.pooling import Pooler, regions_of
 
 # Of each stage: the overlap from which a region shows an object, and the weights of its numbers.
 STAGES: dict[str, tuple[tuple[float, Weights], ...]] = {
@@ -163,20 +163,28 @@ class BoxHeads(nn.Module):
         )
         self.sampler = BalancedPositiveNegativeSampler(SAMPLED, POSITIVE)
 
+    @torch.no_grad()
+    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Targets]) -> Regions:
+        """At most 512 of each image, of proposals and the objects' own boxes."""
+        boxes = [torch.cat([p, t.boxes]) for p, t in zip(proposals, targets, strict=True)]
+        regions = _labelled(boxes, targets, self._heads[0].matcher)
+        positive, negative = self.sampler([one.labels for one in regions.matches])
+        chosen = zip(positive, negative, strict=True)
+        return regions[[torch.where(one | other)[0] for one, other in chosen]]
+
     def losses(
         self,
         pooler: Pooler,
-        proposals: Sequence[Tensor],
+        regions: Regions,
         sizes: Sequence[tuple[int, int]],
         targets: Sequence[Targets],
-    ) -> tuple[Regions, dict[str, Tensor]]:
-        """The regions of the first stage, from which masks are learned, and all losses by name.
+    ) -> dict[str, Tensor]:
+        """All losses by name, of the regions that `sample` gave.
 
         The later stages label what the stage before them gave, and sample nothing. With s stages
         each gives the maps an s-th of its gradient: the losses are summed, and the maps see their
         mean.
         """
-        sampled = regions = self._sampled(proposals, targets)
         losses = {}
         for number, stage in enumerate(self._heads, start=1):
             pooled = pooler(regions.boxes, POOLED_SIDE)
@@ -190,7 +198,7 @@ class BoxHeads(nn.Module):
                     moved = _moved(stage, deltas, regions.boxes, sizes)
                     following = [one[nonempty(one)] for one in (m[:, 0] for m in moved)]
                     regions = _labelled(following, targets, self._heads[number].matcher)
-        return sampled, losses
+        return losses
 
     def detect(
         self,
@@ -201,7 +209,9 @@ class BoxHeads(nn.Module):
         """What each image shows: boxes of the last stage, scores averaged over the stages."""
         boxes, moved, scores = list(proposals), [], []
         for stage in self._heads:
-            logits, deltas = stage(pooler(boxes, POOLED_SIDE))
+            parts = split(regions_of(boxes), AT_ONCE)  # so that few pooled maps are held at once
+            read = [stage(pooler.read(part, POOLED_SIDE)) for part in parts]
+            logits, deltas = (torch.cat(one) for one in zip(*read, strict=True))
             with without_autocast(logits.device):
                 scores.append(logits.softmax(dim=1))
                 moved = _moved(stage, deltas, boxes, sizes)
@@ -212,15 +222,6 @@ class BoxHeads(nn.Module):
     @property
     def _heads(self) -> list[BoxHead]:
         return cast(list[BoxHead], list(self.stages))
-
-    @torch.no_grad()
-    def _sampled(self, proposals: Sequence[Tensor], targets: Sequence[Targets]) -> Regions:
-        """At most 512 of each image, of proposals and the objects' own boxes."""
-        boxes = [torch.cat([p, t.boxes]) for p, t in zip(proposals, targets, strict=True)]
-        regions = _labelled(boxes, targets, self._heads[0].matcher)
-        positive, negative = self.sampler([one.labels for one in regions.matches])
-        chosen = zip(positive, negative, strict=True)
-        return regions[[torch.where(one | other)[0] for one, other in chosen]]
 
 
 def _labelled(boxes: Sequence[Tensor], targets: Sequence[Targets], matcher: Matcher) -> Regions:

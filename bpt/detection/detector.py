@@ -139,8 +139,12 @@ class Detector(TrainedModule):
         losses = self.proposals.losses(candidates, batch.targets)
         proposals = self.proposals.propose(candidates, batch.sizes, before=BEFORE_TRAINING)
         pooler = Pooler(maps, sampling_ratio=self.options.sampling_ratio)
-        regions, of_boxes = self.boxes.losses(pooler, proposals, batch.sizes, batch.targets)
-        return losses | of_boxes | self.masks.losses(pooler, regions, batch.targets)
+        regions = self.boxes.sample(proposals, batch.targets)
+        # Boxes come last, so that their backward pass is the first, and its memory free again
+        # before the maps have a gradient.
+        of_masks = self.masks.losses(pooler, regions, batch.targets)
+        of_boxes = self.boxes.losses(pooler, regions, batch.sizes, batch.targets)
+        return losses | of_boxes | of_masks
 
     @torch.no_grad()
     def detect(self, batch: Batch) -> list[Detections]:

@@ -37,8 +37,10 @@ class Pooler:
 
         In the layout that convolutions and norms over channels read as it is: channels last.
         """
-        images = torch.cat([one.new_full((len(one), 1), i) for i, one in enumerate(boxes)])
-        regions = torch.cat([images, torch.cat([*boxes])], dim=1)
+        return self.read(regions_of(boxes), size)
+
+    def read(self, regions: Tensor, size: int) -> Tensor:
+        """The same of (k, 5) regions: image and box."""
         levels = level_of(regions[:, 1:])
         order = levels.argsort()
         counts = torch.bincount(levels, minlength=POOLED).tolist()
@@ -53,6 +55,12 @@ class Pooler:
         pooled = torch.empty_like(found, memory_format=torch.channels_last)
         pooled[order] = found  # keeps nothing for the backward pass, as other ways would
         return pooled
+
+
+def regions_of(boxes: Sequence[Tensor]) -> Tensor:
+    """(k, 5) float32 of the (k_i, 4) boxes of each image: the image's place, and the box."""
+    images = torch.cat([one.new_full((len(one), 1), i) for i, one in enumerate(boxes)])
+    return torch.cat([images, torch.cat([*boxes])], dim=1)
 
 
 def level_of(boxes: Tensor) -> Tensor:

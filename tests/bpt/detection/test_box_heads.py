@@ -20,9 +20,9 @@ class Recorder(Pooler):
         super().__init__(*args, **kwargs)
         self.boxes, self.pooled = [], []
 
-    def __call__(self, boxes, size):
-        self.boxes.append(list(boxes))
-        self.pooled.append(super().__call__(boxes, size))
+    def read(self, regions, size):
+        self.boxes.append([regions[regions[:, 0] == image, 1:] for image in range(len(SIZES))])
+        self.pooled.append(super().read(regions, size))
         return self.pooled[-1]
 
 
@@ -92,14 +92,15 @@ def test_mask_rcnn_has_one_stage_and_the_cascade_three_of_rising_overlap():
     assert set(losses_of(heads())) == {f"{k}_{i}" for k in ("class", "box") for i in (1, 2, 3)}
 
 
-def losses_of(made):
-    return made.losses(Pooler(maps()), proposals(), SIZES, [TWO, NONE])[1]
+def losses_of(made, pooler=None, of=(TWO, NONE), given=None):
+    regions = made.sample(given or proposals(), of)
+    return made.losses(pooler or Pooler(maps()), regions, SIZES, of)
 
 
 def test_a_stage_begins_with_the_clipped_boxes_of_the_one_before():
     made, pooler = heads(spread=3.0), Recorder(maps())
     said = outputs(made)
-    made.losses(pooler, proposals(), SIZES, [TWO, NONE])
+    losses_of(made, pooler)
     assert len(pooler.boxes) == 3
     dropped = 0
     for number in (0, 1):
@@ -117,7 +118,8 @@ def test_a_stage_begins_with_the_clipped_boxes_of_the_one_before():
 def test_later_stages_label_all_regions_by_their_own_overlap():
     made, pooler = heads(spread=0.5), Recorder(maps())
     said = outputs(made)
-    _, losses = made.losses(pooler, [TWO.boxes + shift for shift in (1.5, -1)], SIZES, [TWO, TWO])
+    given = [TWO.boxes + shift for shift in (1.5, -1)]
+    losses = losses_of(made, pooler, [TWO, TWO], given)
     for number, least in ((2, 0.6), (3, 0.7)):
         labels = []
         for box in torch.cat(pooler.boxes[number - 1]).tolist():
@@ -130,7 +132,7 @@ def test_later_stages_label_all_regions_by_their_own_overlap():
 
 
 def test_the_objects_own_boxes_are_among_the_regions():
-    regions, _ = heads().losses(Pooler(maps()), [torch.zeros(0, 4)] * 2, SIZES, [TWO, NONE])
+    regions = heads().sample([torch.zeros(0, 4)] * 2, [TWO, NONE])
     torch.testing.assert_close(regions.boxes[0], TWO.boxes)
     assert regions.labels().tolist() == TWO.labels.tolist()
 
@@ -138,7 +140,7 @@ def test_the_objects_own_boxes_are_among_the_regions():
 def test_512_regions_of_an_image_are_sampled_a_quarter_positive_at_most():
     made, near = heads("mask-rcnn"), TWO.boxes[:1] + torch.rand(400, 4)
     far = torch.tensor([[60.0, 70, 80, 90]]) + torch.rand(700, 4)
-    regions = made._sampled([torch.cat([near, far]), far[:5]], [TWO, NONE])
+    regions = made.sample([torch.cat([near, far]), far[:5]], [TWO, NONE])
     labels = regions.matches[0].labels
     assert (len(labels), int((labels > 0).sum())) == (512, 128)
     assert len(regions.boxes[1]) == 5
@@ -147,7 +149,8 @@ def test_512_regions_of_an_image_are_sampled_a_quarter_positive_at_most():
 @pytest.mark.parametrize("kind, factor", [("mask-rcnn", 1.0), ("cascade", 1 / 3)])
 def test_each_stage_gives_the_maps_its_share_of_the_gradient_and_itself_all(kind, factor):
     made, pyramid = heads(kind), [one.requires_grad_() for one in maps()]
-    regions, losses = made.losses(Pooler(pyramid), proposals(), SIZES, [TWO, NONE])
+    regions = made.sample(proposals(), [TWO, NONE])
+    losses = made.losses(Pooler(pyramid), regions, SIZES, [TWO, NONE])
     name = "class" if kind == "mask-rcnn" else "class_1"
     weight, finest = made.stages[0].classes.weight, pyramid[0]
     scaled = torch.autograd.grad(losses[name], [finest, weight])
@@ -198,7 +201,7 @@ def test_with_nothing_left_after_a_stage_losses_are_finite_and_reach_every_weigh
     with torch.no_grad():
         made.stages[0].box.bias.copy_(torch.tensor([-1e4, 0, 0, 0]))  # out of the image
     pooler = Recorder(maps())
-    _, losses = made.losses(pooler, proposals(), SIZES, [TWO, TWO])
+    losses = losses_of(made, pooler, [TWO, TWO])
     assert sum(len(one) for one in pooler.boxes[1]) == 0
     assert float(losses["class_2"].detach()) == 0
     sum(losses.values()).backward()
