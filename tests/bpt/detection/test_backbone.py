@@ -148,7 +148,16 @@ def test_blocks_that_are_computed_again_have_the_same_gradients(method):
         torch.testing.assert_close(one, other)
 
 
-def test_computing_again_keeps_fewer_activations():
+def test_stochastic_depth_rises_linearly_to_the_last_block():
+    model = FineTunedMap(detection_backbone(plain(), 64), drop_path=0.4)
+    rates = [block.drop_path1.drop_prob for block in model.vit.blocks]
+    assert rates == pytest.approx([0.0, 0.2, 0.4])
+    assert torch.equal(model.eval()(images(64)), model(images(64)))
+    assert not torch.equal(model.train()(images(64)), model(images(64)))
+
+
+@pytest.mark.parametrize("method", ["prompts", "full"])
+def test_computing_again_keeps_fewer_activations(method):
     resized = detection_backbone(plain(depth=12), 64)
 
     def kept(recompute):
@@ -159,7 +168,10 @@ def test_computing_again_keeps_fewer_activations():
             total += tensor.numel()
             return tensor
 
-        model = PromptedMap(resized, prompts("shallow"), recompute=recompute)
+        if method == "full":
+            model = FineTunedMap(resized, recompute=recompute)
+        else:
+            model = PromptedMap(resized, prompts("shallow"), recompute=recompute)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             model(images(64))
         return total

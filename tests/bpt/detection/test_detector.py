@@ -163,6 +163,17 @@ def test_under_bfloat16_autocast_boxes_are_float32_and_as_good_as_without(kind):
     assert all(p.grad.dtype == torch.float32 for p in trained(made).values())
 
 
+def test_proposals_that_are_learned_from_end_at_the_image_and_not_at_its_padding(monkeypatch):
+    made = bold("mask-rcnn")
+    sampled = recorded(monkeypatch, made.boxes, "sample")
+    given = batch(TWO)
+    small = Batch(given.images, ((40, 56),), given.targets)
+    made.losses(small)
+    (proposals,) = sampled[0].args[0]
+    assert len(proposals) > 10
+    assert float(proposals[:, 0::2].max()) <= 56 and float(proposals[:, 1::2].max()) <= 40
+
+
 def test_masks_are_learned_on_the_regions_of_the_first_stage(monkeypatch):
     made = bold("cascade")
     sampled = recorded(monkeypatch, made.boxes, "sample")

@@ -37,6 +37,7 @@ with process_group() as (rank, _):
     note("cut", "shapes", accumulation=2, detector="cascade")
     note("bad", "torn")
     scores, _ = bpt.evaluate_detector(bpt.open_run(f"{place}/good"))
+    found["seed"] = torch.initial_seed()
     found["again"] = scores.values["box_AP"]
     found["state"] = float(sum(x.double().sum() for x in
         bpt.open_run(f"{place}/good").trained_state().values()))
@@ -62,8 +63,10 @@ def found(place, in_two_processes):
     return [json.loads(one.stdout.splitlines()[-1]) for one in runs]
 
 
-def test_both_come_to_the_same_end(found):
+def test_both_come_to_the_same_end_but_draw_regions_of_their_own(found):
+    seeds = [one.pop("seed") for one in found]
     assert found[0] == found[1]
+    assert seeds[0] != seeds[1]
 
 
 def test_each_image_is_scored_once_as_in_one_process(found, place, one_thread):
