@@ -13,6 +13,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1` ...")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
 INTERRUPTED = 130
 USER_ERROR = 2
 

@@ -12,6 +12,9 @@ import typer
 from rich.console import Console
 
 from cli._common import (
+    Device,
+    Json,
+    Quiet,
     Steps,
     add_version,
     parse_blocks,
@@ -48,11 +51,8 @@ Convention = Annotated[
     str, typer.Option(help="`paper`: W_q W_k^T; `authors`: what their code computes.")
 ]
 Tokens = Annotated[str, typer.Option(help="`all`, or `patch` to leave the class token etc. out.")]
-Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1` ...")]
 Seed = Annotated[int, typer.Option(help="Of the choice of images and of the sample's crops.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @app.command()

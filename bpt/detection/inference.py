@@ -21,7 +21,7 @@ from bpt.detection.run import DETECTIONS, DetectionRun
 from bpt.detection.setup import training_images
 from bpt.engine import autocast
 from burst.device import choose_device
-from burst.distributed import agreed, is_first_process, rank_and_size, together
+from burst.distributed import agreed, rank_and_size, together
 from burst.errors import BurstError, CheckpointError, ImageError, check_known
 
 SPLITS = ("train", "val")
@@ -114,9 +114,12 @@ def evaluate_detector(
     detector, _ = run.load_detector(chosen)
     found = detect(detector, run.recipe, images, run.category_ids)
     path = run.folder / (DETECTIONS if split == "val" else f"detections-{split}.json")
-    if is_first_process():
+
+    def scored() -> DetectionScores:
         save_results(path, found)
-    return agreed(lambda: average_precision(images.ground_truth(), found)), path
+        return average_precision(images.ground_truth(), found)
+
+    return agreed(scored), path
 
 
 def open_images(
