@@ -24,11 +24,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from burst.adapters import find_blocks
 from burst.backbone import Backbone
 from burst.decorrelation import covariance_factor, decorrelate
 from burst.response import response_matrix
 from burst.second_moments import SecondMoments, TokenMoments
-from burst.tokens import find_blocks
 from burst.whitening import whiten_moments
 
 D, BLOCKS, IMAGES, TOKENS = 768, 12, 100, 197

@@ -11,8 +11,8 @@ from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from bpt.model import TrainedModule, choose_pooling, plain_vit, pool
+from burst.adapters import num_prefix_tokens
 from burst.backbone import Backbone
-from burst.tokens import num_prefix_tokens
 
 
 class FineTunedViT(TrainedModule):

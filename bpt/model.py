@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bpt.prompt import PlainPrompt, PromptModule
+from burst.adapters import num_prefix_tokens
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError, ShapeError, UnsupportedModel, check_known
-from burst.tokens import num_prefix_tokens
 
 POOLINGS = ("default", "prompts+patches", "patches", "prompts", "token")
 AFTER = ("carry", "drop")

@@ -10,9 +10,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from bpt.prompt import SPT_TOKENS
+from burst.adapters import num_prefix_tokens
 from burst.backbone import Backbone
 from burst.errors import EmptyResult, ShapeError, UnsupportedModel, check_known
-from burst.tokens import num_prefix_tokens
 
 CLUSTERED = 20_000  # tokens a block that k-means sees, drawn from all
 

@@ -5,6 +5,14 @@ reads, A X^T the response of each token to every unit prompt. `survey` measures 
 block of a backbone in one pass over images; the pieces it is made of are here too.
 """
 
+from burst.adapters import (
+    AttentionLayout,
+    OmittedTermWarning,
+    SkippedBlock,
+    adapter,
+    describe_blocks,
+    find_blocks,
+)
 from burst.axis import FloatAxis, RegularAxis
 from burst.backbone import Backbone, BackboneSpec, find_backbone, known_backbones, load_backbone
 from burst.checkpoint import LoadReport, load_checkpoint, read_checkpoint
@@ -41,12 +49,12 @@ from burst.images import ImageStream, open_images
 from burst.interaction import head_response_histogram, interaction, response_histogram
 from burst.kernels import histogram, kernel_trials, matmul_histogram
 from burst.moments import Moments
-from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
+from burst.projection import Projection, projection
 from burst.provenance import provenance, version
 from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
 from burst.statistics import STATISTICS, abs_quantile, describe, gini, hill, top_energy
-from burst.survey import QUANTITIES, SkippedBlock, Survey, SurveyOptions, images_for, survey
-from burst.tokens import capture, find_blocks
+from burst.survey import QUANTITIES, Survey, SurveyOptions, images_for, survey
+from burst.tokens import capture
 from burst.whitened import whitened_histogram, whitened_histograms
 from burst.whitening import BlockDiagnostics, RankWarning, Whitening, whiten, whiten_moments
 from burst.whitening_file import check_whitening_path, load_whitening, save_whitening
@@ -55,6 +63,7 @@ from burst.whitening_options import WhiteningOptions
 __all__ = [
     "QUANTITIES",
     "STATISTICS",
+    "AttentionLayout",
     "Backbone",
     "BackboneSpec",
     "BackendError",
@@ -93,6 +102,7 @@ __all__ = [
     "Whitening",
     "WhiteningOptions",
     "abs_quantile",
+    "adapter",
     "capture",
     "check_whitening_path",
     "choose_device",

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from burst.adapters import find_blocks
 from burst.backbone import Backbone
 from burst.errors import BurstError
 from burst.projection import projection
-from burst.tokens import find_blocks
 
 
 def qk_sha256(model: nn.Module) -> str | None:

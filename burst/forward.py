@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from burst.adapters import num_prefix_tokens
 from burst.images import ImageStream
-from burst.tokens import capture, num_prefix_tokens
+from burst.tokens import capture
 
 TOKENS = ("all", "patch")
 Progress = Callable[[int, int], None]

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from burst.adapters import AttentionBlock
+from burst.adapters.timm import timm_classes
 from burst.errors import ShapeError, UnsupportedModel
 from burst.projection import projection
-from burst.tokens import AttentionBlock, timm_classes
 
 # Norms that subtract a token's mean before they scale it, and norms that only scale it. Decided by
 # class: from its weights nobody could tell a LayerNorm without a bias from an RMSNorm.

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from burst._weightfile import DAMAGE, read_stored
+from burst.adapters import select_blocks
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size, together
 from burst.errors import (
@@ -33,7 +34,6 @@ from burst.fingerprint import model_differences, qk_sha256
 from burst.float64 import to_float64
 from burst.forward import TOKENS, Progress, read_tokens
 from burst.images import ImageStream
-from burst.tokens import select_blocks
 
 KIND = "burst second moments 1"
 

@@ -1,14 +1,14 @@
 """All blocks, quantities and heads of a backbone in one pass over the images -> one tidy table."""
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import Tensor
 
+from burst.adapters import AttentionBlock, SkippedBlock, measurable_blocks, warn_of_omissions
 from burst.axis import FloatAxis
 from burst.backbone import Backbone
 from burst.distributed import add_histograms, rank_and_size, together
@@ -29,9 +29,8 @@ from burst.interaction import (
     response_histogram,
 )
 from burst.kernels import PRECISIONS, histogram, kernel_trials
-from burst.projection import OmittedTermWarning, Projection, describe_blocks, projection
+from burst.projection import Projection, projection
 from burst.statistics import STATISTICS, describe
-from burst.tokens import AttentionBlock, select_blocks
 
 QUANTITIES = ("qk", "x", "qkx")
 WHOLE = "all"  # the value of `head` where the heads are taken together
@@ -98,15 +97,6 @@ class SurveyOptions:
     def axis(self) -> FloatAxis:
         """Where the bins lie."""
         return FloatAxis.for_bins(self.bins)
-
-
-@dataclass(frozen=True)
-class SkippedBlock:
-    """A block that was not measured, and why."""
-
-    block: int
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -201,9 +191,9 @@ def survey(
         OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
     """
     options = options or SurveyOptions()
-    blocks, skipped, omitted = measurable_blocks(backbone.model, options)
+    blocks, skipped, omitted = measurable_blocks(backbone.model, options.blocks)
     if options.need_weights:
-        warn_of_omissions(backbone, omitted)
+        warn_of_omissions(backbone.name, omitted)
     rank, size = rank_and_size()
     mine = images.shard(rank, size)
     gauge = _Gauge(blocks, options)
@@ -238,39 +228,6 @@ def _check_complete(histograms: dict[Key, Histogram], options: SurveyOptions, wh
     missing = [quantity for quantity in options.quantities if quantity not in found]
     if missing:
         raise EmptyResult(f"no finite value of {' or '.join(missing)} was read from {what}")
-
-
-def warn_of_omissions(backbone: Backbone, omitted: tuple[str, ...]) -> None:
-    """Say once which terms of the scores W_q W_k^T leaves out; for the function that users call.
-
-    Warns:
-        OmittedTermWarning: if there are any.
-    """
-    if omitted:
-        message = f"left out of the scores of {backbone.name}: {', '.join(omitted)}"
-        warnings.warn(message, OmittedTermWarning, stacklevel=3)
-
-
-def measurable_blocks(
-    model: nn.Module, options: SurveyOptions
-) -> tuple[tuple[AttentionBlock, ...], tuple[SkippedBlock, ...], tuple[str, ...]]:
-    """The blocks to measure, those that cannot be, and what is left out of the scores."""
-    chosen = select_blocks(model, options.blocks)
-    found = {description.index: description for description in describe_blocks(model)}
-    wanted = [found[block.index] for block in chosen]
-    skipped = tuple(
-        SkippedBlock(one.index, one.name, f"{one.attention}: {one.reason}")
-        for one in wanted
-        if not one.supported
-    )
-    if skipped and (options.blocks is not None or len(skipped) == len(wanted)):
-        first = skipped[0]
-        others = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-        raise UnsupportedModel(f"{first.name}{others} cannot be measured: {first.reason}")
-    left_out = {block.block for block in skipped}
-    terms = (term for one in wanted if one.supported for term in one.omitted)
-    kept = tuple(block for block in chosen if block.index not in left_out)
-    return kept, skipped, tuple(dict.fromkeys(terms))
 
 
 class _Gauge:

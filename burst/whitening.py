@@ -16,6 +16,13 @@ import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
 from torch import Tensor
 
+from burst.adapters import (
+    AttentionBlock,
+    find_blocks,
+    measurable_blocks,
+    select_blocks,
+    warn_of_omissions,
+)
 from burst.backbone import Backbone
 from burst.decorrelation import (
     Decorrelation,
@@ -33,8 +40,6 @@ from burst.forward import Progress
 from burst.images import ImageStream
 from burst.response import response_matrix
 from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
-from burst.survey import SurveyOptions, measurable_blocks, warn_of_omissions
-from burst.tokens import AttentionBlock, find_blocks, select_blocks
 from burst.whitening_options import WhiteningOptions
 
 T = TypeVar("T")
@@ -122,9 +127,8 @@ def whiten(
         OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
     """
     options = options or WhiteningOptions()
-    asked = SurveyOptions(blocks=options.blocks, convention=options.convention)
-    blocks, _, omitted = measurable_blocks(backbone.model, asked)
-    warn_of_omissions(backbone, omitted)
+    blocks, _, omitted = measurable_blocks(backbone.model, options.blocks)
+    warn_of_omissions(backbone.name, omitted)
     chosen = [block.index for block in blocks]
     responses(backbone, chosen, options)  # what cannot be whitened shows before the pass
     fitting, held = split_images(images, options.held_out)

@@ -14,11 +14,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from burst._weightfile import DAMAGE, read_stored
+from burst.adapters import describe_blocks
 from burst.backbone import Backbone
 from burst.errors import CheckpointError, OutputError
 from burst.files import write_atomically
 from burst.fingerprint import identity, model_differences
-from burst.projection import describe_blocks
 from burst.whitening import BlockDiagnostics, Whitening
 
 KIND = "burst whitening 1"

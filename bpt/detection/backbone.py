@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from bpt.fine_tuning import drop_paths
 from bpt.model import PromptedTokens, TrainedModule, plain_vit, run_block
 from bpt.prompt import PromptModule
+from burst.adapters import num_prefix_tokens
 from burst.backbone import Backbone
 from burst.errors import ShapeError, UnsupportedModel
-from burst.tokens import num_prefix_tokens
 
 PATCHES = {8: 8, 14: 16, 16: 16}  # pixels of a patch -> of the detector's
 GRID = 64  # patches across an image, where nobody asks for another size

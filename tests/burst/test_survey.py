@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from support import DEPTH, DIM, HEADS, SIZE, backbone_of, vit
 
+from burst.adapters import OmittedTermWarning
 from burst.backbone import load_backbone
 from burst.errors import (
     BurstError,
@@ -22,7 +23,6 @@ from burst.errors import (
     UnsupportedModel,
 )
 from burst.kernels import PRECISIONS, matmul_histogram
-from burst.projection import OmittedTermWarning
 from burst.statistics import STATISTICS
 from burst.survey import COLUMNS, SurveyOptions, images_for, survey
 

@@ -6,8 +6,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from burst.adapters import find_blocks, select_blocks
 from burst.errors import BurstError, HookNeverFired, UnsupportedModel
-from burst.tokens import capture, find_blocks, num_prefix_tokens, select_blocks
+from burst.tokens import capture
 
 DEPTH = 3
 
@@ -270,56 +271,6 @@ def test_parallel_blocks_are_read_at_their_projection():
         model.forward_features(images := torch.randn(1, 3, 32, 32))
     x = model.norm_pre(model._pos_embed(model.patch_embed(images)))
     assert torch.equal(tokens[0], model.blocks[0].in_norm(x))
-
-
-@pytest.mark.parametrize(
-    "name, options, names",
-    [
-        ("vit_tiny_patch16_224", {"depth": 2}, ["blocks.0", "blocks.1"]),
-        (
-            "swin_tiny_patch4_window7_224",
-            {"depths": (2, 1, 1, 1)},
-            ["layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0"],
-        ),
-        ("vit_small_patch16_18x2_224", {"depth": 1}, ["blocks.0.attns.0", "blocks.0.attns.1"]),
-        ("vit_pwee_patch16_reg1_gap_256", {"depth": 2}, ["blocks.0", "blocks.1"]),
-    ],
-)
-def test_blocks_are_found_in_order_with_their_full_names(name, options, names):
-    found = find_blocks(on_meta(name, **options))
-    assert [block.name for block in found[: len(names)]] == names
-    assert [block.index for block in found] == list(range(len(found)))
-
-
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mixer_s32_224"])
-def test_a_model_without_attention_blocks_is_refused_by_name(name):
-    model = on_meta(name)
-    with pytest.raises(UnsupportedModel, match=f"^{type(model).__name__} has no block"):
-        find_blocks(model)
-
-
-@pytest.mark.parametrize(
-    "name, expected",
-    [
-        ("vit_tiny_patch16_224", 1),
-        ("deit_tiny_distilled_patch16_224", 2),
-        ("vit_small_patch14_reg4_dinov2", 5),
-        ("vit_base_patch16_siglip_224", 0),
-        ("eva02_tiny_patch14_224", 1),
-        ("vit_small_patch16_dinov3", 5),
-        ("swin_tiny_patch4_window7_224", 0),
-        ("cait_xxs24_224", 0),
-    ],
-)
-def test_prefix_tokens_are_counted(name, expected):
-    assert num_prefix_tokens(on_meta(name)) == expected
-
-
-@pytest.mark.parametrize("name", ["convit_tiny", "pit_ti_224"])
-def test_prefix_tokens_that_differ_between_blocks_are_not_guessed(name):
-    model = on_meta(name)
-    with pytest.raises(UnsupportedModel, match=f"^{type(model).__name__} does not have the same"):
-        num_prefix_tokens(model)
 
 
 class TorchBlock(nn.Module):

@@ -8,15 +8,15 @@ import timm
 import torch
 from support import DEPTH, DIM, HEADS, backbone_of, vit
 
+from burst.adapters import OmittedTermWarning, find_blocks
 from burst.backbone import load_backbone
 from burst.decorrelation import METHODS
 from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName, UnsupportedModel
-from burst.projection import OmittedTermWarning
 from burst.response import first_norm, response_matrix
 from burst.second_moments import collect_moments, split_images
 from burst.statistics import describe
 from burst.survey import images_for
-from burst.tokens import capture, find_blocks
+from burst.tokens import capture
 from burst.whitened import whitened_histogram, whitened_histograms
 from burst.whitening import RankWarning, whiten, whiten_moments
 from burst.whitening_options import WhiteningOptions

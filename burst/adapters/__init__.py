@@ -1,0 +1,43 @@
+"""The one door through which models come in: what is known of their attention classes.
+
+registry   adapters by class; `adapter` teaches one of your own
+blocks     the attention blocks of a model, and whether they can be measured
+timm, ...  the classes of a library each; none of these libraries is imported
+"""
+
+from burst.adapters import timm
+from burst.adapters.blocks import (
+    AttentionBlock,
+    BlockDescription,
+    OmittedTermWarning,
+    SkippedBlock,
+    describe_blocks,
+    find_blocks,
+    measurable_blocks,
+    num_prefix_tokens,
+    omissions,
+    select_blocks,
+    unwrap,
+    warn_of_omissions,
+)
+from burst.adapters.registry import AttentionLayout, adapter, prefix_tokens, refuse
+
+__all__ = [
+    "AttentionBlock",
+    "AttentionLayout",
+    "BlockDescription",
+    "OmittedTermWarning",
+    "SkippedBlock",
+    "adapter",
+    "describe_blocks",
+    "find_blocks",
+    "measurable_blocks",
+    "num_prefix_tokens",
+    "omissions",
+    "prefix_tokens",
+    "refuse",
+    "select_blocks",
+    "timm",
+    "unwrap",
+    "warn_of_omissions",
+]

@@ -1,0 +1,284 @@
+"""The attention blocks of any model whose attention has an adapter: which, where, and what of them.
+
+find_blocks        in order, with their names
+select_blocks      some of them, by index
+describe_blocks    what would be measured in each, or why it cannot be
+measurable_blocks  those to measure and those to leave out
+num_prefix_tokens  how many of their tokens are not patches
+"""
+
+import operator
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from burst.adapters.registry import (
+    REGISTER,
+    RELATIVE,
+    ROTARY,
+    Adapter,
+    find_adapter,
+    prefix_counter,
+    read_layout,
+)
+from burst.errors import BurstError, UnsupportedModel
+
+
+class OmittedTermWarning(UserWarning):
+    """The scores of this model have a term that its query-key product leaves out."""
+
+
+class AttentionBlock(NamedTuple):
+    """One attention block of a model.
+
+    Attributes:
+        index: position among the model's attention blocks, from 0; in a plain ViT, `blocks[index]`.
+        name: full name of the block's module, such as `blocks.3` or `layers.1.blocks.0`.
+        module: the block.
+        attention: the module with its query and key weights; the block itself where one projection
+            serves attention and MLP.
+        attention_name: its full name.
+        adapter: what is known of its class; None if nothing is.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a block for
+    name: str
+    module: nn.Module
+    attention: nn.Module
+    attention_name: str
+    adapter: Adapter | None
+
+    @property
+    def reader(self) -> nn.Module:
+        """The module whose input is what the attention reads."""
+        return self.attention.get_submodule(self.adapter.reads if self.adapter else "")
+
+
+@dataclass(frozen=True)
+class BlockDescription:
+    """What would be measured in one block, before anything is computed.
+
+    `index` and `name` are those of `find_blocks`, `attention` is the class of its attention,
+    `omitted` what its scores hold beyond the bilinear term. If the block cannot be measured,
+    `reason` says why, and `num_heads` (h), `dim` (d) and `head_dim` (d_h) are None; else `reason`
+    is None.
+    """
+
+    index: int
+    name: str
+    attention: str
+    reason: str | None = None
+    omitted: tuple[str, ...] = ()
+    num_heads: int | None = None
+    dim: int | None = None
+    head_dim: int | None = None
+
+    @property
+    def supported(self) -> bool:
+        """Whether the block can be measured."""
+        return self.reason is None
+
+
+@dataclass(frozen=True)
+class SkippedBlock:
+    """A block that was not measured, and why."""
+
+    block: int
+    name: str
+    reason: str
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside (Distributed)DataParallel and torch.compile; else the model itself."""
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return unwrap(model.module)
+    inner = dict(model.named_children()).get("_orig_mod")
+    return model if inner is None else unwrap(inner)
+
+
+def find_blocks(model: nn.Module) -> tuple[AttentionBlock, ...]:
+    """The attention blocks of a model, in the order in which it defines them.
+
+    An attention is a module of a class that has an adapter, or that is refused by name, whatever it
+    is called and wherever it sits; or one called `attn`, as timm and others call it, of which
+    nothing is known. Whether it can be measured is another question: see `describe_blocks`.
+
+    Args:
+        model: DistributedDataParallel and torch.compile are looked through.
+
+    Returns:
+        One entry for each attention, numbered from 0.
+
+    Raises:
+        UnsupportedModel: the model has no such block; a ResNet, say.
+    """
+    root = unwrap(model)
+    modules = dict(root.named_modules(remove_duplicate=False))
+    found: list[AttentionBlock] = []
+    inside: tuple[str, ...] = ()
+    for name, module in modules.items():
+        if f"{name}.".startswith(inside):
+            continue
+        parent, _, child = name.rpartition(".")
+        attention = unwrap(module)
+        entry = find_adapter(attention, modules[parent] if name else None, child)
+        if entry is None and not _is_unknown_attention(child, attention):
+            continue
+        block = _up(name, entry.up if entry else 1)
+        found.append(
+            AttentionBlock(len(found), block, unwrap(modules[block]), attention, name, entry)
+        )
+        inside += (f"{name}.",)
+    if not found:
+        raise UnsupportedModel(_no_block(root))
+    return tuple(found)
+
+
+def _is_unknown_attention(child: str, attention: nn.Module) -> bool:
+    if child != "attn" or isinstance(attention, nn.Identity):
+        return False
+    parts = list(attention.modules())[1:]
+    return not any(find_adapter(part, None, "") for part in parts)
+
+
+def _up(name: str, steps: int) -> str:
+    parts = name.split(".") if name else []
+    return ".".join(parts[: max(len(parts) - steps, 0)])
+
+
+def _no_block(root: nn.Module) -> str:
+    kinds = (type(module).__name__ for module in root.modules())
+    named = dict.fromkeys(kind for kind in kinds if "attention" in kind.lower())
+    advice = f"of {', '.join(named)} nothing is known: {REGISTER}" if named else "choose another"
+    return f"{type(root).__name__} has no block with an attention that is known; {advice}"
+
+
+def select_blocks(model: nn.Module, blocks: Iterable[int] | None) -> tuple[AttentionBlock, ...]:
+    """The blocks asked for by index, each once, in the order given; None means all.
+
+    Raises:
+        BurstError: no index, or one outside 0 .. number of blocks - 1 (-1 is no shorthand here).
+        UnsupportedModel: the model has no attention block.
+    """
+    found = find_blocks(model)
+    if blocks is None:
+        return found
+    chosen = dict.fromkeys(operator.index(i) for i in blocks)
+    outside = [i for i in chosen if not 0 <= i < len(found)]
+    if outside or not chosen:
+        raise BurstError(
+            f"blocks {outside or 'asked for: none'}: {type(unwrap(model)).__name__} has attention "
+            f"blocks 0 to {len(found) - 1}; give some of these"
+        )
+    return tuple(found[i] for i in chosen)
+
+
+def describe_blocks(model: nn.Module) -> tuple[BlockDescription, ...]:
+    """Say for each attention block what would be measured, or why it cannot be.
+
+    Reads no weights, so a model on the meta device will do.
+
+    Raises:
+        UnsupportedModel: the model has no attention blocks at all.
+    """
+    return tuple(_describe(model, block) for block in find_blocks(model))
+
+
+def omissions(model: nn.Module) -> tuple[str, ...]:
+    """What the query-key products of a model's measurable blocks leave out, each term once.
+
+    Raises:
+        UnsupportedModel: the model has no attention blocks at all.
+    """
+    terms = (term for block in describe_blocks(model) for term in block.omitted)
+    return tuple(dict.fromkeys(terms))
+
+
+def measurable_blocks(
+    model: nn.Module, blocks: Iterable[int] | None
+) -> tuple[tuple[AttentionBlock, ...], tuple[SkippedBlock, ...], tuple[str, ...]]:
+    """The blocks to measure, those that cannot be, and what is left out of the scores.
+
+    Raises:
+        UnsupportedModel: none can be measured, or one that was asked for by index cannot be.
+        BurstError: a block index out of range.
+    """
+    indices = None if blocks is None else tuple(blocks)
+    chosen = select_blocks(model, indices)
+    wanted = [_describe(model, block) for block in chosen]
+    skipped = tuple(
+        SkippedBlock(one.index, one.name, f"{one.attention}: {one.reason}")
+        for one in wanted
+        if not one.supported
+    )
+    if skipped and (indices is not None or len(skipped) == len(wanted)):
+        first = skipped[0]
+        others = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        raise UnsupportedModel(f"{first.name}{others} cannot be measured: {first.reason}")
+    left_out = {block.block for block in skipped}
+    terms = (term for one in wanted if one.supported for term in one.omitted)
+    kept = tuple(block for block in chosen if block.index not in left_out)
+    return kept, skipped, tuple(dict.fromkeys(terms))
+
+
+def warn_of_omissions(name: str, omitted: tuple[str, ...]) -> None:
+    """Say once which terms of the scores W_q W_k^T leaves out; for the function that users call.
+
+    Warns:
+        OmittedTermWarning: if there are any.
+    """
+    if omitted:
+        message = f"left out of the scores of {name}: {', '.join(omitted)}"
+        warnings.warn(message, OmittedTermWarning, stacklevel=3)
+
+
+def num_prefix_tokens(model: nn.Module) -> int:
+    """How many tokens in front of the patches the blocks read: class, distillation, registers.
+
+    As an adapter says of the model or of a part of it, or as the model itself does, by an attribute
+    `num_prefix_tokens`, as timm's have it. 0 for models without such tokens.
+
+    Raises:
+        UnsupportedModel: the model has a class token but does not say where (PiT, CrossViT), or
+            not in every block (ConViT); measure all of its tokens.
+    """
+    root = unwrap(model)
+    for module in root.modules():
+        if count := prefix_counter(module):
+            return count(module)
+    told = getattr(root, "num_prefix_tokens", None)
+    if told is None and not any("cls_token" in name for name, _ in root.named_parameters()):
+        return 0
+    if not isinstance(told, int):
+        raise UnsupportedModel(
+            f"{type(root).__name__} does not have the same prefix tokens in every block; "
+            "measure all of its tokens"
+        )
+    return told
+
+
+def _describe(model: nn.Module, block: AttentionBlock) -> BlockDescription:
+    kind = type(block.attention).__name__
+    try:
+        if block.adapter and block.adapter.reason:
+            raise UnsupportedModel(block.adapter.reason)
+        layout = read_layout(block.attention)
+    except BurstError as error:
+        return BlockDescription(block.index, block.name, kind, str(error))
+    rows, dim = layout.query.shape
+    shape = (layout.heads, dim, rows // layout.heads)
+    omitted = _omitted_in(model, layout.omitted)
+    return BlockDescription(block.index, block.name, kind, None, omitted, *shape)
+
+
+def _omitted_in(model: nn.Module, omitted: tuple[str, ...]) -> tuple[str, ...]:
+    """The same terms, corrected by what a model of timm passes, or not, to its attentions."""
+    root = unwrap(model)
+    if getattr(root, "rope", root) is None:
+        omitted = tuple(term for term in omitted if term != ROTARY)
+    if getattr(root, "rel_pos_bias", None) is not None and RELATIVE not in omitted:
+        omitted += (RELATIVE,)
+    return omitted

@@ -1,0 +1,93 @@
+"""Which blocks a model has, what they are called, and what is said of them before measuring."""
+
+import dataclasses
+
+import pytest
+import timm
+import torch
+
+from burst.adapters import describe_blocks, find_blocks, num_prefix_tokens, omissions
+from burst.adapters.timm import TALKING_HEADS
+from burst.errors import UnsupportedModel
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return timm.create_model(name, **options)
+
+
+def test_a_model_without_attention_is_refused_by_name():
+    model = on_meta("resnet18")
+    for question in (describe_blocks, omissions):
+        with pytest.raises(UnsupportedModel, match=r"^ResNet has no block"):
+            question(model)
+
+
+def test_what_would_be_measured_is_told_without_weights():
+    model = on_meta("cait_xxs24_224", depth=1)
+    measured, *skipped = describe_blocks(model)
+    assert dataclasses.asdict(measured) == {
+        "index": 0,
+        "name": "blocks.0",
+        "attention": "TalkingHeadAttn",
+        "reason": None,
+        "omitted": (TALKING_HEADS,),
+        "num_heads": 4,
+        "dim": 192,
+        "head_dim": 48,
+    }
+    assert [(d.name, d.attention, d.supported) for d in skipped] == [
+        ("blocks_token_only.0", "ClassAttn", False),
+        ("blocks_token_only.1", "ClassAttn", False),
+    ]
+    assert skipped[0].reason.startswith("class attention: only the class token asks")
+
+
+@pytest.mark.parametrize(
+    "name, options, names",
+    [
+        ("vit_tiny_patch16_224", {"depth": 2}, ["blocks.0", "blocks.1"]),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"depths": (2, 1, 1, 1)},
+            ["layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0"],
+        ),
+        ("vit_small_patch16_18x2_224", {"depth": 1}, ["blocks.0.attns.0", "blocks.0.attns.1"]),
+        ("vit_pwee_patch16_reg1_gap_256", {"depth": 2}, ["blocks.0", "blocks.1"]),
+    ],
+)
+def test_blocks_are_found_in_order_with_their_full_names(name, options, names):
+    found = find_blocks(on_meta(name, **options))
+    assert [block.name for block in found[: len(names)]] == names
+    assert [block.index for block in found] == list(range(len(found)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mixer_s32_224"])
+def test_a_model_without_attention_blocks_is_refused_by_name(name):
+    model = on_meta(name)
+    with pytest.raises(UnsupportedModel, match=f"^{type(model).__name__} has no block"):
+        find_blocks(model)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("vit_tiny_patch16_224", 1),
+        ("deit_tiny_distilled_patch16_224", 2),
+        ("vit_small_patch14_reg4_dinov2", 5),
+        ("vit_base_patch16_siglip_224", 0),
+        ("eva02_tiny_patch14_224", 1),
+        ("vit_small_patch16_dinov3", 5),
+        ("swin_tiny_patch4_window7_224", 0),
+        ("cait_xxs24_224", 0),
+    ],
+)
+def test_prefix_tokens_are_counted(name, expected):
+    assert num_prefix_tokens(on_meta(name)) == expected
+
+
+@pytest.mark.parametrize("name", ["convit_tiny", "pit_ti_224"])
+def test_prefix_tokens_that_differ_between_blocks_are_not_guessed(name):
+    model = on_meta(name)
+    with pytest.raises(UnsupportedModel, match=f"^{type(model).__name__} does not have the same"):
+        num_prefix_tokens(model)
