@@ -1,51 +1,140 @@
-"""A backbone run over images, for what its attention reads."""
+"""A model run over batches, for what its attention reads."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from burst.adapters import num_prefix_tokens
-from burst.images import ImageStream
+from burst.adapters import num_prefix_tokens, unwrap
+from burst.errors import UnsupportedModel
+from burst.stream import Call, Stream, as_call
 from burst.tokens import capture
 
 TOKENS = ("all", "patch")
+FORWARD_PRECISIONS = ("float32", "bfloat16", "float16")
 Progress = Callable[[int, int], None]
+OnTokens = Callable[[int, Tensor], None]
 
 
 def read_tokens(
     model: nn.Module,
-    images: ImageStream,
+    stream: Stream,
     blocks: Iterable[int],
-    on_tokens: Callable[[int, Tensor], None],
+    on_tokens: OnTokens,
     *,
     tokens: str = "all",
+    forward_precision: str = "float32",
     progress: Progress | None = None,
 ) -> None:
-    """Run a model over images and hand over what each block's attention reads, as it reads it.
+    """Run a model over batches and hand over what each block's attention reads, as it reads it.
+
+    From the second batch on the forward pass ends where the last of the blocks has read its tokens:
+    what the model would make of them is not asked for. Dropout and the like are off meanwhile.
 
     Args:
-        model: a timm model; images go to its device.
-        images: batches, of one process.
+        model: batches go to its device; what wraps it (DDP, torch.compile) is left aside.
+        stream: batches, of one process.
         blocks: indices as in `find_blocks`.
-        on_tokens: called as on_tokens(block, x) with x (B, N, d), inside the forward pass.
+        on_tokens: called as on_tokens(block, x) with x (B, N, d), inside the forward pass. Where
+            tokens are padding, those that are not come as (1, n, d).
         tokens: "all", or "patch" to leave class, distillation and register tokens out.
-        progress: called as progress(batches done, batches in all).
+        forward_precision: "float32" runs the model as it is; "bfloat16" and "float16" under
+            autocast, so that its products are in that dtype.
+        progress: called as progress(batches done, batches in all, or 0 if that is not known).
 
     Raises:
         UnsupportedModel: see `capture` and, for patch tokens, `num_prefix_tokens`.
-        ImageError: see `ImageStream`.
+        BurstError: a batch that is none; whatever the stream raises.
     """
-    prefix = num_prefix_tokens(model) if tokens == "patch" else 0
+    inner = unwrap(model)
+    prefix = num_prefix_tokens(inner) if tokens == "patch" else 0
     chosen = tuple(blocks)
-    device = next(model.parameters()).device
+    last = _Last(len(chosen))
+    with torch.inference_mode(), _evaluation(inner):
+        for done, batch in enumerate(stream, start=1):
+            call = as_call(batch, inner)
 
-    def receive(block: int, x: Tensor) -> None:
-        on_tokens(block, x[:, prefix:])
+            def receive(block: int, x: Tensor, keep: Tensor | None = call.keep) -> None:
+                on_tokens(block, _kept(x, keep, prefix))
+                last.check()
 
-    with torch.inference_mode():
-        for done, batch in enumerate(images, start=1):
-            with capture(model, chosen, on_tokens=receive):
-                model(batch.to(device))
+            with _stopping(), capture(inner, chosen, on_tokens=receive):
+                _run(inner, call, forward_precision)
+            last.forward_is_over()
             if progress:
-                progress(done, images.batches)
+                progress(done, stream.batches)
+
+
+def _run(model: nn.Module, call: Call, precision: str) -> None:
+    with _autocast(model, precision):
+        model(*call.args, **call.kwargs)
+
+
+def _autocast(model: nn.Module, precision: str) -> AbstractContextManager[object]:
+    if precision == "float32":
+        return nullcontext()
+    place = next(model.parameters()).device
+    return torch.autocast(place.type, getattr(torch, precision))
+
+
+def _kept(x: Tensor, keep: Tensor | None, prefix: int) -> Tensor:
+    if keep is None:
+        return x[:, prefix:]
+    if keep.shape != x.shape[:2]:
+        raise UnsupportedModel(
+            f"the attention mask is {tuple(keep.shape)} and the attention reads "
+            f"{tuple(x.shape[:2])} tokens: which of them are padding is not known; give batches "
+            "without padding"
+        )
+    return x[:, prefix:][keep[:, prefix:]][None]
+
+
+class _Stop(BaseException):
+    """All that was asked for has been read; no error, and not for the model's code to catch."""
+
+
+class _Last:
+    """Which reading is the last of a forward pass: known once one has gone through.
+
+    Where a block is read twice in one pass, or not at all, how often may depend on the data, and
+    the passes are left to end by themselves.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self._blocks = blocks
+        self._read = 0
+        self._regular = False
+
+    def check(self) -> None:
+        self._read += 1
+        if self._regular and self._read == self._blocks:
+            self._stop()
+
+    def _stop(self) -> NoReturn:
+        raise _Stop
+
+    def forward_is_over(self) -> None:
+        self._regular = self._read == self._blocks
+        self._read = 0
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    try:
+        yield
+    except _Stop:
+        pass
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """The model as in use, and then as it was."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True

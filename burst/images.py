@@ -25,6 +25,7 @@ from burst.archive import ACCEPTED, DAMAGED, ImageFiles, list_images, reason
 from burst.errors import ImageError
 from burst.preprocess import Preprocess, decode
 from burst.sample_images import draw_crop, load_photos
+from burst.stream import Stream
 
 __all__ = ["ImageStream", "open_images"]
 
@@ -102,7 +103,7 @@ def open_images(
     )
 
 
-class ImageStream:
+class ImageStream(Stream):
     """Images in batches, decoded a little ahead in threads. Made by `open_images`.
 
     Iterating yields (B, 3, H, W) float32 on the CPU, in the order of `names`; it can be repeated.

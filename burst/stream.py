@@ -1,0 +1,175 @@
+"""Batches of any kind -> what a model is called with: tensors, dictionaries, (inputs, labels).
+
+Stream     batches that can be shared out among processes and say what they are
+as_stream  a stream of its own kind, or any other iterable as it is
+as_call    one batch -> the arguments of `model(...)`, and which of its tokens are padding
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from burst.errors import BurstError
+
+LABELS = ("labels", "label")
+PADDING = "attention_mask"
+
+
+class Stream(ABC):
+    """Batches of a known source, each process's share of which is known too.
+
+    Attributes:
+        source: what was asked for.
+        skipped: (name, reason) of each item left out, in order; filled while iterating.
+    """
+
+    source: str
+    skipped: list[tuple[str, str]]
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many items there are, or were read where that is not known before."""
+
+    @property
+    @abstractmethod
+    def batches(self) -> int:
+        """How many batches there are; 0 where that is not known."""
+
+    @property
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Which items, and how they are prepared: plain data, as JSON gives it back."""
+
+    @abstractmethod
+    def shard(self, rank: int, world_size: int) -> "Stream":
+        """The part for one of `world_size` processes."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def check_some_read(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Refuse to go on without items, given what all the shards of this stream left out.
+
+        Raises:
+            BurstError: it is all of them.
+        """
+
+
+class GivenBatches(Stream):
+    """Any iterable of batches: a DataLoader, a list, a generator. Its own sampler shards it."""
+
+    def __init__(self, given: Iterable[Any]) -> None:
+        self.source = _describe(given)
+        self.skipped = []
+        self._given = given
+        self._read = 0
+
+    @property
+    def count(self) -> int:
+        return self._read
+
+    @property
+    def batches(self) -> int:
+        try:
+            return len(self._given) if isinstance(self._given, Sized) else 0
+        except TypeError:  # a DataLoader of an iterable dataset has a length that it does not know
+            return 0
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"source": self.source}
+
+    def shard(self, rank: int, world_size: int) -> "Stream":
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        self._read = 0
+        for batch in self._given:
+            self._read += batch_size(batch)
+            yield batch
+
+
+class Call(NamedTuple):
+    """How a model is called with a batch.
+
+    Attributes:
+        args, kwargs: of `model(*args, **kwargs)`, on the model's device.
+        keep: (B, N) bool on that device, False where a token is padding; None where none is.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    keep: Tensor | None
+
+
+def as_stream(batches: Iterable[Any]) -> Stream:
+    """The stream itself, or any iterable of batches as one.
+
+    Raises:
+        BurstError: it is a batch, or nothing that can be iterated over.
+    """
+    if isinstance(batches, Stream):
+        return batches
+    if isinstance(batches, Tensor | Mapping) or not isinstance(batches, Iterable):
+        raise BurstError(
+            f"batches is a {type(batches).__name__}, expected an iterable of batches: a DataLoader, "
+            "or a list of tensors or dictionaries"
+        )
+    return GivenBatches(batches)
+
+
+def as_call(batch: object, model: nn.Module) -> Call:
+    """How `model` is called with a batch.
+
+    A tensor is its first argument, a dictionary its keyword arguments, but for `labels`; of a tuple
+    or list the first entry counts, the rest are labels. Floating tensors are given the dtype of
+    the model's parameters. Where a dictionary has an `attention_mask` (B, N), its zeros are padding.
+
+    Raises:
+        BurstError: another kind of batch.
+    """
+    inputs = _inputs(batch)
+    place = next(model.parameters(), None)
+    if isinstance(inputs, Tensor):
+        return Call((_placed(inputs, place),), {}, None)
+    kwargs = {str(name): _placed(x, place) for name, x in inputs.items() if name not in LABELS}
+    mask = inputs.get(PADDING)
+    padded = isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all())
+    return Call((), kwargs, kwargs[PADDING].bool() if padded else None)
+
+
+def batch_size(batch: object) -> int:
+    """How many items a batch has: the length of its first tensor.
+
+    Raises:
+        BurstError: another kind of batch.
+    """
+    inputs = _inputs(batch)
+    tensors = [inputs] if isinstance(inputs, Tensor) else list(inputs.values())
+    return next((len(x) for x in tensors if isinstance(x, Tensor) and x.ndim), 0)
+
+
+def _inputs(batch: object) -> Tensor | Mapping[str, Any]:
+    inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if isinstance(inputs, Tensor | Mapping):
+        return inputs
+    raise BurstError(
+        f"a batch is a {type(inputs).__name__}, expected a tensor, a dictionary of tensors, or "
+        "(inputs, labels)"
+    )
+
+
+def _placed(value: object, like: Tensor | None) -> Any:
+    if not isinstance(value, Tensor) or like is None:
+        return value
+    dtype = like.dtype if value.is_floating_point() and like.is_floating_point() else value.dtype
+    return value.to(like.device, dtype, non_blocking=True)
+
+
+def _describe(given: object) -> str:
+    dataset = getattr(given, "dataset", None)
+    inside = f" of {type(dataset).__name__}" if dataset is not None else ""
+    return type(given).__name__ + inside
