@@ -27,7 +27,7 @@ from torch import Tensor
 from burst.adapters import find_blocks
 from burst.backbone import Backbone
 from burst.decorrelation import covariance_factor, decorrelate
-from burst.response import response_matrix
+from burst.interaction import response_matrix
 from burst.second_moments import SecondMoments, TokenMoments
 from burst.whitening import whiten_moments
 

@@ -56,9 +56,15 @@ from burst.statistics import STATISTICS, abs_quantile, describe, gini, hill, top
 from burst.survey import QUANTITIES, Survey, SurveyOptions, images_for, survey
 from burst.tokens import capture
 from burst.whitened import whitened_histogram, whitened_histograms
-from burst.whitening import BlockDiagnostics, RankWarning, Whitening, whiten, whiten_moments
+from burst.whitening import (
+    BlockDiagnostics,
+    RankWarning,
+    Whitening,
+    WhiteningOptions,
+    whiten,
+    whiten_moments,
+)
 from burst.whitening_file import check_whitening_path, load_whitening, save_whitening
-from burst.whitening_options import WhiteningOptions
 
 __all__ = [
     "QUANTITIES",

@@ -16,6 +16,7 @@ from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName
 
 Floats: TypeAlias = NDArray[np.float64]
 METHODS = ("zca", "pca", "cholesky", "zca-cor", "pca-cor")
+SHRINKAGES = ("none", "oas")
 EPSILON = float(np.finfo(np.float64).eps)
 TOKEN_EPSILON = float(np.finfo(np.float32).eps)
 SPLIT = 1e-7
@@ -98,6 +99,13 @@ def oas_shrinkage(covariance: Floats, count: int) -> float:
     a = float(np.mean(covariance**2))
     below = (count + 1) * (a - mu * mu / d)
     return min(1.0, (a + mu * mu) / below) if below > 0 else 1.0
+
+
+def shrinkage_share(covariance: Floats, count: int, asked: str | float) -> float:
+    """How much to shrink a covariance of `count` samples: one of `SHRINKAGES`, or so much."""
+    if asked == "oas":
+        return oas_shrinkage(covariance, count)
+    return 0.0 if asked == "none" else float(asked)
 
 
 def shrink(covariance: Floats, share: float) -> Floats:

@@ -10,10 +10,10 @@ from burst.float64 import to_float64
 from burst.forward import read_tokens
 from burst.histogram import Histogram
 from burst.images import ImageStream
-from burst.interaction import response_histogram
+from burst.interaction import response_histogram, response_matrices
 from burst.second_moments import split_images
-from burst.whitening import Whitening, responses
-from burst.whitening_options import WhiteningOptions
+from burst.tokens import select_blocks
+from burst.whitening import Whitening, WhiteningOptions
 
 Pair = tuple[Histogram, Histogram]
 
@@ -57,7 +57,8 @@ def whitened_histograms(
     held = split_images(images, options.held_out)[1]
     device = next(backbone.model.parameters()).device
     pairs = {}
-    for block, a in responses(backbone, chosen, options):  # in float64 and on the CPU, like W A
+    blocks = select_blocks(backbone.model, chosen)
+    for block, a in response_matrices(blocks, **options.response):  # float64 on the CPU, like W A
         w = whitening.W[known.index(block.index)]
         pairs[block.index] = a.float().to(device), (w.cpu().double() @ a).float().to(device)
     return _count(backbone, held if held.count else images, pairs, options.tokens)

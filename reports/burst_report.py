@@ -17,8 +17,7 @@ from burst.histogram import Histogram
 from burst.images import ImageStream
 from burst.survey import WHOLE, Survey
 from burst.whitened import whitened_histograms
-from burst.whitening import Whitening, whiten
-from burst.whitening_options import WhiteningOptions
+from burst.whitening import Whitening, WhiteningOptions, whiten
 from reports.backbones import head_maps, law_lines, overlay_grid
 from reports.depth import depth_grid, depth_lines
 from reports.page import Page, Section

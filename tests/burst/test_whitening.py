@@ -11,15 +11,14 @@ from support import DEPTH, DIM, HEADS, backbone_of, vit
 from burst.adapters import OmittedTermWarning, find_blocks
 from burst.backbone import load_backbone
 from burst.decorrelation import METHODS
-from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName, UnsupportedModel
-from burst.response import first_norm, response_matrix
+from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName
+from burst.interaction import response_matrix
 from burst.second_moments import collect_moments, split_images
 from burst.statistics import describe
 from burst.survey import images_for
 from burst.tokens import capture
 from burst.whitened import whitened_histogram, whitened_histograms
-from burst.whitening import RankWarning, whiten, whiten_moments
-from burst.whitening_options import WhiteningOptions
+from burst.whitening import RankWarning, WhiteningOptions, whiten, whiten_moments
 
 
 @pytest.fixture(scope="module")
@@ -123,31 +122,11 @@ def test_few_images_leave_nothing_held_out(backbone):
     assert all(np.isnan(one.whiteness_error) for one in found.blocks)
 
 
-def test_heads_add_up_to_the_whole(backbone):
-    for block in find_blocks(backbone.model):
-        heads = [response_matrix(block, head=head) for head in range(HEADS)]
-        torch.testing.assert_close(sum(heads), response_matrix(block), rtol=1e-12, atol=1e-12)
-
-
 def test_a_head_has_no_more_directions_than_its_width(backbone, moments):
     found = whiten_moments(backbone, moments, WhiteningOptions(head=1, floor=0.0001))
     assert all(one.rank == DIM // HEADS for one in found.blocks)
     with pytest.raises(ShapeError, match="heads 0 to 3"):
         whiten_moments(backbone, moments, WhiteningOptions(head=4))
-
-
-def test_the_response_is_that_of_its_convention_and_norm(backbone):
-    block = find_blocks(backbone.model)[1]
-    query, key = weights_of(backbone, 1)
-    gain = backbone.model.blocks[1].norm1.weight.double().numpy()
-    centring = np.eye(DIM) - 1 / DIM
-    for expected, options in (
-        (query.T @ key, {}),
-        (query @ key.T, {"convention": "authors"}),
-        (centring @ np.diag(gain) @ query.T @ key, {"through_norm": True}),
-        (query[8:16].T @ key[8:16], {"head": 1}),
-    ):
-        np.testing.assert_allclose(response_matrix(block, **options), expected, atol=1e-12)
 
 
 def test_through_norm_and_centring_change_what_is_white(backbone, images, moments):
@@ -281,62 +260,6 @@ def test_moments_of_something_else_are_refused(backbone, images, moments):
         whiten_moments(backbone, few, WhiteningOptions(blocks=(0, 1)))
     with pytest.raises(BurstError, match=r"lack blocks \[0, 2\]"):
         whiten_moments(backbone, moments, held_out=few)
-
-
-@pytest.mark.parametrize(
-    "norm, centres",
-    [
-        (torch.nn.LayerNorm, True),
-        (timm.layers.LayerNorm, True),
-        (timm.layers.LayerNormFp32, True),
-        (torch.nn.RMSNorm, False),
-        (timm.layers.RmsNorm, False),
-        (timm.layers.SimpleNorm, False),
-    ],
-)
-def test_what_a_norm_does_to_prompts_goes_by_its_class(norm, centres):
-    model = vit()
-    model.blocks[1].norm1 = norm(DIM)
-    model.blocks[1].norm1.weight.data = gain = 0.5 + torch.rand(DIM)
-    block = find_blocks(model)[1]
-    found = first_norm(block, DIM)
-    assert found.centres is centres
-    assert torch.equal(found.gain, gain.double())
-    # Prompts of one scale: what the norm makes of them has the rows of the response, up to scale.
-    prompts = 1e3 * torch.eye(DIM)
-    with torch.inference_mode():
-        met = block.module.norm1(prompts).double()
-        met = (met - getattr(block.module.norm1, "bias", None) if centres else met).numpy()
-    expected = met @ response_matrix(block).numpy()
-    theirs = response_matrix(block, through_norm=True).numpy()
-    scale = (expected * theirs).sum() / (theirs**2).sum()
-    np.testing.assert_allclose(expected, scale * theirs, atol=1e-5 * abs(expected).max())
-
-
-class Unknown(torch.nn.LayerNorm):
-    def forward(self, x):
-        return x * self.weight
-
-
-@pytest.mark.parametrize("norm", [Unknown(DIM), torch.nn.BatchNorm1d(DIM), torch.nn.Identity()])
-def test_a_norm_of_which_nothing_is_known_is_refused(norm):
-    model = vit()
-    model.blocks[1].norm1 = norm
-    with pytest.raises(UnsupportedModel, match=r"blocks\.1\.norm1 .*not known whether it centres"):
-        first_norm(find_blocks(model)[1], DIM)
-
-
-def test_a_norm_that_does_not_come_first_is_refused():
-    model = timm.models.vision_transformer.VisionTransformer(
-        img_size=16, patch_size=4, embed_dim=DIM, depth=1, num_heads=4,
-        block_fn=timm.models.vision_transformer.ResPostBlock,
-    )  # fmt: skip
-    with pytest.raises(UnsupportedModel, match="no `norm1` before its attention"):
-        first_norm(find_blocks(model)[0], DIM)
-    model = vit()
-    model.blocks[1].norm1 = torch.nn.LayerNorm(DIM, elementwise_affine=False)
-    with pytest.raises(UnsupportedModel, match=r"blocks\.1\.norm1 \(LayerNorm\) has no gain"):
-        first_norm(find_blocks(model)[1], DIM)
 
 
 def test_blocks_of_several_widths_do_not_go_together():
