@@ -35,6 +35,7 @@ from bpt.detection.published import detection_recipe_for
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.run import DetectionRun
 from bpt.engine import Scores, evaluate
+from bpt.errors import Interrupted, NonFiniteLoss, RunExists
 from bpt.export import export_run, load_exported
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
 from bpt.inference import Evaluation, confusion_matrix, evaluate_run, predict
@@ -79,7 +80,9 @@ __all__ = [
     "FineTunedMap",
     "FineTunedViT",
     "FoundObjects",
+    "Interrupted",
     "MovingAverage",
+    "NonFiniteLoss",
     "PlainPrompt",
     "PromptModule",
     "PromptOptions",
@@ -88,6 +91,7 @@ __all__ = [
     "PublishedRecipe",
     "Recipe",
     "Run",
+    "RunExists",
     "Scores",
     "Split",
     "Targets",

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bpt.errors import NonFiniteLoss
 from bpt.optimisation import MovingAverage
 from burst.distributed import gather, meet, rank_and_size, together
-from burst.errors import EmptyResult, NonFiniteLoss
+from burst.errors import EmptyResult
 
 B = TypeVar("B")
 Labelled = tuple[Tensor, Tensor]  # (b, 3, H, W) images and (b,) labels

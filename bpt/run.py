@@ -21,10 +21,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bpt.build import Model, open_backbone, restore_model
+from bpt.errors import RunExists
 from bpt.recipe import Recipe, Tuning
 from burst._weightfile import read_stored
 from burst.backbone import Backbone
-from burst.errors import BurstError, CheckpointError, RunExists
+from burst.errors import BurstError, CheckpointError
 from burst.files import write_atomically
 from burst.whitening_file import load_whitening
 

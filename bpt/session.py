@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bpt import run as folder
 from bpt.engine import Progress, Trainer, add_up
+from bpt.errors import Interrupted, NonFiniteLoss
 from bpt.model import TrainedModule
 from bpt.recipe import Tuning
 from bpt.setup import existing_result
@@ -24,7 +25,7 @@ from bpt.signals import Signals, resume_command
 from burst import forward
 from burst.device import choose_device
 from burst.distributed import agreed, process_group, rank_and_size
-from burst.errors import BurstError, Interrupted, NonFiniteLoss, OutputError
+from burst.errors import BurstError, OutputError
 from burst.files import make_folder
 
 T = TypeVar("T")

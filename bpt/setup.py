@@ -13,12 +13,13 @@ from bpt import run as folder
 from bpt.build import Model
 from bpt.dataset import Benchmark, Split, open_dataset
 from bpt.engine import ClassifierTrainer
+from bpt.errors import RunExists
 from bpt.optimisation import MovingAverage, make_optimizer, schedule
 from bpt.prepare import matrices, tokens_for, whitening_for
 from bpt.recipe import Recipe, Tuning
 from burst.backbone import Backbone
 from burst.distributed import agreed, meet, rank_and_size
-from burst.errors import BurstError, RunExists
+from burst.errors import BurstError
 from burst.provenance import provenance
 from burst.whitening_file import load_whitening, save_whitening
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bpt.detection.recipe import DetectionRecipe
+from bpt.errors import Interrupted
 from bpt.recipe import Recipe
 from bpt.signals import this_command
 from bpt.train import train_seeds
-from burst.errors import BurstError, Interrupted
+from burst.errors import BurstError
 from burst.forward import Progress
 
 Result = dict[str, Any]

@@ -9,10 +9,7 @@ BurstError                 one line: what came, what was expected, what to do
 ├── CheckpointError        a weight file: missing, damaged, of another kind or shape, not finite
 ├── ImageError             an image source: missing, empty, or an image that cannot be read
 ├── EmptyResult            nothing was left to measure
-├── OutputError            a place that cannot be written
-├── RunExists              a folder that holds a run: of another recipe, or one to go on with
-├── NonFiniteLoss          a training whose loss is infinite or NaN
-└── Interrupted            a training that a signal ended; it can be gone on with
+└── OutputError            a place that cannot be written
 
 BackendWarning             the fast backend cannot be used on a GPU, and another counts
 """
@@ -87,27 +84,6 @@ class EmptyResult(BurstError):
 
 class OutputError(BurstError):
     """A place that cannot be written."""
-
-
-class RunExists(BurstError):
-    """A folder that holds a run already: of another recipe, or one to go on with."""
-
-
-class NonFiniteLoss(BurstError):
-    """A training whose loss is infinite or NaN; the last good state is kept."""
-
-
-class Interrupted(BurstError):
-    """A training that a signal ended after a step, whose state was saved.
-
-    Attributes:
-        signum: the signal.
-        command: what to type to go on.
-    """
-
-    def __init__(self, signum: int, command: str) -> None:
-        self.signum, self.command = signum, command
-        super().__init__(f"interrupted and saved; to go on: {command}")
 
 
 def check_known(kind: str, given: str, known: Iterable[str]) -> None:

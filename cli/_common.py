@@ -62,11 +62,12 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
 def reported_errors() -> Iterator[None]:
     """A user's mistake becomes one line on stderr and exit code 2; nothing else is caught.
 
+    A training that a signal ended says how to go on, and ends as shells expect it: 128 + signal.
     Of several processes the first prints what all have, see `burst.distributed`; what one has
     alone, before they met, it prints itself.
     """
     from burst.distributed import is_first_process
-    from burst.errors import BurstError, Interrupted
+    from burst.errors import BurstError
 
     def tell(line: str, *, alone: bool = False) -> None:
         if alone or is_first_process():
@@ -76,10 +77,11 @@ def reported_errors() -> Iterator[None]:
         with warnings.catch_warnings(), _terminated_as_interrupted():
             warnings.showwarning = _one_line_warning
             yield
-    except Interrupted as error:
-        tell(str(error))
-        raise SystemExit(128 + error.signum) from None
     except BurstError as error:
+        # Of `bpt.Interrupted`, which is no mistake; `burst` does without importing bpt.
+        if signum := getattr(error, "signum", None):
+            tell(str(error))
+            raise SystemExit(128 + signum) from None
         tell(f"error: {' '.join(str(error).split())}", alone=not error.everywhere)
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:

@@ -8,9 +8,9 @@ from support import SIZE, backbone_of, vit
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from bpt import PlainPrompt, PromptedViT, evaluate
+from bpt import NonFiniteLoss, PlainPrompt, PromptedViT, evaluate
 from bpt.engine import ClassifierTrainer
-from burst import EmptyResult, NonFiniteLoss
+from burst import EmptyResult
 
 CPU = torch.device("cpu")
 

@@ -9,9 +9,9 @@ PROGRAM = """
 import json
 import sys
 
-from bpt import Recipe, train
+from bpt import NonFiniteLoss, Recipe, train
 from bpt.engine import Trainer
-from burst import BurstError, NonFiniteLoss, process_group
+from burst import BurstError, process_group
 
 PLAIN = {"method": "vpt", "placement": "last:1", "cache": False, "epochs": 1}
 found = {}

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from bpt import Recipe, dataset_sizes, run_study, training_cost
-from burst import BurstError, Interrupted
+from bpt import Interrupted, Recipe, dataset_sizes, run_study, training_cost
+from burst import BurstError
 
 
 @pytest.fixture(scope="module")

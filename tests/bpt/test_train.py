@@ -22,16 +22,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import bpt
 import burst
-from bpt import Recipe, open_run, train, train_seeds
-from bpt.run import load_checkpoint, save_checkpoint
-from burst import (
-    BurstError,
-    CheckpointError,
+from bpt import (
     Interrupted,
     NonFiniteLoss,
-    OutputError,
+    Recipe,
     RunExists,
+    open_run,
+    train,
+    train_seeds,
 )
+from bpt.run import load_checkpoint, save_checkpoint
+from burst import BurstError, CheckpointError, OutputError
 
 TIMED = {"seconds", "images_per_second"}
 
@@ -388,8 +389,7 @@ import sys
 
 import torch
 
-from bpt import train
-from burst import Interrupted
+from bpt import Interrupted, train
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 torch.set_num_threads(1)
@@ -465,8 +465,8 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from bpt import Recipe, train
-from burst import Interrupted, process_group
+from bpt import Interrupted, Recipe, train
+from burst import process_group
 with process_group():
     for name, values in json.loads(sys.argv[1]).items():
         def stop(done, total):

@@ -14,14 +14,8 @@ import bpt
 from bpt import engine
 from bpt.detection.inference import open_images
 from bpt.detection.recipe import DetectionRecipe
-from burst.errors import (
-    BurstError,
-    CheckpointError,
-    Interrupted,
-    NonFiniteLoss,
-    OutputError,
-    RunExists,
-)
+from bpt.errors import Interrupted, NonFiniteLoss, RunExists
+from burst.errors import BurstError, CheckpointError, OutputError
 
 SMALL = {"image_size": 64, "channels": 8, "batch_size": 4, "num_prompts": 4, "rank": 2}
 

@@ -1,0 +1,29 @@
+"""What a training ends with, beside the errors of `burst.errors`.
+
+RunExists      a folder that holds a run: of another recipe, or one to go on with
+NonFiniteLoss  a training whose loss is infinite or NaN
+Interrupted    a training that a signal ended; it can be gone on with
+"""
+
+from burst.errors import BurstError
+
+
+class RunExists(BurstError):
+    """A folder that holds a run already: of another recipe, or one to go on with."""
+
+
+class NonFiniteLoss(BurstError):
+    """A training whose loss is infinite or NaN; the last good state is kept."""
+
+
+class Interrupted(BurstError):
+    """A training that a signal ended after a step, whose state was saved.
+
+    Attributes:
+        signum: the signal.
+        command: what to type to go on.
+    """
+
+    def __init__(self, signum: int, command: str) -> None:
+        self.signum, self.command = signum, command
+        super().__init__(f"interrupted and saved; to go on: {command}")
