@@ -1,6 +1,6 @@
 """What prompts start from, out of the training images: whitening matrices and real tokens."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -72,7 +72,7 @@ def image_stream(split: Split, backbone: Backbone, *, seed: int, digest: str) ->
     preprocess = backbone.preprocess
 
     @contextmanager
-    def opener(_: Collection[str]) -> Iterator[Callable[[str], Tensor]]:
+    def opener() -> Iterator[Callable[[str], Tensor]]:
         def load(name: str) -> Tensor:
             try:
                 return preprocess.centre(split[int(name)][0])

@@ -1,30 +1,27 @@
 """Image files in a folder, a zip or a tar: their names, their sizes, their bytes.
 
 Names are relative, with forward slashes. A file is an image by its suffix, in any case; hidden
-files and folders, and the `__MACOSX` that macOS puts into zips, do not count. Nothing is unpacked,
-but for one case: a compressed tar cannot be read at random, so the images asked for are copied, in
-one pass, to an unnamed temporary file (in `TMPDIR`) that goes when the reader closes. Memory stays
-flat either way.
+files and folders, and the `__MACOSX` that macOS puts into zips, do not count. Nothing is unpacked:
+a tar that is compressed as a whole cannot be read at random, and is refused.
 """
 
 import lzma
 import os
 import tarfile
-import tempfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import Protocol
 
 from burst.errors import ImageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".tbz2", ".xz", ".txz")
-ACCEPTED = "a folder, a zip or tar(.gz, .bz2, .xz) of images, or one image file"
+ARCHIVE_SUFFIXES = (".zip", ".tar")
+ACCEPTED = "a folder, a zip or uncompressed tar of images, or one image file"
 
 # What zipfile, tarfile and the decompressors raise on damaged data.
 DAMAGED = (
@@ -46,16 +43,16 @@ class ImageFiles(Protocol):
     def others(self) -> int:
         """How many visible files are no images."""
 
-    def reader(self, names: Collection[str]) -> AbstractContextManager[Read]:
-        """Open the place; what comes back reads any of `names`, from any thread."""
+    def reader(self) -> AbstractContextManager[Read]:
+        """Open the place; what comes back reads any of its images, from any thread."""
 
 
 def list_images(path: Path) -> ImageFiles:
     """Every image file in a folder, nested ones too, or in an archive; or the file itself.
 
     Raises:
-        ImageError: nothing lies there, it is of another kind, it is damaged or encrypted, it
-            cannot be read, or it holds no image.
+        ImageError: nothing lies there, it is of another kind, it is damaged or encrypted, it is
+            compressed as a whole, it cannot be read, or it holds no image.
     """
     try:
         files = _list(path)
@@ -67,6 +64,24 @@ def list_images(path: Path) -> ImageFiles:
             f"{files.others} other files were seen"
         )
     return files
+
+
+def open_tar(path: Path) -> tarfile.TarFile:
+    """A tar whose files are read where they lie.
+
+    Raises:
+        ImageError: it is compressed as a whole; what to do.
+        tarfile.ReadError: it is no tar.
+    """
+    try:
+        return tarfile.open(path, "r:")
+    except tarfile.ReadError:
+        if tarfile.is_tarfile(path):
+            raise ImageError(
+                f"{path} is a compressed tar, of which no file can be read by itself; unpack it "
+                "and give the folder, or make it a zip or an uncompressed tar"
+            ) from None
+        raise
 
 
 def reason(error: BaseException) -> str:
@@ -112,7 +127,7 @@ class _Folder:
     others: int
 
     @contextmanager
-    def reader(self, names: Collection[str]) -> Iterator[Read]:
+    def reader(self) -> Iterator[Read]:
         yield lambda name: (self.root / name).read_bytes()
 
 
@@ -154,7 +169,7 @@ class _Zip:
         return {name: member.file_size for name, member in self.members.items()}
 
     @contextmanager
-    def reader(self, names: Collection[str]) -> Iterator[Read]:
+    def reader(self) -> Iterator[Read]:
         lock = threading.Lock()  # one handle, one file position
         with zipfile.ZipFile(self.path) as archive:
 
@@ -186,8 +201,7 @@ def _list_zip(path: Path) -> _Zip:
 @dataclass(frozen=True)
 class _Tar:
     path: Path
-    compressed: bool
-    extents: Mapping[str, tuple[int, int]]  # name -> where its bytes start in the tar, how many
+    extents: Mapping[str, tuple[int, int]]  # name -> where its bytes start, how many
     others: int
 
     @property
@@ -195,65 +209,29 @@ class _Tar:
         return {name: size for name, (_, size) in self.extents.items()}
 
     @contextmanager
-    def reader(self, names: Collection[str]) -> Iterator[Read]:
-        if not self.compressed:
-            with self.path.open("rb") as file:
-                yield _extent_reader(file, self.extents)
-            return
-        with tempfile.TemporaryFile(buffering=0) as copy:
-            yield _extent_reader(copy, self._copy_to(copy, names))
+    def reader(self) -> Iterator[Read]:
+        with self.path.open("rb") as file:
 
-    def _copy_to(self, copy: IO[bytes], names: Collection[str]) -> dict[str, tuple[int, int]]:
-        """Copy the bytes of `names`; going forward only, so the tar is decompressed once."""
-        extents = {}
-        try:
-            with tarfile.open(self.path) as tar:
-                for name in sorted(names, key=self.extents.__getitem__):
-                    start, size = self.extents[name]
-                    content = _bytes_at(tar, start, size)
-                    extents[name] = (copy.tell(), size)
-                    copy.write(content)
-        except DAMAGED as error:
-            raise ImageError(
-                f"{self.path} cannot be copied to {tempfile.gettempdir()}: {reason(error)}"
-            ) from error
-        return extents
+            def read(name: str) -> bytes:
+                start, size = self.extents[name]
+                return os.pread(file.fileno(), size, start)  # no shared position, hence no lock
 
-
-def _extent_reader(file: IO[bytes], extents: Mapping[str, tuple[int, int]]) -> Read:
-    def read(name: str) -> bytes:
-        start, size = extents[name]
-        return os.pread(file.fileno(), size, start)  # no shared position, hence no lock
-
-    return read
+            yield read
 
 
 def _list_tar(path: Path) -> _Tar:
     extents = {}
-    with tarfile.open(path) as tar:
+    with open_tar(path) as tar:
         for member in tar:
             if member.isreg() and not member.issparse():
                 extents[member.name] = (member.offset_data, member.size)
             elif member.islnk() and member.linkname in extents:
                 extents[member.name] = extents[member.linkname]
         # tarfile takes a header cut short or overwritten for the end of the archive.
-        if _bytes_at(tar, tar.offset, tarfile.BLOCKSIZE).strip(b"\0"):
+        assert tar.fileobj is not None
+        tar.fileobj.seek(tar.offset)
+        if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError("it ends in the middle of a member")
     visible = {name: extent for name, extent in extents.items() if _visible(name)}
     images = {str(PurePosixPath(n)): extent for n, extent in visible.items() if _is_image(n)}
-    return _Tar(path, not _is_plain_tar(path), images, len(visible) - len(images))
-
-
-def _bytes_at(tar: tarfile.TarFile, start: int, size: int) -> bytes:
-    """Bytes of the decompressed tar."""
-    assert tar.fileobj is not None
-    tar.fileobj.seek(start)
-    return tar.fileobj.read(size)
-
-
-def _is_plain_tar(path: Path) -> bool:
-    try:
-        tarfile.open(path, "r:").close()
-    except tarfile.ReadError:
-        return False
-    return True
+    return _Tar(path, images, len(visible) - len(images))

@@ -9,7 +9,7 @@ for images in stream:          # (32, 3, 224, 224) float32
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -33,7 +33,7 @@ SAMPLE = "sample"
 MAX_THREADS = 8
 
 Load = Callable[[str], Tensor]  # name -> (3, H, W) uint8; ImageError says why not
-Opener = Callable[[Collection[str]], AbstractContextManager[Load]]
+Opener = Callable[[], AbstractContextManager[Load]]
 
 
 def open_images(
@@ -57,7 +57,7 @@ def open_images(
     the file system, 10 images are the first of 100, and every batch is a random draw.
 
     Args:
-        source: a folder (searched through; ImageFolder or any other), a zip or tar(.gz, .bz2, .xz),
+        source: a folder (searched through; ImageFolder or any other), a zip or uncompressed tar,
             one image file, or `sample`: random crops of the two photographs that come with
             scikit-learn. Crop i depends on the seed and i only: 8 to 100 % of the area, aspect 3/4
             to 4/3, flipped half the time. A folder of that name is `./sample` or a `Path`.
@@ -198,7 +198,7 @@ class ImageStream(Stream):
 
     def __iter__(self) -> Iterator[Tensor]:
         self.skipped.clear()
-        with self._opener(self.names) as load, _threads() as pool:
+        with self._opener() as load, _threads() as pool:
             loading = ((name, pool.submit(load, name)) for name in self.names)
             ahead = deque(islice(loading, len(self.batch_names[0]) if self.batch_names else 0))
             for batch in self.batch_names:
@@ -304,8 +304,8 @@ def _exists(path: Path) -> bool:
 
 def _file_opener(files: ImageFiles, preprocess: Preprocess) -> Opener:
     @contextmanager
-    def opener(names: Collection[str]) -> Iterator[Load]:
-        with files.reader(names) as read:
+    def opener() -> Iterator[Load]:
+        with files.reader() as read:
 
             def load(name: str) -> Tensor:
                 try:
@@ -343,4 +343,4 @@ def _sample(
         )
 
     sizes = {name: 3 * crop.height * crop.width for name, crop in crops.items()}
-    return sizes, lambda names: nullcontext(load)
+    return sizes, lambda: nullcontext(load)

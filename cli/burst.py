@@ -43,7 +43,7 @@ Weights = Annotated[
 ]
 Images = Annotated[
     str,
-    typer.Option(help="A folder, a zip or tar of images, an image, or `sample` (embedded)."),
+    typer.Option(help="A folder, a zip or plain tar of images, an image, or `sample` (embedded)."),
 ]
 NumImages = Annotated[int, typer.Option(help="How many images, drawn at random by the seed.")]
 Blocks = Annotated[str, typer.Option(help="`all`, or blocks counted from 0, such as 0,3-5.")]

@@ -316,6 +316,6 @@ OWN = DatasetInfo(
     sizes=None,
     licence="yours",
     citation="",
-    source="a folder or an archive (zip, tar): coco:PATH",
+    source="a folder or an archive (zip, uncompressed tar): coco:PATH",
     files=EXPECTED,
 )

@@ -5,7 +5,7 @@ COCO's own files, as they are published, packed or not:
     annotations/instances_{train,val}2017.json, or annotations_trainval2017.zip
     train2017/ and val2017/, or train2017.zip and val2017.zip (or .tar); also in images/
 
-What tools write, in a folder or in one zip or tar; the first that is there is taken:
+What tools write, in a folder or in one zip or uncompressed tar; the first that is there is taken:
 
     instances_NAME.json      as CVAT, Datumaro and COCO have it, usually in annotations/
     _annotations.coco.json   in train/ and valid/, as Roboflow has it
@@ -23,7 +23,6 @@ its base name counts, where only one image has it.
 
 import os
 import re
-import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from typing import IO
 
 from bpt.dataset.place import find
 from bpt.dataset.split import FileOpener
-from burst.archive import DAMAGED, reason
+from burst.archive import DAMAGED, open_tar, reason
 from burst.errors import ImageError
 
 PACKED = "annotations_trainval2017.zip"
@@ -72,7 +71,7 @@ class JsonFile:
             with zipfile.ZipFile(self.place) as archive, archive.open(self.name) as stream:
                 yield stream
         else:
-            with tarfile.open(self.place) as tar:
+            with open_tar(self.place) as tar:
                 inner = tar.extractfile(self.name)
                 assert inner is not None  # it was listed as a file
                 yield inner
@@ -182,7 +181,7 @@ def _members(place: Path) -> list[str]:
             with zipfile.ZipFile(place) as archive:
                 names = archive.namelist()
         else:
-            with tarfile.open(place) as tar:
+            with open_tar(place) as tar:
                 names = [one.name for one in tar if one.isfile()]
         return [name for name in names if not HIDDEN.search(name.removeprefix("./"))]
     except DAMAGED as error:

@@ -16,9 +16,9 @@ SPLITS = ("train", "val", "test")
 def open_folder(request: Request) -> Benchmark:
     """Images in folders of their classes, as torchvision's ImageFolder reads them.
 
-    An archive (zip, tar) is read in place; all may lie in one folder more. Classes are the folders
-    of all splits, sorted. Without `val/`, a tenth of the training images is held out, class by
-    class and always the same, see `hold_out`.
+    An archive (zip, uncompressed tar) is read in place; all may lie in one folder more. Classes are
+    the folders of all splits, sorted. Without `val/`, a tenth of the training images is held out,
+    class by class and always the same, see `hold_out`.
 
     Raises:
         ImageError: nothing or no image lies there; a split is missing; an image lies in no class;
@@ -69,7 +69,7 @@ INFO = DatasetInfo(
     sizes=None,
     licence="yours",
     citation="",
-    source="a folder or an archive (zip, tar): --data PATH or folder:PATH",
+    source="a folder or an archive (zip, uncompressed tar): --data PATH or folder:PATH",
     files=EXPECTED,
     embedded=False,
     opener=open_folder,

@@ -62,7 +62,7 @@ class FileOpener:
     """Name -> image, from a folder or an archive; each process opens it once for itself.
 
     Args:
-        place: a folder, zip or tar.
+        place: a folder, zip or uncompressed tar.
 
     Raises:
         ImageError: see `burst.archive.list_images`.
@@ -118,7 +118,7 @@ class _Handle:
     def __init__(self, files: ImageFiles) -> None:
         self.process = os.getpid()
         self._open = ExitStack()
-        self.read: Read = self._open.enter_context(files.reader(files.sizes))
+        self.read: Read = self._open.enter_context(files.reader())
 
 
 def hold_out(labels: Labels, share: float = 0.1) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

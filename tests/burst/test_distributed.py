@@ -35,7 +35,7 @@ backbone = backbone_of(vit())
 
 def images(bad, *, skip_bad=True, count=8):
     @contextmanager
-    def opener(names):
+    def opener():
         def load(name):
             if name in bad:
                 raise ImageError("it is torn")

@@ -63,8 +63,8 @@ def zipped(path, files):
     return path
 
 
-def tarred(path, files, mode):
-    with tarfile.open(path, mode) as archive:
+def tarred(path, files):
+    with tarfile.open(path, "w") as archive:
         for name, data in reversed(files.items()):  # the order in the file must not matter
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -105,14 +105,14 @@ def test_batches_are_float32_and_the_last_may_be_smaller(tmp_path):
     assert stream.source == str(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_an_archive_gives_the_tensors_of_the_folder(kind, tmp_path):
     root = folder(tmp_path / "images")
     path = tmp_path / f"images.{kind}"
     if kind == "zip":
         zipped(path, content())
     else:
-        tarred(path, content(), f"w:{kind.partition('.')[2]}")
+        tarred(path, content())
     expected, ours = opened(root, num_images=7), opened(path, num_images=7)
     assert ours.names == expected.names
     assert ours.fingerprint == expected.fingerprint
@@ -382,7 +382,7 @@ def test_leaving_the_loop_early_ends_the_threads(tmp_path):
 
 
 def test_closing_after_the_first_batch_ends_the_threads(tmp_path):
-    batches = iter(opened(tarred(tmp_path / "x.tar.gz", content(), "w:gz")))
+    batches = iter(opened(tarred(tmp_path / "x.tar", content())))
     next(batches)
     batches.close()
     assert our_threads() == []

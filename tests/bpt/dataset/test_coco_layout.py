@@ -95,9 +95,13 @@ def own_zip(root):
 
 def own_tar(root):
     roboflow(root)
-    with tarfile.open(root.with_suffix(".tar.gz"), "w:gz") as tar:
+    return tarred(root, "w")
+
+
+def tarred(root, mode):
+    with tarfile.open(root.with_suffix(".tar"), mode) as tar:
         tar.add(root, ".")
-    return root.with_suffix(".tar.gz")
+    return root.with_suffix(".tar")
 
 
 OWN = (roboflow, datumaro, one_image_folder, with_folders, elsewhere, own_zip, own_tar)
@@ -278,6 +282,12 @@ def test_what_is_absent_or_ambiguous_is_one_line(prepare, says, tmp_path):
     with pytest.raises(ImageError, match=says) as caught:
         open_coco(f"coco:{tmp_path / 'set'}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_set_in_a_compressed_tar_is_refused_with_what_to_do(tmp_path):
+    place = tarred(roboflow(tmp_path / "set"), "w:gz")
+    with pytest.raises(ImageError, match=r"set\.tar is a compressed tar, .* unpack it"):
+        open_coco(f"coco:{place}")
 
 
 def test_cocos_own_files_that_are_missing_are_told_with_where_to_get_them(tmp_path):
