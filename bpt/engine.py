@@ -207,7 +207,7 @@ class Trainer(ABC, Generic[B]):
         if not math.isfinite(loss):
             raise NonFiniteLoss(
                 f"the loss is {loss} within {step} steps of the epoch; the last good state is "
-                "kept. Lower --lr, warm up longer (--warmup-epochs), or use --precision float32"
+                "kept. Lower lr, warm up longer (warmup_epochs), or train in precision float32"
             )
 
     def state(self) -> dict[str, Any]:

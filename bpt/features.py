@@ -182,7 +182,7 @@ def _steps(recipe: Recipe, images: int) -> int:
     if images < recipe.batch_size:
         raise BurstError(
             f"{images} training images are fewer than a batch of {recipe.batch_size}; "
-            "lower --batch-size"
+            "lower batch_size"
         )
     return images // recipe.batch_size
 

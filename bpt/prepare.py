@@ -34,7 +34,7 @@ def whitening_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str)
     if lacking := sorted(set(blocks) - {one.block for one in whitening.blocks}):
         raise CheckpointError(
             f"{recipe.whitening} has no matrix for block {lacking[0]}, which gets a prompt; "
-            "make it again with `burst whiten --blocks all`"
+            "make it again of all blocks"
         )
     return whitening
 

@@ -149,7 +149,7 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{folder} is not the folder of a run: it holds no readable {CONFIG}; "
-            "name a folder that `bpt train --out` wrote"
+            "name a folder that a training wrote"
         ) from error
     kind = config.get("kind") if isinstance(config, dict) else None
     if kind not in (KIND, DETECTION_KIND):
@@ -177,7 +177,7 @@ def check_same(run: RunFolder, recipe: Tuning, config: Mapping[str, Any]) -> Non
         RunExists: it names what differs.
     """
     if type(run.recipe) is not type(recipe):
-        raise RunExists(f"{run.folder} holds a run of another kind; choose another --out")
+        raise RunExists(f"{run.folder} holds a run of another kind; choose another folder")
     differing = run.recipe.differences(recipe)
     described = [
         f"{name} {getattr(run.recipe, name)}, not {getattr(recipe, name)}" for name in differing
@@ -190,7 +190,7 @@ def check_same(run: RunFolder, recipe: Tuning, config: Mapping[str, Any]) -> Non
     if described:
         raise RunExists(
             f"{run.folder} holds a run of another recipe: {'; '.join(described)}; "
-            "choose another --out"
+            "choose another folder"
         )
 
 

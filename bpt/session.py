@@ -195,7 +195,7 @@ class Session(ABC, Generic[R, B]):
         if not all(bool(torch.isfinite(value).all()) for value in trained.values()):
             raise NonFiniteLoss(
                 f"trained tensors are no longer finite after epoch {self.epoch + 1}; the last good "
-                "state is kept. Lower --lr, warm up longer, or use --precision float32"
+                "state is kept. Lower lr, warm up longer, or train in precision float32"
             )
         self.epoch += 1
         self.seconds += done.seconds

@@ -98,14 +98,14 @@ def existing_result(
     if not (out / folder.CONFIG).exists():
         return None
     if not resume:
-        raise RunExists(f"{out} already holds a run; go on with --resume, or choose another --out")
+        raise RunExists(f"{out} already holds a run; resume it, or choose another folder")
     run = folder.open_run(out)
     folder.check_same(run, recipe, config)
     before, now = folder.crop_of(run.config), folder.crop_of(config)
     if run.result is None and before != now:
         raise RunExists(
             f"{out} was begun with images cropped at {before[0]:g} ({before[1]}), and they are now "
-            f"at {now[0]:g} ({now[1]}); choose another --out"
+            f"at {now[0]:g} ({now[1]}); choose another folder"
         )
     return run.result
 

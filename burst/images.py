@@ -238,7 +238,7 @@ class ImageStream(Stream):
                 if not self._skip_bad:
                     raise ImageError(
                         f"cannot read image {name!r} of {self.source}: {error}; "
-                        "--skip-bad goes on without it"
+                        "skip_bad leaves it out"
                     ) from error
                 # Out of its own batch only: no image moves to another batch to fill the gap.
                 self.skipped.append((name, str(error)))

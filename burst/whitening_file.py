@@ -71,7 +71,7 @@ def load_whitening(path: str | Path, backbone: Backbone | None = None) -> Whiten
     Raises:
         CheckpointError: missing, damaged, of another kind, or not finite; made for another model,
             other weights, another d or another number of blocks, each of which is named; or made
-            with `--through-norm` by a version that did not centre.
+            with `through_norm` by a version that did not centre.
     """
     tensors, about = _read(Path(path))
     for name, dtype in TENSORS.items():
@@ -90,7 +90,7 @@ def load_whitening(path: str | Path, backbone: Backbone | None = None) -> Whiten
     if about.get("through_norm") and "qk_sha256" not in about:
         raise CheckpointError(
             f"{path} was made through the norm without its centring, by an earlier version; make "
-            "it again with `burst whiten --through-norm`"
+            "it again"
         )
     if backbone is not None:
         _check_fits(path, about, backbone)
@@ -110,7 +110,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: stored[name] for name in TENSORS}, about
     except DAMAGE:
         pass
-    raise CheckpointError(f"{path} is not a whitening file; make one with `burst whiten --out`")
+    raise CheckpointError(
+        f"{path} is not a whitening file; expected what `burst whiten` or save_whitening wrote"
+    )
 
 
 def _plain(values: Mapping[str, float]) -> dict[str, float | None]:

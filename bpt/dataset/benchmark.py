@@ -118,7 +118,7 @@ class DatasetInfo:
         opener: what is asked of it -> `Benchmark`; None for detection.
         embedded: whether it comes with a dependency and needs no place.
         layout: how its files are named; None where any place is taken as it is.
-        downloads: what `--download` fetches; empty where its licence or its site forbids it.
+        downloads: what `download_dataset` fetches; empty where its licence or its site forbids it.
     """
 
     name: str
@@ -139,5 +139,6 @@ class DatasetInfo:
 def how_to_get(info: DatasetInfo) -> str:
     """What to do where it is missing, on one line."""
     if info.downloads:
-        return f"get it with `bpt datasets --download {info.name}`, or give --data DIR"
-    return f"get it from {info.source}; expected {info.files} in --data DIR"
+        how = f"`bpt datasets --download {info.name}` or download_dataset"
+        return f"get it with {how}, or give its folder as data"
+    return f"get it from {info.source}; expected {info.files} in the folder given as data"

@@ -216,7 +216,7 @@ def open_coco(
     check_known("detection dataset", kind, ["coco"])
     coco_masks()
     if colon and data is not None:
-        raise BurstError(f"dataset {name!r}: give its place once, as --data or behind coco:")
+        raise BurstError(f"dataset {name!r}: give its place once, as data or behind coco:")
     if colon and not place:
         raise BurstError(f"dataset {name!r} needs a place behind coco:, a folder, zip or tar")
     if colon:

@@ -74,9 +74,9 @@ def open_dataset(
         raise BurstError(f"{name} is for detection, not for classification; see bpt.open_coco")
     colon, path = name.partition(":")[1:]
     if colon and (data is not None or info.layout is not None or info.embedded):
-        raise BurstError(f"dataset {name!r}: give its place once, as --data or behind folder:")
+        raise BurstError(f"dataset {name!r}: give its place once, as data or behind folder:")
     if info.embedded and data is not None:
-        raise BurstError(f"{info.name} comes with scikit-learn; leave --data out")
+        raise BurstError(f"{info.name} comes with scikit-learn; leave data out")
     if train_list is not None and info is not imagenet.INFO:
         raise BurstError(f"a list of training images is for imagenet, not for {info.name}")
     root: Path | None = None
@@ -85,7 +85,9 @@ def open_dataset(
         root = prepare(info.name, info.layout, place, hint=how_to_get(info), say=say)
     elif not info.embedded:
         if not (path or data):
-            raise BurstError(f"dataset {name} needs a place: --data PATH; expected {info.files}")
+            raise BurstError(
+                f"dataset {name} needs a place, as data or as folder:PATH; expected {info.files}"
+            )
         root = Path(path or data or "")
     request = Request(root, train_fraction, Path(train_list) if train_list else None)
     benchmark = info.opener(request)

@@ -96,7 +96,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
         self.say(
             f"by estimate {cost.operations:.1e} operations, {spoken_hours(cost.hours)} on one H100 "
             f"in {recipe.precision}, and {memory / 2**30:.1f} GiB for {images} images at once "
-            "(--accumulation and --recompute need less)"
+            "(with accumulation or recompute less)"
         )
 
     def _evaluated(self, done: Progress) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -183,7 +183,7 @@ class DetectionEpochs:
         if len(split) < recipe.batch_size:
             raise BurstError(
                 f"{len(split)} training images are fewer than a batch of {recipe.batch_size}; "
-                "lower --batch-size"
+                "lower batch_size"
             )
         self.recipe, self.split = recipe, split
         self.steps = len(split) // recipe.batch_size

@@ -95,7 +95,7 @@ def test_lower_precision_trains_float32_tensors_to_about_the_same_loss(precision
 def test_a_loss_that_is_not_finite_stops_and_says_what_to_change():
     model = model_of()
     images, labels = batches_of(1)[0]
-    with pytest.raises(NonFiniteLoss, match=r"--lr.*--precision float32"):
+    with pytest.raises(NonFiniteLoss, match=r"Lower lr.*precision float32"):
         run(trainer_of(model), [(images * math.inf, labels)])
 
 

@@ -72,4 +72,4 @@ def test_a_broken_image_is_named_without_advice_that_bpt_does_not_have(colours, 
     found = open_dataset("folder", tmp_path / "images")
     with pytest.raises(BurstError, match=r"train/red/2\.png") as caught:
         list(image_stream(found.train, backbone, seed=0, digest="x"))
-    assert "--skip-bad" not in str(caught.value)
+    assert "skip_bad" not in str(caught.value)

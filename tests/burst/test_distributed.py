@@ -119,7 +119,7 @@ def outcomes():
 
 
 BAD = [[name, "it is torn"] for name in "1357"]
-TORN = "cannot read image '3' of photos: it is torn; --skip-bad goes on without it"
+TORN = "cannot read image '3' of photos: it is torn; skip_bad leaves it out"
 NONE = "none of the 8 images of photos can be read; the first, '0': it is torn"
 
 

@@ -398,7 +398,7 @@ def test_grey_and_cmyk_images_become_rgb_and_a_broken_one_is_named(tmp_path):
 def test_a_place_without_the_dataset_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match=r"nowhere.*does not exist.*--download cub"):
         open_dataset("cub", tmp_path / "nowhere")
-    with pytest.raises(ImageError, match=r"none of images.txt.*nabirds.tar.gz.*--data DIR"):
+    with pytest.raises(ImageError, match=r"none of images.txt.*nabirds.tar.gz.*given as data"):
         open_dataset("nabirds", tmp_path)
     monkeypatch.setenv("BPT_DATA", str(tmp_path))
     layouts.cub(tmp_path / "cub")

@@ -145,8 +145,8 @@ def test_a_broken_image_is_named(tmp_path):
     "name, data, says",
     [
         ("digit", None, "digits"),
-        ("digits", "x", "leave --data out"),
-        ("folder", None, "--data PATH"),
+        ("digits", "x", "leave data out"),
+        ("folder", None, "needs a place, as data or as folder:PATH"),
         ("folder:x", "y", "once"),
         ("folder:/nowhere", None, "does not exist"),
     ],

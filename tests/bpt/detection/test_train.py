@@ -132,7 +132,7 @@ def test_a_loss_that_is_not_finite_ends_it_in_one_line(recipe, tmp_path, monkeyp
         return original(self, batch) * math.nan
 
     monkeypatch.setattr(engine.Trainer, "step", step)
-    with pytest.raises(NonFiniteLoss, match="--lr"):
+    with pytest.raises(NonFiniteLoss, match="Lower lr"):
         bpt.train(recipe, tmp_path / "run", device="cpu")
 
 
