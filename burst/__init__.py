@@ -16,6 +16,7 @@ from burst.adapters import (
 from burst.axis import FloatAxis, RegularAxis
 from burst.backbone import Backbone, BackboneSpec, find_backbone, known_backbones, load_backbone
 from burst.checkpoint import LoadReport, load_checkpoint, read_checkpoint
+from burst.collect import collect_moments, collect_split, split_images
 from burst.device import choose_device
 from burst.distributed import is_first_process, process_group
 from burst.distribution import (
@@ -48,7 +49,7 @@ from burst.kernels import histogram, kernel_trials, matmul_histogram
 from burst.moments import Moments
 from burst.projection import Projection, projection
 from burst.provenance import provenance, version
-from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
+from burst.second_moments import SecondMoments, TokenMoments
 from burst.statistics import STATISTICS, abs_quantile, describe, gini, hill, top_energy
 from burst.survey import QUANTITIES, Survey, SurveyOptions, images_for, survey
 from burst.tokens import capture
@@ -107,6 +108,7 @@ __all__ = [
     "check_whitening_path",
     "choose_device",
     "collect_moments",
+    "collect_split",
     "describe",
     "describe_blocks",
     "find_backbone",

@@ -2,14 +2,45 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from burst.adapters import find_blocks
+from burst.adapters import find_blocks, unwrap
 from burst.backbone import Backbone
 from burst.errors import BurstError
 from burst.projection import projection
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is measured, and what a record says of it."""
+
+    model: nn.Module
+    name: str
+    pretraining: str = "unknown"
+    weights_source: str | None = None
+    weights_sha256: str | None = None
+
+
+def subject_of(model: nn.Module | Backbone, name: str | None = None) -> Subject:
+    """Any model, called by its class if no name is given; or a backbone and what is known of it.
+
+    Raises:
+        BurstError: it is neither.
+    """
+    if isinstance(model, Backbone):
+        return Subject(
+            model.model,
+            name or model.name,
+            model.pretraining,
+            model.weights_source,
+            model.weights_sha256,
+        )
+    if not isinstance(model, nn.Module):
+        raise BurstError(f"the model is a {type(model).__name__}, expected an nn.Module")
+    return Subject(model, name or type(unwrap(model)).__name__)
 
 
 def qk_sha256(model: nn.Module) -> str | None:
@@ -39,14 +70,15 @@ def qk_sha256(model: nn.Module) -> str | None:
     return None if digest.digest() == empty else digest.hexdigest()
 
 
-def identity(backbone: Backbone) -> dict[str, Any]:
+def identity(model: nn.Module | Backbone | Subject) -> dict[str, Any]:
     """What the record of a measurement says of the model."""
+    subject = model if isinstance(model, Subject) else subject_of(model)
     return {
-        "model": backbone.name,
-        "pretraining": backbone.pretraining,
-        "weights": backbone.weights_source,
-        "weights_sha256": backbone.weights_sha256,
-        "qk_sha256": qk_sha256(backbone.model),
+        "model": subject.name,
+        "pretraining": subject.pretraining,
+        "weights": subject.weights_source,
+        "weights_sha256": subject.weights_sha256,
+        "qk_sha256": qk_sha256(subject.model),
     }
 
 

@@ -1,7 +1,7 @@
 """A model run over batches, for what its attention reads."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NoReturn
 
 import torch
@@ -38,7 +38,7 @@ def read_tokens(
         stream: batches, of one process.
         blocks: indices as in `find_blocks`.
         on_tokens: called as on_tokens(block, x) with x (B, N, d), inside the forward pass. Where
-            tokens are padding, those that are not come as (1, n, d).
+            tokens are padding, those that are not come as (n, d).
         tokens: "all", or "patch" to leave class, distillation and register tokens out.
         forward_precision: "float32" runs the model as it is; "bfloat16" and "float16" under
             autocast, so that its products are in that dtype.
@@ -60,7 +60,7 @@ def read_tokens(
                 on_tokens(block, _kept(x, keep, prefix))
                 last.check()
 
-            with _stopping(), capture(inner, chosen, on_tokens=receive):
+            with suppress(_Stop), capture(inner, chosen, on_tokens=receive):
                 _run(inner, call, forward_precision)
             last.forward_is_over()
             if progress:
@@ -88,7 +88,7 @@ def _kept(x: Tensor, keep: Tensor | None, prefix: int) -> Tensor:
             f"{tuple(x.shape[:2])} tokens: which of them are padding is not known; give batches "
             "without padding"
         )
-    return x[:, prefix:][keep[:, prefix:]][None]
+    return x[:, prefix:][keep[:, prefix:]]
 
 
 class _Stop(BaseException):
@@ -118,14 +118,6 @@ class _Last:
     def forward_is_over(self) -> None:
         self._regular = self._read == self._blocks
         self._read = 0
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    try:
-        yield
-    except _Stop:
-        pass
 
 
 @contextmanager

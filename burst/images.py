@@ -25,7 +25,7 @@ from burst.archive import ACCEPTED, DAMAGED, ImageFiles, list_images, reason
 from burst.errors import ImageError
 from burst.preprocess import Preprocess, decode
 from burst.sample_images import draw_crop, load_photos
-from burst.stream import Stream
+from burst.stream import NamedStream
 
 __all__ = ["ImageStream", "open_images"]
 
@@ -103,7 +103,7 @@ def open_images(
     )
 
 
-class ImageStream(Stream):
+class ImageStream(NamedStream):
     """Images in batches, decoded a little ahead in threads. Made by `open_images`.
 
     Iterating yields (B, 3, H, W) float32 on the CPU, in the order of `names`; it can be repeated.

@@ -7,14 +7,13 @@ response_matrix          a block -> the float64 matrix that takes its tokens to 
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from burst.adapters import AttentionBlock
-from burst.adapters.timm import timm_classes
+from burst.adapters.norms import first_norm
 from burst.axis import Axis, FloatAxis
-from burst.errors import ShapeError, UnknownName, UnsupportedModel
+from burst.errors import ShapeError, UnknownName
 from burst.histogram import Histogram
 from burst.kernels import matmul_histogram
 from burst.precision import plain_float32
@@ -22,44 +21,6 @@ from burst.projection import projection
 
 CONVENTIONS = ("paper", "authors")
 _DEFAULT_AXIS = FloatAxis()
-
-# Norms that subtract a token's mean before they scale it, and norms that only scale it. Decided by
-# class: from its weights nobody could tell a LayerNorm without a bias from an RMSNorm.
-_CENTRING: tuple[type[nn.Module], ...] = (
-    nn.LayerNorm,
-    *timm_classes(
-        "layers:LayerNorm",
-        "layers:LayerNormFp32",
-        "layers:LayerNorm2d",
-        "layers:LayerNorm2dFp32",
-    ),
-)
-_SCALING: tuple[type[nn.Module], ...] = (
-    nn.RMSNorm,
-    *timm_classes(
-        "layers:RmsNorm",
-        "layers:RmsNormFp32",
-        "layers:RmsNorm2d",
-        "layers:RmsNorm2dFp32",
-        "layers:SimpleNorm",  # divides by the deviation about the mean, which it leaves in place
-        "layers:SimpleNormFp32",
-        "layers:SimpleNorm2d",
-        "layers:SimpleNorm2dFp32",
-    ),
-)
-_CENTRES = dict.fromkeys(_CENTRING, True) | dict.fromkeys(_SCALING, False)
-
-
-class Norm(NamedTuple):
-    """What a norm does to a token x, up to its scale s and bias: x -> (x H / s) diag(g).
-
-    Attributes:
-        gain: g (d,), float64.
-        centres: whether H is I - 1 1^T / d, as in a LayerNorm; else the identity, as in an RMSNorm.
-    """
-
-    gain: Tensor
-    centres: bool
 
 
 def interaction(w_q: Tensor, w_k: Tensor, *, convention: str = "paper") -> Tensor:
@@ -224,39 +185,6 @@ def response_matrices(
         listed = ", ".join(f"{block}: {width}" for block, width in widths.items())
         raise ShapeError(f"blocks of different widths ({listed}) do not go into one whitening")
     return found
-
-
-def first_norm(block: AttentionBlock, dim: int) -> Norm:
-    """What the norm does whose output the block's attention reads.
-
-    Raises:
-        UnsupportedModel: there is no `norm1`, it comes after the attention, it has no gain, or it
-            is of a class of which it is not known whether it centres.
-    """
-    children = dict(block.module.named_children())
-    order = list(children)
-    # timm defines a block's parts in the order in which they run; in a post-norm block attn leads.
-    if "norm1" not in order or order.index("norm1") > order.index("attn"):
-        raise UnsupportedModel(
-            f"{block.name} ({type(block.module).__name__}) has no `norm1` before its attention; "
-            "whiten it without the norm"
-        )
-    norm = children["norm1"]
-    label = f"{block.name}.norm1 ({type(norm).__name__})"
-    kind = next((one for one in type(norm).__mro__ if one in _CENTRES), None)
-    if kind is None or type(norm).forward is not kind.forward:
-        raise UnsupportedModel(
-            f"{label} is neither a LayerNorm nor an RMSNorm that is known, so it is not known "
-            f"whether it centres a prompt; whiten {block.name} without the norm"
-        )
-    gain = getattr(norm, "weight", None)
-    if not isinstance(gain, Tensor) or gain.shape != (dim,):
-        raise UnsupportedModel(
-            f"{label} has no gain for each of {dim} dimensions; whiten {block.name} without the "
-            "norm"
-        )
-    # In this order: not every device has float64.
-    return Norm(gain.detach().cpu().double(), _CENTRES[kind])
 
 
 def _check_pair(w_q: Tensor, w_k: Tensor) -> None:

@@ -10,7 +10,7 @@ from burst.errors import BurstError, ShapeError
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Query and key weights of one attention, in the paper's orientation: `q = x @ w_q[i] + b_q[i]`.
+    """Query and key weights of one attention, in the paper's orientation: q = x @ w_q[i] + b_q[i].
 
     Attributes:
         w_q: (h, d, d_h) float32, one matrix for each of h heads.

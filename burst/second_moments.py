@@ -2,12 +2,10 @@
 
 SecondMoments    of one sample of tokens; adds
 TokenMoments     of the blocks of a backbone, with what they were measured on; adds, saved and read
-collect_moments  one pass over images -> TokenMoments
-split_images     a stream -> one to fit on and one held out
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +16,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from burst._weightfile import DAMAGE, read_stored
-from burst.adapters import select_blocks
-from burst.backbone import Backbone
-from burst.distributed import rank_and_size, together
 from burst.errors import (
     BurstError,
     CheckpointError,
-    EmptyResult,
     OutputError,
     ShapeError,
-    check_known,
 )
 from burst.files import write_atomically
-from burst.fingerprint import model_differences, qk_sha256
+from burst.fingerprint import model_differences
 from burst.float64 import to_float64
-from burst.forward import TOKENS, Progress, read_tokens
-from burst.images import ImageStream
 
 KIND = "burst second moments 1"
 
@@ -63,22 +54,24 @@ class SecondMoments:
 
     @classmethod
     def of(cls, tokens: Tensor) -> "SecondMoments":
-        """Moments of tokens (B, N, d), of any floating dtype, on their device.
+        """Moments of tokens (B, N, d), or (n, d) without positions; of any floating dtype.
 
         On the CPU where that device has no float64 (Apple's MPS): each batch is copied there.
 
         Raises:
             ShapeError: another shape, or no tokens.
         """
-        if tokens.ndim != 3 or not tokens.numel():
-            raise ShapeError(f"tokens {tuple(tokens.shape)} must be (B, N, d), none of them 0")
+        if tokens.ndim not in (2, 3) or not tokens.numel():
+            raise ShapeError(f"tokens {tuple(tokens.shape)} must be (B, N, d) or (n, d), none 0")
         x = to_float64(tokens.detach())
-        mean = x.mean(dim=(0, 1))
-        centred = (x - mean).flatten(0, 1)
+        rows = x.reshape(-1, x.shape[-1])
+        mean = rows.mean(dim=0)
+        centred = rows - mean
         # What rounding left in the mean is taken out of the scatter too: exact for equal tokens.
         rest = centred.mean(dim=0)
         scatter = centred.mT @ centred - len(centred) * torch.outer(rest, rest)
-        return cls(len(centred), mean + rest, scatter, x.mean(dim=0))
+        positions = x.mean(dim=0) if x.ndim == 3 else None
+        return cls(len(centred), mean + rest, scatter, positions)
 
     @property
     def dim(self) -> int:
@@ -230,107 +223,3 @@ def _read(tensors: Mapping[str, Tensor], block: str, count: int) -> SecondMoment
     if not (found.is_finite() and torch.isfinite(scatter).all()):
         raise ShapeError(f"block {block} is not finite")
     return found
-
-
-def collect_moments(
-    backbone: Backbone,
-    images: ImageStream,
-    *,
-    blocks: Iterable[int] | None = None,
-    tokens: str = "all",
-    progress: Progress | None = None,
-) -> TokenMoments:
-    """Second moments of what the blocks' attention reads, in one pass over the images.
-
-    Each block's tokens are added up inside its forward hook, on the device of the model (see
-    `SecondMoments.of`), so memory does not grow with the number of images. In a process group each
-    process takes its share of the batches and all get the whole, the same up to float64 rounding
-    however many there are.
-
-    Args:
-        backbone: from `load_backbone`.
-        images: from `images_for`.
-        blocks: indices as in `find_blocks`; None for all.
-        tokens: "all", or "patch" to leave class, distillation and register tokens out.
-        progress: called as progress(batches done, batches in all).
-
-    Raises:
-        BurstError: a block index out of range; tokens that are not finite, with their block.
-        UnknownName: another kind of tokens.
-        UnsupportedModel: see `capture`.
-        EmptyResult: no image was read.
-        ImageError: see `ImageStream`.
-    """
-    check_known("kind of tokens", tokens, TOKENS)
-    chosen = {block.index: block.name for block in select_blocks(backbone.model, blocks)}
-    found: dict[int, SecondMoments] = {}
-
-    def add(block: int, x: Tensor) -> None:
-        new = SecondMoments.of(x)
-        if not new.is_finite():
-            raise BurstError(f"{chosen[block]}: the tokens of {backbone.name} are not finite")
-        found[block] = found[block] + new if block in found else new
-
-    mine = images.shard(*rank_and_size())
-
-    def read() -> TokenMoments:
-        read_tokens(backbone.model, mine, chosen, add, tokens=tokens, progress=progress)
-        return TokenMoments(
-            {block: found[block].to("cpu") for block in sorted(found)},
-            backbone.name,
-            backbone.weights_sha256,
-            tokens,
-            mine.count - len(mine.skipped),
-            (images.record,),
-            tuple(mine.skipped),
-            qk_sha256(backbone.model),
-        )
-
-    return _merged(images, together(read))
-
-
-def _merged(images: ImageStream, parts: Sequence[TokenMoments]) -> TokenMoments:
-    """The moments of all processes, some of which may not have read an image."""
-    bad = tuple(one for part in parts for one in part.bad_images)
-    full = [part for part in parts if part.blocks]
-    if not full:
-        images.check_some_read(bad)
-        raise EmptyResult(f"no image of {images.source} was read, so there is nothing to whiten")
-    whole = full[0]
-    for one in full[1:]:
-        whole = whole + one
-    return replace(whole, bad_images=bad)
-
-
-def split_images(images: ImageStream, share: float) -> tuple[ImageStream, ImageStream]:
-    """Two streams over a stream's images: one to fit on, one held out.
-
-    The images are in random order, so every k-th is held out, k = round(1 / share). This goes by an
-    image's place in the stream: it does not depend on batches or processes. The images of a batch
-    that stay are read together as before.
-
-    Args:
-        images: a whole stream, not a shard.
-        share: of the images to hold out, up to one half; 0 for none.
-
-    Returns:
-        The stream to fit on, which is never empty, and the one held out, which is where there are
-        fewer than k images.
-
-    Raises:
-        BurstError: share is outside 0..1/2.
-    """
-    if not 0 <= share <= 0.5:
-        raise BurstError(f"the share of images to hold out is {share}; it must lie in 0..0.5")
-    every = round(1 / share) if share else images.count + 1
-    fitting: list[list[str]] = []
-    held: list[str] = []
-    place = 0
-    for batch in images.batch_names:
-        last = [(place + i) % every == every - 1 for i in range(len(batch))]
-        fitting.append([name for name, out in zip(batch, last, strict=True) if not out])
-        held += [name for name, out in zip(batch, last, strict=True) if out]
-        place += len(batch)
-    size = max(len(batch) for batch in images.batch_names)
-    batches = [held[i : i + size] for i in range(0, len(held), size)]
-    return images.of_batches([batch for batch in fitting if batch]), images.of_batches(batches)

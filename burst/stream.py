@@ -1,13 +1,14 @@
 """Batches of any kind -> what a model is called with: tensors, dictionaries, (inputs, labels).
 
-Stream     batches that can be shared out among processes and say what they are
-as_stream  a stream of its own kind, or any other iterable as it is
-as_call    one batch -> the arguments of `model(...)`, and which of its tokens are padding
+Stream       batches that can be shared out among processes and say what they are
+NamedStream  the same of items with names, which can be chosen from
+as_stream    a stream of its own kind, or any other iterable as it is
+as_call      one batch -> the arguments of `model(...)`, and which of its tokens are padding
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor, nn
 
@@ -50,6 +51,7 @@ class Stream(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Any]: ...
 
+    @abstractmethod
     def check_some_read(self, skipped: Sequence[tuple[str, str]]) -> None:
         """Refuse to go on without items, given what all the shards of this stream left out.
 
@@ -58,21 +60,41 @@ class Stream(ABC):
         """
 
 
+class NamedStream(Stream):
+    """Batches of items that have names, so that others can be made of them.
+
+    Attributes:
+        batch_names: the items' names, batch by batch.
+    """
+
+    batch_names: Sequence[Sequence[str]]
+
+    @abstractmethod
+    def of_batches(self, batches: Sequence[Sequence[str]]) -> Self:
+        """A stream over other batches of these items."""
+
+
 class GivenBatches(Stream):
-    """Any iterable of batches: a DataLoader, a list, a generator. Its own sampler shards it."""
+    """Any iterable of batches: a DataLoader, a list, a generator. Its own sampler shards it.
+
+    Attributes:
+        sizes: items of each batch read so far; the last one is being worked on.
+    """
 
     def __init__(self, given: Iterable[Any]) -> None:
         self.source = _describe(given)
         self.skipped = []
+        self.sizes: list[int] = []
         self._given = given
-        self._read = 0
 
     @property
     def count(self) -> int:
-        return self._read
+        """How many items were read so far."""
+        return sum(self.sizes)
 
     @property
     def batches(self) -> int:
+        """Their number, if the iterable knows its length; else 0."""
         try:
             return len(self._given) if isinstance(self._given, Sized) else 0
         except TypeError:  # a DataLoader of an iterable dataset has a length that it does not know
@@ -80,16 +102,21 @@ class GivenBatches(Stream):
 
     @property
     def record(self) -> dict[str, Any]:
+        """What kind of iterable it is; more is not known."""
         return {"source": self.source}
 
     def shard(self, rank: int, world_size: int) -> "Stream":
+        """All of it: the iterable is each process's own."""
         return self
 
     def __iter__(self) -> Iterator[Any]:
-        self._read = 0
+        self.sizes.clear()
         for batch in self._given:
-            self._read += batch_size(batch)
+            self.sizes.append(batch_size(batch))
             yield batch
+
+    def check_some_read(self, skipped: Sequence[tuple[str, str]]) -> None:
+        """Nothing is ever skipped."""
 
 
 class Call(NamedTuple):
@@ -115,8 +142,8 @@ def as_stream(batches: Iterable[Any]) -> Stream:
         return batches
     if isinstance(batches, Tensor | Mapping) or not isinstance(batches, Iterable):
         raise BurstError(
-            f"batches is a {type(batches).__name__}, expected an iterable of batches: a DataLoader, "
-            "or a list of tensors or dictionaries"
+            f"batches is a {type(batches).__name__}, expected an iterable of batches, such as a "
+            "DataLoader, or a list of tensors or dictionaries"
         )
     return GivenBatches(batches)
 
@@ -125,8 +152,8 @@ def as_call(batch: object, model: nn.Module) -> Call:
     """How `model` is called with a batch.
 
     A tensor is its first argument, a dictionary its keyword arguments, but for `labels`; of a tuple
-    or list the first entry counts, the rest are labels. Floating tensors are given the dtype of
-    the model's parameters. Where a dictionary has an `attention_mask` (B, N), its zeros are padding.
+    or list the first entry counts, the rest are labels. Floating tensors are given the dtype of the
+    model's parameters. In a dictionary the zeros of `attention_mask` (B, N) are padding.
 
     Raises:
         BurstError: another kind of batch.
@@ -162,7 +189,7 @@ def _inputs(batch: object) -> Tensor | Mapping[str, Any]:
     )
 
 
-def _placed(value: object, like: Tensor | None) -> Any:
+def _placed(value: object, like: Tensor | None) -> object:
     if not isinstance(value, Tensor) or like is None:
         return value
     dtype = like.dtype if value.is_floating_point() and like.is_floating_point() else value.dtype

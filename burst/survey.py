@@ -1,12 +1,12 @@
-"""All blocks, quantities and heads of a backbone in one pass over the images -> one tidy table."""
+"""All blocks, quantities and heads of a model in one pass over batches -> one tidy table."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
-from torch import Tensor
+from torch import Tensor, nn
 
 from burst.adapters import AttentionBlock, SkippedBlock, measurable_blocks, warn_of_omissions
 from burst.axis import FloatAxis
@@ -18,8 +18,8 @@ from burst.errors import (
     UnsupportedModel,
     check_known,
 )
-from burst.fingerprint import identity
-from burst.forward import TOKENS, Progress, read_tokens
+from burst.fingerprint import Subject, identity, subject_of
+from burst.forward import FORWARD_PRECISIONS, TOKENS, Progress, read_tokens
 from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
 from burst.interaction import (
@@ -31,6 +31,7 @@ from burst.interaction import (
 from burst.kernels import PRECISIONS, histogram, kernel_trials
 from burst.projection import Projection, projection
 from burst.statistics import STATISTICS, describe
+from burst.stream import as_stream
 
 QUANTITIES = ("qk", "x", "qkx")
 WHOLE = "all"  # the value of `head` where the heads are taken together
@@ -54,6 +55,8 @@ class SurveyOptions:
         bins: regular bins that the histograms must be able to give exactly.
         backend: see `burst.kernels.choose`.
         precision: how `qkx` is multiplied on a GPU, see `burst.kernels.matmul_histogram`.
+        forward_precision: how the model runs: "float32" as it is, "bfloat16" or "float16" under
+            autocast.
 
     Raises:
         UnknownName: a quantity, convention, kind of tokens or precision that is not known.
@@ -70,6 +73,7 @@ class SurveyOptions:
     bins: int = 256
     backend: str = "auto"
     precision: str = "tf32x3"
+    forward_precision: str = "float32"
 
     def __post_init__(self) -> None:
         for quantity in self.quantities:
@@ -77,6 +81,7 @@ class SurveyOptions:
         check_known("convention", self.convention, CONVENTIONS)
         check_known("kind of tokens", self.tokens, TOKENS)
         check_known("precision", self.precision, PRECISIONS)
+        check_known("forward precision", self.forward_precision, FORWARD_PRECISIONS)
         if not self.quantities:
             raise BurstError(f"no quantity to measure; give some of {', '.join(QUANTITIES)}")
         if self.per_head and self.convention == "authors":
@@ -161,29 +166,35 @@ def images_for(
 
 
 def survey(
-    backbone: Backbone,
-    images: ImageStream,
+    model: nn.Module | Backbone,
+    batches: Iterable[Any] = (),
     options: SurveyOptions | None = None,
     *,
+    name: str | None = None,
     progress: Progress | None = None,
 ) -> Survey:
-    """Measure a backbone's burstiness, block by block, in one forward pass over the images.
+    """Measure a model's burstiness, block by block, in one pass over batches.
 
     Each block's work is done inside its forward hook, while its tokens are in cache, and only
-    histograms are kept: memory does not grow with the number of images. In a process group each
-    process takes its share of the batches and all get the whole result; the counts do not depend
-    on how many processes there are, as long as each computes with the same number of threads.
+    histograms are kept: memory does not grow with the number of batches. In a process group all
+    processes get the whole result. Images from `images_for` are shared out among them, and the
+    counts do not depend on how many there are, as long as each computes with the same number of
+    threads; any other batches are the caller's to share out, as a `DistributedSampler` does.
 
     Args:
-        backbone: from `load_backbone`.
-        images: from `open_images`; not read where only `qk` is asked for.
+        model: any with attention that has an adapter (`burst.describe_blocks` says), on any device;
+            or a backbone from `load_backbone`.
+        batches: any iterable of tensors, dictionaries (keyword arguments of the model) or (inputs,
+            labels), such as a DataLoader, or images from `images_for`. Tokens whose
+            `attention_mask` is 0 are left out. Not read where only `qk` is asked for.
         options: what to measure; all blocks and quantities if not given.
-        progress: called as progress(batches done, batches in all).
+        name: what the model is called in the table; a backbone's own name, or its class.
+        progress: called as progress(batches done, batches in all, or 0 if that is not known).
 
     Raises:
         UnsupportedModel: the model has no attention, or none that can be measured, or a block
             asked for by index cannot be.
-        BurstError: block index out of range.
+        BurstError: block index out of range; a batch that is none.
         EmptyResult: no token was read.
         ImageError: see `ImageStream`.
 
@@ -191,36 +202,50 @@ def survey(
         OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
     """
     options = options or SurveyOptions()
-    blocks, skipped, omitted = measurable_blocks(backbone.model, options.blocks)
+    subject = subject_of(model, name)
+    blocks, skipped, omitted = measurable_blocks(subject.model, options.blocks)
     if options.need_weights:
-        warn_of_omissions(backbone.name, omitted)
+        warn_of_omissions(subject.name, omitted)
+    stream = as_stream(batches)
     rank, size = rank_and_size()
-    mine = images.shard(rank, size)
+    mine = stream.shard(rank, size)
     gauge = _Gauge(blocks, options)
 
-    def measure() -> tuple[dict[Key, Histogram], list[tuple[str, str]]]:
+    def measure() -> _Part:
         if rank == 0:  # weights belong to no image: counted once, not once a process
             gauge.measure_weights()
         if options.need_images:
             read_tokens(
-                backbone.model,
+                subject.model,
                 mine,
                 gauge.blocks,
                 gauge.measure_tokens,
                 tokens=options.tokens,
+                forward_precision=options.forward_precision,
                 progress=progress,
             )
-        return gauge.histograms, mine.skipped
+        return _Part(gauge.histograms, mine.skipped, mine.count - len(mine.skipped))
 
     parts = together(measure)
-    bad_images = tuple(bad for _, skipped in parts for bad in skipped)
-    images.check_some_read(bad_images)
-    counted = add_histograms(part for part, _ in parts)
+    bad = tuple(one for part in parts for one in part.skipped)
+    stream.check_some_read(bad)
+    counted = add_histograms(part.histograms for part in parts)
     histograms = {key: counted[key] for key in sorted(counted, key=_order)}
-    _check_complete(histograms, options, f"{backbone.name} on {images.source}")
-    record = _record(backbone, images, options, histograms, bad_images)
-    table = _table(backbone, histograms)
-    return Survey(table, histograms, skipped, omitted, bad_images, record)
+    _check_complete(histograms, options, f"{subject.name} on {stream.source}")
+    record = _record(subject, options, histograms)
+    if options.need_images:
+        read = sum(part.read for part in parts)
+        record["images"] = stream.record | {"count": read, "bad": [list(one) for one in bad]}
+    table = _table(subject, histograms)
+    return Survey(table, histograms, skipped, omitted, bad, record)
+
+
+class _Part(NamedTuple):
+    """What one process found."""
+
+    histograms: dict[Key, Histogram]
+    skipped: list[tuple[str, str]]
+    read: int
 
 
 def _check_complete(histograms: dict[Key, Histogram], options: SurveyOptions, what: str) -> None:
@@ -267,7 +292,7 @@ class _Gauge:
 
     def measure_tokens(self, block: int, tokens: Tensor) -> None:
         """Count the entries of X and of A X^T for what one block's attention reads."""
-        x = tokens.flatten(0, 1).float()
+        x = tokens.reshape(-1, tokens.shape[-1]).float()
         if "x" in self.options.quantities:
             self._count(block, WHOLE, "x", histogram(x, **self._how))
         if "qkx" in self.options.quantities:
@@ -298,35 +323,26 @@ def _order(key: Key) -> tuple[int, int, int]:
     return block, -1 if head == WHOLE else int(head), QUANTITIES.index(quantity)
 
 
-def _table(backbone: Backbone, histograms: dict[Key, Histogram]) -> pd.DataFrame:
+def _table(subject: Subject, histograms: dict[Key, Histogram]) -> pd.DataFrame:
     rows = [
-        (backbone.name, backbone.pretraining, *key, *describe(hist).values())
+        (subject.name, subject.pretraining, *key, *describe(hist).values())
         for key, hist in histograms.items()
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _record(
-    backbone: Backbone,
-    images: ImageStream,
-    options: SurveyOptions,
-    histograms: dict[Key, Histogram],
-    bad_images: tuple[tuple[str, str], ...],
+    subject: Subject, options: SurveyOptions, histograms: dict[Key, Histogram]
 ) -> dict[str, Any]:
+    place = next(subject.model.parameters())
     return {
-        **identity(backbone),
-        "images": {
-            **images.record,
-            "count": images.count - len(bad_images),
-            "bad": [list(bad) for bad in bad_images],
-        }
-        if options.need_images
-        else None,
+        **identity(subject),
+        "images": None,
         "options": asdict(options),
         "backend": sorted({hist.backend for hist in histograms.values()}),
         "precision": sorted({hist.precision for hist in histograms.values()} - {""}),  # of products
         "kernels": kernel_trials(),
         "nonfinite": sum(hist.nonfinite.total for hist in histograms.values()),
-        "device": str(next(backbone.model.parameters()).device),
+        "device": str(place.device),
         "processes": rank_and_size()[1],
     }

@@ -1,17 +1,21 @@
 """The response before and after whitening, entry by entry: histograms of Y and of W Y."""
 
-from torch import Tensor
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
 
 from burst.axis import Axis, FloatAxis
 from burst.backbone import Backbone
+from burst.collect import split_images
 from burst.distributed import add_histograms, rank_and_size, together
 from burst.errors import BurstError, EmptyResult, ShapeError
+from burst.fingerprint import subject_of
 from burst.float64 import to_float64
 from burst.forward import read_tokens
 from burst.histogram import Histogram
-from burst.images import ImageStream
 from burst.interaction import response_histogram, response_matrices
-from burst.second_moments import split_images
+from burst.stream import NamedStream, Stream, as_stream
 from burst.tokens import select_blocks
 from burst.whitening import Whitening, WhiteningOptions
 
@@ -34,15 +38,19 @@ def whitened_histogram(w: Tensor, a: Tensor, x: Tensor, axis: Axis | None = None
 
 
 def whitened_histograms(
-    backbone: Backbone, images: ImageStream, whitening: Whitening, options: WhiteningOptions
+    model: nn.Module | Backbone,
+    batches: Iterable[Any],
+    whitening: Whitening,
+    options: WhiteningOptions,
 ) -> dict[int, Pair]:
     """Histograms of Y and of W Y, by block index, on the images that `whiten` held out.
 
-    Reads those images again, or all where none were held out.
+    Reads those images again. Where none were held out, or where they are not known by name, it
+    reads all batches.
 
     Args:
-        backbone: the one that was whitened.
-        images: as given to `whiten`.
+        model: the one that was whitened.
+        batches: as given to `whiten`; what can be iterated over but once is used up by then.
         whitening: what `whiten` made of them.
         options: as given to `whiten`; `blocks` says which are wanted.
 
@@ -54,19 +62,26 @@ def whitened_histograms(
     chosen = known if options.blocks is None else list(options.blocks)
     if not set(chosen) <= set(known):
         raise BurstError(f"blocks {chosen} are not all among those whitened, {known}")
-    held = split_images(images, options.held_out)[1]
-    device = next(backbone.model.parameters()).device
+    inner = subject_of(model).model
+    device = next(inner.parameters()).device
     pairs = {}
-    blocks = select_blocks(backbone.model, chosen)
+    blocks = select_blocks(inner, chosen)
     for block, a in response_matrices(blocks, **options.response):  # float64 on the CPU, like W A
         w = whitening.W[known.index(block.index)]
         pairs[block.index] = a.float().to(device), (w.cpu().double() @ a).float().to(device)
-    return _count(backbone, held if held.count else images, pairs, options.tokens)
+    return _count(inner, _held_out(as_stream(batches), options.held_out), pairs, options.tokens)
+
+
+def _held_out(stream: Stream, share: float) -> Stream:
+    if not isinstance(stream, NamedStream):
+        return stream
+    held = split_images(stream, share)[1]
+    return held if held.count else stream
 
 
 def _count(
-    backbone: Backbone,
-    images: ImageStream,
+    model: nn.Module,
+    stream: Stream,
     pairs: dict[int, tuple[Tensor, Tensor]],
     tokens: str,
 ) -> dict[int, Pair]:
@@ -79,13 +94,13 @@ def _count(
             found[key] = found[key] + new if key in found else new
 
     def read() -> tuple[dict[tuple[int, int], Histogram], list[tuple[str, str]]]:
-        mine = images.shard(*rank_and_size())
-        read_tokens(backbone.model, mine, pairs, count, tokens=tokens)
+        mine = stream.shard(*rank_and_size())
+        read_tokens(model, mine, pairs, count, tokens=tokens)
         return found, mine.skipped
 
     parts = together(read)
     whole = add_histograms(part for part, _ in parts)
     if not whole:
-        images.check_some_read([bad for _, skipped in parts for bad in skipped])
-        raise EmptyResult(f"no image of {images.source} was read")
+        stream.check_some_read([bad for _, skipped in parts for bad in skipped])
+        raise EmptyResult(f"nothing was read from {stream.source}")
     return {block: (whole[block, 0], whole[block, 1]) for block in sorted(pairs)}

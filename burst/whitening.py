@@ -5,7 +5,7 @@ whiten_moments  the same from moments that were kept: another method costs no se
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from math import nan
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
-from torch import Tensor
+from torch import Tensor, nn
 
 from burst.adapters import (
     AttentionBlock,
@@ -24,6 +24,7 @@ from burst.adapters import (
     warn_of_omissions,
 )
 from burst.backbone import Backbone
+from burst.collect import collect_split
 from burst.decorrelation import (
     METHODS,
     SHRINKAGES,
@@ -35,13 +36,11 @@ from burst.decorrelation import (
     shrink,
     shrinkage_share,
 )
-from burst.distributed import rank_and_size
 from burst.errors import BurstError, check_known
-from burst.fingerprint import identity, model_differences
+from burst.fingerprint import Subject, identity, model_differences, subject_of
 from burst.forward import TOKENS, Progress
-from burst.images import ImageStream
 from burst.interaction import CONVENTIONS, response_matrices
-from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
+from burst.second_moments import SecondMoments, TokenMoments
 
 RECIPES = ("corrected", "authors")
 T = TypeVar("T")
@@ -174,23 +173,23 @@ class Whitening:
 
 
 def whiten(
-    backbone: Backbone,
-    images: ImageStream,
+    model: nn.Module | Backbone,
+    batches: Iterable[Any],
     options: WhiteningOptions | None = None,
     *,
     progress: Progress | None = None,
 ) -> Whitening:
-    """Whitening matrices for a backbone's blocks, from one pass over the images.
+    """Whitening matrices for a model's blocks, from one pass over batches.
 
-    Every k-th image, k = round(1 / held_out), is held out to measure the whiteness on, see
-    `split_images`. To try several options keep the moments: `split_images`, `collect_moments` and
-    `whiten_moments` are what this function calls.
+    Every k-th image, k = round(1 / held_out), or every k-th batch where the images are not known by
+    name, is held out to measure the whiteness on, see `collect_split`. To try several options keep
+    the moments: `collect_split` and `whiten_moments` are what this function calls.
 
     Args:
-        backbone: from `load_backbone`.
-        images: from `images_for`, as they come: in a process group each process takes its share.
+        model: any with attention that has an adapter, or a backbone from `load_backbone`.
+        batches: as for `burst.survey`.
         options: all blocks by ZCA if not given.
-        progress: called as progress(batches done, batches in all).
+        progress: called as progress(batches done, batches in all, or 0 if that is not known).
 
     Raises:
         UnsupportedModel: see `survey`; or a block without the norm that `through_norm` needs.
@@ -201,32 +200,23 @@ def whiten(
         OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
     """
     options = options or WhiteningOptions()
-    blocks, _, omitted = measurable_blocks(backbone.model, options.blocks)
-    warn_of_omissions(backbone.name, omitted)
-    chosen = [block.index for block in blocks]
+    subject = subject_of(model)
+    blocks, _, omitted = measurable_blocks(subject.model, options.blocks)
+    warn_of_omissions(subject.name, omitted)
     response_matrices(blocks, **options.response)  # what cannot be whitened shows before the pass
-    fitting, held = split_images(images, options.held_out)
-    total = sum(part.shard(*rank_and_size()).batches for part in (fitting, held))
-    done = 0
-
-    def report(*_: int) -> None:
-        nonlocal done
-        done += 1
-        if progress:
-            progress(done, total)
-
-    def collect(part: ImageStream) -> TokenMoments:
-        return collect_moments(
-            backbone, part, blocks=chosen, tokens=options.tokens, progress=report
-        )
-
-    moments = collect(fitting)
-    held_out = collect(held) if held.count else None
-    return whiten_moments(backbone, moments, options, held_out=held_out)
+    moments, held_out = collect_split(
+        model,
+        batches,
+        options.held_out,
+        blocks=[block.index for block in blocks],
+        tokens=options.tokens,
+        progress=progress,
+    )
+    return whiten_moments(model, moments, options, held_out=held_out)
 
 
 def whiten_moments(
-    backbone: Backbone,
+    model: nn.Module | Backbone,
     moments: TokenMoments,
     options: WhiteningOptions | None = None,
     *,
@@ -238,7 +228,7 @@ def whiten_moments(
     one on each of torch's threads.
 
     Args:
-        backbone: the one that the moments are of.
+        model: the one that the moments are of.
         moments: from `collect_moments`.
         options: `held_out` in it is not used.
         held_out: moments of other images, to measure the whiteness on.
@@ -255,10 +245,11 @@ def whiten_moments(
         RankWarning: there are fewer tokens than dimensions.
     """
     options = options or WhiteningOptions()
+    subject = subject_of(model)
     chosen = list(moments.blocks) if options.blocks is None else list(options.blocks)
     for one in (moments, held_out) if held_out else (moments,):
-        _check_moments(one, backbone, chosen, options)
-    asked = select_blocks(backbone.model, chosen)
+        _check_moments(one, subject, chosen, options)
+    asked = select_blocks(subject.model, chosen)
     tasks = [
         _Task(
             block,
@@ -278,7 +269,7 @@ def whiten_moments(
         torch.from_numpy(np.stack([one.eigenvalues for one in found])),
         torch.from_numpy(np.stack(means)),
         diagnostics,
-        _record(backbone, moments, held_out, options, tasks),
+        _record(subject, moments, held_out, options, tasks),
     )
 
 
@@ -346,9 +337,9 @@ def _in_parallel(work: Callable[[_Task], T], tasks: Sequence[_Task]) -> list[T]:
 
 
 def _check_moments(
-    moments: TokenMoments, backbone: Backbone, chosen: Sequence[int], options: WhiteningOptions
+    moments: TokenMoments, subject: Subject, chosen: Sequence[int], options: WhiteningOptions
 ) -> None:
-    differing = model_differences(vars(moments), identity(backbone))
+    differing = model_differences(vars(moments), identity(subject))
     if moments.tokens != options.tokens:
         differing.append(f"tokens {moments.tokens}, not {options.tokens}")
     if differing:
@@ -374,15 +365,15 @@ def _check_rank(tasks: Sequence[_Task], options: WhiteningOptions) -> None:
 
 
 def _record(
-    backbone: Backbone,
+    subject: Subject,
     moments: TokenMoments,
     held_out: TokenMoments | None,
     options: WhiteningOptions,
     tasks: Sequence[_Task],
 ) -> dict[str, Any]:
     return {
-        **identity(backbone),
-        "model_blocks": len(find_blocks(backbone.model)),
+        **identity(subject),
+        "model_blocks": len(find_blocks(subject.model)),
         "dim": tasks[0].moments.dim,
         "images": {
             "count": moments.images,

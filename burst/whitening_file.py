@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from burst._weightfile import DAMAGE, read_stored
 from burst.adapters import describe_blocks
 from burst.backbone import Backbone
 from burst.errors import CheckpointError, OutputError
 from burst.files import write_atomically
-from burst.fingerprint import identity, model_differences
+from burst.fingerprint import Subject, identity, model_differences, subject_of
 from burst.whitening import BlockDiagnostics, Whitening
 
 KIND = "burst whitening 1"
@@ -62,8 +62,8 @@ def save_whitening(whitening: Whitening, path: str | Path) -> None:
         temporary.write_bytes(content)
 
 
-def load_whitening(path: str | Path, backbone: Backbone | None = None) -> Whitening:
-    """Read what `save_whitening` wrote, and check that it fits a backbone if one is given.
+def load_whitening(path: str | Path, model: nn.Module | Backbone | None = None) -> Whitening:
+    """Read what `save_whitening` wrote, and check that it fits a model if one is given.
 
     It fits a model with the same query and key weights, whatever that is called. A file that was
     written before it held their fingerprint fits the model of its name and weight file.
@@ -92,8 +92,8 @@ def load_whitening(path: str | Path, backbone: Backbone | None = None) -> Whiten
             f"{path} was made through the norm without its centring, by an earlier version; make "
             "it again"
         )
-    if backbone is not None:
-        _check_fits(path, about, backbone)
+    if model is not None:
+        _check_fits(path, about, subject_of(model))
     return Whitening(**tensors, blocks=tuple(per_block), record=about)
 
 
@@ -125,16 +125,16 @@ def _diagnostics(entry: Mapping[str, float | None]) -> BlockDiagnostics:
     return BlockDiagnostics(**values | missing)
 
 
-def _check_fits(path: str | Path, about: Mapping[str, Any], backbone: Backbone) -> None:
-    described = describe_blocks(backbone.model)
+def _check_fits(path: str | Path, about: Mapping[str, Any], subject: Subject) -> None:
+    described = describe_blocks(subject.model)
     indices = about.get("blocks", [])
     dims = sorted({one.dim or 0 for one in described if one.index in indices})
     facts = {
         "number of blocks": (about.get("model_blocks"), len(described)),
         "d": (about.get("dim"), dims[0] if len(dims) == 1 else dims),
     }
-    differing = model_differences(about, identity(backbone)) + [
+    differing = model_differences(about, identity(subject)) + [
         f"{name} {made}, not {given}" for name, (made, given) in facts.items() if made != given
     ]
     if differing:
-        raise CheckpointError(f"{path} does not fit {backbone.name}: {'; '.join(differing)}")
+        raise CheckpointError(f"{path} does not fit {subject.name}: {'; '.join(differing)}")

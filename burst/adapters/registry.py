@@ -74,7 +74,7 @@ class Adapter:
     same: str | None = None
     reads: str = ""
     grid: bool = False
-    norm: str = "norm1"
+    norm: str | None = None
 
 
 _ADAPTERS: dict[Key, Adapter] = {}
@@ -88,7 +88,7 @@ def adapter(
     same: str | None = None,
     reads: str = "",
     grid: bool = False,
-    norm: str = "norm1",
+    norm: str | None = None,
 ) -> Callable[[F], F]:
     """Register how an attention class is read, by a function attention -> `AttentionLayout`.
 
@@ -105,7 +105,8 @@ def adapter(
             is not the same tensor, this is no self-attention, and reading it is an error.
         reads: a submodule whose first argument is what is read, in place of the attention itself.
         grid: whether it reads (..., H, W, d), channels last.
-        norm: the norm, within the block, whose output the attention reads.
+        norm: the norm, a child of the block, whose output the attention reads. If not given it is
+            `norm1`, where the block defines that before the attention, as timm does.
     """
 
     def register(read: F) -> F:

@@ -1,13 +1,12 @@
 """The attention classes of timm.
 
 timm's fused `qkv` holds queries, keys and values as rows 0 : h d_h, h d_h : 2 h d_h and the rest,
-each of them head after head. Swin's window attention is read as well: W_q W_k^T scores the tokens of
-a window, d differs from stage to stage. Differential attention counts as 2 h heads.
+each of them head after head. Swin's window attention is read as well: W_q W_k^T scores the tokens
+of a window, d differs from stage to stage. Differential attention counts as 2 h heads.
 """
 
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 
 import torch
 
@@ -23,19 +22,6 @@ from burst.adapters.registry import (
     refuse,
 )
 from burst.errors import UnsupportedModel
-
-
-def timm_classes(*paths: str) -> tuple[type, ...]:
-    """The classes `layers:LayerNorm`, say, that the installed timm has; others are left out."""
-    classes = []
-    for path in paths:
-        module, _, name = path.partition(":")
-        try:
-            classes.append(getattr(import_module(f"timm.{module}"), name))
-        except (ModuleNotFoundError, AttributeError):
-            continue
-    return tuple(classes)
-
 
 SHIFT_MASK = "shifted-window mask"
 TALKING_HEADS = "talking-heads mixing"

@@ -10,9 +10,10 @@ import torch
 from support import DEPTH, DIM, HEADS, backbone_of, vit
 
 from burst.backbone import load_backbone
+from burst.collect import collect_moments
 from burst.errors import BurstError, UnsupportedModel
 from burst.fingerprint import model_differences, qk_sha256
-from burst.second_moments import TokenMoments, collect_moments
+from burst.second_moments import TokenMoments
 from burst.survey import images_for, survey
 from burst.whitening import whiten, whiten_moments
 from burst.whitening_file import load_whitening, save_whitening

@@ -6,8 +6,8 @@ from support import backbone_of, vit
 
 from burst import whitened
 from burst.adapters import find_blocks
+from burst.adapters.norms import first_norm
 from burst.float64 import to_float64
-from burst.interaction import first_norm
 from burst.second_moments import SecondMoments
 
 

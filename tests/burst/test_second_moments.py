@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from support import DEPTH, backbone_of, vit
 
 from burst.backbone import load_backbone
+from burst.collect import collect_moments, split_images
 from burst.errors import BurstError, CheckpointError, OutputError, ShapeError, UnknownName
-from burst.second_moments import SecondMoments, TokenMoments, collect_moments, split_images
+from burst.second_moments import SecondMoments, TokenMoments
 from burst.survey import images_for
 from burst.tokens import capture
 
@@ -226,7 +227,7 @@ SCRIPT = """
 import sys
 from burst.backbone import load_backbone
 from burst.distributed import process_group
-from burst.second_moments import collect_moments
+from burst.collect import collect_moments
 from burst.survey import images_for
 
 with process_group() as (rank, _):

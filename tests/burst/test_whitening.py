@@ -10,10 +10,10 @@ from support import DEPTH, DIM, HEADS, backbone_of, vit
 
 from burst.adapters import OmittedTermWarning, find_blocks
 from burst.backbone import load_backbone
+from burst.collect import collect_moments, split_images
 from burst.decorrelation import METHODS
 from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName
 from burst.interaction import response_matrix
-from burst.second_moments import collect_moments, split_images
 from burst.statistics import describe
 from burst.survey import images_for
 from burst.tokens import capture
