@@ -152,7 +152,9 @@ def _up(name: str, steps: int) -> str:
 def _no_block(root: nn.Module) -> str:
     kinds = (type(module).__name__ for module in root.modules())
     named = dict.fromkeys(kind for kind in kinds if "attention" in kind.lower())
-    advice = f"of {', '.join(named)} nothing is known: {REGISTER}" if named else "choose another"
+    advice = (
+        f"of {', '.join(named)} nothing is known: {REGISTER}" if named else "choose a transformer"
+    )
     return f"{type(root).__name__} has no block with an attention that is known; {advice}"
 
 

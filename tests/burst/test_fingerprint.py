@@ -57,7 +57,7 @@ def test_blocks_that_cannot_be_measured_have_no_part_in_it():
     mixed.blocks[1].attn.q_norm = torch.nn.LayerNorm(DIM // HEADS)
     assert qk_sha256(mixed) not in (None, qk_sha256(vit()))
     assert qk_sha256(vit(qk_norm=True)) is None
-    with pytest.raises(UnsupportedModel, match="Vision Transformer"):
+    with pytest.raises(UnsupportedModel, match="choose a transformer"):
         qk_sha256(timm.create_model("test_resnet"))
 
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,14 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from support import DEPTH, backbone_of, vit
+from support import backbone_of, vit
 
-from burst.backbone import load_backbone
-from burst.collect import collect_moments, split_images
-from burst.errors import BurstError, CheckpointError, OutputError, ShapeError, UnknownName
+from burst.collect import collect_moments
+from burst.errors import BurstError, CheckpointError, OutputError, ShapeError
 from burst.second_moments import SecondMoments, TokenMoments
 from burst.survey import images_for
-from burst.tokens import capture
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +74,16 @@ def test_positions_are_given_up_where_images_differ_in_size():
     assert (one + other).count == 44
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (0, 4, 3), (2, 0, 3), (2, 3, 4, 5)])
+def test_tokens_without_positions_have_the_same_moments():
+    x = torch.randn(6, 5)
+    alone, placed = SecondMoments.of(x), SecondMoments.of(x.reshape(2, 3, 5))
+    assert alone.positions is None
+    assert torch.equal(alone.mean, placed.mean)
+    assert torch.equal(alone.scatter, placed.scatter)
+    assert (alone + placed).positions is None
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 3), (0, 4, 3), (2, 0, 3), (2, 3, 4, 5)])
 def test_what_is_not_tokens_is_refused(shape):
     with pytest.raises(ShapeError, match="tokens"):
         SecondMoments.of(torch.zeros(shape))
@@ -87,30 +92,6 @@ def test_what_is_not_tokens_is_refused(shape):
 def test_other_widths_do_not_add():
     with pytest.raises(ShapeError, match="3 and in 4"):
         SecondMoments.of(tokens_of(0)) + SecondMoments.of(tokens_of(0, dim=4))
-
-
-@pytest.mark.parametrize("tokens, prefix", [("all", 0), ("patch", 1)])
-def test_streamed_moments_are_those_of_the_materialised_tokens(backbone, tokens, prefix):
-    images = images_for(backbone, "sample", num_images=300)
-    assert images.batches > 1
-    found = collect_moments(backbone, images, tokens=tokens)
-    rows = {block: [] for block in range(DEPTH)}
-    with torch.inference_mode():
-        for batch in images:
-            with capture(backbone.model) as read:
-                backbone.model(batch)
-            for block, parts in rows.items():
-                parts.append(read[block][:, prefix:].double())
-    assert list(found.blocks) == [0, 1, 2]
-    assert (found.images, found.tokens) == (300, tokens)
-    for block, parts in rows.items():
-        x = torch.cat(parts)
-        flat = x.flatten(0, 1).numpy()
-        moments = found.blocks[block]
-        assert moments.count == len(flat) == 300 * (17 - prefix)
-        np.testing.assert_allclose(moments.mean, flat.mean(0), atol=1e-13)
-        np.testing.assert_allclose(moments.covariance(), np.cov(flat.T, bias=True), atol=1e-12)
-        np.testing.assert_allclose(moments.positions, x.mean(0), atol=1e-13)
 
 
 def test_shares_of_the_images_add_up(backbone):
@@ -136,23 +117,6 @@ def test_moments_of_other_models_or_tokens_do_not_add(backbone):
         all_tokens + collect_moments(backbone, images, blocks=(1,))
     with pytest.raises(BurstError, match="query and key weights .*, not"):
         all_tokens + collect_moments(backbone_of(vit(num_heads=2)), images)
-
-
-def test_bad_calls_are_refused(backbone):
-    images = images_for(backbone, "sample", num_images=2)
-    with pytest.raises(UnknownName, match="did you mean patch"):
-        collect_moments(backbone, images, tokens="patches")
-    with pytest.raises(BurstError, match="blocks 0 to 2"):
-        collect_moments(backbone, images, blocks=(3,))
-
-
-def test_tokens_that_are_not_finite_name_their_block():
-    model = vit().requires_grad_(False)
-    model.blocks[0].mlp.fc2.bias[3] = torch.inf
-    images = images_for(backbone_of(model), "sample", num_images=2)
-    with pytest.raises(BurstError, match=r"blocks\.1: the tokens of test are not finite"):
-        collect_moments(backbone_of(model), images)
-    assert list(collect_moments(backbone_of(model), images, blocks=(0,)).blocks) == [0]
 
 
 def test_moments_come_back_from_their_file(backbone, tmp_path):
@@ -203,54 +167,3 @@ def test_files_that_are_not_moments_are_refused(backbone, tmp_path):
     moments.save(other)
     with pytest.raises(CheckpointError, match="block 1 is not finite"):
         TokenMoments.load(other)
-
-
-@pytest.mark.parametrize(
-    "count, share, held", [(100, 0.2, 20), (4, 0.2, 0), (5, 0.2, 1), (9, 0.5, 4), (7, 0, 0)]
-)
-def test_every_kth_image_is_held_out(backbone, count, share, held):
-    images = images_for(backbone, "sample", num_images=count)
-    fitting, out = split_images(images, share)
-    assert (fitting.count, out.count) == (count - held, held)
-    assert set(fitting.names) | set(out.names) == set(images.names)
-    assert not set(fitting.names) & set(out.names)
-    assert sum(len(batch) for batch in out) == held if held else not out.batches
-    assert images.count == count
-
-
-def test_a_held_out_share_above_one_half_is_refused(backbone):
-    with pytest.raises(BurstError, match="hold out"):
-        split_images(images_for(backbone, "sample", num_images=2), 0.6)
-
-
-SCRIPT = """
-import sys
-from burst.backbone import load_backbone
-from burst.distributed import process_group
-from burst.collect import collect_moments
-from burst.survey import images_for
-
-with process_group() as (rank, _):
-    backbone = load_backbone("mae_tiny")
-    images = images_for(backbone, "sample", num_images=130)
-    collect_moments(backbone, images, blocks=(0, 11)).save(f"{sys.argv[1]}/{rank}.safetensors")
-"""
-
-
-def test_two_processes_find_what_one_finds(one_thread, tmp_path):
-    script = tmp_path / "moments.py"
-    script.write_text(SCRIPT)
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    subprocess.run(
-        [sys.executable, *launcher, str(script), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=True,
-    )  # fmt: skip
-    backbone = load_backbone("mae_tiny")
-    images = images_for(backbone, "sample", num_images=130)
-    one = collect_moments(backbone, images, blocks=(0, 11))
-    for rank in range(2):
-        found = TokenMoments.load(tmp_path / f"{rank}.safetensors")
-        assert found.images == one.images == 130
-        assert found.sources == one.sources
-        for block in (0, 11):
-            assert_same(found.blocks[block], one.blocks[block])

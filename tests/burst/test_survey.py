@@ -11,6 +11,7 @@ import timm
 import torch
 from PIL import Image
 from support import DEPTH, DIM, HEADS, SIZE, backbone_of, vit
+from torch.utils.data import DataLoader, TensorDataset
 
 from burst.adapters import OmittedTermWarning
 from burst.backbone import load_backbone
@@ -170,7 +171,7 @@ def test_a_block_asked_for_by_index_must_be_measurable(images):
 def test_a_model_without_a_measurable_block_is_refused(images):
     with pytest.raises(UnsupportedModel, match=r"blocks\.0 \(and 2 more\) cannot be measured"):
         survey(backbone_of(vit(qk_norm=True)), images)
-    with pytest.raises(UnsupportedModel, match="Vision Transformer"):
+    with pytest.raises(UnsupportedModel, match="choose a transformer"):
         survey(backbone_of(timm.create_model("test_resnet")), images)
 
 
@@ -307,3 +308,31 @@ def test_the_shipped_backbone_gives_the_same_numbers_anywhere():
     deviation = a - a.mean()
     kurtosis = (deviation**4).mean() / (deviation**2).mean() ** 2 - 3
     assert weights.loc[5, "excess_kurtosis"] == pytest.approx(kurtosis, rel=1e-4)
+
+
+def test_any_module_and_any_batches_give_the_numbers_of_a_backbone_and_its_images():
+    model = vit()
+    backbone = backbone_of(model)
+    images = images_for(backbone, "sample", num_images=6, seed=1)
+    expected = survey(backbone, images)
+    loader = DataLoader(TensorDataset(torch.cat(list(images)), torch.zeros(6)), batch_size=6)
+    found = survey(model, loader, name="mine")
+    assert found.histograms == expected.histograms
+    assert set(found.table["model"]) == {"mine"}
+    assert found.record["images"] == {
+        "source": "DataLoader of TensorDataset", "count": 6, "bad": []
+    }  # fmt: skip
+    assert found.record["qk_sha256"] == expected.record["qk_sha256"]
+
+
+def test_weights_alone_need_no_batches():
+    found = survey(vit(), options=SurveyOptions(quantities=("qk",)))
+    assert set(found.table["model"]) == {"VisionTransformer"}
+    assert found.record["images"] is None
+    with pytest.raises(EmptyResult, match="x or qkx was read from VisionTransformer on tuple"):
+        survey(vit())
+
+
+def test_a_model_that_is_none_is_told():
+    with pytest.raises(BurstError, match="the model is a str, expected an nn.Module"):
+        survey("mae_tiny")
