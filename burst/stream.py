@@ -162,7 +162,9 @@ def as_call(batch: object, model: nn.Module) -> Call:
     place = next(model.parameters(), None)
     if isinstance(inputs, Tensor):
         return Call((_placed(inputs, place),), {}, None)
-    kwargs = {str(name): _placed(x, place) for name, x in inputs.items() if name not in LABELS}
+    kwargs: dict[str, Any] = {
+        str(name): _placed(x, place) for name, x in inputs.items() if name not in LABELS
+    }
     mask = inputs.get(PADDING)
     padded = isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all())
     return Call((), kwargs, kwargs[PADDING].bool() if padded else None)

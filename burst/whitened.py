@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from burst.adapters import select_blocks
 from burst.axis import Axis, FloatAxis
 from burst.backbone import Backbone
 from burst.collect import split_images
@@ -16,7 +17,6 @@ from burst.forward import read_tokens
 from burst.histogram import Histogram
 from burst.interaction import response_histogram, response_matrices
 from burst.stream import NamedStream, Stream, as_stream
-from burst.tokens import select_blocks
 from burst.whitening import Whitening, WhiteningOptions
 
 Pair = tuple[Histogram, Histogram]

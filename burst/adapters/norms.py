@@ -55,7 +55,7 @@ def first_norm(block: AttentionBlock, dim: int) -> Norm:
     name, norm = _named_norm(block)
     label = f"{block.name}.{name} ({type(norm).__name__})"
     kind = next((one for one in type(norm).__mro__ if full_name(one) in _CENTRES), None)
-    if kind is None or type(norm).forward is not kind.forward:
+    if kind is None or type(norm).forward is not getattr(kind, "forward", None):
         raise UnsupportedModel(
             f"{label} is neither a LayerNorm nor an RMSNorm that is known, so it is not known "
             f"whether it centres a prompt; whiten {block.name} without the norm"

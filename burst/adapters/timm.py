@@ -32,9 +32,8 @@ DIFFERENCE = "subtraction of every second head's attention map"
 def _packed(attention: Attention, name: str = "qkv") -> Linear:
     """A fused projection with its bias, which BEiT and EVA keep in parts."""
     weight, bias = linear(attention, name)
-    parts = [getattr(attention, f"{part}_bias", None) for part in "qkv"]
-    if bias is None and parts[0] is not None:
-        bias = torch.cat(parts)
+    if bias is None and getattr(attention, "q_bias", None) is not None:
+        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
     return Linear(weight, bias)
 
 
