@@ -134,6 +134,30 @@ class Survey:
             if head == WHOLE and name == quantity
         }
 
+    def save(self, path: str | Path) -> None:
+        """Write an .npz file that holds all of it, whole or not at all.
+
+        Raises:
+            OutputError: another suffix, a place that cannot be written, or a full disk.
+        """
+        from burst.survey_file import write_survey
+
+        write_survey(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Survey":
+        """Read what `save` wrote: the table, every count and moment, and what else there was.
+
+        Histograms add as before they were saved. The record is as JSON gives it back: tuples in it
+        are lists.
+
+        Raises:
+            CheckpointError: missing, damaged, or a file of another kind.
+        """
+        from burst.survey_file import read_survey
+
+        return read_survey(path)
+
 
 def images_for(
     backbone: Backbone,

@@ -94,7 +94,8 @@ def histogram(
     seed: Seed = 0,
     skip_bad: SkipBad = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the table, histograms, record and figures.")
+        Path | None,
+        typer.Option(help="Folder for table, histograms, the whole survey, record and figures."),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -31,7 +31,7 @@ def run(survey, tmp_path_factory):
 
 def test_everything_promised_is_there_and_nothing_else(run):
     folder, files = run
-    expected = {"statistics.csv", "histograms.npz", "run.json"}
+    expected = {"statistics.csv", "histograms.npz", "survey.npz", "run.json"}
     expected |= {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")}
     assert set(os.listdir(folder / "new" / "out")) == expected
     assert {file.name for file in files} == expected
@@ -53,6 +53,12 @@ def test_the_histograms_hold_every_counted_value(run, survey):
             assert len(edges) == 101
             assert edges[0] <= row.min
             assert row.max < edges[-1]
+
+
+def test_the_survey_reads_back_as_it_was(run, survey):
+    found = burst.Survey.load(run[0] / "new/out/survey.npz")
+    pd.testing.assert_frame_equal(found.table, survey.table)
+    assert found.histograms == survey.histograms
 
 
 def test_the_record_says_seed_versions_and_weights(run):

@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     typed("burst", "--version")
     typed("burst", "models")
     typed("burst", "histogram", *FEW, "--blocks", "0,11", "--per-head", "--out", "survey")
-    left("survey", "statistics.csv", "histograms.npz", "run.json", "depth_qkx.pdf")
+    left("survey", "statistics.csv", "histograms.npz", "survey.npz", "run.json", "depth_qkx.pdf")
     typed("burst", "whiten", *FEW, "--out", "W.pt")
     left(".", "W.pt", "W.png")
     typed("burst", "report", *FEW, "--out", "backbones")
