@@ -12,11 +12,13 @@ from burst.adapters import (
     adapter,
     describe_blocks,
     find_blocks,
+    num_prefix_tokens,
 )
 from burst.axis import FloatAxis, RegularAxis
 from burst.backbone import Backbone, BackboneSpec, find_backbone, known_backbones, load_backbone
 from burst.checkpoint import LoadReport, load_checkpoint, read_checkpoint
 from burst.collect import collect_moments, collect_split, split_images
+from burst.decorrelation import Decorrelation, decorrelate
 from burst.device import choose_device
 from burst.distributed import is_first_process, process_group
 from burst.distribution import (
@@ -44,7 +46,12 @@ from burst.errors import (
 from burst.files import make_folder, write_atomically
 from burst.histogram import Histogram, NonFinite
 from burst.images import ImageStream, open_images
-from burst.interaction import head_response_histogram, interaction, response_histogram
+from burst.interaction import (
+    head_response_histogram,
+    interaction,
+    response_histogram,
+    response_matrix,
+)
 from burst.kernels import histogram, kernel_trials, matmul_histogram
 from burst.moments import Moments
 from burst.projection import Projection, projection
@@ -75,6 +82,7 @@ __all__ = [
     "BlockDiagnostics",
     "BurstError",
     "CheckpointError",
+    "Decorrelation",
     "EmptyResult",
     "FloatAxis",
     "Gaussian",
@@ -109,6 +117,7 @@ __all__ = [
     "choose_device",
     "collect_moments",
     "collect_split",
+    "decorrelate",
     "describe",
     "describe_blocks",
     "find_backbone",
@@ -131,12 +140,14 @@ __all__ = [
     "load_whitening",
     "make_folder",
     "matmul_histogram",
+    "num_prefix_tokens",
     "open_images",
     "process_group",
     "projection",
     "provenance",
     "read_checkpoint",
     "response_histogram",
+    "response_matrix",
     "save_whitening",
     "split_images",
     "survey",

@@ -190,9 +190,14 @@ def decorrelate(factor: Floats, *, method: str = "zca", floor: float = 1e-6) -> 
     positive.
 
     Args:
-        factor: (d, r).
-        method: one of `METHODS`.
+        factor: (d, r) float64, any F with F F^T = Sigma: for n samples y_i about their mean, the
+            matrix of the y_i / sqrt(n); for the response Y = A X^T, A L with L L^T = cov(X).
+        method: "zca", "pca", "cholesky", "zca-cor" or "pca-cor".
         floor: 0 up to, but not including, 1. With 0, Sigma must be of full rank.
+
+    Returns:
+        W (d, d) as `matrix`, so that cov(W Y) is the identity on the eigenvalues above the floor;
+        the spectrum, and what follows from it.
 
     Raises:
         UnknownName: another method.
@@ -201,6 +206,9 @@ def decorrelate(factor: Floats, *, method: str = "zca", floor: float = 1e-6) -> 
         EmptyResult: Sigma is zero.
 
     Source: Kessy, Lewin and Strimmer 2018, Table 1, doi 10.1080/00031305.2016.1277159.
+
+    >>> decorrelate(np.diag([2.0, 0.5])).matrix.diagonal()
+    array([0.5, 2. ], dtype=float32)
     """
     if method not in METHODS:
         raise UnknownName("whitening method", method, METHODS)

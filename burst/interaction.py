@@ -141,7 +141,8 @@ def response_matrix(
         (d, d) float64 on the CPU.
 
     Raises:
-        UnsupportedModel: see `projection` and, with `through_norm`, `first_norm`.
+        UnsupportedModel: see `projection`; or, with `through_norm`, the block has no norm before
+            its attention of which it is known what it does.
         ShapeError: no such head; or the authors' product does not have the tokens' width.
     """
     weights = projection(block.attention, name=block.attention_name)
