@@ -284,7 +284,7 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
         (("train", "digits", "--seeds", "0;1"), "0,1,2"),
         (("train", "digits", "--device", "cuda:99"), "cuda:99"),
         (("train", "digits", "--whitening", "missing.pt"), "missing.pt does not exist"),
-        (("train", "folder"), "--data PATH"),
+        (("train", "folder"), "as data or as folder:PATH"),
         (("evaluate", "nothing"), "not the folder of a run"),
         (("predict", "nothing", "a.jpg"), "not the folder of a run"),
         (("export", "nothing", "--out", "m.safetensors"), "not the folder of a run"),
