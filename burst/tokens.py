@@ -6,14 +6,18 @@ capture  a context in which each block hands over the tokens its attention reads
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.hooks import RemovableHandle
 
 from burst.adapters import AttentionBlock, find_blocks, select_blocks
 from burst.adapters.registry import CROSS
 from burst.errors import HookNeverFired, UnsupportedModel
+
+Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
 
 
 @contextmanager
@@ -66,11 +70,9 @@ def capture(
     tokens: dict[int, Tensor] = {}
     receive = tokens.__setitem__ if on_tokens is None else on_tokens
     fired: set[int] = set()
-    handles = []
+    handles: list[RemovableHandle] = []
     try:
-        for block in chosen:
-            hook = _reading_hook(block, fired, receive)
-            handles.append(block.reader.register_forward_pre_hook(hook, with_kwargs=True))
+        handles += _listen(chosen, fired, receive)
         yield tokens
     finally:
         for handle in handles:
@@ -129,11 +131,32 @@ def _is_sequence_first(attention: nn.Module) -> bool:
     return getattr(attention, "batch_first", True) is False
 
 
+def _listen(
+    chosen: Iterable[AttentionBlock], fired: set[int], receive: Callable[[int, Tensor], None]
+) -> Iterator[RemovableHandle]:
+    outside: dict[nn.Module, Hook] = {}
+    for block in chosen:
+        hook = _reading_hook(block, fired, receive)
+        if block.adapter and block.adapter.before:
+            outside[block.module] = hook
+        else:
+            yield block.reader.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def hear(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> None:
+        if module in outside:
+            outside[module](module, args, kwargs)
+
+    if outside:  # behind the block: global hooks in front of it are not given keyword arguments
+        yield register_module_forward_hook(hear, with_kwargs=True)
+
+
 def _reading_hook(
     block: AttentionBlock, fired: set[int], receive: Callable[[int, Tensor], None]
-) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-    parameters = list(inspect.signature(block.reader.forward).parameters)
+) -> Hook:
     known = block.adapter
+    before = known.before if known else None
+    module = block.module if before else block.reader
+    parameters = list(inspect.signature(module.forward).parameters)
     tokens = (known and known.argument) or parameters[0]
     keys = known.same if known else None
 
@@ -144,6 +167,9 @@ def _reading_hook(
         x = given.get(tokens)
         if keys and given.get(keys) is not None and given[keys] is not x:
             raise UnsupportedModel(f"{_label(block)}: {CROSS}; leave this block out")
+        if before:
+            with torch.no_grad():
+                x = before(block.module, x)
         receive(block.index, _as_tokens(x, block))
         fired.add(block.index)
 
@@ -161,12 +187,13 @@ def _as_tokens(x: object, block: AttentionBlock) -> Tensor:
             return x.detach().transpose(0, 1) if _is_sequence_first(block.attention) else x.detach()
         if x.ndim > 3 and block.adapter and block.adapter.grid:
             return x.detach().flatten(1, -2)
-    what = type(x).__name__
-    if isinstance(x, Tensor):
-        what = "a nested tensor" if x.is_nested else f"shape {tuple(x.shape)}"
-    raise UnsupportedModel(
-        f"{_label(block)} reads {what}, expected tokens (B, N, d); leave this block out"
-    )
+    what, advice = type(x).__name__, "leave this block out"
+    if isinstance(x, Tensor) and x.is_nested:
+        what = "a nested tensor"
+        advice = "set `use_nested_tensor` of its nn.TransformerEncoder to False"
+    elif isinstance(x, Tensor):
+        what = f"shape {tuple(x.shape)}"
+    raise UnsupportedModel(f"{_label(block)} reads {what}, expected tokens (B, N, d); {advice}")
 
 
 def _label(block: AttentionBlock) -> str:

@@ -5,7 +5,7 @@ blocks     the attention blocks of a model, and whether they can be measured
 timm, ...  the classes of a library each; none of these libraries is imported
 """
 
-from burst.adapters import timm
+from burst.adapters import timm, torch
 from burst.adapters.blocks import (
     AttentionBlock,
     BlockDescription,
@@ -38,6 +38,7 @@ __all__ = [
     "refuse",
     "select_blocks",
     "timm",
+    "torch",
     "unwrap",
     "warn_of_omissions",
 ]

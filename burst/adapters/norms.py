@@ -80,7 +80,7 @@ def _named_norm(block: AttentionBlock) -> tuple[str, nn.Module]:
     attention = block.attention_name.removeprefix(block.name).lstrip(".").partition(".")[0]
     # timm defines a block's parts in the order in which they run; in a post-norm block attn leads.
     led = "norm1" in order and attention in order and order.index("norm1") < order.index(attention)
-    if name is None and led:
+    if led:
         return "norm1", children["norm1"]
     raise UnsupportedModel(
         f"{block.name} ({type(block.module).__name__}) has no norm of its own before its "

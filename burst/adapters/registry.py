@@ -22,12 +22,16 @@ from torch import Tensor, nn
 
 from burst.errors import ShapeError, UnsupportedModel
 
+# What scores can hold beyond the bilinear term.
 ROTARY = "rotary position embedding"
 RELATIVE = "relative position bias"
+SHIFT_MASK = "shifted-window mask"
 
-QUERY_KEY_NORM = (
-    "it normalises queries and keys (query-key norm), so W_q W_k^T does not score tokens"
-)
+# Why an attention is refused.
+UNSCORED = "so W_q W_k^T does not score tokens"
+QUERY_KEY_NORM = f"it normalises queries and keys (query-key norm), {UNSCORED}"
+COSINE = f"cosine attention normalises queries and keys, {UNSCORED}"
+REDUCED = "its queries or keys come from a reduced map, not from the tokens"
 CROSS = "cross-attention: its keys come from other tokens than its queries"
 REGISTER = "register an `adapter` (burst.adapter)"
 
@@ -59,6 +63,7 @@ class AttentionLayout:
 
 Attention: TypeAlias = Any  # nn.Module would make every attribute a Tensor or a Module
 Read: TypeAlias = Callable[[Attention], AttentionLayout]
+Before: TypeAlias = Callable[[Any, Tensor], Tensor]
 Key: TypeAlias = type[nn.Module] | str
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -75,6 +80,7 @@ class Adapter:
     reads: str = ""
     grid: bool = False
     norm: str | None = None
+    before: Before | None = None
 
 
 _ADAPTERS: dict[Key, Adapter] = {}
@@ -89,6 +95,7 @@ def adapter(
     reads: str = "",
     grid: bool = False,
     norm: str | None = None,
+    before: Before | None = None,
 ) -> Callable[[F], F]:
     """Register how an attention class is read, by a function attention -> `AttentionLayout`.
 
@@ -96,7 +103,8 @@ def adapter(
     may raise `UnsupportedModel` for an attention that it cannot read.
 
     Args:
-        classes: types, or full names such as "package.module:MyAttention".
+        classes: types, or full names such as "package.module:MyAttention". Such a name followed by
+            ".attention" is the attention of that name in a block of that class.
         up: how many names above the attention's its block is: of `layer.0.attention.self`, with 2,
             `layer.0`. With 0 the block is its own attention.
         argument: the parameter of `forward` that brings the tokens; the first if not given. They
@@ -107,12 +115,16 @@ def adapter(
         grid: whether it reads (..., H, W, d), channels last.
         norm: the norm, a child of the block, whose output the attention reads. If not given it is
             `norm1`, where the block defines that before the attention, as timm does.
+        before: (block, x) -> tokens, what a block does with its first argument x before its
+            attention reads it. For a block that may leave its attention uncalled, or that computes
+            otherwise where hooks are attached: it is then listened to from outside.
     """
 
     def register(read: F) -> F:
         entry = Adapter(
-            read=read, up=up, argument=argument, same=same, reads=reads, grid=grid, norm=norm
-        )
+            read=read, up=up, argument=argument, same=same, reads=reads, grid=grid, norm=norm,
+            before=before,
+        )  # fmt: skip
         _ADAPTERS.update(dict.fromkeys(classes, entry))
         return read
 
@@ -151,7 +163,8 @@ def find_adapter(attention: nn.Module, parent: nn.Module | None, child: str) -> 
     """What is known of an attention that is called `child` in its parent."""
     if parent is not None:
         for kind in type(parent).__mro__:
-            if entry := _ADAPTERS.get(f"{full_name(kind)}.{child}"):
+            entry = _ADAPTERS.get(f"{full_name(kind)}.{child}")
+            if entry and (entry.reason or type(parent).forward is kind.forward):
                 return entry
     found = _lookup(_ADAPTERS, attention)
     return found[1] if found else None

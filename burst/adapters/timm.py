@@ -12,9 +12,13 @@ import torch
 
 from burst.adapters.linear import Linear, fused, linear, separate
 from burst.adapters.registry import (
+    COSINE,
     QUERY_KEY_NORM,
+    REDUCED,
     RELATIVE,
     ROTARY,
+    SHIFT_MASK,
+    UNSCORED,
     Attention,
     AttentionLayout,
     adapter,
@@ -23,7 +27,6 @@ from burst.adapters.registry import (
 )
 from burst.errors import UnsupportedModel
 
-SHIFT_MASK = "shifted-window mask"
 TALKING_HEADS = "talking-heads mixing"
 POSITION_GATE = "positional attention gate"
 DIFFERENCE = "subtraction of every second head's attention map"
@@ -139,11 +142,8 @@ def _differential_parallel(block: Attention) -> AttentionLayout:
     return replace(_parallel(block), heads=2 * block.num_heads, omitted=(DIFFERENCE,))
 
 
-_UNSCORED = "so W_q W_k^T does not score tokens"
-_POOLED = f"it pools queries or keys after projecting them, {_UNSCORED}"
-_COSINE = f"cosine attention normalises queries and keys, {_UNSCORED}"
-_BATCH_NORM = f"batch norm follows its query-key projection, {_UNSCORED}"
-_REDUCED = "its queries or keys come from a reduced map, not from the tokens"
+_POOLED = f"it pools queries or keys after projecting them, {UNSCORED}"
+_BATCH_NORM = f"batch norm follows its query-key projection, {UNSCORED}"
 _CLASS_ONLY = "class attention: only the class token asks, tokens do not score each other"
 _CHANNELS = "it compares channels, so there is no token-by-token query-key product"
 _LINEAR = "linear attention has no token-by-token query-key product"
@@ -154,19 +154,19 @@ _REASONS = {
     "davit:ChannelAttention": _CHANNELS,
     "davit:ChannelAttentionV2": _CHANNELS,
     "efficientvit_msra:CascadedGroupAttention": _BATCH_NORM,
-    "gcvit:WindowAttentionGlobal": _REDUCED,
+    "gcvit:WindowAttentionGlobal": REDUCED,
     "gemma4_vit:Gemma4Attention": QUERY_KEY_NORM,
     "levit:Attention": _BATCH_NORM,
     "maxxvit:Attention2d": _CHANNELS_FIRST,
     "mobilevit:LinearSelfAttention": _LINEAR,
     "mvitv2:MultiScaleAttention": _POOLED,
     "mvitv2:MultiScaleAttentionPoolFirst": _POOLED,
-    "pvt_v2:Attention": _REDUCED,
+    "pvt_v2:Attention": REDUCED,
     "swiftformer:EfficientAdditiveAttention": _LINEAR,
-    "swin_transformer_v2:WindowAttention": _COSINE,
-    "swin_transformer_v2_cr:WindowMultiHeadAttention": _COSINE,
+    "swin_transformer_v2:WindowAttention": COSINE,
+    "swin_transformer_v2_cr:WindowMultiHeadAttention": COSINE,
     "tiny_vit:Attention": "it normalises its own input, so its tokens cannot be read",
-    "twins:GlobalSubSampleAttn": _REDUCED,
+    "twins:GlobalSubSampleAttn": REDUCED,
     "visformer:Attention": _CHANNELS_FIRST,
     "volo:ClassAttention": _CLASS_ONLY,
     "volo:OutlookAttention": "outlook attention has no keys",
