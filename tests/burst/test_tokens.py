@@ -308,21 +308,41 @@ def test_tokens_come_batch_first_however_the_attention_reads_them(call, training
         assert torch.equal(tokens[0], block.norm1(x))
 
 
-def test_an_attention_that_wraps_a_sequence_first_one_is_refused(vit, images):
+class Unknown(nn.Module):
+    """An attention of which nothing is known but its layout."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        self.batch_first = batch_first
+
+    def forward(self, query, key=None, value=None, **_):
+        return (query,)
+
+
+def test_an_unknown_attention_that_wraps_a_sequence_first_one_is_refused(vit, images):
     wrapper = nn.Module()
-    wrapper.inner = nn.MultiheadAttention(24, 4)
+    wrapper.inner = Unknown(batch_first=False)
     wrapper.forward = lambda x, **_: sequence_first(wrapper.inner, x)
     vit.blocks[1].attn = wrapper
-    message = (
-        r"blocks\.1\.attn \(Module\) wraps inner \(MultiheadAttention\), which reads \(N, B, d"
-    )
+    message = r"blocks\.1\.attn \(Module\) wraps inner \(Unknown\), which reads \(N, B, d"
     with pytest.raises(UnsupportedModel, match=message), capture(vit):
         vit(images)
     with capture(vit, [0, 2]) as tokens:
         vit(images)
     assert list(tokens) == [0, 2]
-    wrapper.inner = nn.MultiheadAttention(24, 4, batch_first=True)
+    wrapper.inner = Unknown(batch_first=True)
     wrapper.forward = lambda x, **_: batch_first(wrapper.inner, x)
+    with capture(vit, [1]) as tokens:
+        vit(images)
+    assert tokens[1].shape == (2, 5, 24)
+
+
+def test_a_known_attention_in_an_unknown_one_is_read_itself(vit, images):
+    wrapper = nn.Module()
+    wrapper.inner = nn.MultiheadAttention(24, 4)
+    wrapper.forward = lambda x, **_: sequence_first(wrapper.inner, x)
+    vit.blocks[1].attn = wrapper
+    assert find_blocks(vit)[1].attention is wrapper.inner
     with capture(vit, [1]) as tokens:
         vit(images)
     assert tokens[1].shape == (2, 5, 24)

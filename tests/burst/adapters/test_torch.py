@@ -84,7 +84,7 @@ def test_torchvision_vit_is_measured_without_its_class_token(heads):
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         plain = vit(images)
-    tokens, captured = tokens_and_output(vit, images)
+    _, captured = tokens_and_output(vit, images)
     assert torch.equal(plain, captured)
     blocks = find_blocks(vit)
     assert blocks[1].name == "encoder.layers.encoder_layer_1"
