@@ -5,7 +5,7 @@ blocks     the attention blocks of a model, and whether they can be measured
 timm, ...  the classes of a library each; none of these libraries is imported
 """
 
-from burst.adapters import timm, torch
+from burst.adapters import timm, torch, transformers_text, transformers_vision
 from burst.adapters.blocks import (
     AttentionBlock,
     BlockDescription,
@@ -39,6 +39,8 @@ __all__ = [
     "select_blocks",
     "timm",
     "torch",
+    "transformers_text",
+    "transformers_vision",
     "unwrap",
     "warn_of_omissions",
 ]
