@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bpt.dataset import dataset_info, open_dataset
 from bpt.placement import parse_placement
 from bpt.recipe import Recipe
-from burst.backbone import BackboneSpec, known_backbones
+from burst.backbone_spec import BackboneSpec, known_backbones
 
 RATE = 50e12  # operations a second: about what an A100 reaches with a ViT in bfloat16
 

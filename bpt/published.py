@@ -9,7 +9,7 @@ from typing import Any
 
 from bpt.dataset import dataset_info
 from bpt.recipe import USED_BY, Recipe, check_fields, check_used
-from burst.backbone import known_backbones
+from burst.backbone_spec import known_backbones
 from burst.errors import BurstError
 
 ANY = "any"

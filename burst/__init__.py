@@ -15,7 +15,8 @@ from burst.adapters import (
     num_prefix_tokens,
 )
 from burst.axis import FloatAxis, RegularAxis
-from burst.backbone import Backbone, BackboneSpec, find_backbone, known_backbones, load_backbone
+from burst.backbone import Backbone, load_backbone
+from burst.backbone_spec import BackboneSpec, find_backbone, known_backbones
 from burst.checkpoint import LoadReport, load_checkpoint, read_checkpoint
 from burst.collect import collect_moments, collect_split, split_images
 from burst.decorrelation import Decorrelation, decorrelate
@@ -40,6 +41,7 @@ from burst.errors import (
     ImageError,
     OutputError,
     ShapeError,
+    TextError,
     UnknownName,
     UnsupportedModel,
 )
@@ -53,12 +55,14 @@ from burst.interaction import (
     response_matrix,
 )
 from burst.kernels import histogram, kernel_trials, matmul_histogram
+from burst.loading.listing import library_models
 from burst.moments import Moments
 from burst.projection import Projection, projection
 from burst.provenance import provenance, version
 from burst.second_moments import SecondMoments, TokenMoments
 from burst.statistics import STATISTICS, abs_quantile, describe, gini, hill, top_energy
 from burst.survey import QUANTITIES, Survey, SurveyOptions, images_for, survey
+from burst.text import TextStream, Tokenizer, open_text, text_for
 from burst.tokens import capture
 from burst.whitened import whitened_histogram, whitened_histograms
 from burst.whitening import (
@@ -105,7 +109,10 @@ __all__ = [
     "SkippedBlock",
     "Survey",
     "SurveyOptions",
+    "TextError",
+    "TextStream",
     "TokenMoments",
+    "Tokenizer",
     "UnknownName",
     "UnsupportedModel",
     "Whitening",
@@ -135,6 +142,7 @@ __all__ = [
     "kernel_trials",
     "known_backbones",
     "ks_distance",
+    "library_models",
     "load_backbone",
     "load_checkpoint",
     "load_whitening",
@@ -142,6 +150,7 @@ __all__ = [
     "matmul_histogram",
     "num_prefix_tokens",
     "open_images",
+    "open_text",
     "process_group",
     "projection",
     "provenance",
@@ -151,6 +160,7 @@ __all__ = [
     "save_whitening",
     "split_images",
     "survey",
+    "text_for",
     "top_energy",
     "version",
     "whiten",

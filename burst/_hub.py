@@ -5,7 +5,7 @@ import hashlib
 import logging
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO
@@ -65,8 +65,52 @@ def fetch_hub_file(repository: str, filename: str = WEIGHT_FILES[0]) -> Path:
     if cached is not None:
         return cached
     name, _, revision = repository.partition("@")
-    with quick_failure():
-        return Path(huggingface_hub.hf_hub_download(name, filename, revision=revision or None))
+    # Spares the user the client's retries (23 seconds a file) where nothing can be reached.
+    offline = not hub_answers()
+    return Path(
+        huggingface_hub.hf_hub_download(
+            name, filename, revision=revision or None, local_files_only=offline
+        )
+    )
+
+
+def fetch_first_hub_file(repository: str, filenames: Iterable[str]) -> Path:
+    """The first of several files that a hub repository has; one in the cache before any other.
+
+    Raises:
+        OSError or another of FAILURES: none can be had; see `explained`.
+    """
+    names = list(filenames)
+    found = (cached_hub_file(repository, name) for name in names)
+    if cached := next((file for file in found if file), None):
+        return cached
+    for name in names[:-1]:
+        try:
+            return fetch_hub_file(repository, name)
+        except EntryNotFoundError as error:
+            if isinstance(error, FileNotFoundError):  # not on this disk: the hub was not asked
+                raise
+    return fetch_hub_file(repository, names[-1])
+
+
+def fetch_those_there(repository: str, filenames: Iterable[str]) -> None:
+    """Put those of some files that a hub repository has into the cache; none, if it is not there.
+
+    Raises:
+        OSError or another of FAILURES: a download broke off; see `explained`.
+    """
+    if not hub_answers():
+        return
+    name, _, revision = repository.partition("@")
+    there = set(huggingface_hub.list_repo_files(name, revision=revision or None))
+    for filename in filenames:
+        if filename in there:
+            fetch_hub_file(repository, filename)
+
+
+def pinned(repository: str, snapshot: Path) -> str:
+    """The repository at the commit of a snapshot of it in the cache."""
+    return f"{repository.partition('@')[0]}@{snapshot.name}"
 
 
 def url_cache(url: str) -> Path:
@@ -83,6 +127,29 @@ def torch_cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
+def torch_hub_file(url: str) -> Path | None:
+    """Where torch.hub has put the file of a URL, if it has."""
+    file = torch_cache() / url.rpartition("/")[2]
+    return file if file.is_file() else None
+
+
+def fetch_torch_hub_file(url: str) -> Path:
+    """The file of a URL where torch.hub keeps it, from there or else downloaded.
+
+    Its name must hold the beginning of its SHA-256 behind the last dash, as torch's own files do.
+
+    Raises:
+        CheckpointError: the download broke off, or is not the published file.
+        OSError or another of FAILURES: see `fetch_url`.
+    """
+    found = torch_hub_file(url)
+    if found is not None:
+        return found
+    target = torch_cache() / url.rpartition("/")[2]
+    _fetch(url, target, "sha256", target.stem.rpartition("-")[2])
+    return target
+
+
 def fetch_url(url: str, *, md5: str | None = None) -> Path:
     """The file of a URL, from the cache or else downloaded, whole, into it; by one process.
 
@@ -96,29 +163,36 @@ def fetch_url(url: str, *, md5: str | None = None) -> Path:
         OSError or another of FAILURES: there is no connection, or no such file; see `explained`.
     """
     target = url_cache(url)
+    _fetch(url, target, "md5", md5)
+    return target
+
+
+def _fetch(url: str, target: Path, kind: str, beginning: str | None) -> None:
     if target.is_file():
-        return target
+        return
     make_folder(target.parent)
     with one_at_a_time(target, "downloads", say=logger.info):
         if not target.is_file():
             logger.info("downloading %s to %s", url, target)
-            _download(url, target, md5)
-    return target
+            _download(url, target, kind, beginning)
 
 
-def _download(url: str, target: Path, md5: str | None) -> None:
+def _download(url: str, target: Path, kind: str, beginning: str | None) -> None:
+    """`kind` of digest, and what it must begin with, if that was published."""
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
         expected = response.headers.get("Content-Length")
         with write_atomically(target) as temporary:
-            size, digest = _copy(response, temporary, url)
+            size, digest = _copy(response, temporary, url, kind)
             if expected and size != int(expected):
                 raise CheckpointError(f"download of {url} broke off at {size} of {expected} bytes")
-            if md5 and not digest.startswith(md5):
-                raise CheckpointError(f"{url} has MD5 {digest}, but {md5} was published; not kept")
+            if beginning and not digest.startswith(beginning):
+                raise CheckpointError(
+                    f"{url} has {kind.upper()} {digest}, but {beginning} was published; not kept"
+                )
 
 
-def _copy(response: IO[bytes], temporary: Path, url: str) -> tuple[int, str]:
-    digest = hashlib.md5(usedforsecurity=False)
+def _copy(response: IO[bytes], temporary: Path, url: str, kind: str) -> tuple[int, str]:
+    digest = hashlib.new(kind, usedforsecurity=False)
     size = 0
     with temporary.open("wb") as stream:
         while chunk := _read(response, url):
@@ -135,19 +209,9 @@ def _read(response: IO[bytes], url: str) -> bytes:
         raise CheckpointError(f"download of {url} broke off ({why(error)}); try again") from error
 
 
-@contextlib.contextmanager
-def quick_failure() -> Iterator[None]:
-    """Spare the user the hub client's retries (23 seconds a file) when nothing can be reached.
-
-    If one request finds no way to the hub, the block runs in the client's offline mode: files in
-    the cache are found, others fail at once.
-    """
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or not _reachable(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
+def hub_answers() -> bool:
+    """Whether the hub may be asked and answers; one request, unless offline mode forbids it."""
+    return not constants.HF_HUB_OFFLINE and _reachable(constants.ENDPOINT)
 
 
 def _reachable(url: str) -> bool:

@@ -1,146 +1,60 @@
-"""A name -> a frozen timm model, and what its pretraining fixes: normalisation, pooling, size.
+"""A name -> a frozen model, and what its pretraining fixes: normalisation, pooling, size.
 
-mae_vitb, sup_vitb ...   a backbone of the registry (`known_backbones`)
-timm:NAME                any model of timm, with or without a pretrained tag
-hf-hub:ORG/NAME          a timm model on the Hugging Face hub
+mae_vitb, sup_vitb ...          a backbone of the registry (`known_backbones`)
+timm:NAME                       any model of timm, with or without a pretrained tag
+hf-hub:ORG/NAME                 a timm model on the Hugging Face hub
+hf:ORG/NAME, hf:FOLDER          a model of transformers, on the hub or from `save_pretrained`
+torchvision:NAME                a model of torchvision, with or without .WEIGHTS
+open_clip:NAME/PRETRAINED       a tower of an OpenCLIP model
+python:package.module:factory   what a function without arguments gives
 """
 
 import difflib
-import functools
-import re
-import tomllib
-from dataclasses import dataclass
+import importlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from burst import _hub
-from burst._timm import (
-    HUB,
-    RANDOM,
-    TIMM,
-    ForeignModel,
-    Weights,
-    current_name,
-    is_known,
-    known_names,
-    load_foreign,
-    seeded,
-)
+from burst.backbone_spec import BackboneSpec, Triple, known_backbones
 from burst.checkpoint import LoadReport, load_checkpoint
-from burst.errors import BurstError, CheckpointError, ImageError, UnknownName
+from burst.errors import CheckpointError, ImageError, TextError, UnknownName
+from burst.loading.common import (
+    RANDOM,
+    LoadOptions,
+    Weights,
+    check_finite,
+    check_reads,
+    seeded,
+    some,
+)
 from burst.preprocess import Preprocess
 
-HERE = Path(__file__).parent
-PRETRAININGS = ("mae", "moco_v3", "supervised", "unknown")
-POOLINGS = ("avg", "token")
+if TYPE_CHECKING:
+    from burst.text import Tokenizer
+
 WEIGHT_SUFFIXES = {".pth", ".pt", ".bin", ".safetensors", ".npz", ".tar", ".ckpt"}
-Triple = tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneSpec:
-    """What is known of a named backbone: a plain pre-norm ViT with a class token.
-
-    `pooling` is how a head reads it: `token`, the class token after the final norm, or `avg`, the
-    mean of all tokens but the class token and then the final norm. `parameters` counts the encoder
-    alone. `sha256` is of the file that comes with the package; `md5`, perhaps only its beginning,
-    of the file at `url`. `shared_file_name` says that other weights are published under the same
-    file name. Sizes are in pixels; `mean` and `std` are for RGB values in 0..1. `crop_fraction` and
-    `crop_mode` are how its published evaluation crops, see `burst.preprocess.Preprocess`.
-
-    Raises:
-        BurstError: fields that contradict each other.
-    """
-
-    name: str
-    pretraining: str
-    pooling: str
-    image_size: int
-    patch_size: int
-    width: int
-    depth: int
-    heads: int
-    parameters: int
-    mean: Triple
-    std: Triple
-    crop_fraction: float
-    licence: str
-    interpolation: str = "bicubic"
-    crop_mode: str = "center"
-    package_file: str | None = None
-    timm_tag: str | None = None
-    url: str | None = None
-    sha256: str | None = None
-    md5: str | None = None
-    shared_file_name: bool = False
-    notes: str = ""
-
-    def __post_init__(self) -> None:
-        if self.pretraining not in PRETRAININGS:
-            raise UnknownName("pretraining", self.pretraining, PRETRAININGS)
-        if self.pooling not in POOLINGS:
-            raise UnknownName("pooling", self.pooling, POOLINGS)
-        sizes = (self.image_size, self.patch_size, self.width, self.depth, self.heads)
-        checks = {
-            "sizes must be positive": min(*sizes, self.parameters) > 0,
-            "patch_size must divide image_size": not self.image_size % max(self.patch_size, 1),
-            "heads must divide width": not self.width % max(self.heads, 1),
-            "mean and std must have three values": len(self.mean) == len(self.std) == 3,
-            "std must be positive": min(self.std) > 0,
-            "a package_file, timm_tag or url is needed": bool(self.source),
-            "sha256 and md5 must be hexadecimal": all(
-                re.fullmatch("[0-9a-f]+", digest) for digest in (self.sha256, self.md5) if digest
-            ),
-        }
-        wrong = [rule for rule, holds in checks.items() if not holds]
-        if wrong:
-            raise BurstError(f"backbone {self.name!r}: {'; '.join(wrong)}")
-
-    @property
-    def source(self) -> str:
-        """Where the weights come from: `package:FILE`, `timm:TAG` or a URL."""
-        if self.package_file:
-            return f"package:{self.package_file}"
-        return f"timm:{self.timm_tag}" if self.timm_tag else self.url or ""
-
-    @property
-    def link(self) -> str | None:
-        """A file to download by hand and give as `weights`; None if it comes with the package."""
-        if self.url or not self.timm_tag:
-            return self.url
-        return _hub.hub_link(f"timm/{self.timm_tag}")
-
-    def on_disk(self) -> Path | None:
-        """The weight file, in the package or the hub's or torch's cache; no connection is made."""
-        places = [HERE / "weights" / self.package_file] if self.package_file else []
-        if self.timm_tag and (cached := _hub.cached_hub_file(f"timm/{self.timm_tag}")):
-            places.append(cached)
-        if self.url:
-            places.append(_hub.url_cache(self.url))
-            if not self.shared_file_name:
-                places.append(_hub.torch_cache() / self.url.rpartition("/")[2])
-        return next((place for place in places if place.is_file()), None)
-
-    def build(self) -> nn.Module:
-        """The timm VisionTransformer, untrained and without a head.
-
-        Pooling is timm's `token` whatever `pooling` says: with `avg`, timm would put a fresh norm
-        behind the mean and leave out the pretrained one.
-        """
-        from timm.models.vision_transformer import VisionTransformer
-
-        model: nn.Module = VisionTransformer(
-            img_size=self.image_size,
-            patch_size=self.patch_size,
-            embed_dim=self.width,
-            depth=self.depth,
-            num_heads=self.heads,
-            num_classes=0,
-            global_pool="token",
-        )
-        return model
+LIBRARIES = {
+    "timm": "timm",
+    "hf-hub": "timm",
+    "hf": "transformers",
+    "torchvision": "torchvision",
+    "open_clip": "open_clip",
+    "python": "python",
+}
+"""What stands before the colon of a name -> the file of `burst.loading` that loads it."""
+NO_IMAGES = {
+    "mean": (math.nan,) * 3,
+    "std": (math.nan,) * 3,
+    "image_size": (0, 0),
+    "interpolation": "",
+}
+"""What a `Backbone` says of images if its model reads none."""
 
 
 @dataclass(frozen=True)
@@ -149,17 +63,24 @@ class Backbone:
 
     Attributes:
         name: as it was asked for.
-        model: the timm model: eval mode, float32, no parameter requires a gradient, no head.
-        pretraining: `mae`, `moco_v3`, `supervised`, `unknown` (a foreign timm model), or `random`.
+        model: eval mode, float32, no parameter requires a gradient, no head where it can be left.
+        pretraining: `mae`, `moco_v3`, `supervised`, `unknown` (not of the registry), or `random`.
         pooling: `avg` or `token`, see `BackboneSpec`.
         mean, std: of RGB values in 0..1, as in pretraining.
         image_size: (height, width) in pixels.
         interpolation, crop_fraction, crop_mode: how images are resized and cropped, see
             `Preprocess`.
         weights_source: a path, URL or `package:FILE`; or `random`.
-        weights_sha256: of the weight file; None if random, or if timm keeps no file of it.
-        spec: the entry of the registry; None for a foreign timm model.
-        report: how the file was read; None if random or if timm read it.
+        weights_sha256: of the weight file, of several one after the other; None if random, or if
+            a library keeps no file of it.
+        spec: the entry of the registry; None for any other model.
+        report: how the file was read, and what of it was left aside; None if random or if the
+            library does not tell.
+        kind: what it reads: `image`, `text`, or another word, such as `video`, of which only the
+            caller has batches. What is said of images has no meaning then.
+        resized_from: (height, width) of the images of its pretraining, if it reads others here.
+        assumed: whether it says nothing of its images, and ImageNet's mean and deviation stand in.
+        tokenizer: makes its own tokenizer; None unless it reads text.
     """
 
     name: str
@@ -176,15 +97,26 @@ class Backbone:
     crop_mode: str = "center"
     spec: BackboneSpec | None = None
     report: LoadReport | None = None
+    kind: str = "image"
+    resized_from: tuple[int, int] | None = None
+    assumed: bool = False
+    tokenizer: "Callable[[], Tokenizer] | None" = None
 
     @property
     def preprocess(self) -> Preprocess:
         """How an image becomes what the model reads; the one place that says so.
 
         Raises:
-            ImageError: the model's images are not square.
+            ImageError: the model does not read images, or its images are not square.
             UnknownName: its interpolation or crop mode is not known.
         """
+        if self.kind == "text":
+            raise ImageError(f"{self.name} reads text, not images; give a text file (--text FILE)")
+        if self.kind != "image":
+            raise ImageError(
+                f"{self.name} reads {self.kind}, not images; "
+                f"give `burst.survey` batches of your own"
+            )
         height, width = self.image_size
         if height != width:
             raise ImageError(f"{self.name} reads {height} x {width} images; only squares are known")
@@ -197,27 +129,38 @@ class Backbone:
             crop_mode=self.crop_mode,
         )
 
+    def text_tokenizer(self) -> "Tokenizer":
+        """How a text becomes what the model reads.
 
-@functools.cache
-def known_backbones() -> tuple[BackboneSpec, ...]:
-    """The registry, in its order; read from `backbones.toml`."""
-    entries = tomllib.loads((HERE / "backbones.toml").read_text(encoding="utf-8"))["backbone"]
-    return tuple(
-        BackboneSpec(**entry | {"mean": tuple(entry["mean"]), "std": tuple(entry["std"])})
-        for entry in entries
-    )
+        Raises:
+            TextError: the model does not read text, or has no tokenizer that can be had.
+        """
+        if self.kind != "text":
+            raise TextError(f"{self.name} reads {self.kind}, not text; give no text (--text)")
+        if self.tokenizer is None:
+            raise TextError(
+                f"{self.name} has no tokenizer of its own; give `burst.survey` batches of your own"
+            )
+        return self.tokenizer()
 
-
-def find_backbone(name: str) -> BackboneSpec:
-    """The entry of the registry with this name.
-
-    Raises:
-        UnknownName: no entry has it; the nearest names are offered.
-    """
-    for spec in known_backbones():
-        if spec.name == name:
-            return spec
-    raise UnknownName("backbone", name, [spec.name for spec in known_backbones()])
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its numbers should know of how it was loaded, a sentence each."""
+        notes = []
+        if self.resized_from:
+            (height, width), (before, across) = self.image_size, self.resized_from
+            notes.append(
+                f"images are read at {height} x {width} pixels, not at the {before} x {across} of "
+                f"the pretraining; position embeddings, if there are any, are resampled"
+            )
+        if self.assumed:
+            notes.append(
+                f"{self.name} does not say how its images are prepared; "
+                f"ImageNet's mean and deviation and {self.image_size[0]} pixels are assumed"
+            )
+        if self.report and self.report.dropped:
+            notes.append(f"left aside of the weights: {some(self.report.dropped)}")
+        return tuple(notes)
 
 
 def load_backbone(
@@ -226,29 +169,75 @@ def load_backbone(
     *,
     device: str | torch.device = "cpu",
     seed: int = 0,
+    image_size: int | None = None,
+    kind: str | None = None,
 ) -> Backbone:
-    """A backbone with its weights, frozen, for images of the size that it was pretrained with.
+    """A model with its weights, frozen, and how it was pretrained to read images or text.
 
     Args:
-        name: of the registry, `timm:NAME` or `hf-hub:ORG/NAME`. A timm tag that the registry has
+        name: see the top of this file. A timm tag that the registry has
             (`timm:vit_base_patch16_224.mae`) is that entry.
         weights: a checkpoint of any layout that `load_checkpoint` knows, or `"random"`. Without
             it the file in the package or a cache is used, and else downloaded.
         device: where the model goes.
         seed: of random weights; the global random state stays as it was.
+        image_size: side in pixels of the images to read, where it is not the pretraining's;
+            position embeddings are resampled as the model's library does it.
+        kind: "image" or "text": which tower of a model that has both; without it, of images.
 
     Raises:
         UnknownName: no such name; the nearest are offered.
         CheckpointError: the weights cannot be had, read or fitted; see `load_checkpoint`.
+        ImageError: images of this size cannot be read, or what prepares them cannot be told.
+        BurstError: the name's library is not installed.
     """
-    resolved = current_name(name)
-    spec = _registered(resolved)
-    if spec is None:
-        return _foreign_backbone(name, load_foreign(resolved, weights, seed), torch.device(device))
-    model, source, report = _weighted(spec, weights, seed)
-    return Backbone(
-        name=name,
-        model=_frozen(model, torch.device(device)),
+    options = LoadOptions(weights=weights, seed=seed, image_size=image_size, kind=kind)
+    found = _load(name, options)
+    model = found.model.eval().requires_grad_(False).to(torch.device(device), torch.float32)
+    check_finite(name, model)
+    if found.resized_from:
+        check_reads(name, model, found.image_size)
+    return replace(found, name=name, model=model)
+
+
+def _load(name: str, options: LoadOptions) -> Backbone:
+    library, _, rest = name.partition(":")
+    if library in LIBRARIES and rest:
+        loader = importlib.import_module(f"burst.loading.{LIBRARIES[library]}")
+        if library == "timm" and (spec := _tagged(loader.current_name(rest))):
+            return _load_registered(spec, options)
+        loaded: Backbone = loader.load(name, options)
+        return loaded
+    for spec in known_backbones():
+        if spec.name == name:
+            return _load_registered(spec, options)
+    raise _unknown(name)
+
+
+def _tagged(name: str) -> BackboneSpec | None:
+    """The registry's entry of a name of timm's with its tag."""
+    return next((spec for spec in known_backbones() if spec.timm_tag == name), None)
+
+
+def _unknown(name: str) -> CheckpointError | UnknownName:
+    if Path(name).suffix in WEIGHT_SUFFIXES or Path(name).is_file():
+        return CheckpointError(
+            f"{name} is a file, expected the name of a model; name its architecture "
+            f"(mae_vitb, timm:NAME) and give the file as weights"
+        )
+    from burst.loading.timm import nearest_names
+
+    registered = [spec.name for spec in known_backbones()]
+    near = difflib.get_close_matches(name, registered, n=3, cutoff=0.5) or nearest_names(name)
+    libraries = ", ".join(f"{library}:NAME" for library in LIBRARIES)
+    return UnknownName("backbone", name, near or registered, f"(or {libraries})")
+
+
+def _load_registered(spec: BackboneSpec, options: LoadOptions) -> Backbone:
+    model, source, report = _weighted(spec, options)
+    found = Backbone(
+        name=spec.name,
+        model=model,
         pretraining=RANDOM if source == RANDOM else spec.pretraining,
         pooling=spec.pooling,
         mean=spec.mean,
@@ -262,41 +251,23 @@ def load_backbone(
         spec=spec,
         report=report,
     )
+    if options.image_size in (None, spec.image_size):
+        return found
+    from burst.loading.timm import resize
+
+    resize(spec.name, model, options.image_size)
+    size = (options.image_size, options.image_size)
+    return replace(found, image_size=size, resized_from=found.image_size)
 
 
-def _registered(name: str) -> BackboneSpec | None:
-    """The registry's entry, or None for a foreign model that timm can be asked for."""
-    for spec in known_backbones():
-        if name == spec.name or (spec.timm_tag and name == TIMM + spec.timm_tag):
-            return spec
-    on_the_hub = name.startswith(HUB) and name != HUB
-    if on_the_hub or (name.startswith(TIMM) and is_known(name.removeprefix(TIMM))):
-        return None
-    if Path(name).suffix in WEIGHT_SUFFIXES or Path(name).is_file():
-        raise CheckpointError(
-            f"{name} is a file, expected the name of a backbone; name its architecture "
-            f"(--model mae_vitb, --model timm:NAME) and give the file with --weights"
-        )
-    registered = [spec.name for spec in known_backbones()]
-    near = _nearest(name, registered) or _nearest(name, known_names())
-    raise UnknownName("backbone", name, near or registered, "(timm:NAME takes any timm model)")
-
-
-def _nearest(name: str, known: list[str]) -> list[str]:
-    # Chosen here, because a list of timm's three thousand names would be no help.
-    return difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-
-
-def _weighted(
-    spec: BackboneSpec, weights: Weights, seed: int
-) -> tuple[nn.Module, str, LoadReport | None]:
-    if weights == RANDOM:
-        with seeded(seed):
+def _weighted(spec: BackboneSpec, options: LoadOptions) -> tuple[nn.Module, str, LoadReport | None]:
+    if options.weights == RANDOM:
+        with seeded(options.seed):
             return spec.build(), RANDOM, None
     with torch.device("meta"):  # no memory and no time for values that the file replaces
         model = spec.build()
-    if weights is not None:
-        return model, str(weights), load_checkpoint(model, weights)
+    if options.weights is not None:
+        return model, str(options.weights), load_checkpoint(model, options.weights)
     report = load_checkpoint(model, spec.on_disk() or _fetch(spec))
     if spec.sha256 and report.sha256 != spec.sha256:
         raise CheckpointError(
@@ -310,33 +281,9 @@ def _fetch(spec: BackboneSpec) -> Path:
     if spec.link is None:
         raise CheckpointError(
             f"{spec.package_file}, the weights of {spec.name}, is missing from the package; "
-            f"install the package anew, or give the file with --weights FILE"
+            f"install the package anew, or give the file as weights"
         )
-    with _hub.explained(spec.name, f"get {spec.link} elsewhere and give it with --weights FILE"):
+    with _hub.explained(spec.name, f"get {spec.link} elsewhere and give the file as weights"):
         if spec.timm_tag:
             return _hub.fetch_hub_file(f"timm/{spec.timm_tag}")
         return _hub.fetch_url(spec.link, md5=spec.md5)
-
-
-def _foreign_backbone(name: str, foreign: ForeignModel, device: torch.device) -> Backbone:
-    config = foreign.config
-    size = getattr(getattr(foreign.model, "patch_embed", None), "img_size", None)
-    return Backbone(
-        name=name,
-        model=_frozen(foreign.model, device),
-        pretraining=RANDOM if foreign.source == RANDOM else "unknown",
-        pooling="token" if getattr(foreign.model, "global_pool", None) == "token" else "avg",
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        image_size=tuple(size or config["input_size"][-2:]),
-        interpolation=config["interpolation"],
-        crop_fraction=config["crop_pct"],
-        crop_mode=config["crop_mode"],
-        weights_source=foreign.source,
-        weights_sha256=foreign.sha256,
-        report=foreign.report,
-    )
-
-
-def _frozen(model: nn.Module, device: torch.device) -> nn.Module:
-    return model.eval().requires_grad_(False).to(device=device, dtype=torch.float32)

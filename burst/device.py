@@ -38,3 +38,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def tokens_a_batch(device: torch.device) -> int:
+    """About how many tokens a batch should have: few, for a CPU's cache, or many on a GPU."""
+    return 4096 if device.type == "cpu" else 32768

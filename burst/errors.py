@@ -8,6 +8,7 @@ BurstError                 one line: what came, what was expected, what to do
 ├── HookNeverFired         a block was asked for that the forward pass did not run
 ├── CheckpointError        a weight file: missing, damaged, of another kind or shape, not finite
 ├── ImageError             an image source: missing, empty, or an image that cannot be read
+├── TextError              a text: missing, empty, not UTF-8, or for a model that reads none
 ├── EmptyResult            nothing was left to measure
 └── OutputError            a place that cannot be written
 
@@ -76,6 +77,10 @@ class CheckpointError(BurstError):
 
 class ImageError(BurstError):
     """An image source that is missing or empty, or an image that cannot be read."""
+
+
+class TextError(BurstError):
+    """A text that is missing, empty or no text, or a model that reads none."""
 
 
 class EmptyResult(BurstError):

@@ -22,6 +22,7 @@ class Subject:
     pretraining: str = "unknown"
     weights_source: str | None = None
     weights_sha256: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def subject_of(model: nn.Module | Backbone, name: str | None = None) -> Subject:
@@ -37,6 +38,7 @@ def subject_of(model: nn.Module | Backbone, name: str | None = None) -> Subject:
             model.pretraining,
             model.weights_source,
             model.weights_sha256,
+            model.notes,
         )
     if not isinstance(model, nn.Module):
         raise BurstError(f"the model is a {type(model).__name__}, expected an nn.Module")
@@ -79,6 +81,7 @@ def identity(model: nn.Module | Backbone | Subject) -> dict[str, Any]:
         "weights": subject.weights_source,
         "weights_sha256": subject.weights_sha256,
         "qk_sha256": qk_sha256(subject.model),
+        "notes": list(subject.notes),
     }
 
 

@@ -23,7 +23,7 @@ from burst.errors import ImageError, UnknownName, check_known
 
 # Named, because Pillow would otherwise try whatever the bytes look like, Ghostscript included.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
-CROP_MODES = ("center", "squash", "border")
+CROP_MODES = ("center", "center_floor", "squash", "border")
 INTERPOLATIONS = {mode.value: mode for mode in InterpolationMode}
 
 
@@ -78,8 +78,10 @@ class Preprocess:
         interpolation: how to resize: bicubic, bilinear, lanczos, box, hamming, nearest.
         crop_fraction: image_size over the side to resize to: what the centre crop keeps of that.
             Above 1, as in some of timm's models, the image stands in a black frame.
-        crop_mode: "center": the short side is resized; "squash": both sides are, whatever the
-            aspect; "border": the long side is, and the short one filled up with `mean`.
+        crop_mode: "center": the short side is resized; "center_floor": the same, but a margin of
+            half a pixel is rounded down, as the transformers library does it, and not to the even
+            number; "squash": both sides are resized, whatever the aspect; "border": the long side
+            is, and the short one filled up with `mean`.
 
     Raises:
         ImageError: a number out of range.
@@ -119,7 +121,11 @@ class Preprocess:
         resized = transforms.resize(image, self._resized(image), interpolation=self._mode)
         if self.crop_mode == "border":
             resized = self._framed(resized)
-        cropped = transforms.center_crop(resized, [self.image_size])
+        if self.crop_mode == "center_floor":
+            top, left = ((side - self.image_size) // 2 for side in (resized.height, resized.width))
+            cropped = transforms.crop(resized, top, left, self.image_size, self.image_size)
+        else:
+            cropped = transforms.center_crop(resized, [self.image_size])
         pixels: Tensor = transforms.pil_to_tensor(cropped)
         return pixels
 

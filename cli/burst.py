@@ -6,7 +6,7 @@ The libraries are imported inside the commands: PyTorch takes seconds, and `--he
 import json
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -23,7 +23,11 @@ from cli._common import (
     run,
 )
 
+if TYPE_CHECKING:
+    from burst import Backbone, ImageStream, TextStream
+
 QUANTITIES = ["qk", "x", "qkx"]
+SAMPLE = "sample"
 
 app = typer.Typer(
     name="burst",
@@ -35,7 +39,10 @@ add_version(app)
 
 Model = Annotated[
     str,
-    typer.Option(help="A name from `burst models`, any timm ViT as timm:NAME, or hf-hub:ORG/NAME."),
+    typer.Option(
+        help="A name from `burst models`, or timm:NAME, hf:ORG/NAME, hf:FOLDER, torchvision:NAME, "
+        "open_clip:NAME/PRETRAINED, python:package.module:factory."
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -45,7 +52,18 @@ Images = Annotated[
     str,
     typer.Option(help="A folder, a zip or plain tar of images, an image, or `sample` (embedded)."),
 ]
-NumImages = Annotated[int, typer.Option(help="How many images, drawn at random by the seed.")]
+NumImages = Annotated[
+    int,
+    typer.Option(help="How many images, or sequences of a text, drawn at random by the seed."),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(help="Pixels a side, where not the pretraining's; positions are resampled."),
+]
+Text = Annotated[
+    Path | None,
+    typer.Option(help="A text file, for a language model or the text tower of one for both."),
+]
 Blocks = Annotated[str, typer.Option(help="`all`, or blocks counted from 0, such as 0,3-5.")]
 Convention = Annotated[
     str, typer.Option(help="`paper`: W_q W_k^T; `authors`: what their code computes.")
@@ -56,12 +74,25 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that
 
 
 @app.command()
-def models(as_json: Json = False) -> None:
+def models(
+    library: Annotated[
+        str | None,
+        typer.Option(help="List what is known of hf, open_clip, timm or torchvision instead."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """List the known backbones: name, pretraining, size, source, on disk or not."""
     with reported_errors():
         import burst
         import reports
 
+        if library is not None:
+            found = burst.library_models(library)
+            if as_json:
+                typer.echo(json.dumps(found, indent=2))
+            else:
+                Console().print(reports.library_table(found))
+            return
         specs = burst.known_backbones()
         if as_json:
             typer.echo(json.dumps([reports.model_record(spec) for spec in specs], indent=2))
@@ -73,7 +104,9 @@ def models(as_json: Json = False) -> None:
 def histogram(
     model: Model = "mae_tiny",
     weights: Weights = None,
-    images: Images = "sample",
+    images: Images = SAMPLE,
+    text: Text = None,
+    image_size: ImageSize = None,
     num_images: NumImages = 100,
     blocks: Blocks = "all",
     quantity: Annotated[
@@ -118,10 +151,14 @@ def histogram(
         with burst.process_group() as (rank, _):
             if out and rank == 0:
                 burst.make_folder(out)
-            backbone = burst.load_backbone(model, weights, device=burst.choose_device(device))
-            stream = burst.images_for(
-                backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
+            backbone = burst.load_backbone(
+                model,
+                weights,
+                device=burst.choose_device(device),
+                image_size=image_size,
+                kind="text" if text else None,
             )
+            stream = _inputs(backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad)
             with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
                 survey = burst.survey(backbone, stream, options, progress=progress)
         if rank > 0:
@@ -141,7 +178,9 @@ def whiten(
     out: Annotated[Path, typer.Option(help="File for the matrices: .pt or .safetensors.")],
     model: Model = "mae_tiny",
     weights: Weights = None,
-    images: Images = "sample",
+    images: Images = SAMPLE,
+    text: Text = None,
+    image_size: ImageSize = None,
     num_images: NumImages = 100,
     blocks: Blocks = "all",
     method: Annotated[
@@ -190,10 +229,14 @@ def whiten(
         with burst.process_group() as (rank, _):
             if rank == 0:
                 burst.make_folder(out.parent)
-            backbone = burst.load_backbone(model, weights, device=burst.choose_device(device))
-            stream = burst.images_for(
-                backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
+            backbone = burst.load_backbone(
+                model,
+                weights,
+                device=burst.choose_device(device),
+                image_size=image_size,
+                kind="text" if text else None,
             )
+            stream = _inputs(backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad)
             with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
                 whitening = burst.whiten(backbone, stream, options, progress=progress)
             pairs = burst.whitened_histograms(backbone, stream, whitening, options)
@@ -220,7 +263,9 @@ def report(
         list[str] | None,
         typer.Option(help="A checkpoint for each --model, in their order, or for none."),
     ] = None,
-    images: Images = "sample",
+    images: Images = SAMPLE,
+    text: Text = None,
+    image_size: ImageSize = None,
     num_images: NumImages = 100,
     heads: Annotated[bool, typer.Option(help="Measure each head too.")] = True,
     whitening: Annotated[bool, typer.Option(help="Whiten, and show before and after.")] = True,
@@ -245,9 +290,15 @@ def report(
         shown = []
         with reports.figure_style(style):
             for name, file in zip_longest(model, weights or []):
-                backbone = burst.load_backbone(name, file, device=burst.choose_device(device))
-                stream = burst.images_for(
-                    backbone, images, num_images=num_images, seed=seed, skip_bad=skip_bad
+                backbone = burst.load_backbone(
+                    name,
+                    file,
+                    device=burst.choose_device(device),
+                    image_size=image_size,
+                    kind="text" if text else None,
+                )
+                stream = _inputs(
+                    backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad
                 )
                 with Steps(log, f"{name}: batches", quiet=quiet) as progress:
                     survey = burst.survey(backbone, stream, options, progress=progress)
@@ -257,6 +308,25 @@ def report(
         if not quiet:
             console = Console()
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
+
+
+def _inputs(
+    backbone: "Backbone",
+    images: str,
+    text: Path | None,
+    *,
+    count: int,
+    seed: int,
+    skip_bad: bool,
+) -> "ImageStream | TextStream":
+    """What the model reads: the text where one is given, else images."""
+    import burst
+
+    if text is None:
+        return burst.images_for(backbone, images, num_images=count, seed=seed, skip_bad=skip_bad)
+    if images != SAMPLE:
+        raise burst.BurstError(f"--images {images} and --text {text}: give one of them")
+    return burst.text_for(backbone, text, num_sequences=count, seed=seed)
 
 
 def main() -> NoReturn:

@@ -64,7 +64,13 @@ from reports.study import (
 )
 from reports.style import figure_style, house_style, save_figure
 from reports.survey_files import run_record, save_survey
-from reports.terminal import model_record, models_table, survey_notes, survey_table
+from reports.terminal import (
+    library_table,
+    model_record,
+    models_table,
+    survey_notes,
+    survey_table,
+)
 from reports.training import (
     check_table,
     compare,
@@ -141,6 +147,7 @@ __all__ = [
     "house_style",
     "labels",
     "law_lines",
+    "library_table",
     "losses_figure",
     "match_detections",
     "measured_whitening",

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bpt import PromptedViT, Run, confusion_matrix
-from burst.backbone import known_backbones
+from burst.backbone_spec import known_backbones
 from burst.errors import BurstError, EmptyResult
 from burst.files import make_folder, write_atomically
 from burst.provenance import provenance

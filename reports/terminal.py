@@ -1,7 +1,7 @@
 """A survey and the registry of backbones, as tables for a terminal."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from burst.backbone import BackboneSpec
+from burst.backbone_spec import BackboneSpec
 from burst.histogram import Histogram
 from burst.survey import WHOLE, Survey
 
@@ -56,10 +56,11 @@ def sparkline(hist: Histogram, reach: float, *, width: int = 17) -> str:
 
 def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> list[str]:
     """What a reader of the table must also know, one line each."""
-    notes = []
+    notes = list(survey.record.get("notes", []))
     images = survey.record["images"]
     if images and images["count"] < num_images:
-        notes.append(f"{images['count']} images were read of {num_images} asked for")
+        what = "sequences" if images.get("kind") == "text" else "images"
+        notes.append(f"{images['count']} {what} were read of {num_images} asked for")
     notes += [f"left out: image {name}: {reason}" for name, reason in survey.bad_images]
     notes += [f"left out: {one.name}: {one.reason}" for one in survey.skipped]
     if survey.record["nonfinite"]:
@@ -69,6 +70,16 @@ def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> l
     if files:
         notes.append(f"written to {files[0].parent}: {', '.join(file.name for file in files)}")
     return notes
+
+
+def library_table(rows: Sequence[Mapping[str, str]]) -> Table:
+    """The rows of `burst.library_models`, one line each."""
+    table = Table(box=None, pad_edge=False)
+    for heading in rows[0] if rows else ():
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    return table
 
 
 def models_table(specs: Iterable[BackboneSpec]) -> Table:

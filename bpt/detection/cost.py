@@ -13,7 +13,7 @@ from bpt.detection.pyramid import POOLED, STRIDES
 from bpt.detection.recipe import DetectionRecipe, detection_patch
 from bpt.detection.setup import training_images
 from bpt.placement import parse_placement
-from burst.backbone import BackboneSpec
+from burst.backbone_spec import BackboneSpec
 
 # Operations a second that a ViT reaches on an H100; in float32 without TensorFloat-32.
 RATES = {"bfloat16": 250e12, "float16": 250e12, "float32": 40e12}

@@ -6,7 +6,7 @@ from typing import Any
 
 from bpt.detection.backbone import GRID, PATCHES
 from bpt.recipe import METHODS, USED_BY, Tuning
-from burst.backbone import known_backbones
+from burst.backbone_spec import known_backbones
 from burst.errors import BurstError, ShapeError, check_known
 
 DETECTORS = ("mask-rcnn", "cascade")

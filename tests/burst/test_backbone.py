@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from support import SIZE, backbone_of, vit
 
 from burst import _hub, backbone
-from burst.backbone import find_backbone, known_backbones, load_backbone
+from burst.backbone import load_backbone
+from burst.backbone_spec import find_backbone, known_backbones
 from burst.errors import BurstError, CheckpointError, ImageError, UnknownName
 
 SHIPPED = ["mae_tiny", "moco_tiny", "sup_tiny"]
@@ -346,7 +347,7 @@ def test_an_unknown_name_gets_the_nearest(name, nearest):
 
 
 def test_a_file_in_the_place_of_a_name_is_told_where_to_go(tiny_file):
-    with pytest.raises(CheckpointError, match=r"is a file, .* give the file with --weights"):
+    with pytest.raises(CheckpointError, match=r"is a file, .* give the file as weights"):
         load_backbone(str(tiny_file))
 
 
@@ -372,7 +373,9 @@ def test_a_timm_model_without_pretrained_weights_asks_for_a_file():
 )
 def test_without_a_connection_one_line_says_what_to_get(offline, name, expected):
     start = time.monotonic()
-    with pytest.raises(CheckpointError, match=f"the weights of {expected}.*--weights FILE") as e:
+    with pytest.raises(
+        CheckpointError, match=f"the weights of {expected}.*give the file as weights"
+    ) as e:
         load_backbone(name)
     assert "\n" not in str(e.value)
     assert time.monotonic() - start < 10  # the hub client's own retries take 23 seconds a file
