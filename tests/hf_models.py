@@ -94,9 +94,7 @@ class Known:
             pytest.skip(f"transformers {transformers.__version__} has no {self.name}")
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.options)
-        model = getattr(transformers, self.name)._from_config(
-            config, attn_implementation="eager"
-        )
+        model = getattr(transformers, self.name)._from_config(config, attn_implementation="eager")
         randomised(model)
         for name, parameter in model.named_parameters():
             if any(part in name for part in self.silent):
