@@ -10,12 +10,15 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def test_the_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    whole, parts, tuning = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    whole, own, parts, tuning = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(whole, names)
     assert "excess_kurtosis" in capsys.readouterr().out
     assert names["counts"].sum() == names["hist"].count
     assert (tmp_path / "out" / "statistics.csv").exists()
+    exec(own, own_names := {})
+    assert len(own_names["table"]) == 3 * 12
+    assert "excess_kurtosis" in capsys.readouterr().out
     names["model"], names["batch"] = names["backbone"].model, next(iter(names["images"]))
     exec(parts, names)
     assert isinstance(names["hist"], burst.Histogram)
