@@ -31,7 +31,7 @@ SAMPLE = "sample"
 
 app = typer.Typer(
     name="burst",
-    help="See how the attention weights of a Vision Transformer are distributed.",
+    help="See how the attention weights of a transformer are distributed.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -123,6 +123,9 @@ def histogram(
             "on a CPU it is always ieee."
         ),
     ] = "tf32x3",
+    forward_precision: Annotated[
+        str, typer.Option(help="Of the model itself: float32, or bfloat16 or float16 (autocast).")
+    ] = "float32",
     device: Device = "auto",
     seed: Seed = 0,
     skip_bad: SkipBad = False,
@@ -147,6 +150,7 @@ def histogram(
             tokens=tokens,
             bins=bins,
             precision=precision,
+            forward_precision=forward_precision,
         )
         with burst.process_group() as (rank, _):
             if out and rank == 0:

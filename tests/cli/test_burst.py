@@ -80,6 +80,23 @@ def test_the_precision_that_was_asked_for_and_the_one_that_ran_are_recorded(tmp_
     assert (record["options"]["precision"], record["precision"]) == ("bf16", ["ieee"])
 
 
+def test_a_forward_pass_in_bfloat16_is_recorded_and_near(tmp_path):
+    tables = []
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / precision
+        result = run("histogram", *QUICK, "--forward-precision", precision, "--out", out)
+        assert result.exit_code == 0, result.output
+        record = json.loads((out / "run.json").read_text())
+        assert record["options"]["forward_precision"] == precision
+        tables.append(pd.read_csv(out / "statistics.csv"))
+    plain, fast = (table.query("quantity == 'x' and block == 11") for table in tables)
+    assert plain["excess_kurtosis"].item() != fast["excess_kurtosis"].item()
+    np.testing.assert_allclose(fast["std"], plain["std"], rtol=0.02)
+    message = refused("histogram", *QUICK, "--forward-precision", "bf16")
+    assert message.startswith("unknown forward precision 'bf16'; ")
+    assert "bfloat16" in message
+
+
 def test_json_is_the_table(tmp_path):
     result = run("histogram", *QUICK, "--json", "--quantity", "qk", "--per-head")
     rows = json.loads(result.stdout)
@@ -189,7 +206,7 @@ def test_each_bad_weight_file_has_its_own_line(kind, name, words, tmp_path, monk
     [
         (("--model", "mae_tinny"), "did you mean mae_tiny"),
         (("--model", "timm:vit_tiny_patch16_225"), "vit_tiny_patch16_224"),
-        (("--model", "timm:test_resnet", "--weights", "random"), "Vision Transformer"),
+        (("--model", "timm:test_resnet", "--weights", "random"), "choose a transformer"),
         (("--blocks", "12"), "blocks 0 to 11"),
         (("--blocks", "three"), "--blocks 'three'"),
         (("--blocks", "5-3"), "--blocks '5-3'"),
