@@ -1,7 +1,7 @@
 """Small models of Hugging Face transformers, made from a configuration: what is known of each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -129,7 +129,8 @@ MODELS = [
     vision("ViTMAE", {**VISION, "mask_ratio": 0.0}),
     vision("ViTMSN"),
     vision("IJepa", prefix=0),
-    vision("Yolos", {**VISION, "image_size": [IMAGE, IMAGE], "num_detection_tokens": 3}, prefix=None),
+    vision("Yolos", {**VISION, "image_size": [IMAGE, IMAGE], "num_detection_tokens": 3},
+           prefix=None),
     vision("DPT", {**VISION, "backbone_out_indices": [0, 1], "neck_hidden_sizes": [8, 8]}),
     vision("Dinov2", {**VISION, "mlp_ratio": 1}),
     vision("Dinov2WithRegisters", {**VISION, "mlp_ratio": 1, "num_register_tokens": 3}, prefix=4),
@@ -141,8 +142,8 @@ MODELS = [
            omitted=(RELATIVE,), silent=("relative_position_bias",)),
     Known("VideoMAEModel", "VideoMAEConfig", {**VISION, "num_frames": 4, "tubelet_size": 2}, video,
           prefix=0),
-    Known("VivitModel", "VivitConfig", {**VISION, "num_frames": 4, "tubelet_size": [2, 4, 4]}, video,
-          prefix=1),
+    Known("VivitModel", "VivitConfig", {**VISION, "num_frames": 4, "tubelet_size": [2, 4, 4]},
+          video, prefix=1),
     Known("ASTModel", "ASTConfig", {**SIZES, "patch_size": 4, "frequency_stride": 4,
           "time_stride": 4, "max_length": 12, "num_mel_bins": 8},
           lambda: {"input_values": torch.randn(2, 12, 8)}, prefix=2),
@@ -211,8 +212,8 @@ MODELS = [
     decoder("Mistral", WIDE_HEADS),
     decoder("Mixtral", {**GROUPED, "num_local_experts": 2}),
     decoder("Qwen2"),
-    decoder("Qwen2Moe", {**GROUPED, "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8,
-            "shared_expert_intermediate_size": 8}),
+    decoder("Qwen2Moe", {**GROUPED, "num_experts": 2, "num_experts_per_tok": 1,
+            "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}),
     decoder("Gemma", WIDE_HEADS),
     decoder("Gemma2", {**WIDE_HEADS, "query_pre_attn_scalar": 3, "attn_logit_softcapping": 2.0},
             (ROTARY, SOFT_CAP)),
@@ -240,4 +241,45 @@ MODELS = [
             refused=2),
     seq2seq("MT5", T5, omitted=(RELATIVE,), silent=("relative_attention_bias",), attentions=4,
             refused=2),
+]  # fmt: skip
+
+NORMED = "normalises queries and keys (query-key norm)"
+CLAMPED = "clamps queries and keys"
+CROSS = "its keys come from other tokens"
+DISENTANGLED = "disentangled attention"
+LATENT = {
+    "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4,
+    "v_head_dim": 8, "n_routed_experts": 2, "num_experts_per_tok": 1, "n_group": 1,
+    "topk_group": 1, "first_k_dense_replace": 2,
+}  # fmt: skip
+DECODING = {**TEXT, "is_decoder": True, "add_cross_attention": True}
+# model, what is said of its last attention
+REFUSED = [
+    (decoder("Qwen3", WIDE_HEADS), NORMED),
+    (decoder("Qwen3Moe", {**WIDE_HEADS, "num_experts": 2}), NORMED),
+    (Known("Gemma3TextModel", "Gemma3TextConfig", WIDE_HEADS, text), NORMED),
+    (decoder("Olmo2", {**GROUPED, "eos_token_id": 2}), NORMED),
+    (decoder("Olmoe", {**GROUPED, "num_experts": 2, "eos_token_id": 2}), NORMED),
+    (decoder("Cohere", {**GROUPED, "use_qk_norm": True}), NORMED),
+    (decoder("Phi", {**GROUPED, "qk_layernorm": True}), NORMED),
+    (decoder("Olmo", {**GROUPED, "clip_qkv": 1.0, "eos_token_id": 2}), CLAMPED),
+    (decoder("Mpt", {"d_model": 32, "n_layers": 1, "n_heads": HEADS, "vocab_size": 50,
+             "attn_config": {"clip_qkv": 1.0}}), CLAMPED),
+    (decoder("DeepseekV2", {**GROUPED, **LATENT}), "latent attention"),
+    (decoder("DeepseekV3", {**GROUPED, **LATENT}), "latent attention"),
+    (encoder("Deberta"), DISENTANGLED),
+    (encoder("DebertaV2"), DISENTANGLED),
+    (vision("Swinv2", {"image_size": IMAGE, "embed_dim": 16, "depths": [1], "num_heads": [2],
+            "window_size": 2}), "cosine attention"),
+    (vision("Segformer", {"num_encoder_blocks": 1, "depths": [1], "sr_ratios": [2],
+            "hidden_sizes": [16], "patch_sizes": [3], "strides": [2], "num_attention_heads": [2],
+            "mlp_ratios": [2]}), "reduced map"),
+    (encoder("Bert", DECODING), CROSS),
+    (encoder("Roberta", DECODING), CROSS),
+    (encoder("Electra", DECODING), CROSS),
+    (encoder("GPT2", {"n_embd": 32, "n_layer": 1, "n_head": HEADS, "vocab_size": 50,
+             "add_cross_attention": True}), CROSS),
+    (seq2seq("Bart"), CROSS),
+    (seq2seq("T5", T5), CROSS),
+    (vision("SiglipVision"), "its queries are learned vectors"),
 ]  # fmt: skip

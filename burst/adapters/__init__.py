@@ -5,7 +5,7 @@ blocks     the attention blocks of a model, and whether they can be measured
 timm, ...  the classes of a library each; none of these libraries is imported
 """
 
-from burst.adapters import timm, torch, transformers_text, transformers_vision
+from burst.adapters import open_clip, timm, torch, transformers_text, transformers_vision
 from burst.adapters.blocks import (
     AttentionBlock,
     BlockDescription,
@@ -34,6 +34,7 @@ __all__ = [
     "measurable_blocks",
     "num_prefix_tokens",
     "omissions",
+    "open_clip",
     "prefix_tokens",
     "refuse",
     "select_blocks",

@@ -32,6 +32,7 @@ UNSCORED = "so W_q W_k^T does not score tokens"
 QUERY_KEY_NORM = f"it normalises queries and keys (query-key norm), {UNSCORED}"
 COSINE = f"cosine attention normalises queries and keys, {UNSCORED}"
 REDUCED = "its queries or keys come from a reduced map, not from the tokens"
+LEARNED = "its queries are learned vectors, not tokens"
 CROSS = "cross-attention: its keys come from other tokens than its queries"
 REGISTER = "register an `adapter` (burst.adapter)"
 
@@ -63,7 +64,7 @@ class AttentionLayout:
 
 Attention: TypeAlias = Any  # nn.Module would make every attribute a Tensor or a Module
 Read: TypeAlias = Callable[[Attention], AttentionLayout]
-Before: TypeAlias = Callable[[Any, Tensor], Tensor]
+Before: TypeAlias = Callable[[Any, Any], Tensor]
 Key: TypeAlias = type[nn.Module] | str
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -164,7 +165,8 @@ def find_adapter(attention: nn.Module, parent: nn.Module | None, child: str) -> 
     if parent is not None:
         for kind in type(parent).__mro__:
             entry = _ADAPTERS.get(f"{full_name(kind)}.{child}")
-            if entry and (entry.reason or type(parent).forward is kind.forward):
+            own = getattr(kind, "forward", None)
+            if entry and (entry.reason or type(parent).forward is own):
                 return entry
     found = _lookup(_ADAPTERS, attention)
     return found[1] if found else None

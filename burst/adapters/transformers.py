@@ -94,8 +94,8 @@ def other_linear(attention: Attention, name: str, kind: str) -> Linear:
     found = attention.get_submodule(name)
     if full_name(type(found)) != kind:
         raise UnsupportedModel(
-            f"{name} is a {type(found).__name__}, expected {kind.partition(':')[2]}; merge adapters "
-            "such as LoRA into the weights and dequantise them"
+            f"{name} is a {type(found).__name__}, expected {kind.partition(':')[2]}; merge "
+            "adapters such as LoRA into the weights and dequantise them"
         )
     return Linear(found.weight, found.bias)
 

@@ -6,6 +6,7 @@ from burst.adapters.linear import fused, linear
 from burst.adapters.registry import (
     COSINE,
     CROSS,
+    LEARNED,
     REDUCED,
     RELATIVE,
     ROTARY,
@@ -19,8 +20,6 @@ from burst.adapters.registry import (
 )
 from burst.adapters.transformers import classes, number_of_heads, scale, weights
 from burst.errors import UnsupportedModel
-
-_LEARNED = "its queries are learned vectors, not tokens"
 
 # Since 5.0, or later, each of these attentions is one module. Before it was around another, which
 # has the weights and reads the same.
@@ -45,7 +44,9 @@ def _vit(attention: Attention) -> AttentionLayout:
 
 @adapter(*classes(f"{_VIT} {_DINOV2} dpt:DPT", "SelfAttention"), up=2)
 def _vit_inside(attention: Attention) -> AttentionLayout:
-    return weights(attention, "query", "key")
+    layout = weights(attention, "query", "key")
+    apart = getattr(attention, "q_bias", None)  # VideoMAE before 5.0
+    return layout if apart is None else replace(layout, query_bias=apart)
 
 
 @adapter(*classes(_BEIT), norm="layernorm_before")
@@ -86,7 +87,7 @@ def _clip(attention: Attention) -> AttentionLayout:
 
 refuse(
     *classes("siglip:Siglip siglip2:Siglip2", "MultiheadAttentionPoolingHead.attention"),
-    reason=_LEARNED,
+    reason=LEARNED,
 )
 
 
@@ -106,7 +107,9 @@ def _sam(attention: Attention) -> AttentionLayout:
     return replace(_blip(attention), omitted=(RELATIVE,) if attention.use_rel_pos else ())
 
 
-_WAV2VEC2 = "wav2vec2:Wav2Vec2 hubert:Hubert unispeech:UniSpeech data2vec.data2vec_audio:Data2VecAudio"
+_WAV2VEC2 = (
+    "wav2vec2:Wav2Vec2 hubert:Hubert unispeech:UniSpeech data2vec.data2vec_audio:Data2VecAudio"
+)
 
 
 @adapter(*classes(_WAV2VEC2), same="key_value_states")
