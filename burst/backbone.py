@@ -114,7 +114,7 @@ class Backbone:
             raise ImageError(f"{self.name} reads text, not images; give a text file (--text FILE)")
         if self.kind != "image":
             raise ImageError(
-                f"{self.name} reads {self.kind}, not images; "
+                f"{self.name} reads {self.what}, not images; "
                 f"give `burst.survey` batches of your own"
             )
         height, width = self.image_size
@@ -129,6 +129,11 @@ class Backbone:
             crop_mode=self.crop_mode,
         )
 
+    @property
+    def what(self) -> str:
+        """What it reads, in words."""
+        return {"image": "images", "video": "videos"}.get(self.kind, self.kind)
+
     def text_tokenizer(self) -> "Tokenizer":
         """How a text becomes what the model reads.
 
@@ -136,7 +141,7 @@ class Backbone:
             TextError: the model does not read text, or has no tokenizer that can be had.
         """
         if self.kind != "text":
-            raise TextError(f"{self.name} reads {self.kind}, not text; give no text (--text)")
+            raise TextError(f"{self.name} reads {self.what}, not text; give no text (--text)")
         if self.tokenizer is None:
             raise TextError(
                 f"{self.name} has no tokenizer of its own; give `burst.survey` batches of your own"
@@ -195,9 +200,12 @@ def load_backbone(
     found = _load(name, options)
     model = found.model.eval().requires_grad_(False).to(torch.device(device), torch.float32)
     check_finite(name, model)
-    if found.resized_from:
+    found = replace(found, name=name, model=model)
+    if found.kind == "image" and (image_size or found.resized_from or found.assumed):
         check_reads(name, model, found.image_size)
-    return replace(found, name=name, model=model)
+    if found.kind != "image" and image_size:
+        raise ImageError(f"{name} reads {found.what}, not images; give no image size")
+    return found
 
 
 def _load(name: str, options: LoadOptions) -> Backbone:

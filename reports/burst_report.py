@@ -14,7 +14,7 @@ from burst.backbone import Backbone
 from burst.errors import EmptyResult
 from burst.files import make_folder, write_atomically
 from burst.histogram import Histogram
-from burst.images import ImageStream
+from burst.stream import NamedStream
 from burst.survey import WHOLE, Survey
 from burst.whitened import whitened_histograms
 from burst.whitening import Whitening, WhiteningOptions, whiten
@@ -59,7 +59,7 @@ class BackboneReport:
         return str(self.survey.record["model"])
 
 
-def measured_whitening(backbone: Backbone, images: ImageStream) -> tuple[Whitening, Pairs]:
+def measured_whitening(backbone: Backbone, images: NamedStream) -> tuple[Whitening, Pairs]:
     """The default whitening of all blocks, and entries before and after for those to be drawn.
 
     Raises:

@@ -124,7 +124,8 @@ def check_reads(name: str, model: nn.Module, image_size: tuple[int, int]) -> Non
     except Exception as error:  # models of all libraries raise anything
         height, width = image_size
         raise ImageError(
-            f"{name} cannot read images of {height} x {width} pixels ({first_line(error)})"
+            f"{name} cannot read images of {height} x {width} pixels ({first_line(error)}); "
+            f"give an image_size (--image-size) that it can read"
         ) from error
 
 
@@ -174,6 +175,18 @@ def some(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
     return ", ".join(listed[:3]) + more
+
+
+def grouped(keys: Iterable[str]) -> list[str]:
+    """Names of weights, but for those of a part that is left out whole, such as a decoder."""
+    parts: dict[str, list[str]] = {}
+    for key in sorted(keys):
+        parts.setdefault(key.partition(".")[0], []).append(key)
+    return [
+        one
+        for part, names in parts.items()
+        for one in (names if len(names) <= 3 else [f"{part}.* ({len(names)} tensors)"])
+    ]
 
 
 def timm_image_facts(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,9 @@ class HfFiles:
     @property
     def source(self) -> str:
         """Where a reader of a record finds them."""
-        return _hub.hub_page(self.repository) if self.repository else str(self.folder)
+        if self.repository is None:
+            return str(self.folder)
+        return f"{_hub.hub_page(self.repository)}/tree/{self.folder.name}"
 
     def weights(self) -> list[Path]:
         """The weight file, or all shards in the order of their names; fetched where they are not.
@@ -92,7 +94,7 @@ class HfFiles:
 
 
 def find_files(name: str) -> HfFiles:
-    """The files of `hf:FOLDER`, or of `hf:ORG/NAME`, whose configuration is fetched.
+    """The files of `hf:FOLDER`, or of `hf:ORG/NAME`, of which the configuration is fetched.
 
     Raises:
         CheckpointError: no such folder, or one without a configuration; or no such repository, or

@@ -14,6 +14,7 @@ from torch import nn
 
 from burst import _hub
 from burst.backbone import NO_IMAGES, Backbone
+from burst.checkpoint import LoadReport
 from burst.errors import CheckpointError, ImageError, TextError, UnknownName, check_known
 from burst.files import sha256_of
 from burst.loading.common import (
@@ -22,6 +23,7 @@ from burst.loading.common import (
     LoadOptions,
     check_divisible,
     first_line,
+    grouped,
     required,
     seeded,
     some,
@@ -66,15 +68,16 @@ def load(name: str, options: LoadOptions) -> Backbone:
         file, facts["weights_source"] = _file(open_clip, asked, options)
     with seeded(options.seed):
         model = _build(open_clip, asked, file, options.image_size)
+    part = "text" if options.kind == "text" else "visual"
     if file is not None:
-        facts["weights_sha256"] = sha256_of(file)
-    if options.kind == "text":
-        tower = model.text
+        report = _report(model, part, file)
+        facts |= {"report": report, "weights_sha256": report.sha256}
+    tower = getattr(model, part)
+    if part == "text":
         tower.register_forward_pre_hook(_ids_alone, with_kwargs=True)
         tokenizer = partial(_tokenizer, open_clip, asked, tower)
         facts |= {"kind": "text", "tokenizer": tokenizer, **NO_IMAGES}
     else:
-        tower = model.visual
         facts |= _image_facts(asked, tower, options.image_size)
     return Backbone(
         name=name,
@@ -200,6 +203,13 @@ def _build(open_clip: Foreign, asked: _Asked, file: Path | None, image_size: int
             f"({first_line(error)})"
         ) from error
     return model
+
+
+def _report(model: nn.Module, part: str, file: Path) -> LoadReport:
+    keys = model.state_dict()
+    other = [key for key in keys if not key.startswith(f"{part}.")]
+    dropped = dict.fromkeys(grouped(other), f"no part of the {part} tower")
+    return LoadReport(file, "OpenCLIP", sha256_of(file), len(keys) - len(other), dropped)
 
 
 @contextmanager

@@ -113,8 +113,9 @@ def _image_facts(name: str, model: nn.Module, image_size: int | None) -> dict[st
 @contextmanager
 def _working_directory() -> Iterator[None]:
     """Modules of the working directory are found, as by `python -m`."""
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    here = os.getcwd()  # noqa: PTH109
+    sys.path.insert(0, here)
     try:
         yield
     finally:
-        sys.path.remove(os.getcwd())  # noqa: PTH109
+        sys.path.remove(here)

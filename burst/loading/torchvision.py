@@ -30,7 +30,7 @@ def known_weights() -> dict[str, dict[str, Any]]:
     """Each Vision Transformer of torchvision -> its published weights by their names."""
     from torchvision import models
 
-    names = models.list_models(module=models.vision_transformer)
+    names = models.list_models(module=models, include="vit_*")
     return {name: dict(models.get_model_weights(name).__members__) for name in names}
 
 

@@ -1,5 +1,6 @@
 """Models of the transformers library: `hf:ORG/NAME` on the hub, `hf:FOLDER` on this disk."""
 
+import contextlib
 import inspect
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from burst.loading.common import (
     LoadOptions,
     check_divisible,
     first_line,
+    grouped,
     required,
     seeded,
     some,
@@ -46,11 +48,15 @@ def load(name: str, options: LoadOptions) -> Backbone:
         BurstError: transformers is not installed.
         CheckpointError: no such folder or repository; a model that transformers does not know
             without code of its repository; weights that are missing, damaged, or do not fit.
-        UnsupportedModel: an encoder with a decoder, or quantised weights.
+        UnsupportedModel: an encoder with a decoder, quantised weights, or an adapter alone.
         ImageError: its images cannot have the size asked for, or what prepares them cannot be told.
     """
     transformers = required("transformers", "hf")
     files = find_files(name)
+    if (files.folder / "adapter_config.json").is_file():
+        raise UnsupportedModel(
+            f"{name} holds an adapter of another model; merge it, save the whole, and load that"
+        )
     with silent(transformers), seeded(options.seed):
         whole = _configuration(transformers, files)
         config = _tower(name, whole, options.kind)
@@ -87,9 +93,7 @@ def _configuration(transformers: Foreign, files: HfFiles) -> Foreign:
 
 def _tower(name: str, config: Foreign, kind: str | None) -> Foreign:
     """Of a model with two towers the configuration of one; of any other its own."""
-    vision, text = (getattr(config, f"{part}_config", None) for part in ("vision", "text"))
-    if vision is not None and text is not None:
-        config = text if kind == "text" else vision
+    config = getattr(config, "text_config" if kind == "text" else "vision_config", None) or config
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModel(
             f"{name} is an encoder with a decoder; give `burst.survey` its encoder, "
@@ -98,6 +102,7 @@ def _tower(name: str, config: Foreign, kind: str | None) -> Foreign:
     if getattr(config, "quantization_config", None):
         raise UnsupportedModel(f"{name} has quantised weights; expected plain ones")
     config.use_cache = False
+    config.transformers_weights = None  # another file than the one whose digest is recorded
     if hasattr(config, "mask_ratio"):  # of masked autoencoders: all patches are to be read
         config.mask_ratio = 0.0
     return config
@@ -151,14 +156,14 @@ def _pretrained(wanted: _Wanted) -> tuple[Any, dict[str, Any]]:
     files, kind = wanted.files, wanted.kind
     weights = files.weights()
     model, found = _read(files, kind, wanted.config)
-    aside = _grouped(found["unexpected_keys"])
+    aside = grouped(found["unexpected_keys"])
     saved = getattr(wanted.transformers, next(iter(wanted.whole.architectures or ()), ""), None)
     if found["missing_keys"] and saved not in (None, kind):
         # The part is not told from its names alone: the whole is read as it was saved.
         whole, found = _read(files, saved, wanted.whole)
         inside = [(one, part) for one, part in whole.named_modules() if isinstance(part, kind)]
         name, model = inside[0] if inside else ("", whole)
-        aside = _grouped(key for key in whole.state_dict() if not key.startswith(f"{name}."))
+        aside = grouped(key for key in whole.state_dict() if not key.startswith(f"{name}."))
     _check_loaded(files, type(model), found)
     sha256 = sha256_of_all(weights)
     dropped = dict.fromkeys(aside, f"no part of a {kind.__name__}")
@@ -193,10 +198,10 @@ def _check_loaded(files: HfFiles, kind: Foreign, found: dict[str, Any]) -> None:
         reason = str(found["error_msgs"][0]).splitlines()[0]
         raise CheckpointError(f"{files.name}: its weights do not fit ({reason})")
     if found["mismatched_keys"]:
-        key, stored, expected = sorted(found["mismatched_keys"])[0]
+        key, *shapes = _as_tuple(sorted(found["mismatched_keys"])[0])
+        told = f" ({' and '.join(str(tuple(one)) for one in shapes)})" if shapes else ""
         raise CheckpointError(
-            f"{files.name}: {key} has shape {tuple(stored)}, but its configuration says "
-            f"{tuple(expected)}"
+            f"{files.name}: the shape of {key} is not what the configuration says{told}"
         )
     if found["missing_keys"]:
         missing = sorted(found["missing_keys"])
@@ -206,16 +211,8 @@ def _check_loaded(files: HfFiles, kind: Foreign, found: dict[str, Any]) -> None:
         )
 
 
-def _grouped(keys: Foreign) -> list[str]:
-    """Names of weights, but for those of a part that is left out whole, such as a decoder."""
-    parts: dict[str, list[str]] = {}
-    for key in sorted(keys):
-        parts.setdefault(key.partition(".")[0], []).append(key)
-    return [
-        one
-        for part, names in parts.items()
-        for one in (names if len(names) <= 3 else [f"{part}.* ({len(names)} tensors)"])
-    ]
+def _as_tuple(value: Foreign) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 def _kind(model: Foreign) -> str:
@@ -261,10 +258,16 @@ def _processor(transformers: Foreign, files: HfFiles) -> Foreign:
     files.fetch(PROCESSOR)
     if not any((files.folder / name).is_file() for name in PROCESSOR):
         return None
+    read = partial(
+        transformers.AutoImageProcessor.from_pretrained,
+        files.folder,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
     try:
-        return transformers.AutoImageProcessor.from_pretrained(
-            files.folder, local_files_only=True, trust_remote_code=False, use_fast=False
-        )
+        with contextlib.suppress(ValueError):  # some are computed on tensors only
+            return read(use_fast=False)
+        return read()
     except Exception as error:  # processors raise anything
         raise CheckpointError(
             f"{files.name}: its image processor cannot be read ({first_line(error)})"
