@@ -1,13 +1,17 @@
 import dataclasses
 import hashlib
+import io
 import json
-import socket
+import pathlib
+import pickle
 import time
 
+import huggingface_hub
 import numpy as np
 import pytest
 import timm
 import torch
+from hub_cache import put_in_hub_cache
 from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -24,35 +28,9 @@ TAGGED = [spec.name for spec in known_backbones() if spec.timm_tag]
 TINY = "timm:test_vit.r160_in1k"  # timm's own model for tests: width 64, depth 6, 160 x 160
 
 
-@pytest.fixture
-def caches(tmp_path, monkeypatch):
-    """Empty caches of the hub and of torch."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    return tmp_path
-
-
-@pytest.fixture
-def offline(caches, monkeypatch):
-    """No name resolves: what a machine without a connection sees."""
-
-    def fail(*arguments, **options):
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    for variable in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-        monkeypatch.delenv(variable.upper(), raising=False)
-
-
-def put_in_hub_cache(root, repository, filename, data):
-    folder = root / "hub" / f"models--{repository.replace('/', '--')}"
-    file = folder / "snapshots" / "0123abc" / filename
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
-    (folder / "refs").mkdir(exist_ok=True)
-    (folder / "refs" / "main").write_text("0123abc")
-    return file
+class Payload:
+    def __reduce__(self):
+        return (pathlib.Path.touch, (pathlib.Path("executed"),))
 
 
 @pytest.fixture(scope="module")
@@ -381,10 +359,97 @@ def test_without_a_connection_one_line_says_what_to_get(offline, name, expected)
     assert time.monotonic() - start < 10  # the hub client's own retries take 23 seconds a file
 
 
-def test_the_hub_client_is_put_back_online(offline):
-    with pytest.raises(CheckpointError):
-        load_backbone("mae_vitb")
-    assert not constants.HF_HUB_OFFLINE
+def test_the_hub_client_s_constants_stay_as_they_are(offline, monkeypatch):
+    seen = []
+
+    def note(*arguments, **options):
+        seen.append((constants.HF_HUB_OFFLINE, options["local_files_only"]))
+        raise OSError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", note)
+    with pytest.raises(CheckpointError, match="no connection"):
+        load_backbone(TINY)
+    assert seen == [(False, True)]
+
+
+def test_in_offline_mode_nobody_is_asked(caches, monkeypatch, no_sockets):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="no connection to the hub, or offline mode"):
+        load_backbone(TINY)
+
+
+def test_a_hub_file_that_would_run_code_is_not_read(caches, offline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = pickle.dumps({"cls_token": Payload()})
+    put_in_hub_cache(caches, "timm/test_vit.r160_in1k", "pytorch_model.bin", data)
+    with pytest.raises(CheckpointError, match="code"):
+        load_backbone(TINY)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_hub_file_of_torch_s_is_read_where_there_is_no_safetensors(caches, offline, tiny_file):
+    stored = io.BytesIO()
+    torch.save(load_file(tiny_file), stored)
+    put_in_hub_cache(caches, "timm/test_vit.r160_in1k", "pytorch_model.bin", stored.getvalue())
+    tiny = load_backbone(TINY)
+    assert torch.equal(tiny.model.pos_embed, load_file(tiny_file)["pos_embed"])
+    assert tiny.weights_sha256 == hashlib.sha256(stored.getvalue()).hexdigest()
+    assert "state_dict" not in tiny.model.pretrained_cfg
+
+
+# --- images of another size -----------------------------------------------------------------
+
+
+def test_a_timm_model_reads_another_size_as_timm_resamples_it(caches, offline, tiny_file):
+    put_in_hub_cache(caches, "timm/test_vit.r160_in1k", "model.safetensors", tiny_file.read_bytes())
+    larger = load_backbone(TINY, image_size=224)
+    theirs = timm.create_model(
+        "test_vit", pretrained=True, num_classes=0, img_size=224,
+        pretrained_cfg_overlay={"file": str(tiny_file)},
+    ).eval()  # fmt: skip
+    images = torch.randn(2, 3, 224, 224)
+    assert torch.equal(larger.model(images), theirs(images))
+    assert (larger.image_size, larger.resized_from) == ((224, 224), (160, 160))
+    (note,) = larger.notes
+    assert note.startswith("images are read at 224 x 224 pixels, not at the 160 x 160 of the")
+
+
+def test_a_registered_backbone_reads_another_size(mae_tiny):
+    larger = load_backbone("mae_tiny", image_size=96)
+    before = mae_tiny.model.pos_embed
+    grid = before[:, 1:].reshape(1, 8, 8, 192).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, (12, 12), mode="bicubic", antialias=True)
+    expected = torch.cat([before[:, :1], grid.flatten(2).mT], dim=1)
+    torch.testing.assert_close(larger.model.pos_embed, expected, rtol=0, atol=1e-6)
+    assert larger.preprocess.image_size == 96
+    assert larger.model(torch.zeros(1, 3, 96, 96)).shape == (1, 192)
+
+
+def test_its_own_size_asked_for_changes_nothing(mae_tiny):
+    same = load_backbone("mae_tiny", image_size=64)
+    assert same.resized_from is None
+    assert same.notes == ()
+    assert torch.equal(same.model.pos_embed, mae_tiny.model.pos_embed)
+
+
+def test_a_model_that_knows_no_positions_reads_any_size():
+    resnet = load_backbone("timm:test_resnet", "random", image_size=50)
+    assert resnet.image_size == (50, 50)
+
+
+@pytest.mark.parametrize(
+    "name, size, words",
+    [
+        ("mae_tiny", 100, "image size 100 is no multiple of the 8 pixels .* choose 96 or 104"),
+        ("timm:test_vit", 7, "choose 16"),
+        ("timm:test_vit", 0, "image_size 0 must be at least 1"),
+        ("timm:levit_128s", 64, "cannot read images of 64 x 64 pixels"),
+    ],
+)
+def test_a_size_that_cannot_be_read_is_one_line(name, size, words):
+    with pytest.raises(ImageError, match=words) as caught:
+        load_backbone(name, "random", image_size=size)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_timm_model_in_the_hub_s_cache_needs_no_connection(caches, offline, tiny_file):
