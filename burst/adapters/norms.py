@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from burst.adapters.blocks import AttentionBlock
 from burst.adapters.registry import full_name
+from burst.adapters.transformers import classes as transformers_classes
 from burst.errors import UnsupportedModel
 
 # Norms that subtract a token's mean before they scale it, and norms that only scale it. Decided by
@@ -15,21 +16,24 @@ CENTRING = (
     *(f"timm.layers.norm:{name}" for name in ("LayerNorm", "LayerNormFp32")),
     *(f"timm.layers.norm:{name}" for name in ("LayerNorm2d", "LayerNorm2dFp32")),
     *(f"open_clip.transformer:{name}" for name in ("LayerNorm", "LayerNormFp32")),
+    *transformers_classes("cohere:Cohere", "LayerNorm"),
 )
-_RMS = ("llama:Llama", "mistral:Mistral", "mixtral:Mixtral", "qwen2:Qwen2", "phi3:Phi3")
+_RMS = (
+    "llama:Llama mistral:Mistral mixtral:Mixtral qwen2:Qwen2 qwen2_moe:Qwen2Moe phi3:Phi3 "
+    "granite:Granite granitemoe:GraniteMoe smollm3:SmolLM3 gpt_oss:GptOss glm:Glm glm4:Glm4 "
+    "helium:Helium arcee:Arcee seed_oss:SeedOss ernie4_5:Ernie4_5 aimv2:Aimv2"
+)
 SCALING = (
     full_name(nn.RMSNorm),
     *(f"timm.layers.norm:{name}" for name in ("RmsNorm", "RmsNormFp32", "RmsNorm2d")),
     *(f"timm.layers.norm:{name}" for name in ("RmsNorm2dFp32", "SimpleNorm2d", "SimpleNorm2dFp32")),
     # These divide by the deviation about the mean, which they leave in place.
     *(f"timm.layers.norm:{name}" for name in ("SimpleNorm", "SimpleNormFp32")),
-    *("transformers.models.{0}.modeling_{0}:{1}RMSNorm".format(*path.split(":")) for path in _RMS),
+    *transformers_classes(_RMS, "RMSNorm"),
+    *transformers_classes("t5:T5 mt5:MT5 umt5:UMT5", "LayerNorm"),
 )
 # The same with gain 1 + w.
-SCALING_ABOUT_ONE = tuple(
-    f"transformers.models.{name}.modeling_{name}:{name.capitalize()}RMSNorm"
-    for name in ("gemma", "gemma2")
-)
+SCALING_ABOUT_ONE = tuple(transformers_classes("gemma:Gemma gemma2:Gemma2", "RMSNorm"))
 _CENTRES = dict.fromkeys(CENTRING, True) | dict.fromkeys(SCALING + SCALING_ABOUT_ONE, False)
 
 

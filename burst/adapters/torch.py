@@ -50,6 +50,11 @@ def _multi_head(attention: Attention) -> AttentionLayout:
 
 
 def _encoder_layer(layer: nn.TransformerEncoderLayer, x: Tensor) -> Tensor:
+    if type(layer)._sa_block is not nn.TransformerEncoderLayer._sa_block:
+        raise UnsupportedModel(
+            f"{type(layer).__name__} replaces _sa_block, so what its attention reads is not known; "
+            "give it a forward of its own, or leave it out"
+        )
     return layer.norm1(x) if layer.norm_first else x
 
 

@@ -132,7 +132,10 @@ def _bloom(attention: Attention) -> AttentionLayout:
 def _falcon(attention: Attention) -> AttentionLayout:
     kind = "transformers.models.falcon.modeling_falcon:FalconLinear"
     packed, heads = other_linear(attention, "query_key_value", kind), number_of_heads(attention)
-    group = heads // attention.num_kv_heads
+    if attention.new_decoder_architecture:
+        group = heads // attention.num_kv_heads
+    else:
+        group = heads if attention.multi_query else 1
     omitted = (ALIBI,) if attention.config.alibi else (ROTARY,)
     return interleaved(packed, heads, group, scale=None, omitted=omitted)
 

@@ -129,8 +129,8 @@ refuse(*classes("segformer:Segformer pvt:Pvt"), reason=REDUCED)
 
 _ONE = (
     "vit:ViT vit_mae:ViTMAE vit_msn:ViTMSN dinov2:Dinov2 beit:Beit vivit:Vivit dpt:DPTViT "
-    "data2vec.data2vec_vision:Data2VecVision clip:CLIPVision clipseg:CLIPSegVision "
-    "owlvit:OwlViTVision owlv2:Owlv2Vision blip:BlipVision blip_2:Blip2Vision"
+    "dpt:DPTViTHybrid data2vec.data2vec_vision:Data2VecVision clip:CLIPVision "
+    "clipseg:CLIPSegVision owlvit:OwlViTVision owlv2:Owlv2Vision blip:BlipVision blip_2:Blip2Vision"
 )
 _NONE = (
     "ijepa:IJepa videomae:VideoMAE siglip:SiglipVision siglip2:Siglip2Vision aimv2:Aimv2Vision "

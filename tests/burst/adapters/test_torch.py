@@ -184,6 +184,17 @@ def test_an_encoder_layer_with_a_forward_of_its_own_is_read_at_its_attention():
     assert torch.equal(tokens[0], 2 * x)
 
 
+class Halving(nn.TransformerEncoderLayer):
+    def _sa_block(self, x, *args, **kwargs):
+        return super()._sa_block(x / 2, *args, **kwargs)
+
+
+def test_an_encoder_layer_that_changes_what_its_attention_reads_is_refused():
+    message = "Halving replaces _sa_block, so what its attention reads is not known"
+    with pytest.raises(UnsupportedModel, match=message):
+        tokens_and_output(encoder(layer=Halving), torch.randn(2, 5, WIDTH))
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_padding_that_the_encoder_takes_out_is_refused_with_what_to_do():
     model = encoder(enable_nested_tensor=True)

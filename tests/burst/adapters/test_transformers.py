@@ -3,14 +3,21 @@
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
-from hf_models import MODELS, REFUSED
+from hf_models import CROSS, MODELS, REFUSED, text
 from scores import close, recorded_scores
 from torch import nn
 
-from burst.adapters import describe_blocks, find_blocks, num_prefix_tokens, omissions
+from burst.adapters import (
+    AttentionBlock,
+    describe_blocks,
+    find_blocks,
+    num_prefix_tokens,
+    omissions,
+)
 from burst.adapters.norms import first_norm
 from burst.adapters.registry import ROTARY
 from burst.adapters.transformers_text import ALIBI, SINK, SOFT_CAP
@@ -24,51 +31,76 @@ BY_NAME = {known.name: known for known in MODELS}
 
 @dataclass(frozen=True)
 class Reading:
-    """What one attention read, with which block, and the scores that it made of it."""
+    """What one attention of a block read, the scores it made of it, and its norm's output."""
 
-    block: tuple
+    block: AttentionBlock
     tokens: torch.Tensor
     scores: torch.Tensor
+    normed: torch.Tensor | None
 
     @property
     def weights(self):
         return projection(self.block.attention)
 
 
-class Turns(list):
-    """How queries and keys were turned: (rotary function, width, arguments), call by call."""
+def turning(rotate, length, x, *rest, **kwargs):
+    """A function that turns queries or keys (B, h, N, d_h) as this call of `rotate` turned its own.
 
-    def record(self, rotate, x, *rest, **kwargs):
-        if rest[0].ndim == x.ndim and rest[0].shape[-1] == x.shape[-1] and len(rest) > 2:
-            turn = lambda y: rotate(y, y, *rest[1:], **kwargs)[0]  # noqa: E731
-        elif x.shape[1] == self.length:  # GPT-J turns (B, N, h, d_h)
-            turn = lambda y: rotate(y.transpose(1, 2), *rest).transpose(1, 2)  # noqa: E731
+    Some turn queries and keys together, some one by one; some only the first entries of each head.
+    """
+    width = x.shape[-1]
+
+    def turn(y):
+        part = y[..., :width]
+        if len(rest) > 2:
+            part = rotate(part, part, *rest[1:], **kwargs)[0]
+        elif x.shape[1] == length:  # GPT-J turns (B, N, h, d_h)
+            part = rotate(part.transpose(1, 2), *rest).transpose(1, 2)
         else:
-            turn = lambda y: rotate(y, *rest)  # noqa: E731
-        width = x.shape[-1]
-        self.append(lambda y: torch.cat((turn(y[..., :width]), y[..., width:]), dim=-1))
-        return rotate(x, *rest, **kwargs)
+            part = rotate(part, *rest)
+        return torch.cat((part, y[..., width:]), dim=-1)
+
+    return turn
 
 
 @contextmanager
 def recorded_turns(attention, length):
+    """A list of how queries and keys are turned, call by call."""
     module = sys.modules[type(attention).__module__]
-    turns, rotate = Turns(), getattr(module, "apply_rotary_pos_emb", None)
-    turns.length = length
+    turns, rotate = [], getattr(module, "apply_rotary_pos_emb", None)
+
+    def record(*args, **kwargs):
+        turns.append(turning(rotate, length, *args, **kwargs))
+        return rotate(*args, **kwargs)
+
     with pytest.MonkeyPatch.context() as patch:
         if rotate:
-            record = lambda *args, **kwargs: turns.record(rotate, *args, **kwargs)  # noqa: E731
             patch.setattr(module, "apply_rotary_pos_emb", record)
         yield turns
 
 
-def paired(blocks, read, scores):
+@contextmanager
+def recorded_norms(blocks):
+    """What the norm named by each block's adapter gave last, by the block's index."""
+    outputs, handles = {}, []
+    for block in blocks:
+        norm = dict(block.module.named_children()).get(block.adapter.norm)
+        if norm is not None:
+            record = partial(lambda index, *call: outputs.update({index: call[-1]}), block.index)
+            handles.append(norm.register_forward_hook(record))
+    yield outputs
+    for handle in handles:
+        handle.remove()
+
+
+def paired(blocks, read, scores, norms):
     """The readings with the scores that follow from each: others are of routers and poolers."""
     left, readings = iter(scores), []
     for index, x in read:
         n = x.shape[1]
         own = next(s for s in left if s.ndim > 2 and s.shape[-2] == n and s.shape[-1] in (n, n + 1))
-        readings.append(Reading(blocks[index], x, own.view(len(x), -1, *own.shape[-2:])))
+        own = own.view(len(x), -1, *own.shape[-2:])
+        readings.append(Reading(blocks[index], x, own, norms.get(index)))
     return readings
 
 
@@ -83,14 +115,15 @@ def run(model, inputs):
     with (
         torch.no_grad(),
         recorded_scores() as scores,
-        recorded_turns(blocks[chosen[0]].attention, inputs[next(iter(inputs))].shape[1]) as turns,
+        recorded_norms(blocks) as norms,
+        recorded_turns(blocks[chosen[0]].attention, next(iter(inputs.values())).shape[1]) as turns,
         capture(model, chosen, on_tokens=lambda index, x: read.append((index, x))),
     ):
         torch.manual_seed(1)
         output = model(**inputs)[0]
-    readings = paired(blocks, read, scores)
+    readings = paired(blocks, read, scores, norms)
     rotary = sum(ROTARY in reading.weights.omitted for reading in readings)
-    step = len(turns) // max(rotary, 1)  # queries and keys are turned together, or one by one
+    step = len(turns) // max(rotary, 1)
     return readings, turns[::step] if rotary else [], output
 
 
@@ -113,10 +146,8 @@ def check_scores(reading, turns):
         cap = reading.block.attention.attn_logit_softcapping
         ours = cap * (ours / cap).tanh()
     if SINK in omitted:  # one more column, and all of them shifted alike
-        ours, own = (
-            ours - reading.block.attention.sinks[:, None, None],
-            own[..., :-1] - own[..., -1:],
-        )
+        ours = ours - reading.block.attention.sinks[:, None, None]
+        own = own[..., :-1] - own[..., -1:]
     if ALIBI in omitted:
         line = (own - ours)[..., -1, :]  # the last token is not masked anywhere
         slope = line.diff(dim=-1)
@@ -141,6 +172,8 @@ def test_scores_and_output_are_those_of_the_model(known):
     assert len(turns) == sum(ROTARY in reading.weights.omitted for reading in readings)
     for reading in readings:
         check_scores(reading, turns)
+        if reading.normed is not None and reading.normed.shape == reading.tokens.shape:
+            assert torch.equal(reading.normed, reading.tokens)
     if known.prefix is not None:
         assert num_prefix_tokens(model) == known.prefix
 
@@ -196,9 +229,12 @@ def test_blocks_are_called_by_their_layer():
         ("CLIPVisionModel", True),
         ("Dinov2Model", True),
         ("GPT2Model", True),
+        ("CohereModel", True),
         ("LlamaModel", False),
         ("GemmaModel", False),
-        ("Phi3Model", False),
+        ("GptOssModel", False),
+        ("T5Model", False),
+        ("Aimv2VisionModel", False),
     ],
 )
 def test_the_norm_before_an_attention_is_known(name, centres):
@@ -213,11 +249,23 @@ def test_the_norm_before_an_attention_is_known(name, centres):
     torch.testing.assert_close(torch.cosine_similarity(y, expected), torch.ones(5))
 
 
+BESIDE = [known for known, reason in REFUSED if reason == CROSS and known.inputs is text]
+
+
+@pytest.mark.parametrize("known", BESIDE, ids=lambda known: known.name)
+def test_self_attention_beside_cross_attention_is_measured(known):
+    model = known.build()
+    inputs = {**known.inputs(), "encoder_hidden_states": torch.randn(2, 3, 32)}
+    readings, turns, _ = run(model, inputs)
+    assert readings
+    for reading in readings:
+        check_scores(reading, turns)
+
+
 def test_attention_to_other_tokens_is_found_when_it_runs():
-    model = BY_NAME["T5Model"].build()
-    attention = find_blocks(model)[0].attention
+    attention = find_blocks(BY_NAME["T5Model"].build())[0].attention
     x = torch.randn(2, 5, 32)
-    message = r"^T5Attention.*: cross-attention|\(T5Attention\): cross-attention"
+    message = r"\(T5Attention\): cross-attention: its keys come from other tokens"
     with pytest.raises(UnsupportedModel, match=message), capture(attention):
         attention(x, key_value_states=x + 1)
 
@@ -243,14 +291,19 @@ def test_tokens_behind_the_patches_are_not_counted_as_patches():
         num_prefix_tokens(BY_NAME["YolosModel"].build())
 
 
-def test_falcon_with_linear_biases_and_shared_keys():
-    known = BY_NAME["FalconModel"]
-    for options in (
+@pytest.mark.parametrize(
+    "options",
+    [
         {"alibi": True},
         {"multi_query": True},
         {"new_decoder_architecture": True, "num_kv_heads": 2},
-    ):
-        one = replace(known, options={**known.options, **options}, omitted=())
-        readings, turns, _ = run(one.build(), one.inputs())
-        for reading in readings:
-            check_scores(reading, turns)
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "multi_query": True, "alibi": True},
+    ],
+    ids=str,
+)
+def test_the_kinds_of_falcon_are_measured_by_their_scores(options):
+    known = BY_NAME["FalconModel"]
+    one = replace(known, options={**known.options, **options})
+    readings, turns, _ = run(one.build(), one.inputs())
+    for reading in readings:
+        check_scores(reading, turns)
