@@ -3,7 +3,11 @@ import http.server
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import huggingface_hub
 import pytest
+from hub_cache import put_in_hub_cache
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError
 
 from burst import _hub
 from burst.errors import CheckpointError
@@ -86,3 +90,66 @@ def test_a_download_that_breaks_off_is_not_kept(caches):
             _hub.fetch_url(url)
         thread.join()
     assert not list(_hub.url_cache(url).parent.iterdir())
+
+
+def test_a_file_of_torch_s_hub_is_kept_under_the_name_that_torch_gives_it(caches):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    (caches / f"vit-{digest[:8]}.pth").write_bytes(b"weights")
+    url = (caches / f"vit-{digest[:8]}.pth").as_uri()
+    assert _hub.torch_hub_file(url) is None
+    file = _hub.fetch_torch_hub_file(url)
+    assert file == _hub.torch_cache() / f"vit-{digest[:8]}.pth" == _hub.torch_hub_file(url)
+    assert file.read_bytes() == b"weights"
+
+
+def test_a_file_that_is_not_what_its_name_promises_is_not_kept(caches):
+    (caches / "vit-0123abcd.pth").write_bytes(b"weights")
+    url = (caches / "vit-0123abcd.pth").as_uri()
+    with pytest.raises(CheckpointError, match=r"has SHA256 \w+, but 0123abcd was published"):
+        _hub.fetch_torch_hub_file(url)
+    assert not list(_hub.torch_cache().iterdir())
+
+
+@pytest.fixture
+def repository(caches, monkeypatch):
+    """A hub with one repository of two files, and a note of what it was asked for."""
+    asked = []
+    monkeypatch.setattr(_hub, "hub_answers", lambda: True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(caches / "hub"))
+    files = {"pytorch_model.bin", "tokenizer.json"}
+
+    def download(name, filename, *, revision, local_files_only):
+        asked.append(filename)
+        if filename not in files:
+            raise Absent("no such file")
+        return str(put_in_hub_cache(caches, name, filename, b"weights"))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: sorted(files))
+    return asked
+
+
+class Absent(EntryNotFoundError):
+    """What the client says of a repository without such a file; its own asks for a response."""
+
+    def __init__(self, message):
+        Exception.__init__(self, message)
+
+
+def test_of_several_names_the_first_that_a_repository_has_is_fetched(repository):
+    file = _hub.fetch_first_hub_file("org/name", _hub.WEIGHT_FILES)
+    assert (file.name, file.read_bytes()) == ("pytorch_model.bin", b"weights")
+    assert repository == ["model.safetensors", "pytorch_model.bin"]
+    assert _hub.fetch_first_hub_file("org/name", _hub.WEIGHT_FILES) == file
+    assert len(repository) == 2  # what is in the cache is not asked for again
+
+
+def test_what_may_be_missing_is_fetched_where_it_is(repository, caches):
+    _hub.fetch_those_there("org/name", ["vocab.txt", "tokenizer.json"])
+    assert repository == ["tokenizer.json"]
+
+
+def test_what_may_be_missing_is_not_asked_for_without_a_connection(repository, monkeypatch):
+    monkeypatch.setattr(_hub, "hub_answers", lambda: False)
+    _hub.fetch_those_there("org/name", ["tokenizer.json"])
+    assert repository == []

@@ -250,3 +250,15 @@ def test_an_unknown_interpolation_gets_the_nearest_known_ones():
         preprocess(interpolation="bicubik")
     with pytest.raises(UnknownName, match="unknown crop mode 'centre'; did you mean center"):
         preprocess(crop_mode="centre")
+
+
+@pytest.mark.parametrize("mode, top", [("center", 2), ("center_floor", 1)])
+def test_half_a_pixel_is_rounded_down_or_to_the_even_number(mode, top):
+    """Of a margin of 3 pixels, 1.5 above: 2 as torchvision has it, 1 as transformers does."""
+    pixels = np.random.default_rng(0).integers(0, 256, (35, 32, 3), np.uint8)
+    preprocess = Preprocess(
+        image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3, crop_fraction=1.0, crop_mode=mode
+    )
+    cropped = preprocess.centre(Image.fromarray(pixels))
+    expected = pixels[top : top + 32].transpose(2, 0, 1)
+    np.testing.assert_array_equal(cropped.numpy(), expected)
