@@ -5,58 +5,30 @@ the processor's cache (on any device that PyTorch has; Apple's GPUs lack float64
 are counted on the CPU), `triton` keeps the tiles of a product and the counters on a GPU's chip. The
 histogram says which one counted. "auto" is `torch` on the CPU. On a GPU it is `triton`, if a kernel
 has counted a small example right there (see `_trial`), and else `torch`, with a warning.
+
+`HistogramAccumulator` goes on from tensor to tensor; the two functions are one addition and its
+result.
 """
 
-from collections.abc import Callable
-from importlib import import_module
-from types import ModuleType
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
-from burst.errors import BackendError, ShapeError, UnknownName
-from burst.float64 import where_float64
 from burst.histogram import Histogram
-from burst.kernels import _trial
-from burst.kernels._scaling import takes
+from burst.kernels._choice import BACKENDS, PRECISIONS, choose
 from burst.kernels._trial import kernel_trials
-from burst.precision import plain_float32
+from burst.kernels.accumulator import HistogramAccumulator
 
-__all__ = ["BACKENDS", "PRECISIONS", "choose", "histogram", "kernel_trials", "matmul_histogram"]
+__all__ = [
+    "BACKENDS",
+    "PRECISIONS",
+    "HistogramAccumulator",
+    "choose",
+    "histogram",
+    "kernel_trials",
+    "matmul_histogram",
+]
 
-BACKENDS = ("reference", "torch", "triton")
-PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 _DEFAULT_AXIS = FloatAxis()
-
-
-def choose(requested: str, device: torch.device, *, installed: bool, trusted: bool = False) -> str:
-    """The backend that counts on `device`: `requested`; for "auto" `triton` or `torch`.
-
-    A pure function; whether "triton" can run on the CPU (under its interpreter) is found out when
-    it starts.
-
-    Args:
-        requested: "auto" or a name from `BACKENDS`.
-        device: where the tensors are.
-        installed: whether Triton is.
-        trusted: whether "auto" may be `triton` on this device, if that is a GPU.
-
-    Raises:
-        UnknownName: no backend is called `requested`.
-        BackendError: the tensors are on a device without data; or "triton" was asked for and is
-            not installed.
-    """
-    if device.type == "meta":
-        raise BackendError("a tensor on the meta device has no values to count; load it first")
-    if requested == "auto":
-        return "triton" if device.type == "cuda" and installed and trusted else "torch"
-    if requested not in BACKENDS:
-        raise UnknownName("backend", requested, ("auto", *BACKENDS))
-    if requested == "triton" and not installed:
-        raise BackendError("the triton backend needs Triton: pip install triton, or backend='auto'")
-    return requested
 
 
 def histogram(x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto") -> Histogram:
@@ -70,10 +42,11 @@ def histogram(x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto") -
     Returns:
         Exact int64 counts, NaN and infinities apart, and float64 moments of the float32 values.
         "reference" and "torch" agree with float64 NumPy to 1e-9. "triton" adds up to 32 powers of
-        (x - c), c near the mean, in float32 and everything else in float64: with u = 2^-24, the sum
-        of p-th powers about c is within (31 + 2p) u sum |x - c|^p, under 2.4e-6 of it, and in
-        practice near 1e-8, as the errors of the many short sums cancel. Minimum and maximum are
-        exact.
+        (x - c), c next to their own mean, in float32 and everything else in float64: with
+        u = 2^-24, the sum of p-th powers about c is within (31 + 2p) u sum |x - c|^p, so the second
+        central moment is within 5e-6 and the fourth within 3e-5 of itself, and in practice near
+        1e-8, as the errors of the many short sums cancel (benchmarks/gpu_kernels.md). Minimum and
+        maximum are exact.
 
     Raises:
         ShapeError: x is not of floating dtype.
@@ -82,9 +55,9 @@ def histogram(x: Tensor, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto") -
     Warns:
         BackendWarning: "auto" cannot use `triton` on a GPU; once for each reason.
     """
-    _check_floating(x=x)
-    x, axis = where_float64(x.detach()), _whole(axis)
-    return _count("histogram", (x, axis), {}, backend)
+    accumulator = HistogramAccumulator(axis, backend=backend)
+    accumulator.add(x)
+    return accumulator.result()
 
 
 def matmul_histogram(
@@ -117,8 +90,8 @@ def matmul_histogram(
     Returns:
         Exact counts of the float32 product (operands taken as float32), and its moments, as
         precise as those of `histogram` (on "triton" sums of up to 128 powers are in float32: within
-        (127 + 2p) u, under 8.1e-6). Two backends may differ in the last bit of an entry, as two
-        matrix products do.
+        2e-5 and 9e-5, in practice near 1e-8). Two backends may differ in the last bit of an entry,
+        as two matrix products do.
 
     Raises:
         ShapeError: a and b are not matrices that multiply, or on different devices.
@@ -128,67 +101,6 @@ def matmul_histogram(
     Warns:
         BackendWarning: as `histogram`.
     """
-    _check_floating(a=a, b=b)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ShapeError(f"cannot multiply {tuple(a.shape)} by {tuple(b.shape)}")
-    if a.device != b.device:
-        raise ShapeError(f"a is on {a.device} and b on {b.device}; put both on one device")
-    if precision not in PRECISIONS:
-        raise UnknownName("precision", precision, PRECISIONS)
-    a, b, axis = where_float64(a.detach()), where_float64(b.detach()), _whole(axis)
-    return _count("matmul_histogram", (a, b, axis), {"precision": precision}, backend)
-
-
-def _count(what: str, given: tuple[Any, ...], options: dict[str, str], backend: str) -> Histogram:
-    """Run the kernel called `what`; for "auto" with torch where Triton turns out not to serve."""
-    first, *_, axis = given
-    chosen = choose(
-        backend, first.device, installed=_trial.installed(), trusted=_trusted(backend, first, axis)
-    )
-    with plain_float32(first.device):
-        if chosen == "triton":
-            try:
-                found: Histogram = getattr(_compiled(first.device), what)(*given, **options)
-                return found
-            except _trial.NoCut as problem:
-                if backend != "auto":
-                    raise
-                _trial.warn(first.device, str(problem))
-                chosen = "torch"
-        count: Callable[..., Histogram] = getattr(_plain(chosen), what)
-        counted = count(*given)
-    counted.precision = "ieee" if options else ""
-    return counted
-
-
-def _trusted(requested: str, x: Tensor, axis: Axis) -> bool:
-    """Whether "auto" may try Triton on a GPU."""
-    if requested != "auto" or x.device.type != "cuda":
-        return False
-    if problem := _trial.obstacle(x.device):
-        _trial.warn(x.device, problem)
-    return problem is None and takes(axis)
-
-
-def _plain(chosen: str) -> ModuleType:
-    return import_module(f"burst.kernels.{'_torch' if chosen == 'torch' else chosen}")
-
-
-def _compiled(device: torch.device) -> ModuleType:
-    module: Any = import_module("burst.kernels._triton")
-    if device.type != "cuda" and not module.INTERPRETED:
-        raise BackendError(
-            f"the triton backend runs on a GPU, not on {device.type}; use backend='auto'"
-        )
-    return module  # type: ignore[no-any-return]
-
-
-def _whole(axis: Axis) -> Axis:
-    """A float axis counts everything, whatever window a finished histogram left it with."""
-    return FloatAxis(axis.mantissa_bits) if isinstance(axis, FloatAxis) else axis
-
-
-def _check_floating(**tensors: Tensor) -> None:
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise ShapeError(f"{name} is {tensor.dtype}; a floating dtype is needed")
+    accumulator = HistogramAccumulator(axis, backend=backend)
+    accumulator.add_product(a, b, precision=precision)
+    return accumulator.result()

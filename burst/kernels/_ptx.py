@@ -5,6 +5,8 @@ becomes ATOMS.POPC.INC: equal addresses in a warp are counted together, so that
 bursty and even constant data cost no more than others.
 """
 
+from functools import cache
+
 # 20 KiB: room for 4,096 regular bins and flow, or 20 octaves a sign of 7 mantissa bits. Triton asks
 # for more than 48 KiB only where its own share exceeds that; else the two must fit into them.
 WINDOW_BINS = 5120
@@ -14,6 +16,7 @@ CLEAR = "{ st.shared.u32 [$1], 0; mov.u32 $0, 0; }"
 READ = "ld.shared.u32 $0, [$1];"
 
 
+@cache
 def increment(bits: int) -> str:
     """PTX that counts in shared memory: one entry, or on a float axis of `bits` mantissa bits four.
 

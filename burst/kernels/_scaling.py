@@ -1,8 +1,4 @@
-"""Numbers that go to the Triton kernels and come back: shift, scale, a regular axis; power sums.
-
-The kernels work in float32. What they need is given so that nothing overflows or is lost, and what
-they sum is turned into moments in float64.
-"""
+"""Numbers that go to the Triton kernels, a regular axis, and that come back: sums, made moments."""
 
 import math
 
@@ -13,11 +9,13 @@ from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
 from burst.errors import BackendError
+from burst.histogram import NonFinite
 from burst.kernels._tiles import MOST_BINS
 from burst.moments import Moments
 
+Numbers = NDArray[np.float64]
+
 FARTHEST = 2.0**127  # regular axes must end before
-LARGEST_EXPONENT = 126  # of a scale: float32 has the inverse too
 
 
 def takes(axis: Axis) -> bool:
@@ -43,22 +41,6 @@ def check_axis(axis: Axis) -> None:
     )
 
 
-def probe(sample: Tensor) -> Tensor:
-    """(2,) float32: the sample's mean, and the power of two that makes its deviation about 1.
-
-    Stays on the device. Non-finite values are left out; no deviation gives a scale of 1.
-    """
-    values = sample.double()
-    finite = values.isfinite()
-    count = finite.sum().clamp(min=1)
-    shift = (values.where(finite, 0.0).sum() / count).float()
-    deviation = values.where(finite, shift.double()) - shift
-    std = ((deviation * deviation).sum() / count).sqrt()
-    exponent = torch.frexp(std).exponent.clamp(-LARGEST_EXPONENT, LARGEST_EXPONENT)
-    scale = torch.ldexp(torch.ones_like(std), -exponent).where(std > 0, 1.0)
-    return torch.stack([shift, scale.float()])
-
-
 def grid(axis: Axis, device: torch.device) -> Tensor:
     """What `_regular_slot` needs: seven numbers, then the edges rounded up to float32.
 
@@ -67,7 +49,7 @@ def grid(axis: Axis, device: torch.device) -> Tensor:
     bins * 2^-22. The margin is twice that, and 2^-50 for the rounding of the edges themselves.
     """
     if isinstance(axis, FloatAxis):
-        return torch.zeros(1, device=device)
+        return torch.zeros(1, dtype=torch.float32, device=device)
     check_axis(axis)
     reach = max(abs(axis.lo), abs(axis.hi))
     scale = math.ldexp(1.0, -max(math.frexp(reach)[1], -126))
@@ -88,41 +70,58 @@ def _rounded_up(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.where(nearest.astype(np.float64) < values, up, nearest)
 
 
-def central_moments(count: int, sums: NDArray[np.float64], shift: float, scale: float) -> Moments:
-    """Central moments from s_p = sum of ((y - shift) scale)^p.
+def merge(
+    counts: Numbers,
+    means: Numbers,
+    powers: tuple[Numbers, Numbers, Numbers],
+    extremes: tuple[Numbers, Numbers],
+) -> Moments:
+    """Moments of many samples together, from those of each.
 
-    With u = s1 / n: m2 = s2 - n u^2, m3 = s3 - 3 u s2 + 2 n u^3,
-    m4 = s4 - 4 u s3 + 6 u^2 s2 - 3 n u^4, each divided by scale^p.
+    With d = mean_i - mean: m2 = sum of m2_i + n_i d^2, m3 = sum of m3_i + 3 d m2_i + n_i d^3,
+    m4 = sum of m4_i + 4 d m3_i + 6 d^2 m2_i + n_i d^4, as `Moments.__add__` has it for two.
+
+    Args:
+        counts, means: of the samples; without a count the rest of a sample is not looked at.
+        powers: sums of squares, cubes and fourth powers about each mean.
+        extremes: minima and maxima.
     """
-    if not count:
+    some = counts > 0
+    if not some.any():
         return Moments()
-    low, high = float(sums[:, 4].min()), float(sums[:, 5].max())
-    if low == high:
-        return Moments(count, low, 0.0, 0.0, 0.0, low, high)
-    s1, s2, s3, s4 = (math.fsum(column) if np.isfinite(column).all() else math.inf
-                      for column in sums[:, :4].T)  # fmt: skip
-    u = s1 / count
-    m2 = max(s2 - count * u**2, 0.0)
-    m3 = s3 - 3 * u * s2 + 2 * count * u**3
-    m4 = max(s4 - 4 * u * s3 + 6 * u**2 * s2 - 3 * count * u**4, 0.0)
-    return Moments(count, shift + u / scale, m2 / scale**2, m3 / scale**3, m4 / scale**4, low, high)
+    n, mean, *higher, low, high = (numbers[some] for numbers in (counts, means, *powers, *extremes))
+    varies = low < high  # the mean of equal numbers may round away from them
+    mean = np.where(varies, mean, low)
+    m2, m3, m4 = np.where(varies, higher, 0.0)
+    count, minimum, maximum = int(n.sum()), float(low.min()), float(high.max())
+    if minimum == maximum:
+        return Moments(count, minimum, 0.0, 0.0, 0.0, minimum, maximum)
+    whole = mean[0] + (n * (mean - mean[0])).sum() / count
+    d = mean - whole
+    return Moments(
+        count,
+        float(whole),
+        float((m2 + n * d**2).sum()),
+        float((m3 + 3 * d * m2 + n * d**3).sum()),
+        float((m4 + 4 * d * m3 + 6 * d**2 * m2 + n * d**4).sum()),
+        minimum,
+        maximum,
+    )
 
 
-def better_probe(found: Moments, shift: float, scale: float) -> tuple[float, float] | None:
-    """Another shift and scale, if the fourth powers left float32's range or the mean is far off.
+def from_rows(rows: Numbers) -> tuple[Moments, NonFinite]:
+    """What the programs of a kernel kept, see `_triton_moments`, put together.
 
-    The largest |(y - shift) scale| must lie from 2^-10 to 2^28: no sum of fourth powers overflows
-    then, and what underflows is below 2^-100 of the sum. Where no scale is large enough, the
-    numbers are subnormal, at least 2^-149, and their fourth powers still 2^-92 at the largest one.
+    With s_p = sum of (y - origin)^p and u = s1 / n: m2 = s2 - n u^2, m3 = s3 - 3 u s2 + 2 n u^3,
+    m4 = s4 - 4 u s3 + 6 u^2 s2 - 3 n u^4.
     """
-    if found.minimum >= found.maximum:
-        return None
-    reach = max(found.maximum - shift, shift - found.minimum)
-    if not 2.0**-10 <= reach * scale <= 2.0**28:
-        best = -min(max(math.frexp(reach)[1], -LARGEST_EXPONENT), LARGEST_EXPONENT)
-        if math.ldexp(1.0, best) != scale:
-            return shift, math.ldexp(1.0, best)
-    if abs(found.mean - shift) > 4.0 * math.sqrt(max(found.variance, 0.0)):
-        nearest = float(np.float32(found.mean))
-        return (nearest, scale) if nearest != shift else None
-    return None
+    origin, s1, s2, s3, s4, low, high, *seen = rows.T
+    nan, negative, positive, entries = seen
+    count = entries - nan - negative - positive
+    n = np.maximum(count, 1)
+    u = s1 / n
+    m2 = np.maximum(s2 - n * u**2, 0.0)
+    m3 = s3 - 3 * u * s2 + 2 * n * u**3
+    m4 = np.maximum(s4 - 4 * u * s3 + 6 * u**2 * s2 - 3 * n * u**4, 0.0)
+    moments = merge(count, origin + u, (m2, m3, m4), (low, high))
+    return moments, NonFinite(*(int(one.sum()) for one in (nan, negative, positive)))

@@ -14,7 +14,7 @@ from torch import Tensor
 from burst.axis import Axis, FloatAxis
 from burst.kernels._ptx import WINDOW_BINS
 
-COUNTERS = ("shared", "registers", "scratch")  # see `_triton_digest`
+COUNTERS = ("shared", "registers", "scratch")  # see `_triton_counts`
 MOST_IN_REGISTERS = 2048  # counters; 8 in each of 256 threads, and 64 while a tile is counted
 MOST_BINS = 1 << 21  # regular ones whose place float32 finds to within one, see `_scaling.grid`
 

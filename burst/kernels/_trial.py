@@ -201,7 +201,7 @@ def _time(variant: Variant, tile: Tile) -> Trial:
     for draw in (bursty, constant):
         try:
             work = variant.run(tile, draw, timed=True)
-            with torch.cuda.device(work.counts.device):  # whose stream the clock looks at
+            with torch.cuda.device(work.accumulator.device):  # whose stream the clock looks at
                 times.append(do_bench(work.launch, warmup=10, rep=40, return_mode="median"))
         except torch.OutOfMemoryError:
             return Trial(str(tile))

@@ -1,12 +1,11 @@
-"""Launches the Triton kernels of `_triton_kernels` and turns their sums into a `Histogram`.
+"""Launches the Triton kernels of `_triton_kernels` and turns what they keep into a `Histogram`.
 
-What a launch needs beside the operands: a cut (`_tiles`), tried on this GPU (`_trial`); a shift and
-a scale for the moments, from a probe of the data; the axis as float32 numbers (`_scaling`); and
-zeroed counters. Nothing of the product's size is held.
+What a launch needs beside the operands: a cut (`_tiles`), tried on this GPU (`_trial`); the axis as
+float32 numbers (`_scaling`); counters; and each program's sums (`_triton_moments`), which go on
+from one launch to the next. Nothing is read back before a result is asked for.
 """
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
 
@@ -23,110 +22,186 @@ from burst.kernels import _trial
 from burst.kernels import _triton_kernels as kernels
 from burst.kernels._ptx import increment
 from burst.kernels._resources import Limits, misfit
-from burst.kernels._scaling import better_probe, central_moments, check_axis, grid, probe
+from burst.kernels._scaling import check_axis, from_rows, grid
+from burst.kernels._scratch import shared
 from burst.kernels._tiles import Tile, is_covered, product_tiles, stream_tiles, window
+from burst.kernels._triton_moments import ROW
 from burst.kernels._variant import Variant
-from burst.moments import Moments
 
 NAME = "triton"
 INTERPRETED = not isinstance(kernels.histogram_kernel, triton.runtime.JITFunction)
-PROBE = 256  # rows and columns of the product, or 256^2 entries, that shift and scale come from
 COPY = 1 << 26  # most entries copied at once of a tensor that has gaps
 READABLE = (torch.float32, torch.float16, torch.bfloat16)  # others are copied to float32
 INTERPRETED_PROGRAMS = 3
-ATTEMPTS = 4  # at shift and scale; the second is right unless a sample misled
+REGISTERS = 1 << 16  # of a multiprocessor
+NOTHING = (np.nan, *[0.0] * 4, np.inf, -np.inf, *[0.0] * 4)  # a program's row
 
 Kernel: TypeAlias = Any  # what `triton.jit` makes
-Sums = tuple[NDArray[np.float64], NDArray[np.int64]]  # (programs, 6) and (programs, 3)
 
 
-def histogram(x: Tensor, axis: Axis, *, tile: Tile | None = None) -> Histogram:
-    """Count the entries of `x` in one pass over memory; with a tile of one's own it is not tried.
+class Accumulator:
+    """What has been counted on one GPU: counters, axis and sums, made once and kept there.
 
-    Raises:
-        BackendError: see `_trial.fastest`, `_scaling.check_axis`.
-    """
-    check_axis(axis)
-    x = _readable(x)
-    pieces = [piece for piece in _pieces(x) if piece.numel()] or [x.reshape(-1)]
-    return stream(pieces, axis, tile or _stream_tile(pieces[0], axis)).collect()
-
-
-def matmul_histogram(
-    a: Tensor, b: Tensor, axis: Axis, *, precision: str, tile: Tile | None = None
-) -> Histogram:
-    """Count the entries of a @ b, whose tiles exist in registers only; `tile` as in `histogram`.
+    Args:
+        axis: where the bins lie.
+        device: where the tensors are.
+        programs: how many share the work; as many as the device runs at once if not given.
+        strict: refuse a cut that the device cannot start or that spills (as a trial does).
 
     Raises:
-        BackendError: see `histogram`.
+        BackendError: see `_scaling.check_axis`.
     """
-    check_axis(axis)
-    a, b, precision = _operands(a, b, precision)
-    return product(a, b, axis, precision, tile or _product_tile(a, b, axis, precision)).collect()
 
+    def __init__(
+        self,
+        axis: Axis,
+        device: torch.device,
+        *,
+        programs: int | None = None,
+        strict: bool = False,
+    ) -> None:
+        check_axis(axis)
+        self.axis, self.device = axis, device
+        self._programs, self._unchecked = programs, strict
+        self._bits = axis.mantissa_bits if isinstance(axis, FloatAxis) else 0
+        beyond = 1 << self._bits  # NaN has keys beyond those of the infinities
+        counts = torch.zeros(axis.bins + 2 + 2 * beyond, dtype=torch.int64, device=device)
+        self._counts = counts[beyond:-beyond]
+        self._grid = grid(axis, device)
+        self._rows: dict[int, Tensor] = {}  # of so many programs
+        self._scratch: dict[int, Counters] = {}  # kept, so that others find it
+        self._padding = 0
+        self._precisions: dict[str, None] = {}
+        self._cuts: dict[str, None] = {}
+        self._known: dict[object, Tile] = {}  # kind of operands -> cut
 
-def stream(
-    pieces: list[Tensor],
-    axis: Axis,
-    cut: Tile,
-    *,
-    strict: bool = False,
-    programs: int | None = None,
-) -> "Measurement":
-    """The counting of flat tensors without gaps, not yet begun; the rest as in `Measurement`."""
-    first = pieces[0]
-    sample = first[:: max(1, first.numel() // PROBE**2)][: PROBE**2]
+    def add(self, x: Tensor, *, cut: Tile | None = None) -> None:
+        """Count the entries of `x` in one pass over memory; a cut that is given is not tried.
 
-    def launch(run: "Measurement", piece: Tensor, sums: Tensor, rare: Tensor) -> None:
-        run.start(
-            kernels.histogram_kernel, piece, run.probe, run.grid, run.scratch, run.counts, sums,
-            rare, piece.numel(), axis.bins, ROWS=cut.m, COLUMNS=cut.n, SPLIT_M=cut.split[0],
+        Raises:
+            BackendError: see `_trial.fastest`.
+        """
+        for piece in _pieces(_readable(x)):
+            if piece.numel():
+                cut = cut or self._stream_cut(piece)
+                self._count_piece(piece, cut)
+
+    def add_product(self, a: Tensor, b: Tensor, *, precision: str, cut: Tile | None = None) -> None:
+        """Count the entries of a @ b, whose tiles exist in registers only; the rest as in `add`.
+
+        Raises:
+            BackendError: see `_trial.fastest`.
+        """
+        a, b, precision = _operands(a, b, precision)
+        m, n = a.shape[0], b.shape[1]
+        if m and n:
+            cut = cut or self._product_cut(a, b, precision)
+            for strip in torch.split(b, _widest(m, cut, self.device), dim=1):
+                self._count_strip(a, strip, precision, cut)
+        self._precisions[precision] = None
+
+    def result(self) -> Histogram:
+        """Read the counts and the programs' sums."""
+        rows = [numbers.cpu().numpy() for numbers in self._rows.values()]
+        moments, nonfinite = from_rows(np.concatenate([np.zeros((0, ROW)), *rows]))
+        counts = self._counts.cpu().numpy().copy()
+        _take_off(counts, self.axis, self._padding, nonfinite)
+        return Histogram(
+            self.axis,
+            counts,
+            moments=moments,
+            nonfinite=nonfinite,
+            backend=NAME,
+            precision="+".join(self._precisions),
+            kernel="+".join(self._cuts),
+        )
+
+    def _stream_cut(self, piece: Tensor) -> Tile:
+        kind = piece.dtype, piece.data_ptr() % 16, piece.numel() < 2**31
+        if kind not in self._known:
+            self._known[kind] = _stream_tile(piece, self.axis)
+        return self._known[kind]
+
+    def _product_cut(self, a: Tensor, b: Tensor, precision: str) -> Tile:
+        k, *kinds = a.shape[1], *((x.dtype, x.data_ptr() % 16, x.stride()) for x in (a, b))
+        kind = precision, k, *kinds
+        if kind not in self._known:
+            self._known[kind] = _product_tile(a, b, self.axis, precision)
+        return self._known[kind]
+
+    def _count_piece(self, piece: Tensor, cut: Tile) -> None:
+        size = piece.numel()
+        self._launch(
+            kernels.histogram_kernel, cut, piece, places=(size, self.axis.bins),
+            ROWS=cut.m, COLUMNS=cut.n, SPLIT_M=cut.split[0],
         )  # fmt: skip
+        self._padding += -size % (cut.m * cut.n)
 
-    entries = [piece.numel() for piece in pieces]
-    padded = [triton.cdiv(count, cut.m * cut.n) * cut.m * cut.n for count in entries]
-    size = sum(entries), sum(padded)
-    return Measurement(
-        launch, pieces, size, probe(sample), axis, cut, strict=strict, programs=programs
-    )
-
-
-def product(
-    a: Tensor,
-    b: Tensor,
-    axis: Axis,
-    precision: str,
-    cut: Tile,
-    *,
-    strict: bool = False,
-    programs: int | None = None,
-) -> "Measurement":
-    """The counting of the product of two operands from `_operands`, not yet begun.
-
-    `cut`, `strict` and `programs` as in `Measurement`.
-    """
-    (m, k), n = a.shape, b.shape[1]
-    operand, how = _arithmetic(a, b, precision)
-    strips = list(torch.split(b, _widest(m, cut, a.device), dim=1)) if m and n else []
-
-    def launch(run: "Measurement", strip: Tensor, sums: Tensor, rare: Tensor) -> None:
-        run.start(
-            kernels.matmul_histogram_kernel, a, *a.stride(), strip, *strip.stride(), run.probe,
-            run.grid, run.scratch, run.counts, sums, rare, m, strip.shape[1], k, axis.bins,
+    def _count_strip(self, a: Tensor, strip: Tensor, precision: str, cut: Tile) -> None:
+        (m, k), n = a.shape, strip.shape[1]
+        operand, how = _arithmetic(a, strip, precision)
+        self._launch(
+            kernels.matmul_histogram_kernel, cut, a, *a.stride(), strip, *strip.stride(),
+            places=(m, n, k, self.axis.bins),
             BLOCK_M=cut.m, BLOCK_N=cut.n, BLOCK_K=cut.k, WHOLE_K=k % cut.k == 0,
             SPLIT_M=cut.split[0], SPLIT_N=cut.split[1], OPERAND=operand, PRECISION=how,
             WIDEN=INTERPRETED and operand == tl.bfloat16,
         )  # fmt: skip
+        padded = triton.cdiv(m, cut.m) * cut.m * triton.cdiv(n, cut.n) * cut.n
+        self._padding += padded - m * n
 
-    padded = sum(
-        triton.cdiv(m, cut.m) * cut.m * triton.cdiv(s.shape[1], cut.n) * cut.n for s in strips
-    )
-    rows, columns = a[:: max(1, m // PROBE)], b[:, :: max(1, n // PROBE)]
-    sample = rows[:PROBE].float() @ columns[:, :PROBE].float()
-    around, size = probe(sample), (m * n, padded)
-    return Measurement(
-        launch, strips, size, around, axis, cut, precision, strict=strict, programs=programs
-    )
+    def _launch(
+        self, kernel: Kernel, cut: Tile, *operands: object, places: tuple[int, ...], **how: object
+    ) -> None:
+        """Start a kernel, and wait for nothing.
+
+        Raises:
+            Misfit: `strict`, and the compiled kernel is not what the device can run well.
+        """
+        programs = self._programs or _programs(cut, self.device)
+        window_bins = window(self.axis, cut.counter)
+        in_memory = cut.counter == "scratch"
+        size = programs * window_bins if in_memory else 1
+        self._scratch[size] = scratch = shared(Counters, size, self.device)
+        arguments = (
+            *operands, self._grid, scratch.counters, self._counts, self._rows_of(programs),
+            *places,
+        )  # fmt: skip
+        how |= {
+            "BITS": self._bits,
+            "COVERED": is_covered(self.axis, cut.counter),
+            "WINDOW": window_bins,
+            "COUNTER": cut.counter,
+            "INCREMENT": increment(self._bits),
+            "num_warps": cut.warps,
+            "num_stages": cut.stages,
+            "enable_fp_fusion": True,
+        }
+        if cut.programs > 1:  # so that as many fit
+            how["maxnreg"] = REGISTERS // (32 * cut.warps * cut.programs)
+        with _on(self.device):
+            if self._unchecked and not INTERPRETED:
+                built = kernel.warmup(*arguments, grid=(programs,), **how)
+                misfit(built, cut, Limits.of(self.device))
+                self._unchecked = False  # a trial's clock must not see this again
+            if in_memory:
+                scratch.counters.zero_()
+            kernel[(programs,)](*arguments, **how)
+        self._cuts[str(cut)] = None
+
+    def _rows_of(self, programs: int) -> Tensor:
+        """Where so many programs keep their sums, see `_triton_moments.save`."""
+        if programs not in self._rows:
+            nothing = torch.tensor(NOTHING, dtype=torch.float64)
+            self._rows[programs] = nothing.repeat(programs, 1).to(self.device)
+        return self._rows[programs]
+
+
+class Counters:
+    """Counters in memory, for cuts that keep them there."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.counters = torch.empty(size, dtype=torch.int32, device=device)
 
 
 def _stream_tile(piece: Tensor, axis: Axis) -> Tile:
@@ -211,120 +286,6 @@ def _programs(cut: Tile, device: torch.device) -> int:
     if device.type != "cuda":
         return INTERPRETED_PROGRAMS
     return torch.cuda.get_device_properties(device).multi_processor_count * cut.programs
-
-
-class Measurement:
-    """One measurement: what is launched on which parts, its buffers on the device, its result.
-
-    Args:
-        launch: starts the kernel on one part, given where its sums go.
-        parts: of the data.
-        size: how many entries there are, and how many the kernels see, padding included.
-        around: shift and scale of the moments, from `probe`.
-        axis: where the bins lie.
-        cut: how the kernel is cut.
-        precision: what the result says.
-        strict: refuse a cut that the device cannot start or that spills (as a trial does).
-        programs: how many share the work; as many as the device runs at once if not given.
-    """
-
-    def __init__(
-        self,
-        launch: Callable[["Measurement", Tensor, Tensor, Tensor], None],
-        parts: list[Tensor],
-        size: tuple[int, int],
-        around: Tensor,
-        axis: Axis,
-        cut: Tile,
-        precision: str = "",
-        *,
-        strict: bool = False,
-        programs: int | None = None,
-    ) -> None:
-        self._launch, self._parts, (self._entries, self._padded) = launch, parts, size
-        self.axis, self.cut, self.precision, self._unchecked = axis, cut, precision, strict
-        device = around.device
-        bits = axis.mantissa_bits if isinstance(axis, FloatAxis) else 0
-        places = window(axis, cut.counter)
-        self.programs = programs or _programs(cut, device)
-        self.probe = around
-        self.grid = grid(axis, device)
-        scratch = self.programs * places if cut.counter == "scratch" else 1
-        self.scratch = torch.zeros(scratch, dtype=torch.int32, device=device)
-        beyond = 1 << bits  # NaN has keys beyond those of the infinities
-        self._counts = torch.zeros(axis.bins + 2 + 2 * beyond, dtype=torch.int64, device=device)
-        self.counts = self._counts[beyond:-beyond]
-        self._constants = {
-            "BITS": bits,
-            "COVERED": is_covered(axis, cut.counter),
-            "CAREFUL": False,
-            "WINDOW": places,
-            "COUNTER": cut.counter,
-            "INCREMENT": increment(bits),
-        }
-        self._options: dict[str, Any] = {
-            "num_warps": cut.warps,
-            "num_stages": cut.stages,
-            "enable_fp_fusion": True,
-        }
-
-    def start(self, kernel: Kernel, *arguments: object, **cut: object) -> None:
-        """Launch the kernel.
-
-        Raises:
-            Misfit: `strict`, and the compiled kernel is not what the device can run well.
-        """
-        cut |= self._constants
-        if self._unchecked and not INTERPRETED:
-            built = kernel.warmup(*arguments, grid=(self.programs,), **cut, **self._options)
-            misfit(built, self.cut, Limits.of(self.counts.device))
-            self._unchecked = False  # a trial's clock must not see this again
-        kernel[(self.programs,)](*arguments, **cut, **self._options)
-
-    def launch(self) -> tuple[Tensor, Tensor]:
-        """Launch on every part; (parts, programs, 6) float64 and (parts, programs, 3) int64."""
-        device = self.counts.device
-        shape = max(len(self._parts), 1), self.programs
-        sums = torch.zeros(*shape, 6, dtype=torch.float64, device=device)
-        sums[..., 4], sums[..., 5] = math.inf, -math.inf
-        rare = torch.zeros(*shape, 3, dtype=torch.int64, device=device)
-        with _on(device):
-            for index, part in enumerate(self._parts):
-                self._launch(self, part, sums[index], rare[index])
-                if len(self._parts) > 1:  # a part's window starts from zero
-                    self.scratch.zero_()
-        return sums, rare
-
-    def collect(self) -> Histogram:
-        """Launch, again where shift and scale turn out not to fit, and read the result."""
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                self._counts.zero_()
-                self.scratch.zero_()
-            sums, rare = (numbers.flatten(0, 1).cpu().numpy() for numbers in self.launch())
-            nonfinite = NonFinite(*(int(number) for number in rare.sum(axis=0)))
-            shift, scale = (float(number) for number in self.probe.tolist())
-            moments = central_moments(self._entries - nonfinite.total, sums, shift, scale)
-            if not (self._constants["CAREFUL"] or np.isfinite(sums[:, 3]).all()):
-                self._constants["CAREFUL"] = True
-            elif better := better_probe(moments, shift, scale):
-                self.probe.copy_(torch.tensor(better))
-            else:
-                break
-        return self._histogram(moments, nonfinite)
-
-    def _histogram(self, moments: Moments, nonfinite: NonFinite) -> Histogram:
-        counts = self.counts.cpu().numpy()
-        _take_off(counts, self.axis, self._padded - self._entries, nonfinite)
-        return Histogram(
-            self.axis,
-            counts,
-            moments=moments,
-            nonfinite=nonfinite,
-            backend=NAME,
-            precision=self.precision,
-            kernel=str(self.cut),
-        )
 
 
 def _take_off(counts: NDArray[np.int64], axis: Axis, padding: int, nonfinite: NonFinite) -> None:

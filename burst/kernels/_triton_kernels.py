@@ -1,47 +1,21 @@
 """The Triton kernels: one digests a product tile by tile in registers, one a tensor that exists.
 
 Both are persistent: as many programs as the device runs at once share the tiles among them. A tile
-is digested where it lies, by `_triton_digest`.
+is counted and summed where it lies, by `_triton_counts` and `_triton_moments`.
 """
 
 import triton.language as tl
 
-from burst.kernels._triton_digest import (
+from burst.kernels._triton_counts import (
     Number,
     count_parts,
-    digest,
     float_base,
     flush,
     jit,
     launched,
     open_window,
 )
-
-
-@jit
-def _store(state: tl.tuple, rare: tl.tuple, sums_ptr: tl.tensor, rare_ptr: tl.tensor) -> None:
-    """One row of six float64 and one of three int64 for each program."""
-    s1, s2, s3, s4, low, high = state
-    nan, negative, positive = rare
-    sums = sums_ptr + tl.program_id(0) * 6
-    tl.store(sums, tl.sum(s1, 0))
-    tl.store(sums + 1, tl.sum(s2, 0))
-    tl.store(sums + 2, tl.sum(s3, 0))
-    tl.store(sums + 3, tl.sum(s4, 0))
-    tl.store(sums + 4, tl.min(low, 0).to(tl.float64))
-    tl.store(sums + 5, tl.max(high, 0).to(tl.float64))
-    rares = rare_ptr + tl.program_id(0) * 3
-    tl.store(rares, nan)
-    tl.store(rares + 1, negative)
-    tl.store(rares + 2, positive)
-
-
-@jit
-def _nothing_yet(LENGTH: tl.constexpr) -> tl.tuple:
-    zero = tl.zeros([LENGTH], tl.float64)
-    infinity = tl.full([LENGTH], float("inf"), tl.float32)
-    none = tl.full([], 0, tl.int64)
-    return (zero, zero, zero, zero, infinity, -infinity), (none, none, none)
+from burst.kernels._triton_moments import add_moments, load_origin, nothing_yet, save
 
 
 @jit
@@ -104,19 +78,16 @@ def matmul_histogram_kernel(
     b_ptr: tl.tensor,
     stride_bk: Number,
     stride_bn: Number,
-    probe_ptr: tl.tensor,
     grid_ptr: tl.tensor,
     scratch_ptr: tl.tensor,
     counts_ptr: tl.tensor,
-    sums_ptr: tl.tensor,
-    rare_ptr: tl.tensor,
+    rows_ptr: tl.tensor,
     m: Number,
     n: Number,
     k: Number,
     bins: Number,
     BITS: tl.constexpr,
     COVERED: tl.constexpr,
-    CAREFUL: tl.constexpr,
     WINDOW: tl.constexpr,
     COUNTER: tl.constexpr,
     INCREMENT: tl.constexpr,
@@ -130,13 +101,14 @@ def matmul_histogram_kernel(
     WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
-    """counts[slot(y_ij)] += 1, s_p += ((y_ij - shift) scale)^p for y = a @ b, (m, k) by (k, n).
+    """counts[slot(y_ij)] += 1, s_p += (y_ij - origin)^p for y = a @ b, (m, k) by (k, n).
 
     Tiles of one column strip follow one another, so b is read from memory once and a, which is
     small, stays in the L2 cache.
     """
     LENGTH: tl.constexpr = BLOCK_M >> SPLIT_M
-    state, rare = _nothing_yet(LENGTH)
+    state, seen = nothing_yet(LENGTH)
+    origin = load_origin(rows_ptr)
     window = open_window(scratch_ptr, WINDOW, COUNTER)
     base = tl.full([], 0, tl.int32)
     tiles_m = tl.cdiv(m, BLOCK_M)
@@ -150,32 +122,32 @@ def matmul_histogram_kernel(
         if BITS > 0:  # noqa: SIM102 (known when the kernel is built, unlike the next)
             if base == 0:
                 base = float_base(y, 1, BITS, WINDOW)
-        careful = (first_m + BLOCK_M > m) | (first_n + BLOCK_N > n) | CAREFUL
+        edge = (first_m + BLOCK_M > m) | (first_n + BLOCK_N > n)
+        entries = tl.minimum(m - first_m, BLOCK_M) * tl.minimum(n - first_n, BLOCK_N)
         rows, columns = first_m + tl.arange(0, BLOCK_M), first_n + tl.arange(0, BLOCK_N)
         valid = (rows < m)[:, None] & (columns < n)[None, :]
         window = count_parts(
             y, window, tl.maximum(base, 1), grid_ptr, counts_ptr, bins,
             BITS, COVERED, WINDOW, COUNTER, INCREMENT, SPLIT_M, SPLIT_N,
         )  # fmt: skip
-        state, rare = digest(y, valid, careful, state, rare, probe_ptr, 1, LENGTH, SPLIT_M, SPLIT_N)
+        origin, state, seen = add_moments(
+            y, valid, edge, entries, origin, state, seen, LENGTH, SPLIT_M, SPLIT_N
+        )
     flush(window, base, counts_ptr, bins + 2, BITS, WINDOW, COUNTER)
-    _store(state, rare, sums_ptr, rare_ptr)
+    save(origin, state, seen, rows_ptr)
 
 
 @launched
 def histogram_kernel(
     x_ptr: tl.tensor,
-    probe_ptr: tl.tensor,
     grid_ptr: tl.tensor,
     scratch_ptr: tl.tensor,
     counts_ptr: tl.tensor,
-    sums_ptr: tl.tensor,
-    rare_ptr: tl.tensor,
+    rows_ptr: tl.tensor,
     size: Number,
     bins: Number,
     BITS: tl.constexpr,
     COVERED: tl.constexpr,
-    CAREFUL: tl.constexpr,
     WINDOW: tl.constexpr,
     COUNTER: tl.constexpr,
     INCREMENT: tl.constexpr,
@@ -190,7 +162,8 @@ def histogram_kernel(
     """
     LENGTH: tl.constexpr = COLUMNS // 4
     TILE: tl.constexpr = ROWS * COLUMNS
-    state, rare = _nothing_yet(LENGTH)
+    state, seen = nothing_yet(LENGTH)
+    origin = load_origin(rows_ptr)
     window = open_window(scratch_ptr, WINDOW, COUNTER)
     base = tl.full([], 0, tl.int32)
     offsets = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
@@ -209,8 +182,9 @@ def histogram_kernel(
             y, window, tl.maximum(base, 1), grid_ptr, counts_ptr, bins,
             BITS, COVERED, WINDOW, COUNTER, INCREMENT, SPLIT_M, 0,
         )  # fmt: skip
-        state, rare = digest(
-            y, valid, edge | CAREFUL, state, rare, probe_ptr, 0, LENGTH, SPLIT_M, 0
+        entries = tl.minimum(size - start, TILE)
+        origin, state, seen = add_moments(
+            y, valid, edge, entries, origin, state, seen, LENGTH, SPLIT_M, 0
         )
     flush(window, base, counts_ptr, bins + 2, BITS, WINDOW, COUNTER)
-    _store(state, rare, sums_ptr, rare_ptr)
+    save(origin, state, seen, rows_ptr)

@@ -17,12 +17,25 @@ from burst.kernels import reference
 from burst.kernels._tiles import Tile, is_covered, window
 
 if TYPE_CHECKING:
-    from burst.kernels._triton import Measurement
+    from burst.kernels._triton import Accumulator
 
 MOST_K = 2048  # of a product that stands for another
 TIMED = 1 << 23  # entries of a product, and a quarter of those of a tensor
 
 Draw = Callable[[int], Tensor]  # how many numbers -> float32 on the CPU
+
+
+@dataclass(frozen=True)
+class Run:
+    """A counting of drawn numbers, which can be launched again."""
+
+    accumulator: "Accumulator"
+    launch: Callable[[], None]
+
+    def collect(self) -> Histogram:
+        """Launch it and read what was counted."""
+        self.launch()
+        return self.accumulator.result()
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class Variant:
     """
 
     name: str
-    run: Callable[..., "Measurement"]
+    run: Callable[..., Run]
     expect: Callable[[Draw], Histogram]
 
     @classmethod
@@ -47,11 +60,10 @@ class Variant:
         def case(draw: Draw, timed: bool) -> Tensor:
             return alike(piece, (4 * TIMED if timed else 60_000,), draw)
 
-        def run(
-            cut: Tile, draw: Draw, timed: bool = False, programs: int | None = None
-        ) -> "Measurement":
-            pieces = [case(draw, timed)]
-            return _triton.stream(pieces, axis, cut, strict=True, programs=programs)
+        def run(cut: Tile, draw: Draw, timed: bool = False, programs: int | None = None) -> Run:
+            x = case(draw, timed)
+            found = _triton.Accumulator(axis, x.device, programs=programs, strict=True)
+            return Run(found, lambda: found.add(x, cut=cut))
 
         def expect(draw: Draw) -> Histogram:
             return reference.histogram(case(draw, False).cpu(), axis)
@@ -70,11 +82,10 @@ class Variant:
             m, n = (1024, max(1024, min(TIMED // 1024, 2**25 // k))) if timed else (144, 1000)
             return alike(a, (m, k), draw), alike(b, (k, n), draw)
 
-        def run(
-            cut: Tile, draw: Draw, timed: bool = False, programs: int | None = None
-        ) -> "Measurement":
-            pair = case(draw, timed)
-            return _triton.product(*pair, axis, precision, cut, strict=True, programs=programs)
+        def run(cut: Tile, draw: Draw, timed: bool = False, programs: int | None = None) -> Run:
+            left, right = case(draw, timed)
+            found = _triton.Accumulator(axis, left.device, programs=programs, strict=True)
+            return Run(found, lambda: found.add_product(left, right, precision=precision, cut=cut))
 
         def expect(draw: Draw) -> Histogram:
             left, right = case(draw, False)

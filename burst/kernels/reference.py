@@ -29,3 +29,29 @@ def histogram(x: Tensor, axis: Axis) -> Histogram:
 def matmul_histogram(a: Tensor, b: Tensor, axis: Axis) -> Histogram:
     """Form the float32 product, then count it."""
     return histogram(a.float() @ b.float(), axis)
+
+
+class Accumulator:
+    """The sum of such histograms."""
+
+    def __init__(self, axis: Axis, device: torch.device) -> None:
+        self.axis = axis
+        self._found: Histogram | None = None
+
+    def add(self, x: Tensor) -> None:
+        """Count the entries of `x`."""
+        self._merge(histogram(x, self.axis))
+
+    def add_product(self, a: Tensor, b: Tensor, *, precision: str) -> None:
+        """Count the entries of a @ b; float32 serves any precision."""
+        found = matmul_histogram(a, b, self.axis)
+        found.precision = "ieee"
+        self._merge(found)
+
+    def result(self) -> Histogram:
+        """What was counted so far."""
+        assert self._found is not None
+        return self._found
+
+    def _merge(self, found: Histogram) -> None:
+        self._found = found if self._found is None else self._found + found

@@ -29,12 +29,11 @@ class Compiled(Exception):
 class AheadOfTime:
     """Stands for a kernel: compiles it for the arguments it is started with."""
 
-    def __init__(self, kernel, **changed):
-        self.kernel, self.changed = kernel, changed
+    def __init__(self, kernel):
+        self.kernel = kernel
 
     def __getitem__(self, grid):
         def launch(*arguments, **constants):
-            constants |= self.changed
             raise Compiled(self.kernel.warmup(*arguments, grid=grid, **constants))
 
         return launch
@@ -77,6 +76,7 @@ def tools():
 
 def find(case):
     """The first cut of a case that fits, and all that were tried: {"cut": problem or usage}."""
+    import torch
     from triton.runtime.driver import driver
 
     from burst.kernels import _triton, _triton_kernels
@@ -89,24 +89,25 @@ def find(case):
         return case, None
     driver.set_active(NoDevice(capability))
     _triton._capability = lambda _: divmod(capability, 10)
-    changed = {"CAREFUL": True} if operands == "careful" else {}
     for name in ("histogram_kernel", "matmul_histogram_kernel"):
         function = getattr(_triton_kernels, name)
         known = function.kernel if isinstance(function, AheadOfTime) else function
-        setattr(_triton_kernels, name, AheadOfTime(known, **changed))
+        setattr(_triton_kernels, name, AheadOfTime(known))
     axis = axis_of(axis_name)
     if kernel == "stream":
         x = entries(operands)
         candidates = stream_tiles(axis)
 
         def run(tile):
-            _triton.stream([x], axis, tile).launch()
+            _triton.Accumulator(axis, torch.device("cpu")).add(x, cut=tile)
     else:
         a, b, precision = _triton._operands(*matrices(operands), kernel)
         candidates = product_tiles(a, b, precision, axis, divmod(capability, 10))
 
         def run(tile):
-            _triton.product(a, b, axis, precision, tile).launch()
+            _triton.Accumulator(axis, torch.device("cpu")).add_product(
+                a, b, precision=precision, cut=tile
+            )
 
     limits = Limits(SHARED_MEMORY[capability] << 10, REGISTERS)
     tried = {}

@@ -12,8 +12,8 @@ from burst import kernels
 from burst.axis import FloatAxis, RegularAxis
 from burst.errors import BackendError, ShapeError, UnknownName
 from burst.float64 import where_float64
+from burst.kernels import _tally, choose, histogram, matmul_histogram
 from burst.kernels import _torch as tiled
-from burst.kernels import choose, histogram, matmul_histogram
 from burst.moments import Moments
 
 # least, primes, one tile's panel, ViT-B's token count, more rows than a panel
@@ -204,7 +204,7 @@ def test_an_error_in_one_tile_reaches_the_caller(monkeypatch):
     def fail(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(tiled, "_moments", fail)
+    monkeypatch.setattr(_tally, "_moments", fail)
     with pytest.raises(MemoryError, match="no room"):
         histogram(torch.randn(10))
 

@@ -19,7 +19,16 @@ from burst import kernels
 from burst.axis import FloatAxis, RegularAxis
 from burst.errors import BackendError, BackendWarning
 from burst.histogram import Histogram
-from burst.kernels import _trial, _variant, choose, histogram, matmul_histogram, reference
+from burst.kernels import (
+    _trial,
+    _variant,
+    accumulator,
+    choose,
+    histogram,
+    matmul_histogram,
+    reference,
+)
+from burst.kernels._choice import trusted
 from burst.kernels._resources import Limits, Misfit, Usage
 from burst.kernels._tiles import COUNTERS, Tile, counters_for
 from burst.kernels._trial import NoCut, Trial
@@ -139,7 +148,7 @@ def test_tensors_pass_their_trial(counter, axis, device):
 
 def lie_about(what, monkeypatch):
     """Make measurements return nearly what they found."""
-    honest = _triton().Measurement.collect
+    honest = _triton().Accumulator.result
 
     def lie(self):
         form = honest(self).to_dict()
@@ -151,7 +160,7 @@ def lie_about(what, monkeypatch):
             form["moments"][2] *= 1.001
         return Histogram.from_dict(form)
 
-    monkeypatch.setattr(_triton().Measurement, "collect", lie)
+    monkeypatch.setattr(_triton().Accumulator, "result", lie)
 
 
 @pytest.mark.parametrize("what", ["counts", "moments"])
@@ -232,15 +241,15 @@ def test_a_trial_looks_at_a_kernel_before_its_first_launch_only(own, problem, mo
 
     monkeypatch.setattr(_triton(), "INTERPRETED", False)
     monkeypatch.setattr(Limits, "of", lambda _: Limits(99 << 10, 65536))
-    run = _triton().stream(
-        [torch.zeros(5)], FloatAxis(), replace(STREAM, counter="shared"), strict=True
-    )
+    monkeypatch.setattr(_triton().kernels, "histogram_kernel", Kernel())
+    run = _triton().Accumulator(FloatAxis(), CPU, strict=True)
+    cut = replace(STREAM, counter="shared")
     if problem:
         with pytest.raises(Misfit, match=problem):
-            run.start(Kernel(), "operand")
+            run.add(torch.zeros(5), cut=cut)
     else:
-        run.start(Kernel(), "operand")
-        run.start(Kernel(), "operand")
+        run.add(torch.zeros(5), cut=cut)
+        run.add(torch.zeros(5), cut=cut)
     assert seen == (["looked at"] if problem else ["looked at", "launched", "launched"])
 
 
@@ -377,17 +386,15 @@ def test_a_gpu_does_not_get_interpreted_kernels(new_gpu, monkeypatch):
 
 def test_a_gpu_without_triton_means_torch_and_one_warning(new_gpu, monkeypatch):
     monkeypatch.setattr(_trial, "installed", lambda: False)
-    tensor = SimpleNamespace(device=GPU)
     with pytest.warns(BackendWarning, match=r"cuda:0.*pip install.*backend='torch'") as all_:
         for _ in range(2):
-            assert not kernels._trusted("auto", tensor, FloatAxis())
+            assert not trusted("auto", GPU, FloatAxis())
     assert len(all_) == 1
 
 
 def test_an_axis_that_triton_cannot_bin_is_left_to_torch(new_gpu):
-    tensor = SimpleNamespace(device=GPU)
-    assert kernels._trusted("auto", tensor, FloatAxis())
-    assert not kernels._trusted("auto", tensor, RegularAxis(4, -1e300, 1e300))
+    assert trusted("auto", GPU, FloatAxis())
+    assert not trusted("auto", GPU, RegularAxis(4, -1e300, 1e300))
 
 
 def test_a_variant_without_a_right_cut_is_counted_by_torch_with_one_warning(device, monkeypatch):
@@ -397,7 +404,7 @@ def test_a_variant_without_a_right_cut_is_counted_by_torch_with_one_warning(devi
         return STREAM
 
     monkeypatch.setattr(_triton(), "_stream_tile", refuse)
-    monkeypatch.setattr(kernels, "choose", lambda *_, **__: "triton")
+    monkeypatch.setattr(accumulator, "choose", lambda *_, **__: "triton")
     x, axis = torch.randn(50, device=device), RegularAxis(4, -1.0, 1.0)
     with pytest.warns(BackendWarning, match="no cut of its kernel is right; give") as all_:
         for _ in range(2):
@@ -419,7 +426,7 @@ def test_the_processor_has_no_trial(monkeypatch):
 def test_a_name_is_obeyed(monkeypatch):
     monkeypatch.setattr(_trial, "obstacle", lambda *_: pytest.fail("asked"))
     for name in kernels.BACKENDS:
-        assert not kernels._trusted(name, SimpleNamespace(device=GPU), FloatAxis())
+        assert not trusted(name, GPU, FloatAxis())
         assert choose(name, GPU, installed=True) == name
     with pytest.raises(BackendError, match="pip install triton"):
         choose("triton", GPU, installed=False)

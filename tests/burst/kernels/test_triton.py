@@ -52,6 +52,19 @@ INTERPRETED = {
 }
 
 
+def in_one_cut(axis, cut, x=None, *, product=None, precision="tf32x3"):
+    """A tensor, or a product, counted as this cut does it."""
+    from burst.kernels import _triton
+
+    operands = [x] if product is None else product
+    found = _triton.Accumulator(axis, operands[0].device)
+    if product is None:
+        found.add(x, cut=cut)
+    else:
+        found.add_product(*product, precision=precision, cut=cut)
+    return found.result()
+
+
 def assert_same(fast: Histogram, reference: Histogram) -> None:
     """Equal counts; moments within 1e-5 of their scale, as the kernels promise."""
     assert fast.backend == "triton"
@@ -90,15 +103,13 @@ def test_every_shape_and_precision_counts_integers_exactly(m, k, n, precision, d
     precision=st.sampled_from(PRECISIONS),
 )
 def test_any_size_dtype_and_stride(shape, dtypes, transposed, step, precision, device):
-    from burst.kernels import _triton
-
     m, k, n = shape
     tile = Tile(16, 16, 16, 4, 2, 1, (0, 1), "scratch")  # so that small sizes have many tiles
     a = small_integers(m * step, k, device=device).to(dtypes[0])[::step]
     b = small_integers(n if transposed else k, k if transposed else n, device=device).to(dtypes[1])
     b = b.mT if transposed else b
     axis = RegularAxis(2 * 9 * 40 + 1, -360.5, 360.5)
-    fast = _triton.matmul_histogram(a, b, axis, precision=precision, tile=tile)
+    fast = in_one_cut(axis, tile, product=(a, b), precision=precision)
     assert_same(fast, matmul_histogram(a, b, axis, backend="reference"))
 
 
@@ -113,14 +124,12 @@ def test_a_tensor_of_any_law_is_counted_exactly(law, axis, device):
 @pytest.mark.parametrize("axis", AXES, ids=str)
 def test_every_way_of_counting_finds_the_same(axis, counter, device):
     """The first tile is all zeros, and its neighbours are not; some lie outside any window."""
-    from burst.kernels import _triton
-
     if counter not in counters_for(axis):
         pytest.skip(f"{axis} is not counted in {counter}")
     x = torch.randn(30_000).to(device) * 5
     x[:4096], x[5000:5100] = 0.0, x[5000:5100] * 1e-9
     x[4096:4100] = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0])
-    fast = _triton.histogram(x, axis, tile=INTERPRETED[counter])
+    fast = in_one_cut(axis, INTERPRETED[counter], x)
     assert fast.kernel.startswith(f"{counter} counters, tile 4 x 1024")
     assert_same(fast, histogram(x, axis, backend="reference"))
 
@@ -131,9 +140,10 @@ def test_the_window_lies_where_the_first_tile_that_is_not_zero_lies(device):
 
     x = torch.randn(4 * 4096).to(device)
     x[:4096] = 0.0
-    run = _triton.stream([x], FloatAxis(), INTERPRETED["scratch"], programs=1)
-    run.launch()
-    assert run.scratch.sum() > 0.999 * x.numel()
+    run = _triton.Accumulator(FloatAxis(), x.device, programs=1)
+    run.add(x, cut=INTERPRETED["scratch"])
+    (scratch,) = run._scratch.values()
+    assert scratch.counters.sum() > 0.999 * x.numel()
 
 
 @pytest.mark.parametrize("axis", EDGES, ids=str)

@@ -1,6 +1,6 @@
-"""What the Triton kernels do with a tile: count it and add it to the moments.
+"""What the Triton kernels do with a tile: count its entries. Its moments are in `_triton_moments`.
 
-Moments go to a few accumulators in registers, counts to a window of `WINDOW` counters on the chip.
+Counts go to a window of `WINDOW` counters on the chip.
 What falls outside the window is rare, and is added to the final counts in memory at once; the
 window follows when the program has seen its last tile.
 
@@ -238,7 +238,7 @@ def _count(
 
 
 @jit
-def _halves(y: tl.tensor, AXIS: tl.constexpr) -> tl.tuple:
+def halves(y: tl.tensor, AXIS: tl.constexpr) -> tl.tuple:
     """The two halves of a tile along `AXIS`, each in the registers it is in."""
     if AXIS == 0:
         pair = tl.permute(tl.reshape(y, [2, y.shape[0] // 2, y.shape[1]]), [1, 2, 0])
@@ -277,7 +277,7 @@ def count_parts(
         AXIS: tl.constexpr = 1 if SPLIT_N > 0 else 0
         LESS_M: tl.constexpr = SPLIT_M - 1 + AXIS
         LESS_N: tl.constexpr = SPLIT_N - AXIS
-        first, second = _halves(y, AXIS)
+        first, second = halves(y, AXIS)
         window = count_parts(
             first, window, base, grid_ptr, counts_ptr, bins,
             BITS, COVERED, WINDOW, COUNTER, INCREMENT, LESS_M, LESS_N,
@@ -287,78 +287,3 @@ def count_parts(
             BITS, COVERED, WINDOW, COUNTER, INCREMENT, LESS_M, LESS_N,
         )  # fmt: skip
     return window
-
-
-@jit
-def _add_powers(
-    y: tl.tensor,
-    sums: tl.tuple,
-    scale: tl.tensor,
-    offset: tl.tensor,
-    SPLIT_M: tl.constexpr,
-    SPLIT_N: tl.constexpr,
-) -> tl.tuple:
-    """Add d, d^2, d^3 and d^4 of each part of a tile to `sums`, which have a part's shape."""
-    if SPLIT_M + SPLIT_N == 0:
-        s1, s2, s3, s4 = sums
-        d = y * scale - offset
-        d2 = d * d
-        sums = (s1 + d, s2 + d2, s3 + d2 * d, s4 + d2 * d2)
-    else:
-        AXIS: tl.constexpr = 1 if SPLIT_N > 0 else 0
-        LESS_M: tl.constexpr = SPLIT_M - 1 + AXIS
-        LESS_N: tl.constexpr = SPLIT_N - AXIS
-        first, second = _halves(y, AXIS)
-        sums = _add_powers(first, sums, scale, offset, LESS_M, LESS_N)
-        sums = _add_powers(second, sums, scale, offset, LESS_M, LESS_N)
-    return sums
-
-
-@jit
-def _fold(sums: tl.tensor, AXIS: tl.constexpr, LENGTH: tl.constexpr) -> tl.tensor:
-    """Sum along `AXIS`, then of neighbours down to `LENGTH` numbers, then float64."""
-    line = tl.sum(sums, AXIS)
-    return tl.sum(tl.reshape(line, [LENGTH, line.shape[0] // LENGTH]), 1).to(tl.float64)
-
-
-@jit
-def digest(
-    y: tl.tensor,
-    valid: tl.tensor,
-    careful: tl.tensor,
-    state: tl.tuple,
-    rare: tl.tuple,
-    probe_ptr: tl.tensor,
-    AXIS: tl.constexpr,
-    LENGTH: tl.constexpr,
-    SPLIT_M: tl.constexpr,
-    SPLIT_N: tl.constexpr,
-) -> tl.tuple:
-    """Add a tile to the moments: up to 128 entries in float32, from there on in float64.
-
-    Where `careful` is not set, all must be valid and finite (if not, s4 will not be finite).
-    """
-    s1, s2, s3, s4, low, high = state
-    nan, negative, positive = rare
-    shift, scale = tl.load(probe_ptr), tl.load(probe_ptr + 1)
-    if careful:
-        ok = (tl.abs(y) < float("inf")) & valid
-        least = tl.min(tl.where(ok, y, float("inf")), AXIS)
-        most = tl.max(tl.where(ok, y, -float("inf")), AXIS)
-        nan += tl.sum(tl.sum((~(tl.abs(y) <= float("inf"))).to(tl.int32), AXIS), 0)
-        negative += tl.sum(tl.sum((y == -float("inf")).to(tl.int32), AXIS), 0)
-        positive += tl.sum(tl.sum((y == float("inf")).to(tl.int32), AXIS), 0)
-        y = tl.where(ok, y, shift)
-    else:
-        least, most = tl.min(y, AXIS), tl.max(y, AXIS)
-    zero = tl.zeros([y.shape[0] >> SPLIT_M, y.shape[1] >> SPLIT_N], tl.float32)
-    p1, p2, p3, p4 = _add_powers(
-        y, (zero, zero, zero, zero), scale, shift * scale, SPLIT_M, SPLIT_N
-    )
-    s1 += _fold(p1, AXIS, LENGTH)
-    s2 += _fold(p2, AXIS, LENGTH)
-    s3 += _fold(p3, AXIS, LENGTH)
-    s4 += _fold(p4, AXIS, LENGTH)
-    low = tl.minimum(low, tl.min(tl.reshape(least, [LENGTH, least.shape[0] // LENGTH]), 1))
-    high = tl.maximum(high, tl.max(tl.reshape(most, [LENGTH, most.shape[0] // LENGTH]), 1))
-    return (s1, s2, s3, s4, low, high), (nan, negative, positive)
