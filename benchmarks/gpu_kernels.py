@@ -8,6 +8,8 @@
    fit, and to torch.matmul + torch.histc + moments. For the least d also on bursty data, of
    which a few bins take nearly all.
 3. `histogram` of 2^30 float32 of four laws, next to the device's copy, torch.histc and CuPy.
+4. The 16 heads of a ViT-H block, batch after batch: each added to its accumulator, next to a
+   histogram for each head and batch, as added up by the caller, and to the bare products.
 
 Times come from CUDA events, on inputs larger than the L2 cache. `--alternatives` also times every
 cut and counter that a trial may choose; `--dry-run` runs the checks alone, tiny and interpreted,
@@ -33,11 +35,19 @@ from torch import Tensor
 
 from burst.axis import Axis, FloatAxis, RegularAxis
 from burst.errors import BackendError
-from burst.kernels import PRECISIONS, _triton, histogram, kernel_trials, matmul_histogram
+from burst.kernels import (
+    PRECISIONS,
+    HistogramAccumulator,
+    _triton,
+    histogram,
+    kernel_trials,
+    matmul_histogram,
+)
 from burst.kernels._tiles import Tile, product_tiles, stream_tiles
 
 TOKENS, ENTRIES, STRIP = 2_000_000, 1 << 30, 1 << 17
 DIMS = (768, 1024, 1280, 2560)
+HEADS, HEAD_DIM, BATCHES = 16, 80, (2048, 32768)  # ViT-H; tokens a batch
 Row = dict[str, str | float]
 Work = Callable[[], object]
 
@@ -75,7 +85,12 @@ def check(device: str) -> None:
     for precision in PRECISIONS:
         for axis in (FloatAxis(), RegularAxis(1201, -600.5, 600.5)):
             fast = matmul_histogram(a, b, axis, backend="triton", precision=precision)
-            assert fast.allclose(matmul_histogram(a, b, axis, backend="reference"), rtol=1e-5)
+            slow = matmul_histogram(a, b, axis, backend="reference")
+            assert fast.allclose(slow, rtol=1e-5)
+            twice = HistogramAccumulator(axis, backend="triton")
+            for _ in range(2):
+                twice.add_product(a, b, precision=precision)
+            assert twice.result().allclose(slow + slow, rtol=1e-5)
 
 
 def timed(work: Work, least: float = 1.0, most: int = 50) -> tuple[float, float, float]:
@@ -171,7 +186,9 @@ def products(dim: int, alternatives: bool) -> list[Row]:
                     tile: Tile | None = tile,
                     how: str = precision,
                 ) -> object:
-                    return _triton.matmul_histogram(a, x.mT, axis, precision=how, tile=tile)
+                    found = _triton.Accumulator(axis, a.device)
+                    found.add_product(a, x.mT, precision=how, cut=tile)
+                    return found.result()
 
                 rows.append(
                     measure(f"burst {precision}, {name}{label}", work, "gaussian", size, rate)
@@ -217,13 +234,56 @@ def streams(alternatives: bool) -> list[Row]:
         }
         for name, axis in AXES.items() if alternatives else ():
             for tile in stream_tiles(axis):
-                works[f"burst {name}, {tile}"] = lambda x=x, axis=axis, tile=tile: (
-                    _triton.histogram(x, axis, tile=tile)
+                works[f"burst {name}, {tile}"] = lambda x=x, axis=axis, tile=tile: in_one_cut(
+                    x, axis, tile
                 )
         works["torch.histc"] = lambda x=x: torch.histc(x, 256, -6.0, 6.0)
         works |= with_cupy(x)
         rows += [measure(name, work, law, "2^30", rate) for name, work in works.items()]
         del x, works
+    return rows
+
+
+def in_one_cut(x: Tensor, axis: Axis, tile: Tile) -> object:
+    found = _triton.Accumulator(axis, x.device)
+    found.add(x, cut=tile)
+    return found.result()
+
+
+def heads() -> list[Row]:
+    rows = []
+    for tokens in BATCHES:
+        dim = HEADS * HEAD_DIM
+        w_q = torch.randn(HEADS, dim, HEAD_DIM, device="cuda") / dim**0.5
+        keys = torch.randn(HEADS, tokens, HEAD_DIM, device="cuda")
+        pairs = list(zip(w_q, keys.mT, strict=True))
+        kept = [HistogramAccumulator(backend="triton") for _ in pairs]
+        sums = [matmul_histogram(*pair, backend="triton") for pair in pairs]
+
+        def add(pairs: list = pairs, kept: list = kept) -> None:
+            for accumulator, (a, b) in zip(kept, pairs, strict=True):
+                accumulator.add_product(a, b)
+
+        def add_up(pairs: list = pairs, sums: list = sums) -> None:
+            for i, (a, b) in enumerate(pairs):
+                sums[i] += matmul_histogram(a, b, backend="triton")
+
+        def multiply(pairs: list = pairs) -> None:
+            for a, b in pairs:
+                a @ b
+
+        size = f"{HEADS} x ({dim} x {HEAD_DIM} x {tokens})"
+        flops = 2.0 * HEADS * dim * HEAD_DIM * tokens
+
+        def rate(ms: float, flops: float = flops) -> str:
+            return f"{flops / ms / 1e9:.0f} TFLOP/s"
+
+        works: dict[str, Work] = {
+            "cuBLAS, float32": multiply,
+            "burst tf32x3, accumulators": add,
+            "burst tf32x3, histograms summed": add_up,
+        }
+        rows += [measure(name, work, "gaussian", size, rate) for name, work in works.items()]
     return rows
 
 
@@ -260,7 +320,7 @@ def main() -> None:
     }
     print("the kernels agree with the reference on", *about.values())
     print(json.dumps(kernel_trials(), indent=1))
-    rows = streams(options.alternatives)
+    rows = heads() + streams(options.alternatives)
     for dim in DIMS:
         rows += products(dim, options.alternatives)
         torch.cuda.empty_cache()
