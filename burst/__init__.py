@@ -54,7 +54,7 @@ from burst.interaction import (
     response_histogram,
     response_matrix,
 )
-from burst.kernels import histogram, kernel_trials, matmul_histogram
+from burst.kernels import HistogramAccumulator, histogram, kernel_trials, matmul_histogram
 from burst.loading.listing import library_models
 from burst.moments import Moments
 from burst.projection import Projection, projection
@@ -92,6 +92,7 @@ __all__ = [
     "Gaussian",
     "GeneralisedGaussian",
     "Histogram",
+    "HistogramAccumulator",
     "HookNeverFired",
     "ImageError",
     "ImageStream",

@@ -107,9 +107,18 @@ def head_response_histogram(
         UnknownName, BackendError: see `burst.kernels.matmul_histogram`.
     """
     _check_pair(w_q, w_k)
-    with plain_float32(x.device):
-        keys = _rows(x, w_k.shape[0]).float() @ w_k.float()
+    keys = head_keys(w_k, x)
     return matmul_histogram(w_q, keys.mT, axis, backend=backend, precision=precision)
+
+
+def head_keys(w_k: Tensor, x: Tensor) -> Tensor:
+    """X W_k, (n, d_h) float32: a head's keys, biases left out, of tokens x (..., d) in rows.
+
+    Raises:
+        ShapeError: x has another d.
+    """
+    with plain_float32(x.device):
+        return _rows(x, w_k.shape[0]).float() @ w_k.float()
 
 
 def response_matrix(

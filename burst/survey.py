@@ -22,13 +22,8 @@ from burst.fingerprint import Subject, identity, subject_of
 from burst.forward import FORWARD_PRECISIONS, TOKENS, Progress, read_tokens
 from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
-from burst.interaction import (
-    CONVENTIONS,
-    head_response_histogram,
-    interaction,
-    response_histogram,
-)
-from burst.kernels import PRECISIONS, histogram, kernel_trials
+from burst.interaction import CONVENTIONS, head_keys, interaction
+from burst.kernels import PRECISIONS, HistogramAccumulator, kernel_trials
 from burst.projection import Projection, projection
 from burst.statistics import STATISTICS, describe
 from burst.stream import as_stream
@@ -280,17 +275,41 @@ def _check_complete(histograms: dict[Key, Histogram], options: SurveyOptions, wh
 
 
 class _Gauge:
-    """Takes tokens block by block and keeps histograms; the blocks' weights are read once."""
+    """Takes tokens block by block and counts them; the blocks' weights are read once."""
 
     def __init__(self, blocks: tuple[AttentionBlock, ...], options: SurveyOptions) -> None:
         self.options = options
-        self.histograms: dict[Key, Histogram] = {}
         self.blocks = [block.index for block in blocks]
         self._whole: dict[int, Tensor] = {}
         self._heads: dict[int, Projection] = {}
+        self._counters: dict[Key, HistogramAccumulator] = {}
         if options.need_weights:
             for block in blocks:
                 self._read(block)
+
+    @property
+    def histograms(self) -> dict[Key, Histogram]:
+        """What was counted so far."""
+        return {key: counter.result() for key, counter in self._counters.items()}
+
+    def measure_weights(self) -> None:
+        """Count the entries of A."""
+        if "qk" not in self.options.quantities:
+            return
+        for block, a in self._whole.items():
+            self._counter(block, WHOLE, "qk").add(a)
+            for head, (w_q, w_k) in self._each_head(block):
+                self._counter(block, head, "qk").add(interaction(w_q, w_k))
+
+    def measure_tokens(self, block: int, tokens: Tensor) -> None:
+        """Count the entries of X and of A X^T for what one block's attention reads."""
+        x = tokens.reshape(-1, tokens.shape[-1]).float()
+        if "x" in self.options.quantities:
+            self._counter(block, WHOLE, "x").add(x)
+        if "qkx" in self.options.quantities:
+            self._multiply((block, WHOLE, "qkx"), self._whole[block], x)
+            for head, (w_q, w_k) in self._each_head(block):
+                self._multiply((block, head, "qkx"), w_q, head_keys(w_k, x))
 
     def _read(self, block: AttentionBlock) -> None:
         weights = projection(block.attention, name=block.attention_name)
@@ -304,42 +323,21 @@ class _Gauge:
         if self.options.per_head:
             self._heads[block.index] = weights
 
-    def measure_weights(self) -> None:
-        """Count the entries of A."""
-        if "qk" not in self.options.quantities:
-            return
-        for block, a in self._whole.items():
-            self._count(block, WHOLE, "qk", histogram(a, **self._how))
-            for head, (w_q, w_k) in self._each_head(block):
-                hist = histogram(interaction(w_q, w_k), **self._how)
-                self._count(block, head, "qk", hist)
+    def _multiply(self, key: Key, a: Tensor, x: Tensor) -> None:
+        self._counter(*key).add_product(a, x.mT, precision=self.options.precision)
 
-    def measure_tokens(self, block: int, tokens: Tensor) -> None:
-        """Count the entries of X and of A X^T for what one block's attention reads."""
-        x = tokens.reshape(-1, tokens.shape[-1]).float()
-        if "x" in self.options.quantities:
-            self._count(block, WHOLE, "x", histogram(x, **self._how))
-        if "qkx" in self.options.quantities:
-            how = {**self._how, "precision": self.options.precision}
-            hist = response_histogram(self._whole[block], x, **how)
-            self._count(block, WHOLE, "qkx", hist)
-            for head, (w_q, w_k) in self._each_head(block):
-                hist = head_response_histogram(w_q, w_k, x, **how)
-                self._count(block, head, "qkx", hist)
-
-    @property
-    def _how(self) -> dict[str, Any]:
-        return {"axis": self.options.axis, "backend": self.options.backend}
+    def _counter(self, block: int, head: str, quantity: str) -> HistogramAccumulator:
+        key = block, head, quantity
+        if key not in self._counters:
+            self._counters[key] = HistogramAccumulator(
+                self.options.axis, backend=self.options.backend
+            )
+        return self._counters[key]
 
     def _each_head(self, block: int) -> Iterable[tuple[str, tuple[Tensor, Tensor]]]:
         weights = self._heads.get(block)
         heads = range(weights.num_heads) if weights else ()
         return ((str(i), weights.head(i)) for i in heads if weights)
-
-    def _count(self, block: int, head: str, quantity: str, hist: Histogram) -> None:
-        key = block, head, quantity
-        known = self.histograms.get(key)
-        self.histograms[key] = hist if known is None else known + hist
 
 
 def _order(key: Key) -> tuple[int, int, int]:

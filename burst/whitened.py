@@ -1,5 +1,6 @@
 """The response before and after whitening, entry by entry: histograms of Y and of W Y."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,7 @@ from burst.float64 import to_float64
 from burst.forward import read_tokens
 from burst.histogram import Histogram
 from burst.interaction import response_histogram, response_matrices
+from burst.kernels import HistogramAccumulator
 from burst.stream import NamedStream, Stream, as_stream
 from burst.whitening import Whitening, WhiteningOptions
 
@@ -85,18 +87,17 @@ def _count(
     pairs: dict[int, tuple[Tensor, Tensor]],
     tokens: str,
 ) -> dict[int, Pair]:
-    found: dict[tuple[int, int], Histogram] = {}
+    counters: dict[tuple[int, int], HistogramAccumulator] = defaultdict(HistogramAccumulator)
 
     def count(block: int, x: Tensor) -> None:
+        rows = x.reshape(-1, x.shape[-1]).float()
         for which, matrix in enumerate(pairs[block]):
-            new = response_histogram(matrix, x.float())
-            key = block, which
-            found[key] = found[key] + new if key in found else new
+            counters[block, which].add_product(matrix, rows.mT)
 
     def read() -> tuple[dict[tuple[int, int], Histogram], list[tuple[str, str]]]:
         mine = stream.shard(*rank_and_size())
         read_tokens(model, mine, pairs, count, tokens=tokens)
-        return found, mine.skipped
+        return {key: counter.result() for key, counter in counters.items()}, mine.skipped
 
     parts = together(read)
     whole = add_histograms(part for part, _ in parts)

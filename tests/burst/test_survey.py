@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from burst.errors import (
     UnknownName,
     UnsupportedModel,
 )
-from burst.kernels import PRECISIONS, matmul_histogram
+from burst.kernels import PRECISIONS, HistogramAccumulator
 from burst.statistics import STATISTICS
 from burst.survey import COLUMNS, SurveyOptions, images_for, survey
 
@@ -263,12 +262,13 @@ def test_every_product_is_asked_for_in_the_chosen_precision(
     precision, backbone, images, monkeypatch
 ):
     asked = []
+    plain = HistogramAccumulator.add_product
 
-    def spy(*arguments, precision, **options):
+    def spy(self, a, b, *, precision):
         asked.append(precision)
-        return matmul_histogram(*arguments, precision=precision, **options)
+        return plain(self, a, b, precision=precision)
 
-    monkeypatch.setattr(import_module("burst.interaction"), "matmul_histogram", spy)
+    monkeypatch.setattr(HistogramAccumulator, "add_product", spy)
     options = SurveyOptions(blocks=(0,), per_head=True, precision=precision)
     record = survey(backbone, images, options).record
     assert asked == [precision] * (1 + HEADS)
