@@ -9,7 +9,7 @@ num_prefix_tokens  how many of their tokens are not patches
 
 import operator
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -245,12 +245,17 @@ def num_prefix_tokens(model: nn.Module) -> int:
 
     Raises:
         UnsupportedModel: the model has a class token but does not say where (PiT, CrossViT), or
-            not in every block (ConViT); measure all of its tokens.
+            not in every block (ConViT); measure all of its tokens. Or its towers differ (CLIP).
     """
     root = unwrap(model)
-    for module in root.modules():
-        if count := prefix_counter(module):
-            return count(module)
+    counts = {count(module) for module, count in _prefix_counters(root)}
+    if len(counts) > 1:
+        raise UnsupportedModel(
+            f"{type(root).__name__} has towers with different prefix tokens; measure one of them, "
+            "or all of its tokens"
+        )
+    if counts:
+        return counts.pop()
     told = getattr(root, "num_prefix_tokens", None)
     if told is None and not any("cls_token" in name for name, _ in root.named_parameters()):
         return 0
@@ -260,6 +265,17 @@ def num_prefix_tokens(model: nn.Module) -> int:
             "measure all of its tokens"
         )
     return told
+
+
+def _prefix_counters(
+    module: nn.Module,
+) -> Iterator[tuple[nn.Module, Callable[[nn.Module], int]]]:
+    """The outermost parts of a model whose prefix tokens are known."""
+    if count := prefix_counter(module):
+        yield module, count
+        return
+    for child in module.children():
+        yield from _prefix_counters(child)
 
 
 def _describe(model: nn.Module, block: AttentionBlock) -> BlockDescription:

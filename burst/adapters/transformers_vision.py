@@ -138,12 +138,20 @@ _NONE = (
 )
 
 
+# Models of two towers, whose texts have no such tokens.
+_WITH_TEXT = (
+    "clip:CLIP clipseg:CLIPSeg siglip:Siglip siglip2:Siglip2 owlvit:OwlViT owlv2:Owlv2 "
+    "aimv2:Aimv2 blip.blip_text:Blip"
+)
+
+
 @prefix_tokens(*classes(_ONE, "Embeddings"))
 def _class_token(_: Attention) -> int:
     return 1
 
 
 @prefix_tokens(*classes(_NONE, "Embeddings"))
+@prefix_tokens(*classes(_WITH_TEXT, "TextEmbeddings"))
 def _no_token(_: Attention) -> int:
     return 0
 

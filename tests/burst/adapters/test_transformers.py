@@ -307,3 +307,21 @@ def test_the_kinds_of_falcon_are_measured_by_their_scores(options):
     readings, turns, _ = run(one.build(), one.inputs())
     for reading in readings:
         check_scores(reading, turns)
+
+
+@pytest.mark.parametrize("name, expected", [("CLIP", None), ("Siglip", 0)])
+def test_prefix_tokens_of_a_model_of_two_towers_are_those_of_both(name, expected):
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**small, "intermediate_size": 16, "image_size": 8, "patch_size": 4}
+    config = getattr(transformers, f"{name}Config")(
+        text_config={**small, "intermediate_size": 16, "vocab_size": 30}, vision_config=vision
+    )
+    model = getattr(transformers, f"{name}Model")(config)
+    if expected is not None:
+        assert num_prefix_tokens(model) == expected
+        return
+    assert num_prefix_tokens(model.vision_model) == 1
+    assert num_prefix_tokens(model.text_model) == 0
+    with pytest.raises(UnsupportedModel, match="towers with different prefix tokens"):
+        num_prefix_tokens(model)
