@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from burst.adapters import AttentionBlock, SkippedBlock, measurable_blocks, warn_of_omissions
 from burst.axis import FloatAxis
 from burst.backbone import Backbone
+from burst.device import tokens_a_batch
 from burst.distributed import add_histograms, rank_and_size, together
 from burst.errors import (
     BurstError,
@@ -24,13 +25,13 @@ from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
 from burst.interaction import CONVENTIONS, head_keys, interaction
 from burst.kernels import PRECISIONS, HistogramAccumulator, kernel_trials
+from burst.loading.common import patch_size
 from burst.projection import Projection, projection
 from burst.statistics import STATISTICS, describe
 from burst.stream import as_stream
 
 QUANTITIES = ("qk", "x", "qkx")
 WHOLE = "all"  # the value of `head` where the heads are taken together
-TOKENS_A_BATCH = (4096, 32768)  # on the CPU, on a GPU
 COLUMNS = ("model", "pretraining", "block", "head", "quantity", *STATISTICS)
 
 Key = tuple[int, str, str]  # block, head, quantity
@@ -172,12 +173,13 @@ def images_for(
     """
     preprocess = backbone.preprocess
     patches = getattr(getattr(backbone.model, "patch_embed", None), "num_patches", None)
-    tokens = patches or max(1, (preprocess.image_size // 16) ** 2)
+    side = preprocess.image_size // (patch_size(backbone.model) or 16)
+    tokens = patches or max(1, side**2)
     device = next(backbone.model.parameters()).device
     return open_images(
         source,
         num_images=num_images,
-        batch_size=max(1, TOKENS_A_BATCH[device.type != "cpu"] // tokens),
+        batch_size=max(1, tokens_a_batch(device) // tokens),
         **vars(preprocess),
         seed=seed,
         skip_bad=skip_bad,

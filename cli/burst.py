@@ -162,7 +162,12 @@ def histogram(
                 image_size=image_size,
                 kind="text" if text else None,
             )
-            stream = _inputs(backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad)
+            weights_alone = not (options.need_images or text or images != SAMPLE)
+            stream = (
+                ()
+                if weights_alone
+                else _inputs(backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad)
+            )
             with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
                 survey = burst.survey(backbone, stream, options, progress=progress)
         if rank > 0:
