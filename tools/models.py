@@ -33,8 +33,11 @@ def timm_models() -> Built:
 def transformers_models() -> Built:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    for config in MODEL_MAPPING:
-        found = MODEL_MAPPING[config]
+    for config in MODEL_MAPPING.keys():  # noqa: SIM118 (not every key has its model)
+        try:
+            found = MODEL_MAPPING[config]
+        except ValueError:  # its name is listed, and it is not there
+            continue
         for kind in found if isinstance(found, tuple) else (found,):
             yield config.model_type, kind.__name__, lambda kind=kind, config=config: kind(config())
 

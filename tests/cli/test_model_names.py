@@ -146,6 +146,7 @@ def test_the_weights_of_a_language_model_need_no_text(folders):
     assert {row["quantity"] for row in json.loads(result.stdout)} == {"qk"}
 
 
+@pytest.mark.filterwarnings("default::burst.OmittedTermWarning")  # of its rotary positions
 def test_a_language_model_is_whitened(folders, story, tmp_path):
     name = f"hf:{folders[0] / 'llama'}"
     result = run(
