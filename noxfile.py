@@ -1,8 +1,8 @@
 """`make versions`: the versions of torch and the rest that the package is known to run with.
 
 Each set has an environment of its own, installs the package as a user would, types a first day's
-commands outside the checkout, and runs the tests of the kernels and of detection, which is built
-on torchvision's parts. `nox -l` lists the sets,
+commands outside the checkout, and runs the tests of the kernels, of what knows other libraries'
+models, and of detection, which is built on torchvision's parts. `nox -l` lists the sets,
 `nox -s oldest` runs one of them, and `nox -s oldest -- tests` other tests with it.
 
 To add a set of versions, add a line to VERSIONS and to `.github/workflows/ci.yml`, and its row to
@@ -23,7 +23,9 @@ nox.options.error_on_missing_interpreters = True
 
 PROJECT = nox.project.load_toml(Path(__file__).with_name("pyproject.toml"))["project"]
 FIRST_DAY = Path(__file__).with_name("tools") / "versions" / "first_day.py"
-KERNELS, DETECTION = "tests/burst/kernels", "tests/bpt/detection"
+EXTRAS = ("pretrain", "detection", "hf", "open-clip")
+KERNELS = "tests/burst/kernels"
+OTHERS = (*("tests/burst/adapters", "tests/burst/loading"), "tests/bpt/detection")
 # What others plan to change is an error in our own environment; Python hides it from users.
 LENIENT = [f"-Wignore::{name}" for name in ("DeprecationWarning", "FutureWarning")]
 
@@ -32,7 +34,8 @@ def lower_bounds(project: dict[str, Any]) -> list[str]:
     """What pyproject.toml asks users to have, each at exactly the version that it begins with."""
     pinned = []
     extras = project["optional-dependencies"]
-    for line in project["dependencies"] + extras["pretrain"] + extras["detection"]:
+    optional = [line for name in EXTRAS for line in extras[name]]
+    for line in project["dependencies"] + optional:
         requirement = Requirement(line)
         (least,) = (one.version for one in requirement.specifier if one.operator == ">=")
         requirement.specifier = SpecifierSet(f"=={least}")
@@ -57,7 +60,7 @@ def works(session: nox.Session, versions: list[str]) -> None:
         session.run("python", str(FIRST_DAY), folder, env=one_thread)
     pytest = ("python", "-m", "pytest", *LENIENT)
     spread = ("--numprocesses=auto", "--dist=worksteal")
-    session.run(*pytest, *spread, *(session.posargs or [KERNELS, DETECTION]), env=one_thread)
+    session.run(*pytest, *spread, *(session.posargs or [KERNELS, *OTHERS]), env=one_thread)
     session.run(*pytest, "-m", "versions", KERNELS)  # spreads its compiling itself
 
 
