@@ -52,11 +52,12 @@ HOPPER = {
     "bf16": Tile(128, 128, 32, 8, 3, 1, (0, 4)),
     "16-bit": Tile(128, 128, 64, 8, 3, 1, (0, 4)),  # both operands, whatever the precision
 }
-# Elsewhere; 99 KiB of shared memory suffice. With 4 stages tf32x3 has more than the 48 KiB that
-# Triton must ask for, and so gets room for the counters too.
+# Elsewhere; 99 KiB of shared memory suffice. With 3 stages tf32x3 has more than the 48 KiB that
+# Triton must ask for, and so gets room for the counters too. It is a chain of three products, and
+# for a chain the compiler lays all warps along m, 16 rows each: 8 would multiply 64 rows twice.
 COMMON = {
     "ieee": Tile(64, 64, 16, 8, 3, 1, (1, 1)),
-    "tf32x3": Tile(64, 64, 32, 8, 4, 1, (1, 1)),
+    "tf32x3": Tile(128, 64, 32, 8, 3, 1, (0, 3)),
     "tf32": Tile(64, 128, 32, 8, 2, 1, (1, 2)),
     "bf16": Tile(64, 128, 32, 8, 2, 1, (1, 2)),
     "16-bit": Tile(64, 128, 32, 8, 2, 1, (1, 2)),
@@ -66,6 +67,7 @@ COMMON = {
 SMALLER = (
     Tile(128, 64, 32, 8, 3, 1, (0, 3)),
     Tile(128, 64, 32, 8, 2, 1, (0, 3)),
+    Tile(64, 64, 32, 8, 4, 1, (1, 1)),
     Tile(64, 64, 32, 8, 2, 1, (1, 1)),
     Tile(64, 64, 16, 8, 2, 1, (1, 1)),
     Tile(64, 32, 16, 4, 2, 1, (1, 1)),
