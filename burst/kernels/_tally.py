@@ -28,9 +28,8 @@ class Tally:
 
     def __init__(self, axis: Axis) -> None:
         self.axis = axis
-        # By NumPy, since pages of its zeros that nobody touches take no memory.
-        self._counts = torch.from_numpy(np.zeros(axis.bins + 2, np.int64))
-        self._edges = _edges(axis, self._counts.device)
+        self._edges = _edges(axis, torch.device("cpu"))
+        self._start, self._counts = 0, torch.zeros(0, dtype=torch.int64)  # of slots from start on
         self._moments, self._nonfinite = Moments(), NonFinite()
 
     def add(self, tile: Tensor, scratch: Scratch) -> None:
@@ -45,14 +44,25 @@ class Tally:
                 return
             low, high = (float(bound) for bound in values.aminmax())
         first = _first_slot(low, self.axis)
-        found = torch.bincount(_slots(values, self.axis, self._edges, scratch, first))
-        self._counts[first : first + found.numel()] += found
+        self._count(first, torch.bincount(_slots(values, self.axis, self._edges, scratch, first)))
         self._moments += _moments(values, low, high, scratch)
 
     def result(self, **how: str) -> Histogram:
         """The histogram."""
-        counts = self._counts.numpy()
+        counts = np.zeros(self.axis.bins + 2, np.int64)
+        counts[self._start :][: len(self._counts)] = self._counts.numpy()
         return Histogram(self.axis, counts, moments=self._moments, nonfinite=self._nonfinite, **how)
+
+    def _count(self, first: int, found: Tensor) -> None:
+        """Add counts of the slots from `first` on; none is kept beyond those that are occupied."""
+        before = len(self._counts)
+        start = min(self._start, first) if before else first
+        stop = max(self._start + before, first + len(found))
+        if stop - start > before:
+            wider = torch.zeros(stop - start, dtype=torch.int64)
+            wider[self._start - start :][:before] = self._counts
+            self._start, self._counts = start, wider
+        self._counts[first - start :][: len(found)] += found
 
     def _set_aside(self, values: Tensor) -> Tensor:
         self._nonfinite += NonFinite(
@@ -83,11 +93,11 @@ class DeferredTally:
             return
         if self._used == len(self._rows):
             self._collect()
-        finite = values.isfinite()
-        self._rows[self._used] = _row(values, finite, scratch)
+        holes = ~values.isfinite()
+        self._rows[self._used] = _row(values, holes, scratch)
         self._used += 1
-        slots = _slots(values.where(finite, 0.0), self.axis, self._edges, scratch)
-        slots = slots.where(finite, self.axis.bins + 2).long()
+        slots = _slots(values.masked_fill(holes, 0.0), self.axis, self._edges, scratch)
+        slots = slots.masked_fill_(holes, self.axis.bins + 2).long()
         self._counts.scatter_add_(0, slots, self._one.expand_as(slots))
 
     def result(self, **how: str) -> Histogram:
@@ -103,12 +113,12 @@ class DeferredTally:
         self._nonfinite += NonFinite(*(int(numbers.sum()) for numbers in rare))
 
 
-def _row(values: Tensor, finite: Tensor, scratch: Scratch) -> Tensor:
-    """(10,) float64, see `DeferredTally`."""
-    count = finite.sum()
-    deviation = scratch.deviation[: values.numel()].copy_(values).masked_fill_(~finite, 0.0)
+def _row(values: Tensor, holes: Tensor, scratch: Scratch) -> Tensor:
+    """(10,) float64, see `DeferredTally`; `holes` says where `values` are not finite."""
+    count = values.numel() - holes.sum()
+    deviation = scratch.deviation[: values.numel()].copy_(values).masked_fill_(holes, 0.0)
     mean = deviation.sum() / count
-    deviation.sub_(mean).masked_fill_(~finite, 0.0)
+    deviation.sub_(mean).masked_fill_(holes, 0.0)
     squared = torch.mul(deviation, deviation, out=scratch.squared[: values.numel()])
     numbers = (
         count,
@@ -116,8 +126,8 @@ def _row(values: Tensor, finite: Tensor, scratch: Scratch) -> Tensor:
         squared.sum(),
         torch.dot(squared, deviation),
         torch.dot(squared, squared),
-        values.where(finite, math.inf).amin(),
-        values.where(finite, -math.inf).amax(),
+        values.masked_fill(holes, math.inf).amin(),
+        values.masked_fill(holes, -math.inf).amax(),
         values.isnan().sum(),
         values.isneginf().sum(),
         values.isposinf().sum(),
