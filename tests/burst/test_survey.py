@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from support import DEPTH, DIM, HEADS, SIZE, backbone_of, vit
+from support import DEPTH, DIM, HEADS, SIZE, backbone_of, two_processes, vit
 from torch.utils.data import DataLoader, TensorDataset
 
 from burst.adapters import OmittedTermWarning
@@ -24,7 +25,7 @@ from burst.errors import (
 )
 from burst.kernels import PRECISIONS, HistogramAccumulator
 from burst.statistics import STATISTICS
-from burst.survey import COLUMNS, SurveyOptions, images_for, survey
+from burst.survey import COLUMNS, Survey, SurveyOptions, images_for, survey
 
 
 @pytest.fixture(scope="module")
@@ -336,3 +337,35 @@ def test_weights_alone_need_no_batches():
 def test_a_model_that_is_none_is_told():
     with pytest.raises(BurstError, match="the model is a str, expected an nn.Module"):
         survey("mae_tiny")
+
+
+SHARED_OUT = """
+import sys
+import torch
+from support import vit
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from burst import Survey, process_group, survey
+
+with process_group() as (rank, size):
+    images = TensorDataset(torch.load(sys.argv[1]))
+    sampler = DistributedSampler(images, size, rank, shuffle=False)
+    found = survey(vit(), DataLoader(images, batch_size=2, sampler=sampler))
+    found.save(f"{sys.argv[2]}/{rank}.npz")
+"""
+
+
+def test_batches_that_a_sampler_shares_out_are_counted_once(one_thread, tmp_path):
+    images = torch.randn(8, 3, SIZE, SIZE)
+    torch.save(images, tmp_path / "images.pt")
+    tests = str(Path(__file__).parents[1])
+    program = f"import sys; sys.path.insert(0, {tests!r})\n{SHARED_OUT}"
+    for one in two_processes(program, str(tmp_path / "images.pt"), str(tmp_path)):
+        assert one.returncode == 0, one.stderr
+    order = [0, 2, 4, 6], [1, 3, 5, 7]  # as the sampler deals them out, in batches of two
+    batches = [images[part[i : i + 2]] for part in order for i in (0, 2)]
+    expected = survey(vit(), batches)
+    for rank in range(2):
+        found = Survey.load(tmp_path / f"{rank}.npz")
+        assert found.histograms == expected.histograms
+        assert found.record["images"]["count"] == 8
+        assert found.record["processes"] == 2
