@@ -1,42 +1,72 @@
-"""A published checkpoint, in whatever layout -> timm's names, strictly loaded.
+"""A published checkpoint, in whatever layout -> a model's own names, strictly loaded.
 
-| file                               | layout                                                    |
-|------------------------------------|-----------------------------------------------------------|
-| MAE `.pth`                         | timm's names under `model`; `_full` files add the decoder |
-| MoCo v3 `.pth.tar`, pretraining    | `state_dict`, `module.base_encoder.*` beside its teacher  |
-| MoCo v3 `.pth.tar`, linear probe   | `state_dict`, `module.*` and a 1000-way `module.head`     |
-| Google `.npz`, original and AugReg | Flax names, (in, out) kernels, one axis a head            |
-| MAWS `.pt`, timm `.pth` and `.bin` | timm's names, flat                                        |
-| timm `.safetensors`                | timm's names, flat                                        |
-
-A layout is told by what a file holds, never by its name: three MAWS checkpoints are all called
-`vit_2b14.pt`. What identifies a file is its SHA-256, which every report carries.
+A file is told by what it holds, never by its name: three MAWS checkpoints are all called
+`vit_2b14.pt`. The encoder is where most names are the model's: flat, in `state_dict`, behind
+`module.base_encoder.` or whatever else. Of a model and its running average the average is loaded,
+as timm does. timm's filter for the model reads foreign names, and its loader Google's `.npz`.
 """
 
+import contextlib
 import os
-from collections.abc import Iterable, Mapping
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from burst._flax import from_flax
-from burst._weightfile import read_stored
+from burst._weightfile import DAMAGE, read_stored, sha256_of_stored
 from burst.errors import CheckpointError
-from burst.files import sha256_of
+from burst.loading.common import some
 
-WRAPPERS = ("model", "state_dict")
+LAYOUTS = {  # what stands before the encoder's names -> what such a file is
+    "state_dict|module.base_encoder.": "MoCo v3 pretraining",
+    "state_dict|module.": "MoCo v3 linear probe, or any DataParallel model",
+    "model|": "timm names under `model` (MAE encoder)",
+    "": "names, flat (timm or MAWS)",
+}
 BESIDE = "stored beside the weights"
-HEAD = "classification head, which the model has not"
+COPY = "another copy of the encoder, such as a momentum encoder"
+FILTERED = "left out or merged into others by timm's filter for this model"
+HEAD = "classification head or the like, which the model has not"
+HEADS = r"(\w+_)?(heads?|neck)(_\w+)?|fc|classifier|linear|cls|pooler"
+NORM = "the last norm acts on the pooled tokens in one (fc_norm) and on each token in the other"
+NORMS = ("norm.", "fc_norm.")
+ASIDE = {  # how a name goes on behind what it shares with the encoder's -> why it is left out
+    r"(\w+_)?(momentum|target|ema|teacher|student)(_\w+)?": COPY,
+    r"head\.(\d+|mlp|last_layer)|(\w+_)?proj(ector|ection)(_\w+)?": "projector of the training",
+    r"predictor\w*": "predictor of the training",
+    r"(\w+_)?loss\w*|criterion\w*|queue\w*|n_averaged": "state of the training",
+    r"decoder\w*|mask_token|masked_embed": "decoder of masked patches, or its input",
+    r"text\w*|logit_(scale|bias)": "text tower",
+    r"pre_logits": "representation layer between the class token and the head",
+}
+FLAX = {  # how many axes the arrays of a Flax ViT have
+    1: r"(embedding|head|.*(encoder_norm|LayerNorm_[02]|out|MlpBlock_3/Dense_[01]))/(bias|scale)",
+    2: r"head/kernel|Transformer/.*(MlpBlock_3/Dense_[01]/kernel|(query|key|value)/bias)",
+    3: r"cls|Transformer/(posembed_input/pos_embedding|.*(query|key|value|out)/kernel)",
+    4: r"embedding/kernel",
+}
+PATCHES, POSITIONS = "patch_embed.proj.weight", re.compile("pos(_|it)")
+Named = dict[str, Tensor]
+Reasons = dict[str, str]
+Score = Callable[[str, Tensor], int]
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """What was loaded from a checkpoint, and what was left out of it.
 
-    `dropped` maps each name in the file that was not loaded to the reason; `sha256` is of the file.
+    `dropped` maps each name in the file that was not loaded to the reason, `resampled` a tensor
+    whose grid of positions has another size in the file to both sizes, `kept` a tensor that stays
+    as the model has it to the reason. `sha256` is of the file, or of all shards together.
     """
 
     path: Path
@@ -44,257 +74,312 @@ class LoadReport:
     sha256: str
     tensors: int
     dropped: Mapping[str, str]
+    resampled: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The encoder in a checkpoint, in timm's names.
+    """The encoder in a checkpoint, in timm's names or, if it has others, in its own.
 
     Decoder, projector, predictor, momentum encoder and `pre_logits` are left out; a classification
     head stays, as `head.weight` and `head.bias`. `pos_embed` is the stored one.
 
     Returns:
-        Name -> tensor on the CPU: floats as float32 (from float16, bfloat16 or float64), integers
-        as they are.
+        Name -> tensor on the CPU, floats as float32, integers as they are.
 
     Raises:
-        CheckpointError: no readable weight file, code in it, no layout that we know, a value that
-            is no plain tensor, or weights that are not finite.
+        CheckpointError: no readable weight file, code in it, no encoder or several, a value that is
+            no plain tensor, or weights that are not finite.
     """
-    return _translate(Path(path)).state
+    state = _find(Path(path), lambda name, _: int(name == PATCHES)).state
+    return {x: value for x, value in state.items() if PATCHES not in state or not _reason(x)}
 
 
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> LoadReport:
-    """Load a checkpoint of any known layout into a timm model, all of it or not at all.
+    """Load a checkpoint of any known layout into a model, all of it or not at all.
 
     The values are copied into the model's parameters, dtype and device of which stay; a model on
-    the meta device is given the tensors themselves, float32 on the CPU. A head in the file is
-    dropped if the model has none. After an error the model is as it was.
+    the meta device is given the tensors themselves, float32 on the CPU. Position embeddings of
+    another grid are resampled (bicubic, as timm does). What attention does not need is left out: a
+    head that the model has not, decoders, projectors, copies of the encoder; and a last norm, if
+    one of both has it before the pooling (norm) and the other behind (fc_norm).
+
+    Args:
+        model: of timm, or any module whose names the file has, behind a prefix or not.
+        path: a file, the index of a sharded safetensors model, or the folder of one.
 
     Raises:
         CheckpointError: see `read_checkpoint`; or the file fits another model: width, depth, patch
-            size, number of heads (where the file tells), position grid, names or shapes differ.
+            size, heads (where the file tells), names or shapes differ. The model is as it was.
     """
-    found = _translate(Path(path))
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, whose names are its own
     expected = model.state_dict()
-    found = _without_head(found, model, expected)
-    _check_size(found, expected)
-    _check_heads(found, model)
-    _check_names(found, expected)
-    _check_grid(found, expected)
-    _check_shapes(found, expected)
-    on_meta = any(parameter.is_meta for parameter in model.parameters())
-    model.load_state_dict(found.state, strict=True, assign=on_meta)
-    sha256 = sha256_of(found.path)
-    return LoadReport(found.path, found.layout, sha256, len(found.state), found.dropped)
+
+    def ours(name: str, value: Tensor) -> int:  # the name counts, the shape decides between equals
+        return 10**6 + (value.shape == expected[name].shape) if name in expected else 0
+
+    found = _find(Path(path), ours)
+    _check_size(found, expected, model)
+    found = _in_names_of(model, found, expected)
+    dropped, kept = _left_aside(found, expected, model)
+    state = {name: found.state.get(name, value) for name, value in expected.items()}
+    new = [name for name in kept if expected[name].is_meta]  # they begin as norms do
+    state |= {x: torch.full(expected[x].shape, float(x.endswith("weight"))) for x in new}
+    digest, count = sha256_of_stored(found.path), len(state) - len(kept)
+    model.load_state_dict(state, assign=any(x.is_meta for x in model.parameters()))
+    return LoadReport(found.path, found.layout, digest, count, dropped, found.resampled, kept)
 
 
 @dataclass(frozen=True)
 class _Found:
     path: Path
     layout: str
-    state: dict[str, Tensor]
-    dropped: dict[str, str]
-    heads: int | None = None  # only Flax files tell
+    state: Named  # of the encoder, without what stands before its names
+    dropped: Mapping[str, str]
+    entries: Mapping[str, object]  # the state dict as it is stored
+    prefix: str
+    copies: tuple[str, ...]  # other prefixes in it that lead to the same names
+    heads: int | None  # only Flax files tell
+    resampled: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Prefixes:
-    """A layout of torch's that is known by its prefixes."""
-
-    name: str
-    mark: str  # only this layout has names that begin so
-    strip: str = ""
-    drop: Mapping[str, str] = field(default_factory=dict)  # prefix -> why it is left out
-
-
-LAYOUTS = (
-    _Prefixes(
-        "MoCo v3 pretraining",
-        mark="module.base_encoder.",
-        strip="module.base_encoder.",
-        drop={
-            "module.base_encoder.head.": "projector of the contrastive loss",
-            "module.predictor.": "predictor of the contrastive loss",
-            "module.momentum_encoder.": "momentum encoder, a running average of the one loaded",
-        },
-    ),
-    _Prefixes("MoCo v3 linear probe, or any DataParallel model", mark="module.", strip="module."),
-    _Prefixes(
-        "MAE with decoder",
-        mark="decoder_embed.",
-        drop={"decoder_": "MAE decoder", "mask_token": "input of the MAE decoder"},
-    ),
-)
-PLAIN_LAYOUTS = {
-    "model": "timm names under `model` (MAE encoder)",
-    "state_dict": "timm names under `state_dict`",
-    "": "timm names, flat (timm or MAWS)",
-}
-
-
-def _translate(path: Path) -> _Found:
+def _find(path: Path, ours: Score) -> _Found:
     kind, stored = read_stored(path)
-    state: Mapping[str, object]
-    heads = None
-    if kind == "npz":
-        layout = "Google Flax npz"
-        state, dropped, heads = from_flax(stored, path)
-    else:
-        layout, state, dropped = _from_torch(path, stored)
-    if kind == "safetensors":
-        layout = f"{layout}, safetensors"
-    plain = {name: _plain(path, name, value) for name, value in state.items()}
-    return _Found(path, layout, plain, dropped, heads)
-
-
-def _from_torch(path: Path, stored: object) -> tuple[str, Mapping[str, object], dict[str, str]]:
-    wrapper, entries, dropped = _unwrap(path, stored)
-    layout = next((x for x in LAYOUTS if any(name.startswith(x.mark) for name in entries)), None)
-    if layout is None:
-        return PLAIN_LAYOUTS[wrapper], entries, dropped
-    state = {}
-    for name, value in entries.items():
-        reason = next((why for prefix, why in layout.drop.items() if name.startswith(prefix)), None)
-        if reason is None:
-            state[name.removeprefix(layout.strip)] = value
-        else:
-            dropped[name] = reason
-    return layout.name, state, dropped
-
-
-def _unwrap(path: Path, stored: object) -> tuple[str, dict[str, object], dict[str, str]]:
-    """The wrapper's name, the state dict in it, and what else lies beside that."""
+    stored, heads = _from_flax(path, stored) if kind == "npz" else (stored, None)
     if not isinstance(stored, Mapping):
         raise CheckpointError(
             f"{path} holds a {type(stored).__name__}, expected a state dict (names and tensors)"
         )
-    wrapper = next((name for name in WRAPPERS if isinstance(stored.get(name), Mapping)), "")
-    entries = stored[wrapper] if wrapper else stored
-    if not any(isinstance(value, Tensor) for value in entries.values()):
+    named = [(name.replace("_orig_mod.", ""), value) for name, value in _flat(stored)]
+    flat = dict(named)
+    if len(flat) < len(named):
+        raise CheckpointError(f"{path} holds a tensor twice, compiled and not; save one of both")
+    place, *others = _places(path, flat, ours)
+    wrapper, _, prefix = place.rpartition("|")
+    entries = {x.rpartition("|")[2]: v for x, v in flat.items() if x.rpartition("|")[0] == wrapper}
+    outside = (x for x in flat if x.rpartition("|")[0] != wrapper)
+    dropped = {_apart(x, f"{wrapper}|").split("|")[0]: BESIDE for x in outside}
+    state = {x.removeprefix(prefix): v for x, v in entries.items() if x.startswith(prefix)}
+    layout = LAYOUTS.get(place, f"names under `{place[:-1]}`")
+    layout = "MAE with decoder" if any(x.startswith("decoder_") for x in state) else layout
+    layout = {"npz": "Google Flax npz", "torch": layout}.get(kind, f"{layout}, safetensors")
+    plain = {name: _plain(path, name, value) for name, value in state.items()}
+    copies = tuple(y for x, _, y in (z.rpartition("|") for z in others) if x == wrapper and y)
+    return _Found(path, layout, plain, dropped, entries, prefix, copies, heads)
+
+
+def _from_flax(path: Path, arrays: Mapping[str, Any]) -> tuple[Named, int]:
+    """What timm reads of Google's `.npz`, beside what it does not; and the number of heads."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    known = {x: axes for x in arrays for axes, names in FLAX.items() if re.fullmatch(names, x)}
+    for name, axes in known.items():
+        array, what = arrays[name], f"{path}: {name}"
+        if not np.issubdtype(array.dtype, np.floating):
+            raise CheckpointError(f"{what} is of type {array.dtype}, expected floats")
+        if array.ndim != axes:
+            raise CheckpointError(f"{what} has shape {array.shape}, expected {axes} axes")
+    try:
+        patch, _, channels, width = arrays["embedding/kernel"].shape
+        positions = arrays["Transformer/posembed_input/pos_embedding"].shape[1]
+        ratio = (len(arrays["Transformer/encoderblock_0/MlpBlock_3/Dense_0/bias"]) + 0.5) / width
+        projections = [arrays[x] for x in known if re.search("/(query|key|value)/", x)]
+        (heads, _), *others = {array.shape[-2:] for array in projections}
+        depth = len({name.split("/")[1] for name in known if "encoderblock_" in name})
+        with torch.device("meta"):
+            image = {"img_size": (patch, patch * (positions - 1)), "patch_size": patch}
+            sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "in_chans": channels}
+            classes = len(arrays.get("head/bias", ()))
+            model = VisionTransformer(**image, **sizes, num_classes=classes, mlp_ratio=ratio)
+        for parameter in model.to_empty(device="cpu").requires_grad_(False).parameters():
+            parameter.fill_(torch.nan)
+        with path.open("rb") as stream:  # timm leaves open what it opens, after an error
+            model.load_pretrained(stream)
+        state = dict(model.state_dict())
+        surplus = sum(arrays[x].size for x in known) - sum(map(torch.numel, state.values()))
+        if surplus or others:
+            raise ValueError("queries and keys differ in heads, or an array fills no parameter")
+        return state | {x: torch.from_numpy(arrays[x]) for x in arrays if x not in known}, heads
+    except KeyError as error:
+        missing = f"{error.args[0].split()[0]}, which google-research/vision_transformer's have"
+        raise CheckpointError(f"{path} is an .npz without {missing}") from error
+    except DAMAGE as error:
+        raise CheckpointError(f"{path} holds no ViT that timm can read ({error})") from error
+
+
+def _flat(stored: Mapping[object, object], depth: int = 3) -> Iterator[tuple[str, object]]:
+    """`teacher|backbone.norm.weight` and its value, of mappings in mappings."""
+    for name, value in stored.items():
+        if isinstance(value, Mapping) and depth:
+            yield from ((f"{name}|{rest}", inner) for rest, inner in _flat(value, depth - 1))
+        else:
+            yield str(name), value
+
+
+def _places(path: Path, flat: Mapping[str, object], ours: Score) -> list[str]:
+    """What stands before the encoder's names, and before those of its copies."""
+    tensors = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
+    if not tensors:
         raise CheckpointError(
-            f"{path} holds {_some(map(str, stored)) or 'nothing'}, "
-            f"but no state dict, alone or under `model` or `state_dict`"
+            f"{path} holds {some({x.split('|')[0]: 0 for x in flat}) or 'nothing'}, but no state "
+            f"dict (names and tensors), alone or under `model`, `state_dict` or another name"
         )
-    beside = [str(name) for name in stored if wrapper and name != wrapper]
-    return wrapper, {str(k): v for k, v in entries.items()}, dict.fromkeys(beside, BESIDE)
+    scores: Counter[str] = Counter()
+    for name, value in tensors.items():
+        for start in (0, *(mark.end() for mark in re.finditer(r"[.|]", name))):
+            scores[name[:start]] += ours(name[start:], value)
+    if not any(scores.values()):  # no known name: where most tensors are
+        scores = Counter(x[: x.rfind("|") + 1] for x in tensors)
+    most = max(scores.values())
+    places = sorted((place for place in scores if scores[place] == most), key=_rank)
+    if len(places) > 1 and _rank(places[0]) == _rank(places[1]):
+        names = some(f"`{place[:-1]}`" for place in places)
+        raise CheckpointError(f"{path} holds several encoders, {names}; save one of them alone")
+    return places
+
+
+def _rank(place: str) -> tuple[int, int]:
+    """The running average before the weights that are trained, what only trains them last."""
+    words = {*re.split(r"[._|]", place)}
+    last = 2 * bool(words & {"momentum", "student", "target"})
+    usual = ("", "model|", "state_dict|", place).index(place)
+    return last or int(bool(place) and not words & {"ema", "teacher"}), usual
+
+
+def _apart(name: str, place: str) -> str:
+    """How the name goes on behind what it shares with a place."""
+    while not name.startswith(place):
+        place = re.sub(r"[^.|]*[.|]$", "", place)
+    return name[len(place) :]
 
 
 def _plain(path: Path, name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
-        raise CheckpointError(
-            f"{path}: {name} is a {type(value).__name__}, expected a tensor; save the weights alone"
-        )
-    if value.layout is not torch.strided or value.is_quantized or value.is_complex():
-        raise CheckpointError(
-            f"{path}: {name} is sparse, quantised or complex, expected plain numbers"
-        )
-    if value.is_meta:
-        raise CheckpointError(f"{path}: {name} has a shape but no values (a meta tensor)")
-    tensor: Tensor = value.detach()
-    if not tensor.is_floating_point():
-        return tensor
-    tensor = tensor.to(torch.float32)
-    if (
-        tensor.sum().isfinite()
-    ):  # a sum is never finite with a NaN or infinity in it: one quick pass
-        return tensor
-    bad = int((~torch.isfinite(tensor)).sum())
-    if bad:
-        raise CheckpointError(
-            f"{path}: {bad} of {tensor.numel()} values of {name} are not finite (NaN or infinite); "
-            f"the file is damaged or its training diverged"
-        )
-    return tensor
+        reason = f"is a {type(value).__name__}, expected a tensor; save the weights alone"
+    elif value.layout is not torch.strided or value.is_quantized or value.is_complex():
+        reason = "is sparse, quantised or complex, expected plain numbers"
+    elif value.is_meta:
+        reason = "has a shape but no values (a meta tensor)"
+    elif not value.is_floating_point():
+        return value.detach()
+    elif value.float().sum().isfinite() or value.float().isfinite().all():  # a sum is quicker
+        return value.detach().float()
+    else:
+        bad = int((~value.float().isfinite()).sum())
+        name = f"{bad} of {value.numel()} values of {name}"
+        reason = "are not finite (NaN or infinite); the file is damaged or its training diverged"
+    raise CheckpointError(f"{path}: {name} {reason}")
 
 
-def _without_head(found: _Found, model: nn.Module, expected: Mapping[str, Tensor]) -> _Found:
-    config = getattr(model, "pretrained_cfg", None) or {}
-    named = config.get("classifier") or ()
-    named = (named,) if isinstance(named, str) else tuple(named)
-    prefixes = [f"{name}." for name in ("head", "head_dist", *named)]
-    absent = tuple(p for p in prefixes if not any(name.startswith(p) for name in expected))
-    heads = [name for name in found.state if absent and name.startswith(absent)]
+def _check_size(found: _Found, expected: Named, model: nn.Module) -> None:
+    sizes = []
+    for state in (found.state, expected):
+        depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+        if depth and PATCHES in state and state[PATCHES].ndim == 4:
+            width, _, _, patch = state[PATCHES].shape
+            sizes.append(f"width {width}, depth {depth}, patch {patch}")
+    attention = dict(model.named_modules()).get("blocks.0.attn")
+    heads = found.heads, getattr(attention, "num_heads", None)
+    if len(set(sizes)) > 1:
+        what = "holds a ViT of {}, but the model is of {}".format(*sizes)
+    elif None not in heads and heads[0] != heads[1]:
+        what = "holds a ViT of {} heads, but the model has {}".format(*heads)
+    else:
+        return
+    raise CheckpointError(f"{found.path} {what}; choose the model that fits the file")
+
+
+def _in_names_of(model: nn.Module, found: _Found, expected: Named) -> _Found:
+    """As timm's filter for the model reads the file, if that fits and the file itself does not."""
+    from timm.models import clean_state_dict
+
+    def fits(state: Named) -> bool:
+        names = (name for name in expected if not name.startswith(NORMS))
+        return all(name in state and state[name].shape == expected[name].shape for name in names)
+
+    if fits(found.state):
+        return found
+    module = sys.modules.get(type(model).__module__)
+    converters = getattr(module, "checkpoint_filter_fn", _as_torchvision), _as_torchvision
+    tensors = {name: value for name, value in found.entries.items() if isinstance(value, Tensor)}
+    whole = replace(found, state=clean_state_dict(tensors), prefix="")
+    for one, convert in product((found, whole), converters):
+        state: Named = {}
+        with contextlib.suppress(*DAMAGE):
+            state = convert(dict(one.state), model)
+        if fits(state):
+            return _converted(one, state)
+    return found
+
+
+def _as_torchvision(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Positions of the model's grid, and an MLP as torchvision now names it."""
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    for name, value in model.state_dict().items():
+        if POSITIONS.search(name) and value.ndim == 3 and name in state:
+            side = isqrt(value.shape[1])
+            before = value.shape[1] - side**2  # class token
+            state[name] = resample_abs_pos_embed(state[name], [side] * 2, num_prefix_tokens=before)
+    now = {"linear_1": "0", "linear_2": "3"}
+    return {re.sub("linear_[12]", lambda x: now[x[0]], name): v for name, v in state.items()}
+
+
+def _converted(found: _Found, state: Named) -> _Found:
+    """With what became of the tensors: moved as they were, made anew, or left out."""
+    before, after = (
+        {value.untyped_storage().data_ptr(): name for name, value in tensors.items()}
+        for tensors in (found.state, state)
+    )
+    gone = {before[place] for place in before.keys() - after.keys()} - state.keys()
+    made = {after[place] for place in after.keys() - before.keys()}
+    if PATCHES in made:
+        raise CheckpointError(f"{found.path} holds patches of another size than the model's")
+    counts = [value.shape[-2] for name, value in found.state.items() if POSITIONS.search(name)]
+    grids = {name: state[name].shape[-2] for name in made if POSITIONS.search(name)}
     return replace(
         found,
-        state={name: value for name, value in found.state.items() if name not in heads},
-        dropped=found.dropped | dict.fromkeys(heads, HEAD),
+        state={name: _plain(found.path, name, value) for name, value in state.items()},
+        dropped={**found.dropped, **{found.prefix + name: FILTERED for name in gone}},
+        resampled={x: f"from {counts[0]} positions to {n}" for x, n in grids.items()},
     )
 
 
-def _check_size(found: _Found, expected: Mapping[str, Tensor]) -> None:
-    ours, theirs = _size(expected), _size(found.state)
-    if ours and theirs and ours != theirs:
-        raise CheckpointError(
-            f"{found.path} holds a ViT of {theirs}, but the model is of {ours}; "
-            f"choose the model that fits the file"
-        )
-
-
-def _size(state: Mapping[str, Tensor]) -> str | None:
-    patches = state.get("patch_embed.proj.weight")
-    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    if patches is None or patches.ndim != 4 or not depth:
-        return None
-    return f"width {patches.shape[0]}, depth {depth}, patch {patches.shape[-1]}"
-
-
-def _check_heads(found: _Found, model: nn.Module) -> None:
-    blocks = getattr(model, "blocks", None)
-    attention = (
-        getattr(blocks[0], "attn", None)
-        if isinstance(blocks, nn.Sequential | nn.ModuleList)
-        else None
-    )
-    ours = getattr(attention, "num_heads", None)
-    if ours and found.heads and ours != found.heads:
-        raise CheckpointError(
-            f"{found.path} holds a ViT of {found.heads} heads, but the model has {ours}; "
-            f"choose the model that fits the file"
-        )
-
-
-def _check_names(found: _Found, expected: Mapping[str, Tensor]) -> None:
-    missing = [name for name in expected if name not in found.state]
-    unexpected = [name for name in found.state if name not in expected]
+def _left_aside(found: _Found, expected: Named, model: nn.Module) -> tuple[Reasons, Reasons]:
+    """Why names of the file, and of the model, are without the other; or an error."""
+    norms = [{x.split(".")[0] + "." for x in names} & {*NORMS} for names in (found.state, expected)]
+    other_norm = len(norms[0]) == len(norms[1]) == 1 and norms[0] != norms[1]
+    rests = {found.prefix + x: x for x in found.state if x not in expected}
+    rests |= {x: _apart(x, found.prefix) for x in found.entries if not x.startswith(found.prefix)}
+    classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    heads = [classifier] if isinstance(classifier, str) else [*classifier]
+    heads += {x.split(".")[0] for x in rests.values() if re.match(rf"({HEADS})\.", x)}
+    heads = [f"{x}." for x in heads if not any(name.startswith(f"{x}.") for name in expected)]
+    dropped, unexpected = dict(found.dropped), []
+    for name, rest in rests.items():
+        reason = NORM if other_norm and rest.startswith(NORMS) else _reason(rest, heads)
+        reason = reason or (COPY if name.startswith(found.copies) else None)
+        if not isinstance(found.entries.get(name, found.state.get(rest)), Tensor):
+            reason = BESIDE
+        told = rest if found.prefix == "module." else name
+        dropped |= {told: reason} if reason else {}
+        unexpected += [] if reason else [told]
+    kept = {x: NORM for x in expected if other_norm and x.startswith(NORMS)}
+    missing = [name for name in expected if name not in found.state and name not in kept]
     if missing or unexpected:
         raise CheckpointError(
             f"{found.path} ({found.layout}) does not fit the model: "
-            f"{len(missing)} missing ({_some(missing) or 'none'}), "
-            f"{len(unexpected)} unexpected ({_some(unexpected) or 'none'}); nothing was loaded"
+            f"{len(missing)} missing ({some(missing) or 'none'}), "
+            f"{len(unexpected)} unexpected ({some(unexpected) or 'none'}); nothing was loaded"
         )
+    for name, value in found.state.items():
+        theirs, ours = tuple(value.shape), tuple(expected.get(name, value).shape)
+        if theirs != ours:
+            what = f"{found.path}: {name} has shape {theirs}"
+            raise CheckpointError(f"{what}, but the model expects {ours}")
+    return dropped, kept
 
 
-def _check_grid(found: _Found, expected: Mapping[str, Tensor]) -> None:
-    ours, theirs = expected.get("pos_embed"), found.state.get("pos_embed")
-    if ours is None or theirs is None or ours.ndim != 3 or theirs.ndim != 3:
-        return
-    if ours.shape[1] != theirs.shape[1]:
-        prefix = 1 if "cls_token" in found.state else 0
-        raise CheckpointError(
-            f"{found.path}: pos_embed has {_positions(theirs, prefix)}, but the model "
-            f"{_positions(ours, prefix)}; build the model for the image size of the file"
-        )
-
-
-def _positions(pos_embed: Tensor, prefix: int) -> str:
-    count = pos_embed.shape[1]
-    side = isqrt(count - prefix)
-    grid = f", a {side} x {side} grid" if side * side == count - prefix else ""
-    return f"{count} positions{grid}"
-
-
-def _check_shapes(found: _Found, expected: Mapping[str, Tensor]) -> None:
-    wrong = [name for name, value in found.state.items() if value.shape != expected[name].shape]
-    if wrong:
-        theirs, ours = (tuple(x[wrong[0]].shape) for x in (found.state, expected))
-        more = f" ({len(wrong) - 1} more differ)" if len(wrong) > 1 else ""
-        raise CheckpointError(
-            f"{found.path}: {wrong[0]} has shape {theirs}, but the model expects {ours}{more}"
-        )
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first few names, and how many more."""
-    listed = list(names)
-    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return ", ".join(listed[:3]) + more
+def _reason(rest: str, heads: Iterable[str] = ()) -> str | None:
+    known = (why for how, why in ASIDE.items() if re.match(rf"(?:{how})(?:[./]|$)", rest))
+    return next(known, HEAD if rest.startswith(tuple(heads)) else None)

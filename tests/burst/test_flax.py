@@ -1,24 +1,12 @@
+import checkpoints
 import numpy as np
 import pytest
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from checkpoints import CLASSES, DEPTH, HEADS, D, tiny_vit
+from torch.nn import functional as F
 
-from burst.checkpoint import load_checkpoint
+from burst.checkpoint import load_checkpoint, read_checkpoint
 from burst.errors import CheckpointError
-
-D, HEADS, DEPTH, CLASSES = 32, 4, 2, 5
-
-
-def tiny_vit(*, num_heads=HEADS, num_classes=0):
-    torch.manual_seed(0)
-    return VisionTransformer(
-        img_size=32,
-        patch_size=8,
-        embed_dim=D,
-        depth=DEPTH,
-        num_heads=num_heads,
-        num_classes=num_classes,
-    )
 
 
 def refusal(path, model=None):
@@ -32,35 +20,7 @@ def refusal(path, model=None):
 
 @pytest.fixture
 def flax():
-    generator = np.random.default_rng(0)
-
-    def draw(*shape):
-        return generator.standard_normal(shape, dtype=np.float32)
-
-    arrays = {
-        "cls": draw(1, 1, D),
-        "embedding/kernel": draw(8, 8, 3, D),
-        "embedding/bias": draw(D),
-        "Transformer/posembed_input/pos_embedding": draw(1, 17, D),
-        "Transformer/encoder_norm/scale": draw(D),
-        "Transformer/encoder_norm/bias": draw(D),
-        "head/kernel": draw(D, CLASSES),
-        "head/bias": draw(CLASSES),
-    }
-    for block in range(DEPTH):
-        prefix = f"Transformer/encoderblock_{block}"
-        for norm in ("LayerNorm_0", "LayerNorm_2"):
-            arrays |= {f"{prefix}/{norm}/{leaf}": draw(D) for leaf in ("scale", "bias")}
-        attention = f"{prefix}/MultiHeadDotProductAttention_1"
-        for part in ("query", "key", "value"):
-            arrays[f"{attention}/{part}/kernel"] = draw(D, HEADS, D // HEADS)
-            arrays[f"{attention}/{part}/bias"] = draw(HEADS, D // HEADS)
-        arrays |= {f"{attention}/out/kernel": draw(HEADS, D // HEADS, D)}
-        arrays |= {f"{attention}/out/bias": draw(D)}
-        for dense, (wide, narrow) in enumerate([(D, 4 * D), (4 * D, D)]):
-            arrays[f"{prefix}/MlpBlock_3/Dense_{dense}/kernel"] = draw(wide, narrow)
-            arrays[f"{prefix}/MlpBlock_3/Dense_{dense}/bias"] = draw(narrow)
-    return arrays
+    return checkpoints.flax()
 
 
 @pytest.fixture
@@ -87,6 +47,95 @@ def test_an_npz_s_projections_act_as_flax_applies_them(npz, flax, part, name):
     expected = torch.einsum("nd,dhk->nhk", x, kernel.double()) + bias
     projected = model.blocks[1].attn.qkv.double()(x).reshape(7, 3, HEADS, D // HEADS)[:, part]
     torch.testing.assert_close(projected, expected)  # float64: only the order of sums differs
+
+
+def as_flax_applies_them(arrays, images):
+    """The logits, by Flax's own conventions: kernels are (in, out), heads have an axis."""
+    w = {name: torch.from_numpy(array).double() for name, array in arrays.items()}
+
+    def norm(x, name):
+        return F.layer_norm(x, (D,), w[f"{name}/scale"], w[f"{name}/bias"], eps=1e-6)
+
+    patches = images.double().unfold(2, 8, 8).unfold(3, 8, 8)  # (B, channel, row, column, h, w)
+    x = torch.einsum("bcijhw,hwcd->bijd", patches, w["embedding/kernel"]) + w["embedding/bias"]
+    x = torch.cat([w["cls"].expand(len(x), 1, D), x.flatten(1, 2)], 1)
+    x = x + w["Transformer/posembed_input/pos_embedding"]
+    for block in range(DEPTH):
+        name = f"Transformer/encoderblock_{block}"
+        attention, mlp = f"{name}/MultiHeadDotProductAttention_1", f"{name}/MlpBlock_3"
+        y = norm(x, f"{name}/LayerNorm_0")
+        q, k, v = (
+            torch.einsum("bnd,dhk->bhnk", y, w[f"{attention}/{part}/kernel"])
+            + w[f"{attention}/{part}/bias"][:, None]
+            for part in ("query", "key", "value")
+        )
+        y = torch.softmax(q @ k.mT / (D // HEADS) ** 0.5, -1) @ v
+        x = x + torch.einsum("bhnk,hkd->bnd", y, w[f"{attention}/out/kernel"])
+        x = x + w[f"{attention}/out/bias"]
+        y = norm(x, f"{name}/LayerNorm_2")
+        y = F.gelu(y @ w[f"{mlp}/Dense_0/kernel"] + w[f"{mlp}/Dense_0/bias"])
+        x = x + y @ w[f"{mlp}/Dense_1/kernel"] + w[f"{mlp}/Dense_1/bias"]
+    return norm(x, "Transformer/encoder_norm")[:, 0] @ w["head/kernel"] + w["head/bias"]
+
+
+def test_an_npz_gives_the_logits_that_flax_would(npz, flax):
+    model = tiny_vit(num_classes=CLASSES)
+    load_checkpoint(model, npz)
+    images = torch.randn(2, 3, 32, 32)
+    expected = as_flax_applies_them(flax, images)
+    torch.testing.assert_close(model.double()(images.double()), expected)
+
+
+def test_an_npz_of_another_grid_is_resampled(npz):
+    model = tiny_vit(img_size=48)
+    report = load_checkpoint(model, npz)
+    assert report.resampled == {"pos_embed": "from 17 positions to 37"}
+    assert model.pos_embed.shape == (1, 37, D)
+
+
+def test_reading_an_npz_needs_no_model(npz, flax):
+    state = read_checkpoint(npz)
+    assert state.keys() == tiny_vit(num_classes=CLASSES).state_dict().keys()
+    assert torch.equal(state["pos_embed"], torch.from_numpy(flax[POSITIONS]))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_an_npz_of_other_floats_becomes_float32(tmp_path, flax, dtype):
+    np.savez(tmp_path / "vit.npz", **{name: array.astype(dtype) for name, array in flax.items()})
+    state = read_checkpoint(tmp_path / "vit.npz")
+    assert {value.dtype for value in state.values()} == {torch.float32}
+    expected = torch.from_numpy(flax["cls"].astype(dtype)).float()
+    assert torch.equal(state["cls_token"], expected)
+
+
+BLOCK = "Transformer/encoderblock_1"
+POSITIONS = "Transformer/posembed_input/pos_embedding"
+MISSHAPEN = {
+    "a bias that could be broadcast": {f"{BLOCK}/MlpBlock_3/Dense_0/bias": (1,)},
+    "a norm that could be broadcast": {f"{BLOCK}/LayerNorm_0/scale": (1,)},
+    "keys of other heads": {
+        f"{BLOCK}/MultiHeadDotProductAttention_1/key/kernel": (D, 2, D // 2),
+        f"{BLOCK}/MultiHeadDotProductAttention_1/key/bias": (2, D // 2),
+    },
+    "patches that are not square": {"embedding/kernel": (8, 4, 3, D)},
+    "a block too wide": {f"{BLOCK}/MlpBlock_3/Dense_1/kernel": (4 * D, 2 * D)},
+    "an array of no layer": {"Transformer/encoderblock_1/other/out/bias": (D,)},
+}
+
+
+@pytest.mark.parametrize("what", MISSHAPEN)
+def test_an_npz_whose_arrays_do_not_fit_together_is_refused(tmp_path, flax, what):
+    shapes = MISSHAPEN[what]
+    changed = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    np.savez(tmp_path / "vit.npz", **flax | changed)
+    assert "holds no ViT that timm can read" in refusal(tmp_path / "vit.npz")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_npz_with_a_value_that_is_not_finite_is_refused(tmp_path, flax, value):
+    flax["Transformer/encoder_norm/bias"][3] = value
+    np.savez(tmp_path / "vit.npz", **flax)
+    assert "1 of 32 values of norm.bias are not finite" in refusal(tmp_path / "vit.npz")
 
 
 def test_an_npz_s_head_is_dropped_and_named(npz):
