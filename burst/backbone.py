@@ -165,6 +165,10 @@ class Backbone:
             )
         if self.report and self.report.dropped:
             notes.append(f"left aside of the weights: {some(self.report.dropped)}")
+        if self.report and self.report.kept:
+            notes.append(f"not in the weights, left as made: {some(self.report.kept)}")
+        for tensor, how in self.report.resampled.items() if self.report else ():
+            notes.append(f"{tensor} is resampled {how}")
         return tuple(notes)
 
 

@@ -121,13 +121,24 @@ def _from_timm(name: str, *, pretrained: bool) -> tuple[nn.Module, Path | None]:
         model = _create(name, pretrained=True)
         return model, _hub.torch_hub_file(config.url)
     file = _hub.fetch_first_hub_file(config.hf_hub_id, _candidates(config.hf_hub_filename))
-    # timm would ask the hub again, with all of its client's retries, were it not given the file.
-    overlay: dict[str, Any] = {"file": str(file), "custom_load": bool(config.custom_load)}
-    if file.suffix not in {".safetensors", ".npz"}:  # old versions of timm unpickle what they open
+    return _with_file(name, file, custom_load=bool(config.custom_load)), file
+
+
+def _with_file(
+    name: str, file: Path, *, custom_load: bool = False, said: str | None = None
+) -> nn.Module:
+    """A model of timm that loads this file.
+
+    timm would ask the hub again, with all of its client's retries, were it not given the file. And
+    old versions unpickle what they open, and open a folder's .safetensors as they open a .bin.
+    """
+    overlay: dict[str, Any] = {"file": str(file), "custom_load": custom_load}
+    if file.suffix not in {".safetensors", ".npz"}:
         overlay = {"state_dict": read_stored(file)[1]}
-    model = _create(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    overlay["source"] = ""  # neither the hub nor a folder
+    model = _create(name, said=said, pretrained=True, pretrained_cfg_overlay=overlay)
     model.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator, union-attr]
-    return model, file
+    return model
 
 
 def _from_hub(repository: str, *, pretrained: bool) -> tuple[nn.Module, Path | None]:
@@ -144,7 +155,7 @@ def _from_hub(repository: str, *, pretrained: bool) -> tuple[nn.Module, Path | N
         return _create(f"local-dir:{folder}", said=said), None
     pinned = _hub.pinned(repository, folder)
     file = _hub.fetch_first_hub_file(pinned, _hub.WEIGHT_FILES)
-    return _create(f"local-dir:{file.parent}", said=said, pretrained=True), file
+    return _with_file(f"local-dir:{file.parent}", file, said=said), file
 
 
 def _candidates(filename: str | None) -> Iterator[str]:

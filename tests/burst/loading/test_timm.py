@@ -137,6 +137,17 @@ def test_a_hub_file_that_would_run_code_is_not_read(caches, offline, tmp_path, m
     assert not (tmp_path / "executed").exists()
 
 
+def test_code_in_a_repository_of_a_timm_model_is_not_run(caches, offline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = {"architecture": "test_vit", "num_classes": 1000, "pretrained_cfg": {}}
+    put_in_hub_cache(caches, "org/name", "config.json", json.dumps(config).encode())
+    data = pickle.dumps({"cls_token": Payload()})
+    put_in_hub_cache(caches, "org/name", "pytorch_model.bin", data)
+    with pytest.raises(CheckpointError, match="code"):
+        load_backbone("hf-hub:org/name")
+    assert not (tmp_path / "executed").exists()
+
+
 def test_a_hub_file_of_torch_s_is_read_where_there_is_no_safetensors(caches, offline, tiny_file):
     stored = io.BytesIO()
     torch.save(load_file(tiny_file), stored)
