@@ -6,12 +6,15 @@ Models are built without values (on the meta device), so nothing is downloaded a
 it takes some ten minutes. The text around the tables is `models.md.jinja` beside this file.
 """
 
+import os
 import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # some ask the hub for a part of theirs
 
 import jinja2
 import torch
