@@ -1,13 +1,13 @@
 """A model run over batches, for what its attention reads."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from burst.adapters import num_prefix_tokens, unwrap
+from burst.adapters import num_prefix_tokens, select_blocks, unwrap
 from burst.errors import UnsupportedModel
 from burst.stream import Call, Stream, as_call
 from burst.tokens import capture
@@ -50,14 +50,17 @@ def read_tokens(
     """
     inner = unwrap(model)
     prefix = num_prefix_tokens(inner) if tokens == "patch" else 0
-    chosen = tuple(blocks)
+    names = {block.index: block.name for block in select_blocks(inner, blocks)}
+    chosen = tuple(names)
     last = _Last(len(chosen))
     with torch.inference_mode(), _evaluation(inner):
         for done, batch in enumerate(stream, start=1):
             call = as_call(batch, inner)
 
-            def receive(block: int, x: Tensor, keep: Tensor | None = call.keep) -> None:
-                on_tokens(block, _kept(x, keep, prefix))
+            keep = {block: call.padding.keep(name) for block, name in names.items()}
+
+            def receive(block: int, x: Tensor, keep: Mapping[int, Tensor | None] = keep) -> None:
+                on_tokens(block, _kept(x, keep[block], prefix))
                 last.check()
 
             with suppress(_Stop), capture(inner, chosen, on_tokens=receive):

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor, nn
 
 from burst.errors import BurstError
+from burst.padding import Padding, padding_of
 
 LABELS = ("labels", "label")
-PADDING = "attention_mask"
 
 
 class Stream(ABC):
@@ -124,12 +124,12 @@ class Call(NamedTuple):
 
     Attributes:
         args, kwargs: of `model(*args, **kwargs)`, on the model's device.
-        keep: (B, N) bool on that device, False where a token is padding; None where none is.
+        padding: which tokens are padding, by masks on that device.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    keep: Tensor | None
+    padding: Padding
 
 
 def as_stream(batches: Iterable[Any]) -> Stream:
@@ -153,7 +153,8 @@ def as_call(batch: object, model: nn.Module) -> Call:
 
     A tensor is its first argument, a dictionary its keyword arguments, but for `labels`; of a tuple
     or list the first entry counts, the rest are labels. Floating tensors are given the dtype of the
-    model's parameters. In a dictionary the zeros of `attention_mask` (B, N) are padding.
+    model's parameters. In a dictionary the zeros of `attention_mask` (B, N) are padding, and those
+    of `decoder_attention_mask` and `pixel_attention_mask` among the tokens that these speak of.
 
     Raises:
         BurstError: another kind of batch.
@@ -161,13 +162,11 @@ def as_call(batch: object, model: nn.Module) -> Call:
     inputs = _inputs(batch)
     place = next(model.parameters(), None)
     if isinstance(inputs, Tensor):
-        return Call((_placed(inputs, place),), {}, None)
+        return Call((_placed(inputs, place),), {}, padding_of({}, model))
     kwargs: dict[str, Any] = {
         str(name): _placed(x, place) for name, x in inputs.items() if name not in LABELS
     }
-    mask = inputs.get(PADDING)
-    padded = isinstance(mask, Tensor) and mask.ndim == 2 and not bool(mask.all())
-    return Call((), kwargs, kwargs[PADDING].bool() if padded else None)
+    return Call((), kwargs, padding_of(kwargs, model))
 
 
 def batch_size(batch: object) -> int:

@@ -17,7 +17,7 @@ MODEL = nn.Linear(4, 2)
 def test_a_tensor_is_the_first_argument_and_labels_are_left_out(batch):
     call = as_call(batch, MODEL)
     assert torch.equal(call.args[0], X)
-    assert (call.kwargs, call.keep) == ({}, None)
+    assert (call.kwargs, call.padding.keep("blocks.0")) == ({}, None)
     assert batch_size(batch) == 3
 
 
@@ -34,13 +34,15 @@ def test_what_the_attention_mask_leaves_out_is_padding():
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     ids = torch.ones(2, 3, dtype=torch.long)
     call = as_call({"input_ids": ids, "attention_mask": mask}, MODEL)
-    assert torch.equal(call.keep, mask.bool())
+    assert torch.equal(call.padding.keep("blocks.0"), mask.bool())
     assert torch.equal(call.kwargs["attention_mask"], mask)
     assert call.kwargs["input_ids"].dtype == torch.long
     full = as_call({"input_ids": ids, "attention_mask": torch.ones_like(mask)}, MODEL)
-    assert full.keep is None
+    assert full.padding.keep("blocks.0") is None
     four_dimensional = torch.zeros(2, 1, 3, 3)  # added to scores: no word on padding
-    assert as_call({"input_ids": ids, "attention_mask": four_dimensional}, MODEL).keep is None
+    assert (
+        as_call({"input_ids": ids, "attention_mask": four_dimensional}, MODEL).padding.masks == {}
+    )
 
 
 def test_floating_inputs_are_given_the_dtype_of_the_model():

@@ -1,0 +1,84 @@
+"""Padding of models that read more than one sequence: which mask speaks of which tokens."""
+
+import pytest
+import torch
+
+from burst.adapters import find_blocks
+from burst.errors import UnsupportedModel
+from burst.forward import read_tokens
+from burst.stream import as_stream
+
+transformers = pytest.importorskip("transformers", reason="install the extra [hf]")
+
+SIZES = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 40,
+}  # fmt: skip
+IDS = torch.arange(3, 15).reshape(2, 6)
+SOURCE = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+TARGET = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
+
+
+def kept(model, batch, blocks):
+    """How many tokens of each block are handed over."""
+    seen = {}
+    read_tokens(
+        model.eval(), as_stream([batch]), blocks,
+        lambda block, x: seen.update({block: x.shape[:-1].numel()}),
+    )  # fmt: skip
+    return seen
+
+
+@pytest.fixture
+def bart():
+    config = transformers.BartConfig(
+        d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=40, decoder_ffn_dim=40, vocab_size=50,
+        max_position_embeddings=32, pad_token_id=0, decoder_start_token_id=1, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+    return transformers.BartModel(config)
+
+
+def test_a_decoder_is_masked_by_its_own_mask(bart):
+    assert [block.name for block in find_blocks(bart)][:2] == [
+        "encoder.layers.0",
+        "decoder.layers.0",
+    ]
+    batch = {"input_ids": IDS, "attention_mask": SOURCE, "decoder_input_ids": IDS}
+    assert kept(bart, batch, [0, 1]) == {0: 9, 1: 12}
+    assert kept(bart, {**batch, "decoder_attention_mask": TARGET}, [0, 1]) == {0: 9, 1: 7}
+
+
+def test_a_decoder_that_reads_what_the_model_makes_of_padding_is_refused(bart):
+    batch = {"input_ids": IDS, "attention_mask": SOURCE}
+    assert kept(bart, batch, [0]) == {0: 9}
+    with pytest.raises(UnsupportedModel, match=r"tokens of decoder\.layers\.0 of padded ones"):
+        kept(bart, batch, [0, 1])
+
+
+def test_a_mask_of_text_is_not_laid_on_the_patches_of_images():
+    config = transformers.CLIPConfig(
+        text_config={**SIZES, "vocab_size": 50, "eos_token_id": 2, "bos_token_id": 1},
+        vision_config={**SIZES, "image_size": 16, "patch_size": 8},
+    )
+    model = transformers.CLIPModel(config)
+    batch = {"input_ids": IDS[:, :5], "attention_mask": SOURCE[:, :5]}
+    batch["pixel_values"] = torch.zeros(2, 3, 16, 16)  # four patches and a class token
+    names = [block.name.partition("_")[0] for block in find_blocks(model)]
+    assert names == ["text", "vision"]
+    assert kept(model, batch, [0, 1]) == {0: 8, 1: 10}
+
+
+def test_patches_that_fill_up_an_image_are_padding():
+    if not hasattr(transformers, "Siglip2VisionModel"):
+        pytest.skip("this version has no SigLIP 2")
+    config = transformers.Siglip2VisionConfig(**SIZES, patch_size=4, num_patches=16)
+    model = transformers.Siglip2VisionModel(config)
+    mask = torch.ones(2, 16, dtype=torch.long)
+    mask[1, 8:] = 0
+    batch = {
+        "pixel_values": torch.randn(2, 16, 48),
+        "pixel_attention_mask": mask,
+        "spatial_shapes": torch.tensor([[4, 4], [2, 4]]),
+    }
+    assert kept(model, batch, [0]) == {0: 24}
