@@ -7,7 +7,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from burst.adapters import num_prefix_tokens, select_blocks, unwrap
+from burst.adapters import prefix_tokens_of, select_blocks, unwrap
 from burst.errors import UnsupportedModel
 from burst.stream import Call, Stream, as_call
 from burst.tokens import capture
@@ -49,9 +49,10 @@ def read_tokens(
         BurstError: a batch that is none; whatever the stream raises.
     """
     inner = unwrap(model)
-    prefix = num_prefix_tokens(inner) if tokens == "patch" else 0
-    names = {block.index: block.name for block in select_blocks(inner, blocks)}
+    found = select_blocks(inner, blocks)
+    names = {block.index: block.name for block in found}
     chosen = tuple(names)
+    prefixes = prefix_tokens_of(inner, found) if tokens == "patch" else dict.fromkeys(names, 0)
     last = _Last(len(chosen))
     with torch.inference_mode(), _evaluation(inner):
         for done, batch in enumerate(stream, start=1):
@@ -60,7 +61,7 @@ def read_tokens(
             keep = {block: call.padding.keep(name) for block, name in names.items()}
 
             def receive(block: int, x: Tensor, keep: Mapping[int, Tensor | None] = keep) -> None:
-                on_tokens(block, _kept(x, keep[block], prefix))
+                on_tokens(block, _kept(x, keep[block], prefixes[block]))
                 last.check()
 
             with suppress(_Stop), capture(inner, chosen, on_tokens=receive):

@@ -5,12 +5,14 @@ select_blocks      some of them, by index
 describe_blocks    what would be measured in each, or why it cannot be
 measurable_blocks  those to measure and those to leave out
 num_prefix_tokens  how many of their tokens are not patches
+prefix_tokens_of   the same of each block, where towers differ
 """
 
 import operator
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from torch import nn
@@ -240,42 +242,86 @@ def warn_of_omissions(name: str, omitted: tuple[str, ...]) -> None:
 def num_prefix_tokens(model: nn.Module) -> int:
     """How many tokens in front of the patches the blocks read: class, distillation, registers.
 
-    As an adapter says of the model or of a part of it, or as the model itself does, by an attribute
-    `num_prefix_tokens`, as timm's have it. 0 for models without such tokens.
+    As an adapter says of the model or of a part of it, or as the model or a part of it itself does,
+    by an attribute `num_prefix_tokens`, as timm's have it. 0 for models without such tokens.
 
     Raises:
         UnsupportedModel: the model has a class token but does not say where (PiT, CrossViT), or
-            not in every block (ConViT); measure all of its tokens. Or its towers differ (CLIP).
+            not in every block (ConViT); measure all of its tokens. Or its towers differ (CLIP), or
+            it has no attention blocks.
     """
     root = unwrap(model)
-    counts = {count(module) for module, count in _prefix_counters(root)}
+    # A tower of text beside one of images has no patches that tokens could stand in front of.
+    counts = set(_prefixes(root, find_blocks(root)).values()) - {None}
     if len(counts) > 1:
         raise UnsupportedModel(
             f"{type(root).__name__} has towers with different prefix tokens; measure one of them, "
             "or all of its tokens"
         )
-    if counts:
-        return counts.pop()
-    told = getattr(root, "num_prefix_tokens", None)
-    if told is None and not any("cls_token" in name for name, _ in root.named_parameters()):
-        return 0
-    if not isinstance(told, int):
-        raise UnsupportedModel(
-            f"{type(root).__name__} does not have the same prefix tokens in every block; "
-            "measure all of its tokens"
-        )
-    return told
+    return counts.pop() or 0 if counts else 0
 
 
-def _prefix_counters(
-    module: nn.Module,
-) -> Iterator[tuple[nn.Module, Callable[[nn.Module], int]]]:
-    """The outermost parts of a model whose prefix tokens are known."""
-    if count := prefix_counter(module):
-        yield module, count
-        return
-    for child in module.children():
-        yield from _prefix_counters(child)
+def prefix_tokens_of(model: nn.Module, blocks: Iterable[AttentionBlock]) -> dict[int, int]:
+    """The same for each block by its index: towers of one model differ.
+
+    Raises:
+        UnsupportedModel: see `num_prefix_tokens`.
+    """
+    return {block: count or 0 for block, count in _prefixes(unwrap(model), blocks).items()}
+
+
+def _prefixes(root: nn.Module, blocks: Iterable[AttentionBlock]) -> dict[int, int | None]:
+    """Those of each block; None where nothing tells of a block, but of other towers."""
+    counters = _prefix_counters(root, [block.name for block in find_blocks(root)])
+    told = {name: m.num_prefix_tokens for name, m in root.named_modules() if _tells_prefix(m)}
+    elsewhere = tuple(f"{scope}." for scope in (*counters, *told) if scope)
+
+    def count(block: str) -> int | None:
+        for scope in _above(block):
+            if scope in counters:
+                return counters[scope]()
+            if scope in told:
+                return int(told[scope])
+        for name, _ in root.named_parameters():
+            if any(hint in name for hint in _PREFIX_HINTS) and not name.startswith(elsewhere):
+                raise UnsupportedModel(_not_the_same(root))
+        return None if counters or told else 0
+
+    return {block.index: count(block.name) for block in blocks}
+
+
+# Of parameters that class, distillation and register tokens are kept in.
+_PREFIX_HINTS = ("cls_token", "class_token", "class_embed", "dist_token", "reg_token", "register")
+
+
+def _prefix_counters(root: nn.Module, blocks: list[str]) -> dict[str, Callable[[], int]]:
+    """What tells the prefix tokens, by the smallest part around it that has blocks."""
+    found: dict[str, Callable[[], int]] = {}
+    for name, module in root.named_modules():
+        if count := prefix_counter(module):
+            scope = name
+            while scope and not any(block.startswith(f"{scope}.") for block in blocks):
+                scope = scope.rpartition(".")[0]
+            found.setdefault(scope, partial(count, module))
+    return found
+
+
+def _tells_prefix(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "num_prefix_tokens", None), int)
+
+
+def _above(name: str) -> Iterator[str]:
+    """Names of what a module is in, from the inside out."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def _not_the_same(root: nn.Module) -> str:
+    return (
+        f"{type(root).__name__} does not have the same prefix tokens in every block; "
+        "measure all of its tokens"
+    )
 
 
 def _describe(model: nn.Module, block: AttentionBlock) -> BlockDescription:

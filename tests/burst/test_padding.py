@@ -18,12 +18,12 @@ SOURCE = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
 TARGET = torch.tensor([[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
 
 
-def kept(model, batch, blocks):
+def kept(model, batch, blocks, **options):
     """How many tokens of each block are handed over."""
     seen = {}
     read_tokens(
         model.eval(), as_stream([batch]), blocks,
-        lambda block, x: seen.update({block: x.shape[:-1].numel()}),
+        lambda block, x: seen.update({block: x.shape[:-1].numel()}), **options,
     )  # fmt: skip
     return seen
 
@@ -67,6 +67,7 @@ def test_a_mask_of_text_is_not_laid_on_the_patches_of_images():
     names = [block.name.partition("_")[0] for block in find_blocks(model)]
     assert names == ["text", "vision"]
     assert kept(model, batch, [0, 1]) == {0: 8, 1: 10}
+    assert kept(model, batch, [0, 1], tokens="patch") == {0: 8, 1: 8}
 
 
 def test_patches_that_fill_up_an_image_are_padding():

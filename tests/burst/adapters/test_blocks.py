@@ -5,8 +5,15 @@ import dataclasses
 import pytest
 import timm
 import torch
+from torch import nn
 
-from burst.adapters import describe_blocks, find_blocks, num_prefix_tokens, omissions
+from burst.adapters import (
+    describe_blocks,
+    find_blocks,
+    num_prefix_tokens,
+    omissions,
+    prefix_tokens_of,
+)
 from burst.adapters.timm import TALKING_HEADS
 from burst.errors import UnsupportedModel
 
@@ -90,4 +97,36 @@ def test_prefix_tokens_are_counted(name, expected):
 def test_prefix_tokens_that_differ_between_blocks_are_not_guessed(name):
     model = on_meta(name)
     with pytest.raises(UnsupportedModel, match=f"^{type(model).__name__} does not have the same"):
+        num_prefix_tokens(model)
+
+
+def test_prefix_tokens_are_those_of_a_model_inside_another():
+    inner = on_meta("vit_pwee_patch16_reg1_gap_256", depth=1)  # a register, and no class token
+    assert num_prefix_tokens(nn.Sequential(inner, nn.Linear(2, 2))) == 1
+
+
+@pytest.mark.parametrize("token", ["class_token", "reg_token", "register_tokens"])
+def test_prefix_tokens_of_a_model_of_ones_own_are_not_guessed(token):
+    model = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(8, 2, 8), 1, enable_nested_tensor=False
+    )
+    assert num_prefix_tokens(model) == 0
+    model.register_parameter(token, nn.Parameter(torch.zeros(1, 1, 8)))
+    with pytest.raises(UnsupportedModel, match="does not have the same prefix tokens"):
+        num_prefix_tokens(model)
+
+
+def test_towers_have_prefix_tokens_of_their_own():
+    class Towers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual = on_meta("vit_tiny_patch16_224", depth=1)
+            self.transformer = on_meta("vit_small_patch14_reg4_dinov2", depth=1).blocks
+
+    model = Towers()
+    assert prefix_tokens_of(model, find_blocks(model)) == {0: 1, 1: 0}
+    assert num_prefix_tokens(model) == 1
+    model.other = on_meta("vit_small_patch14_reg4_dinov2", depth=1)
+    assert prefix_tokens_of(model, find_blocks(model)) == {0: 1, 1: 0, 2: 5}
+    with pytest.raises(UnsupportedModel, match="^Towers has towers with different"):
         num_prefix_tokens(model)
