@@ -16,6 +16,7 @@ TOKENS = ("all", "patch")
 FORWARD_PRECISIONS = ("float32", "bfloat16", "float16")
 Progress = Callable[[int, int], None]
 OnTokens = Callable[[int, Tensor], None]
+Shapes = tuple[tuple[int, ...], ...]
 
 
 def read_tokens(
@@ -30,8 +31,9 @@ def read_tokens(
 ) -> None:
     """Run a model over batches and hand over what each block's attention reads, as it reads it.
 
-    From the second batch on the forward pass ends where the last of the blocks has read its tokens:
-    what the model would make of them is not asked for. Dropout and the like are off meanwhile.
+    From the second batch of a shape on the forward pass ends where the last of the blocks has read
+    its tokens: what the model would make of them is not asked for. Dropout and the like are off
+    meanwhile.
 
     Args:
         model: batches go to its device; what wraps it (DDP, torch.compile) is left aside.
@@ -64,6 +66,7 @@ def read_tokens(
                 on_tokens(block, _kept(x, keep[block], prefixes[block]))
                 last.check()
 
+            last.forward_begins(call)
             with suppress(_Stop), capture(inner, chosen, on_tokens=receive):
                 _run(inner, call, forward_precision)
             last.forward_is_over()
@@ -100,28 +103,35 @@ class _Stop(BaseException):
 
 
 class _Last:
-    """Which reading is the last of a forward pass: known once one has gone through.
+    """Which reading is the last of a forward pass: known once one like it has gone through.
 
     Where a block is read twice in one pass, or not at all, how often may depend on the data, and
-    the passes are left to end by themselves.
+    the passes are left to end by themselves; so is the first one with inputs of a shape, which may
+    be frames or crops that the model reads one after the other.
     """
 
     def __init__(self, blocks: int) -> None:
         self._blocks = blocks
         self._read = 0
-        self._regular = False
+        self._shapes: Shapes = ()
+        self._regular: set[Shapes] = set()
+
+    def forward_begins(self, call: Call) -> None:
+        inputs = (*call.args, *call.kwargs.values())
+        self._shapes = tuple(tuple(x.shape) for x in inputs if isinstance(x, Tensor))
+        self._read = 0
 
     def check(self) -> None:
         self._read += 1
-        if self._regular and self._read == self._blocks:
+        if self._read == self._blocks and self._shapes in self._regular:
             self._stop()
 
     def _stop(self) -> NoReturn:
         raise _Stop
 
     def forward_is_over(self) -> None:
-        self._regular = self._read == self._blocks
-        self._read = 0
+        if self._read == self._blocks:
+            self._regular.add(self._shapes)
 
 
 @contextmanager

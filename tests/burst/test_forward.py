@@ -138,6 +138,13 @@ def test_a_pass_that_reads_a_block_twice_is_left_to_end_by_itself(text):
     assert len(ran) == 6
 
 
+def test_how_often_a_block_is_read_may_depend_on_the_shape_of_a_batch(text):
+    frames = nn.Sequential(text)
+    frames.forward = lambda x: [text(x[:, t]) for t in range(x.shape[1])]
+    batches = [torch.ones(1, times, 4).long() for times in (1, 3, 1, 3)]
+    assert len(collected(frames, batches, blocks=[0, 2])[2]) == 8
+
+
 def test_dropout_is_off_and_the_model_is_left_as_it_was(text):
     text.train()
     text.layers[1].eval()
