@@ -1,5 +1,6 @@
 """All blocks, quantities and heads of a model in one pass over batches -> one tidy table."""
 
+import operator
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,6 +73,8 @@ class SurveyOptions:
     forward_precision: str = "float32"
 
     def __post_init__(self) -> None:
+        if self.blocks is not None:  # NumPy's numbers and a range would not go into a record
+            object.__setattr__(self, "blocks", tuple(operator.index(i) for i in self.blocks))
         for quantity in self.quantities:
             check_known("quantity", quantity, QUANTITIES)
         check_known("convention", self.convention, CONVENTIONS)

@@ -84,6 +84,13 @@ def test_a_measured_survey_comes_back_as_it_was(measured, stored):
     assert os.listdir(stored.parent) == [stored.name]
 
 
+@pytest.mark.parametrize("blocks", [range(1), np.arange(1), iter([0])], ids=type)
+def test_blocks_may_be_given_as_any_numbers(blocks, tmp_path):
+    found = survey(vit(), [torch.zeros(1, 3, 16, 16)], SurveyOptions(blocks=blocks))
+    found.save(tmp_path / "survey.npz")
+    assert Survey.load(tmp_path / "survey.npz").record["options"]["blocks"] == [0]
+
+
 def test_what_is_read_is_written_alike(stored, tmp_path):
     Survey.load(stored).save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == stored.read_bytes()
