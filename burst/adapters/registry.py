@@ -14,6 +14,7 @@ Classes are known by their full name, so that no library is imported to be known
         )
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -182,8 +183,8 @@ def read_layout(attention: nn.Module) -> AttentionLayout:
     """The layout of an attention, checked.
 
     Raises:
-        UnsupportedModel: the class is not known, or refused; or it replaces the forward of the one
-            that is known.
+        UnsupportedModel: the class is not known, or refused; or it, or the module, replaces the
+            forward of the one that is known.
         ShapeError: weights that do not divide into heads.
     """
     found = _lookup(_ADAPTERS, attention)
@@ -193,7 +194,7 @@ def read_layout(attention: nn.Module) -> AttentionLayout:
     kind, entry = found
     if entry.read is None:
         raise UnsupportedModel(entry.reason)
-    if type(attention).forward is not kind.forward:
+    if type(attention).forward is not kind.forward or _is_replaced(attention):
         raise UnsupportedModel(
             f"it replaces the forward of {kind.__name__}, so its scores are not known; {REGISTER}"
         )
@@ -203,6 +204,14 @@ def read_layout(attention: nn.Module) -> AttentionLayout:
     layout = entry.read(attention)
     _check(layout)
     return layout
+
+
+def _is_replaced(attention: nn.Module) -> bool:
+    """Whether this one module has a forward of its own, which is not its class's, wrapped."""
+    if "forward" not in vars(attention):
+        return False
+    own: object = inspect.unwrap(vars(attention)["forward"])
+    return getattr(own, "__func__", own) is not inspect.unwrap(type(attention).forward)
 
 
 def full_name(kind: type) -> str:

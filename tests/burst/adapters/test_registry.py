@@ -1,5 +1,7 @@
 """The registry of adapters: by class and by name, along the inheritance, refused by name."""
 
+import functools
+
 import pytest
 from timm.layers import Attention
 from torch import nn
@@ -31,6 +33,21 @@ def test_a_subclass_that_keeps_its_forward_is_read_like_its_parent():
 def test_a_subclass_with_another_forward_is_refused():
     with pytest.raises(UnsupportedModel, match=r"^Louder: it replaces the forward of Attention"):
         projection(Louder(8, num_heads=2))
+
+
+def test_an_attention_with_a_forward_of_its_own_is_refused():
+    attention = Attention(8, num_heads=2)
+    attention.forward = lambda x: Attention.forward(attention, 2 * x)
+    with pytest.raises(UnsupportedModel, match=r"^Attention: it replaces the forward of Attention"):
+        projection(attention)
+
+
+def test_a_forward_that_is_wrapped_and_not_replaced_is_the_same():
+    attention = Attention(8, num_heads=2)
+    before = attention.forward
+    # As accelerate does it, to move what is read to the device of the weights.
+    attention.forward = functools.update_wrapper(functools.partial(before), before)
+    assert projection(attention).num_heads == 2
 
 
 def test_an_unknown_class_is_refused_until_an_adapter_is_registered(monkeypatch):
