@@ -47,10 +47,12 @@ def read_tokens(
         progress: called as progress(batches done, batches in all, or 0 if that is not known).
 
     Raises:
-        UnsupportedModel: see `capture` and, for patch tokens, `num_prefix_tokens`.
+        UnsupportedModel: see `capture` and, for patch tokens, `num_prefix_tokens`; or a masked
+            autoencoder that leaves patches out by chance.
         BurstError: a batch that is none; whatever the stream raises.
     """
     inner = unwrap(model)
+    _check_reads_all(inner)
     found = select_blocks(inner, blocks)
     names = {block.index: block.name for block in found}
     chosen = tuple(names)
@@ -72,6 +74,17 @@ def read_tokens(
             last.forward_is_over()
             if progress:
                 progress(done, stream.batches)
+
+
+def _check_reads_all(model: nn.Module) -> None:
+    """transformers' masked autoencoder leaves patches out in use as it does in training."""
+    for module in model.modules():
+        share = getattr(getattr(module, "config", None), "mask_ratio", None)
+        if share and hasattr(module, "random_masking"):
+            raise UnsupportedModel(
+                f"{type(module).__name__} leaves {share:.0%} of the patches out by chance; set "
+                "mask_ratio of the model's config to 0, or load it by `load_backbone`"
+            )
 
 
 def _run(model: nn.Module, call: Call, precision: str) -> None:

@@ -1,4 +1,4 @@
-"""Padding of models that read more than one sequence: which mask speaks of which tokens."""
+"""Padding and patches left out: which mask speaks of which tokens of models of transformers."""
 
 import pytest
 import torch
@@ -83,3 +83,14 @@ def test_patches_that_fill_up_an_image_are_padding():
         "spatial_shapes": torch.tensor([[4, 4], [2, 4]]),
     }
     assert kept(model, batch, [0]) == {0: 24}
+
+
+def test_patches_that_are_left_out_by_chance_are_told():
+    model = transformers.ViTMAEModel(
+        transformers.ViTMAEConfig(**SIZES, image_size=16, patch_size=4)
+    )
+    batch = torch.zeros(2, 3, 16, 16)
+    with pytest.raises(UnsupportedModel, match="leaves 75% of the patches out by chance"):
+        kept(model, batch, [0])
+    model.config.mask_ratio = 0.0
+    assert kept(model, batch, [0]) == {0: 34}
