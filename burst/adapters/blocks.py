@@ -291,7 +291,14 @@ def _prefixes(root: nn.Module, blocks: Iterable[AttentionBlock]) -> dict[int, in
 
 
 # Of parameters that class, distillation and register tokens are kept in.
-_PREFIX_HINTS = ("cls_token", "class_token", "class_embed", "dist_token", "reg_token", "register")
+_PREFIX_HINTS = (
+    "cls_token",
+    "class_token",
+    "class_embedding",
+    "dist_token",
+    "reg_token",
+    "register",
+)
 
 
 def _prefix_counters(root: nn.Module, blocks: list[str]) -> dict[str, Callable[[], int]]:
