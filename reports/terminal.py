@@ -50,7 +50,7 @@ def sparkline(hist: Histogram, reach: float, *, width: int = 17) -> str:
     """A histogram in one line of text: log counts in `width` equal bins from -reach to reach."""
     centres = (hist.edges[:-1] + hist.edges[1:]) / 2
     counts, _ = np.histogram(centres, width, (-reach, reach), weights=hist.values())
-    heights = np.log1p(counts) / max(math.log1p(counts.max()), 1e-9) * (len(_EIGHTHS) - 1)
+    heights = np.log1p(counts) / max(np.log1p(counts.max()), 1e-9) * (len(_EIGHTHS) - 1)
     return "".join(_EIGHTHS[math.ceil(height)] for height in heights)
 
 
@@ -75,8 +75,9 @@ def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> l
 def library_table(rows: Sequence[Mapping[str, str]]) -> Table:
     """The rows of `burst.library_models`, one line each."""
     table = Table(box=None, pad_edge=False)
-    for heading in rows[0] if rows else ():
-        table.add_column(heading, overflow="fold")
+    headings = list(rows[0]) if rows else []
+    for heading in headings:  # a name that is broken can be neither searched for nor copied
+        table.add_column(heading, overflow="fold", no_wrap=heading == headings[0])
     for row in rows:
         table.add_row(*row.values())
     return table

@@ -7,7 +7,14 @@ import torch
 from rich.console import Console
 
 import burst
-from reports.terminal import model_record, models_table, sparkline, survey_notes, survey_table
+from reports.terminal import (
+    library_table,
+    model_record,
+    models_table,
+    sparkline,
+    survey_notes,
+    survey_table,
+)
 
 
 def printed(table, width=80) -> str:
@@ -51,6 +58,17 @@ def test_the_drawn_histogram_is_in_log_counts():
 def test_a_drawn_histogram_may_be_empty_or_constant():
     assert sparkline(burst.histogram(torch.zeros(4)), 1.0, width=3) == " █ "
     assert sparkline(burst.histogram(torch.empty(0)), 1.0, width=3) == "   "
+
+
+@pytest.mark.parametrize("most", [2, 47, 219, 758])  # whose logarithms math and NumPy round apart
+def test_the_highest_bar_is_full_whatever_it_counts(most):
+    assert sparkline(burst.histogram(torch.zeros(most)), 1.0, width=3) == " █ "
+
+
+def test_names_of_a_library_are_not_broken():
+    name = "timm:" + "a_long_architecture_" * 3
+    rows = [{"name": name, "weights": ", ".join(["some_weights"] * 20)}]
+    assert name in printed(library_table(rows))
 
 
 def test_the_notes_say_what_is_missing(survey):
