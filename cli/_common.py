@@ -24,6 +24,11 @@ USER_ERROR = 2
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
+def plain_console(*, stderr: bool = False) -> Console:
+    """A console that prints names as they are: in `hf:llama:` is no picture, in `[1]` no style."""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
 def add_version(app: typer.Typer) -> None:
     """Give a command `--version`, and its help where no subcommand is named."""
 
@@ -155,10 +160,9 @@ class Steps:
 
     def __enter__(self) -> "Steps":
         if self._console.is_terminal and not self._quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._bar = Progress(
-                *columns, TimeRemainingColumn(), console=self._console, transient=True
-            )
+            what = TextColumn("{task.description}", markup=False)
+            columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=self._console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task(self._what, total=None)
         return self

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from cli._common import Device, Json, Quiet, Steps, parse_seeds, reported_errors
+from cli._common import Device, Json, Quiet, Steps, parse_seeds, plain_console, reported_errors
 
 
 def train(
@@ -179,7 +178,7 @@ def train(
 
     On coco, or one's own images in its format, the head is a detector: boxes and masks.
     """
-    log = Console(stderr=True)
+    log = plain_console(stderr=True)
     with reported_errors():
         import bpt
         import burst
@@ -253,7 +252,7 @@ def train(
             if as_json:
                 typer.echo(json.dumps(result, indent=2))
             elif not quiet:
-                console = Console()
+                console = plain_console()
                 ended = reports.detection_result if "scores" in result else reports.result_table
                 console.print(ended(result))
                 console.print(f"written to {where}", highlight=False, soft_wrap=True)
@@ -308,7 +307,7 @@ def study(
 
     The same command again skips what is finished and goes on with the rest.
     """
-    log = Console(stderr=True)
+    log = plain_console(stderr=True)
     with reported_errors():
         import bpt
         import burst
@@ -335,7 +334,7 @@ def study(
         )
         chosen = parse_seeds(seeds)
         if dry_run:
-            Console().print(reports.plan_table(cells, len(chosen)))
+            plain_console().print(reports.plan_table(cells, len(chosen)))
             return
         where = burst.make_folder(out or Path("studies") / name)
 
@@ -354,7 +353,7 @@ def study(
         frame = reports.study_frame(cells, results)
         files = reports.save_study(frame, where, name)
         if not quiet:
-            console = Console()
+            console = plain_console()
             console.print(reports.study_table(frame))
             names = ", ".join(str(file) for file in files)
             console.print(f"written: {names}", highlight=False, soft_wrap=True)

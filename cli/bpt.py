@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
-from cli._common import Device, Json, Steps, add_version, reported_errors, run
+from cli._common import (
+    Device,
+    Json,
+    Steps,
+    add_version,
+    plain_console,
+    reported_errors,
+    run,
+)
 from cli._training import study, train
 
 app = typer.Typer(
@@ -44,7 +51,7 @@ def datasets(
         import bpt
         import reports
 
-        log = Console(stderr=True)
+        log = plain_console(stderr=True)
         if download is not None:
             info = bpt.dataset_info(download)
             with Steps(log, "bytes") as progress:
@@ -59,7 +66,7 @@ def datasets(
             if as_json:
                 typer.echo(json.dumps(asdict(found), indent=2))
             else:
-                Console().print(reports.check_table(found))
+                plain_console().print(reports.check_table(found))
             raise typer.Exit(0 if found.good else 2)
         if download is None:
             known = bpt.known_datasets()
@@ -67,7 +74,7 @@ def datasets(
                 records = [reports.dataset_record(info, data) for info in known]
                 typer.echo(json.dumps(records, indent=2))
             else:
-                Console().print(reports.datasets_table(known, data))
+                plain_console().print(reports.datasets_table(known, data))
 
 
 app.command()(train)
@@ -109,7 +116,7 @@ def evaluate(
         if as_json:
             typer.echo(json.dumps(reports.plain(record), indent=2))
             return
-        console = Console()
+        console = plain_console()
         for table in tables:
             console.print(table)
         if path:
@@ -146,7 +153,7 @@ def predict(
         if as_json:
             typer.echo(json.dumps(answers, indent=2))
         else:
-            Console().print(table)
+            plain_console().print(table)
 
 
 @app.command()
@@ -173,7 +180,7 @@ def export(
         else:
             raise burst.BurstError(f"{folder} is a detector; --program is for classifiers")
         files = ", ".join(str(path) for path in (out, program) if path)
-        Console().print(f"written: {files}", highlight=False, soft_wrap=True)
+        plain_console().print(f"written: {files}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -219,7 +226,7 @@ def report(
         if as_json:
             typer.echo(table.to_json(orient="records", indent=2))
         else:
-            console = Console()
+            console = plain_console()
             shown = reports.detectors_table if detectors else reports.comparison_table
             console.print(shown(table))
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from cli._common import (
     Device,
@@ -19,6 +18,7 @@ from cli._common import (
     add_version,
     parse_blocks,
     parse_shrinkage,
+    plain_console,
     reported_errors,
     run,
 )
@@ -91,13 +91,13 @@ def models(
             if as_json:
                 typer.echo(json.dumps(found, indent=2))
             else:
-                Console().print(reports.library_table(found))
+                plain_console().print(reports.library_table(found))
             return
         specs = burst.known_backbones()
         if as_json:
             typer.echo(json.dumps([reports.model_record(spec) for spec in specs], indent=2))
         else:
-            Console().print(reports.models_table(specs))
+            plain_console().print(reports.models_table(specs))
 
 
 @app.command()
@@ -137,7 +137,7 @@ def histogram(
     as_json: Json = False,
 ) -> None:
     """Measure how bursty a backbone's attention is, block by block."""
-    log = Console(stderr=True)
+    log = plain_console(stderr=True)
     with reported_errors():
         import burst
         import reports
@@ -176,7 +176,7 @@ def histogram(
         if as_json:
             typer.echo(survey.table.to_json(orient="records", indent=2))
         elif not quiet:
-            console = Console()
+            console = plain_console()
             console.print(reports.survey_table(survey))
             for line in reports.survey_notes(survey, num_images=num_images, files=files):
                 console.print(line, highlight=False, soft_wrap=True)
@@ -219,7 +219,7 @@ def whiten(
     as_json: Json = False,
 ) -> None:
     """Make the matrices that whiten W_q W_k^T X^T, block by block, with a figure beside them."""
-    log = Console(stderr=True)
+    log = plain_console(stderr=True)
     with reported_errors():
         import burst
         import reports
@@ -256,7 +256,7 @@ def whiten(
             record = [reports.plain(row) for row in reports.whitening_record(whitening, pairs)]
             typer.echo(json.dumps(record, indent=2))
         elif not quiet:
-            console = Console()
+            console = plain_console()
             console.print(reports.whitening_table(whitening, pairs))
             names = ", ".join(file.name for file in files)
             console.print(f"written to {out.parent}: {names}", highlight=False, soft_wrap=True)
@@ -287,7 +287,7 @@ def report(
     quiet: Quiet = False,
 ) -> None:
     """Write one HTML page with every figure and table, in words too, of one or more backbones."""
-    log = Console(stderr=True)
+    log = plain_console(stderr=True)
     with reported_errors():
         import burst
         import reports
@@ -315,7 +315,7 @@ def report(
                 shown.append(reports.BackboneReport(survey, *made))
             files = reports.save_burst_report(shown, out, seed=seed)
         if not quiet:
-            console = Console()
+            console = plain_console()
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 

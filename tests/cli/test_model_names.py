@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import burst
 from cli import bpt as training
 from cli import burst as command
+from cli._common import Steps, plain_console
 
 X_OF_BLOCK_0 = ("--blocks", "0", "--quantity", "x", "--json")
 
@@ -172,3 +173,9 @@ def test_what_is_known_of_a_library_is_listed(library):
 
 def test_an_unknown_library_is_told():
     assert "unknown library 'tim'; did you mean timm?" in refused("models", "--library", "tim")
+
+
+def test_names_are_printed_as_they_are(capsys):
+    with Steps(plain_console(stderr=True), "hf:llama: batches [1]") as progress:
+        progress(1, 1)
+    assert capsys.readouterr().err == "hf:llama: batches [1] 1/1\n"
