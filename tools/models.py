@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 
@@ -56,7 +57,11 @@ def open_clip_models() -> Built:
     import open_clip
 
     for name in open_clip.list_models():
-        yield name, name, lambda name=name: open_clip.create_model(name, pretrained=None)
+        yield (
+            name,
+            name,
+            lambda name=name: open_clip.create_model(name, load_weights=False, device="meta"),
+        )
 
 
 LIBRARIES = {
@@ -67,11 +72,18 @@ LIBRARIES = {
 }
 
 
+def built(build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build()
+    except NotImplementedError:  # it looks at values while it is made
+        return build()
+
+
 def outcome(build: Callable[[], nn.Module]) -> tuple[str, ...]:
     """What becomes of an architecture: a heading, and what there is to say below it."""
     try:
-        with torch.device("meta"):
-            model = build()
+        model = built(build)
     except Exception as error:  # what an architecture asks for beyond its configuration
         return "not built", type(error).__name__
     try:
@@ -95,9 +107,9 @@ def _short(reason: str) -> str:
     return reason.partition(", so ")[0].partition("; ")[0]
 
 
-def tried(models: Built, progress: Callable[[str], None]) -> dict[tuple[str, ...], dict[str, int]]:
+def tried(models: Built, progress: Callable[[str], None]) -> dict[tuple[str, ...], Counter[str]]:
     """Outcome -> family -> how many of its architectures."""
-    found: dict[tuple[str, ...], dict[str, int]] = defaultdict(Counter)
+    found: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for family, name, build in models:
         found[outcome(build)][family] += 1
         progress(name)
@@ -108,13 +120,21 @@ def main() -> None:
     warnings.simplefilter("ignore")
     libraries = {}
     for library, models in LIBRARIES.items():
-        found = tried(models(), lambda name: print(name, file=sys.stderr))
+        with redirect_stdout(sys.stderr):  # some libraries print
+            found = tried(models(), print)
         order = sorted(found, key=lambda key: (ORDER.index(key[0]), key))
         libraries[f"{library} {version(library)}"] = {key: found[key] for key in order}
     page = jinja2.Environment(trim_blocks=True)
-    page.filters["total"] = Counter.total
+    page.filters |= {"total": Counter.total, "listed": listed}
     template = Path(__file__).with_suffix(".md.jinja").read_text(encoding="utf-8")
     print(page.from_string(template).render(libraries=libraries))
+
+
+def listed(families: Counter[str], most: int) -> str:
+    """The families with their numbers, in brackets, and how many more there are."""
+    shown = [f"{name} ({count})" if count > 1 else name for name, count in families.items()]
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
 
 
 ORDER = (
