@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -268,10 +268,19 @@ def _tokenizer(open_clip: Foreign, asked: _Asked, tower: Foreign) -> Tokenizer:
         raise TextError(f"{asked.name} has no tokenizer here ({first_line(error)})") from error
     limits = {"max_length": tower.context_length, "vocabulary": tower.vocab_size, "fill": True}
     if hasattr(found, "tokenizer"):
-        return hf_tokenizer(asked.name, found.tokenizer, **limits)
+        return _cleaned(found, hf_tokenizer(asked.name, found.tokenizer, **limits))
     return Tokenizer(
         encode=found.encode,
         prefix=(found.sot_token_id,),
         suffix=(found.eot_token_id,),
         **limits,
     )
+
+
+def _cleaned(found: Foreign, tokenizer: Tokenizer) -> Tokenizer:
+    """With what OpenCLIP does around a tokenizer of transformers, as SigLIP's needs it."""
+    suffix = tokenizer.suffix
+    if found.strip_sep_token:
+        suffix = tuple(0 if one == found.tokenizer.sep_token_id else one for one in suffix)
+    encode = tokenizer.encode
+    return replace(tokenizer, encode=lambda text: encode(found.clean_fn(text)), suffix=suffix)

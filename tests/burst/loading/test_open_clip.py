@@ -3,6 +3,7 @@ import json
 import logging
 import sys
 
+import hf_folders
 import numpy as np
 import pytest
 import torch
@@ -83,6 +84,18 @@ def test_the_tower_of_text_reads_a_text(clip, tmp_path, no_sockets):
     whole = open_clip.SimpleTokenizer().encode("a photo of a cat " * 40)
     read = sum(int(mask.sum()) - 2 for mask in batch["attention_mask"])
     assert read == len(whole)
+
+
+def test_a_text_is_cleaned_as_open_clip_cleans_it(clip, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    hf_folders.save_tokenizer(tmp_path)
+    theirs = open_clip.tokenizer.HFTokenizer(str(tmp_path), context_length=77, clean="canonicalize")
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: theirs)
+    (tmp_path / "a.txt").write_text("The CAT, sat  on a mat!")
+    found = burst.load_backbone(f"open_clip:local-dir:{clip[0]}", kind="text")
+    (batch,) = burst.text_for(found, tmp_path / "a.txt")
+    expected = theirs.tokenizer("the cat sat on a mat")["input_ids"]
+    assert batch["input_ids"][0, : len(expected)].tolist() == expected
 
 
 def test_positions_of_another_size_are_resampled_as_open_clip_does_it(clip):
