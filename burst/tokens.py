@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from burst.adapters import AttentionBlock, find_blocks, select_blocks
@@ -142,12 +142,12 @@ def _listen(
         else:
             yield block.reader.register_forward_pre_hook(hook, with_kwargs=True)
 
-    def hear(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: object) -> None:
+    def hear(module: nn.Module, args: tuple[Any, ...]) -> None:
         if module in outside:
-            outside[module](module, args, kwargs)
+            outside[module](module, args, {})
 
-    if outside:  # behind the block: global hooks in front of it are not given keyword arguments
-        yield register_module_forward_hook(hear, with_kwargs=True)
+    if outside:  # global hooks that are given keyword arguments too leave a trace when removed
+        yield register_module_forward_pre_hook(hear)
 
 
 def _reading_hook(
@@ -168,6 +168,11 @@ def _reading_hook(
         if keys and given.get(keys) is not None and given[keys] is not x:
             raise UnsupportedModel(f"{_label(block)}: {CROSS}; leave this block out")
         if before:
+            if x is None:
+                raise UnsupportedModel(
+                    f"{_label(block)}: its {type(module).__name__} is given {tokens!r} by keyword; "
+                    "give it its tokens as the first argument"
+                )
             with torch.no_grad():
                 x = before(block.module, x)
         receive(block.index, _as_tokens(x, block))
