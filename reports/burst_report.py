@@ -27,7 +27,7 @@ from reports.whitening import Pairs, chosen_blocks, whitening_figure
 from reports.words import comparison, findings
 
 LEAD = (
-    "In self-attention a prompt P meets the image's tokens X through P · W_q W_kᵀ · Xᵀ. The "
+    "In self-attention a prompt P meets the tokens X through P · W_q W_kᵀ · Xᵀ. The "
     "response W_q W_kᵀ Xᵀ is bursty where a few of its entries have very large absolute values, "
     "far more than a Gaussian allows. Prompts that are trained against such values train slowly; "
     "whitening the response first, or learning the prompt as a product of two matrices, can help "
@@ -203,7 +203,7 @@ def _whitenings(page: Page, backbones: Sequence[BackboneReport], folder: Path) -
         files += section.figure(
             figure,
             folder / f"whitening_{_plain(model)}",
-            f"{model}: entries before and after whitening, on images that it was not made of, and "
+            f"{model}: entries before and after whitening, on inputs that it was not made of, and "
             "the spectrum with its floor.",
         )
         table = pd.DataFrame([vars(one) for one in whitening.blocks])
@@ -216,10 +216,11 @@ def _how(section: Section, records: dict[str, dict[str, Any]]) -> None:
     section.code(shlex.join(first["command"]))
     for model, record in records.items():
         images = record["images"] or {"count": 0, "source": "none"}
+        what = "Sequences" if images.get("kind") == "text" else "Images"
         section.heading(model)
         lines = [
             f"Weights: {record['weights']}, SHA-256 {record['weights_sha256']}",
-            f"Images: {images['count']} of {images['source']}, seed {record['seed']}",
+            f"{what}: {images['count']} of {images['source']}, seed {record['seed']}",
             f"Convention: {record['options']['convention']}, tokens: {record['options']['tokens']}",
             f"Left out: {len(record['skipped_blocks'])} blocks; {record['nonfinite']} values that "
             "were not finite",

@@ -31,7 +31,7 @@ class Finding:
         headline: whether it is bursty, in one sentence.
         details: more sentences: the law of each quantity, the burstiest block.
         advice: what to do next.
-        commands: to do it with.
+        commands: to do it with; none for a model that no prompts can be put on.
     """
 
     model: str
@@ -168,6 +168,9 @@ def _advice(bursty: pd.DataFrame, peaked: pd.DataFrame) -> str:
 
 
 def _commands(model: str) -> tuple[str, ...]:
+    library, colon, _ = model.partition(":")
+    if colon and library not in ("timm", "hf-hub"):  # prompts are put on timm's ViTs alone
+        return ()
     train = f"bpt train DATASET --model {model} --method"
     return (
         f"burst whiten --model {model} --out W.pt",

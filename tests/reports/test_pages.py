@@ -125,6 +125,21 @@ def test_every_number_of_the_survey_is_in_the_page(burst_page):
         assert text in page
 
 
+def test_a_page_of_a_language_model_speaks_of_sequences(tmp_path):
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, "sample", num_images=1)
+    survey = burst.survey(backbone, images, burst.SurveyOptions(blocks=(0,), quantities=("x",)))
+    read = {"count": 3, "source": "book.txt", "kind": "text"}
+    one = reports.BackboneReport(
+        dataclasses.replace(survey, record=survey.record | {"images": read})
+    )
+    page = reports.save_burst_report([one], tmp_path, seed=0)[0].read_text()
+    assert "Sequences: 3 of book.txt" in page
+    assert "image" not in re.sub(
+        r"<(style|script).*?</\1>|data:image|<[^>]*>", "", page, flags=re.S
+    )
+
+
 def test_no_backbone_or_one_twice_is_refused(burst_page, tmp_path):
     one = burst_page[2][0]
     for backbones in ([], [one, one]):

@@ -85,3 +85,11 @@ def test_backbones_are_ordered_by_their_tails():
 )
 def test_a_shape_has_a_name(shape, law):
     assert law_in_words(0.0, shape) == law
+
+
+def test_nothing_is_advised_that_would_be_refused():
+    def commands(model):
+        return reports.findings(table_of([5.0], model=model))[0].commands
+
+    assert commands("mae_tiny") and commands("timm:vit_tiny_patch16_224")
+    assert not commands("hf:llama") and not commands("torchvision:vit_b_16")
