@@ -161,7 +161,7 @@ class Backbone:
         if self.assumed:
             notes.append(
                 f"{self.name} does not say how its images are prepared; "
-                f"ImageNet's mean and deviation and {self.image_size[0]} pixels are assumed"
+                f"ImageNet's mean and deviation are assumed, at {self.image_size[0]} pixels"
             )
         if self.report and self.report.dropped:
             notes.append(f"left aside of the weights: {some(self.report.dropped)}")

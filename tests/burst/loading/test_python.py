@@ -66,7 +66,7 @@ def test_without_a_configuration_imagenet_s_is_assumed_and_said(mine):
     assert (found.mean, found.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert found.image_size == (224, 224)
     (note,) = found.notes
-    assert note.endswith("ImageNet's mean and deviation and 224 pixels are assumed")
+    assert note.endswith("ImageNet's mean and deviation are assumed, at 224 pixels")
 
 
 def test_a_configuration_as_timm_s_is_believed(mine):
@@ -77,7 +77,7 @@ def test_a_configuration_as_timm_s_is_believed(mine):
 def test_a_size_that_is_asked_for_is_read(mine):
     found = burst.load_backbone(f"{mine}:sized", image_size=24)
     assert found.image_size == (24, 24)
-    assert found.notes[0].endswith("and 24 pixels are assumed")
+    assert found.notes[0].endswith("are assumed, at 24 pixels")
     stream = burst.images_for(found, "sample", num_images=2)
     (row,) = burst.survey(
         found, stream, burst.SurveyOptions(blocks=(1,), quantities=("x",))
