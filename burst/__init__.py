@@ -1,8 +1,8 @@
-"""How the attention weights of a Vision Transformer are distributed: measure it.
+"""How the attention weights of a transformer are distributed: measure it.
 
 A = W_q W_k^T is the bilinear form through which tokens meet in attention, X what the attention
 reads, A X^T the response of each token to every unit prompt. `survey` measures all three for every
-block of a backbone in one pass over images; the pieces it is made of are here too.
+block of a model in one pass over images or texts; the pieces it is made of are here too.
 """
 
 from burst.adapters import (

@@ -93,8 +93,7 @@ def projection(attention: nn.Module, *, name: str | None = None) -> Projection:
 
     Returns:
         A copy of the weights in float32, on their device. `omitted` is what this class can add;
-        `describe_blocks` knows whether the model makes use of it. Nothing is warned about here:
-        give `omissions(model)` once to `warnings.warn(..., OmittedTermWarning)`.
+        `describe_blocks` knows whether the model makes use of it. Nothing is warned about here.
 
     Raises:
         UnsupportedModel: an attention class that is unknown, or whose scores are not bilinear in
