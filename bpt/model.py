@@ -275,8 +275,10 @@ def plain_vit(backbone: Backbone) -> VisionTransformer:
     """
     model = backbone.model
     if not isinstance(model, VisionTransformer):
+        library = type(model).__module__.partition(".")[0]
         raise UnsupportedModel(
-            f"{backbone.name} is a {type(model).__name__}; prompts need a timm VisionTransformer"
+            f"{backbone.name} is a {type(model).__name__} of {library}; "
+            f"prompts need a timm VisionTransformer"
         )
     if getattr(model, "attn_pool", None) is not None:
         raise UnsupportedModel(f"{backbone.name} pools by attention; prompts cannot be read there")

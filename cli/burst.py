@@ -69,7 +69,9 @@ Convention = Annotated[
     str, typer.Option(help="`paper`: W_q W_k^T; `authors`: what their code computes.")
 ]
 Tokens = Annotated[str, typer.Option(help="`all`, or `patch` to leave the class token etc. out.")]
-Seed = Annotated[int, typer.Option(help="Of the choice of images and of the sample's crops.")]
+Seed = Annotated[
+    int, typer.Option(help="Of the choice of images or sequences, and of the sample's crops.")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read.")]
 
 

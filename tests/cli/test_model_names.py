@@ -160,7 +160,7 @@ def test_prompts_are_not_put_on_a_model_of_another_library(folders, tmp_path):
     name = f"hf:{folders[0] / 'vit'}"
     arguments = ("train", "digits", "--model", name, "--out", tmp_path / "run")
     line = refused(*arguments, app=training.app)
-    assert line.endswith("is a ViTModel; prompts need a timm VisionTransformer")
+    assert line.endswith("is a ViTModel of transformers; prompts need a timm VisionTransformer")
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision", "hf"])
