@@ -13,6 +13,8 @@ from burst.adapters import (
     describe_blocks,
     find_blocks,
     num_prefix_tokens,
+    prefix_tokens,
+    refuse,
 )
 from burst.axis import FloatAxis, RegularAxis
 from burst.backbone import Backbone, load_backbone
@@ -152,10 +154,12 @@ __all__ = [
     "num_prefix_tokens",
     "open_images",
     "open_text",
+    "prefix_tokens",
     "process_group",
     "projection",
     "provenance",
     "read_checkpoint",
+    "refuse",
     "response_histogram",
     "response_matrix",
     "save_whitening",

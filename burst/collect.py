@@ -18,7 +18,7 @@ from burst.adapters import select_blocks
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, EmptyResult, check_known
-from burst.fingerprint import Subject, qk_sha256, subject_of
+from burst.fingerprint import Subject, check_tokens, qk_sha256, subject_of
 from burst.forward import TOKENS, Progress, read_tokens
 from burst.second_moments import SecondMoments, TokenMoments
 from burst.stream import GivenBatches, NamedStream, Stream, as_stream
@@ -55,6 +55,7 @@ def collect_moments(
         EmptyResult: nothing was read.
         ImageError: see `ImageStream`.
     """
+    check_tokens(model, tokens)
     stream = as_stream(batches)
     collector = _Collector(subject_of(model), blocks, tokens)
     return collector.run(stream, progress)[0]
@@ -84,6 +85,7 @@ def collect_split(
         and what `collect_moments` raises.
     """
     every = held_out_period(share)
+    check_tokens(model, tokens)
     stream = as_stream(batches)
     collector = _Collector(subject_of(model), blocks, tokens)
     if not isinstance(stream, NamedStream):

@@ -9,7 +9,7 @@ from torch import nn
 
 from burst.adapters import find_blocks, unwrap
 from burst.backbone import Backbone
-from burst.errors import BurstError
+from burst.errors import BurstError, UnsupportedModel
 from burst.projection import projection
 
 
@@ -43,6 +43,18 @@ def subject_of(model: nn.Module | Backbone, name: str | None = None) -> Subject:
     if not isinstance(model, nn.Module):
         raise BurstError(f"the model is a {type(model).__name__}, expected an nn.Module")
     return Subject(model, name or type(unwrap(model)).__name__)
+
+
+def check_tokens(model: nn.Module | Backbone, tokens: str) -> None:
+    """Refuse to measure the patches of a text.
+
+    Raises:
+        UnsupportedModel: "patch" tokens of a backbone that reads no images.
+    """
+    if tokens == "patch" and isinstance(model, Backbone) and model.kind == "text":
+        raise UnsupportedModel(
+            f"{model.name} reads text, which has no patches; measure all of its tokens"
+        )
 
 
 def qk_sha256(model: nn.Module) -> str | None:

@@ -125,7 +125,7 @@ class TokenMoments:
         model: the backbone's name.
         weights_sha256: of its weight file, if it has one.
         tokens: "all" or "patch".
-        images: how many images were read.
+        images: how many images, or sequences of a text, were read.
         sources: what image streams were read, each once: their `record`. In files that were written
             before it said more, `source` and `fingerprint` alone.
         bad_images: (name, reason) of each image that was left out.

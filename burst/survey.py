@@ -20,7 +20,7 @@ from burst.errors import (
     UnsupportedModel,
     check_known,
 )
-from burst.fingerprint import Subject, identity, subject_of
+from burst.fingerprint import Subject, check_tokens, identity, subject_of
 from burst.forward import FORWARD_PRECISIONS, TOKENS, Progress, read_tokens
 from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
@@ -114,7 +114,7 @@ class Survey:
         skipped: blocks that could not be measured.
         omitted: terms of the attention scores that W_q W_k^T leaves out, such as a relative
             position bias.
-        bad_images: (name, reason) of each image that was left out.
+        bad_images: (name, reason) of each image, or sequence, that was left out.
         record: model, weights, images and options, as plain data for a run's record.
     """
 
@@ -226,6 +226,7 @@ def survey(
         OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
     """
     options = options or SurveyOptions()
+    check_tokens(model, options.tokens)
     subject = subject_of(model, name)
     blocks, skipped, omitted = measurable_blocks(subject.model, options.blocks)
     if options.need_weights:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from burst.adapters import describe_blocks
+
 
 @contextmanager
 def recorded_scores():
@@ -52,3 +54,9 @@ def close(actual, expected):
     actual, expected = actual.expand_as(expected)[seen], expected[seen]
     assert len(expected)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+def omissions(model):
+    """What the products of a model's measurable blocks leave out, each term once."""
+    terms = (term for block in describe_blocks(model) for term in block.omitted)
+    return tuple(dict.fromkeys(terms))

@@ -191,16 +191,6 @@ def describe_blocks(model: nn.Module) -> tuple[BlockDescription, ...]:
     return tuple(_describe(model, block) for block in find_blocks(model))
 
 
-def omissions(model: nn.Module) -> tuple[str, ...]:
-    """What the query-key products of a model's measurable blocks leave out, each term once.
-
-    Raises:
-        UnsupportedModel: the model has no attention blocks at all.
-    """
-    terms = (term for block in describe_blocks(model) for term in block.omitted)
-    return tuple(dict.fromkeys(terms))
-
-
 def measurable_blocks(
     model: nn.Module, blocks: Iterable[int] | None
 ) -> tuple[tuple[AttentionBlock, ...], tuple[SkippedBlock, ...], tuple[str, ...]]:

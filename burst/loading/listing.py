@@ -49,6 +49,7 @@ def _torchvision() -> list[Row]:
         }
         for architecture, all_of_it in known_weights().items()
         for name, weights in all_of_it.items()
+        if name == weights.name  # DEFAULT is another name of one of them
     ]
 
 

@@ -139,6 +139,13 @@ def test_each_mistake_has_its_own_line(folders, story, tmp_path, what, model, op
 
 
 @pytest.mark.filterwarnings("default::burst.OmittedTermWarning")  # of its rotary positions
+def test_a_text_has_no_patches(folders, story):
+    name = f"hf:{folders[0] / 'llama'}"
+    words = "reads text, which has no patches; measure all of its tokens"
+    assert words in refused("histogram", "--model", name, "--text", story, "--tokens", "patch")
+
+
+@pytest.mark.filterwarnings("default::burst.OmittedTermWarning")  # of its rotary positions
 def test_the_weights_of_a_language_model_need_no_text(folders):
     result = run("histogram", "--model", f"hf:{folders[0] / 'llama'}", "--quantity", "qk", "--json")
     assert result.exit_code == 0, result.output

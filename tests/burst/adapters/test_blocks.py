@@ -11,7 +11,6 @@ from burst.adapters import (
     describe_blocks,
     find_blocks,
     num_prefix_tokens,
-    omissions,
     prefix_tokens_of,
 )
 from burst.adapters.timm import TALKING_HEADS
@@ -25,7 +24,7 @@ def on_meta(name, **options):
 
 def test_a_model_without_attention_is_refused_by_name():
     model = on_meta("resnet18")
-    for question in (describe_blocks, omissions):
+    for question in (describe_blocks, find_blocks):
         with pytest.raises(UnsupportedModel, match=r"^ResNet has no block"):
             question(model)
 

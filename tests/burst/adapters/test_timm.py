@@ -6,12 +6,13 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from scores import omissions
 from timm.layers import Attention, AttentionRope, LayerNorm
 from timm.models.eva import EvaAttention
 from timm.models.hiera import MaskUnitAttention
 from torch import nn
 
-from burst.adapters import describe_blocks, find_blocks, omissions
+from burst.adapters import describe_blocks, find_blocks
 from burst.adapters.registry import RELATIVE, ROTARY
 from burst.adapters.timm import DIFFERENCE, SHIFT_MASK, TALKING_HEADS
 from burst.errors import UnsupportedModel

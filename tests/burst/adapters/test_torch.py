@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from scores import close, randomised, recorded_scores
+from scores import close, omissions, randomised, recorded_scores
 from torch import nn
 from torch.nn.modules import module as torch_module
 from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 from torchvision.models.vision_transformer import VisionTransformer
 
-from burst.adapters import describe_blocks, find_blocks, num_prefix_tokens, omissions
+from burst.adapters import describe_blocks, find_blocks, num_prefix_tokens
 from burst.adapters.norms import first_norm
 from burst.adapters.registry import CROSS, RELATIVE, SHIFT_MASK
 from burst.adapters.torch import EXTRA_KEY

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from hf_models import CROSS, MODELS, REFUSED, text
-from scores import close, recorded_scores
+from scores import close, omissions, recorded_scores
 from torch import nn
 
 from burst.adapters import (
@@ -16,7 +16,6 @@ from burst.adapters import (
     describe_blocks,
     find_blocks,
     num_prefix_tokens,
-    omissions,
 )
 from burst.adapters.norms import first_norm
 from burst.adapters.registry import ROTARY
