@@ -20,7 +20,13 @@ def noxfile():
 def test_the_oldest_versions_are_the_lower_bounds(noxfile):
     project = {
         "dependencies": ["numpy>=2.0", "triton>=3.5; sys_platform == 'linux'", "x[a]>=1,<2"],
-        "optional-dependencies": {"pretrain": ["kornia>=0.7"], "detection": ["coco>=2.0.8"]},
+        "optional-dependencies": {
+            "pretrain": ["kornia>=0.7"],
+            "detection": ["coco>=2.0.8"],
+            "hf": ["transformers>=4.56"],
+            "open-clip": ["clip>=3.0"],
+            "test": ["other>=1"],
+        },
     }
     assert noxfile.lower_bounds(project) == [
         "numpy==2.0",
@@ -28,6 +34,8 @@ def test_the_oldest_versions_are_the_lower_bounds(noxfile):
         "x[a]==1",
         "kornia==0.7",
         "coco==2.0.8",
+        "transformers==4.56",
+        "clip==3.0",
     ]
 
 

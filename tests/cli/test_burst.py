@@ -278,7 +278,7 @@ def test_weights_that_must_be_fetched_say_how_to_do_without(monkeypatch, tmp_pat
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     line = refused("histogram", "--model", "mae_vitb")
-    assert "--weights" in line
+    assert "give the file as weights" in line
     assert "mae_vitb" in line
 
 
