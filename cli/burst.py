@@ -157,13 +157,7 @@ def histogram(
         with burst.process_group() as (rank, _):
             if out and rank == 0:
                 burst.make_folder(out)
-            backbone = burst.load_backbone(
-                model,
-                weights,
-                device=burst.choose_device(device),
-                image_size=image_size,
-                kind="text" if text else None,
-            )
+            backbone = _backbone(model, weights, text, device=device, image_size=image_size)
             weights_alone = not (options.need_images or text or images != SAMPLE)
             stream = (
                 ()
@@ -240,13 +234,7 @@ def whiten(
         with burst.process_group() as (rank, _):
             if rank == 0:
                 burst.make_folder(out.parent)
-            backbone = burst.load_backbone(
-                model,
-                weights,
-                device=burst.choose_device(device),
-                image_size=image_size,
-                kind="text" if text else None,
-            )
+            backbone = _backbone(model, weights, text, device=device, image_size=image_size)
             stream = _inputs(backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad)
             with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
                 whitening = burst.whiten(backbone, stream, options, progress=progress)
@@ -301,13 +289,7 @@ def report(
         shown = []
         with reports.figure_style(style):
             for name, file in zip_longest(model, weights or []):
-                backbone = burst.load_backbone(
-                    name,
-                    file,
-                    device=burst.choose_device(device),
-                    image_size=image_size,
-                    kind="text" if text else None,
-                )
+                backbone = _backbone(name, file, text, device=device, image_size=image_size)
                 stream = _inputs(
                     backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad
                 )
@@ -319,6 +301,21 @@ def report(
         if not quiet:
             console = plain_console()
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
+
+
+def _backbone(
+    model: str, weights: str | None, text: Path | None, *, device: str, image_size: int | None
+) -> "Backbone":
+    """The model that is named; of one with two towers that of text, where a text is given."""
+    import burst
+
+    return burst.load_backbone(
+        model,
+        weights,
+        device=burst.choose_device(device),
+        image_size=image_size,
+        kind="text" if text else None,
+    )
 
 
 def _inputs(
