@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis, RegularAxis
+from burst.decomposition import GroupMoments
 from burst.histogram import Histogram, NonFinite
+from burst.kernels._margins import DeferredMargins, MarginTally
 from burst.kernels._scaling import merge
 from burst.moments import Moments
 
@@ -26,26 +28,32 @@ class Scratch:
 class Tally:
     """What has been seen so far, on the CPU, where a number is read as soon as it is known."""
 
-    def __init__(self, axis: Axis) -> None:
-        self.axis = axis
+    def __init__(self, axis: Axis, margins: MarginTally | None = None) -> None:
+        self.axis, self.margins = axis, margins
         self._edges = _edges(axis, torch.device("cpu"))
         self._start, self._counts = 0, torch.zeros(0, dtype=torch.int64)  # of slots from start on
         self._moments, self._nonfinite = Moments(), NonFinite()
 
-    def add(self, tile: Tensor, scratch: Scratch) -> None:
-        """Reduce and bin one float32 tile."""
+    def add(self, tile: Tensor, scratch: Scratch, row: int = 0) -> None:
+        """Reduce and bin one float32 tile; with margins it begins at that row of a product."""
         values = tile.reshape(-1)
         if not values.numel():
             return
         low, high = (float(bound) for bound in values.aminmax())
-        if not (math.isfinite(low) and math.isfinite(high)):
+        finite = math.isfinite(low) and math.isfinite(high)
+        if not finite:
             values = self._set_aside(values)
-            if not values.numel():
-                return
-            low, high = (float(bound) for bound in values.aminmax())
-        first = _first_slot(low, self.axis)
-        self._count(first, torch.bincount(_slots(values, self.axis, self._edges, scratch, first)))
-        self._moments += _moments(values, low, high, scratch)
+        if values.numel():
+            low, high = (float(bound) for bound in values.aminmax()) if not finite else (low, high)
+            first = _first_slot(low, self.axis)
+            slots = _slots(values, self.axis, self._edges, scratch, first)
+            self._count(first, torch.bincount(slots))
+        whole = None
+        if self.margins:
+            buffers = scratch.deviation, scratch.squared
+            whole = self.margins.add(tile, row, *buffers, finite=finite)
+        if values.numel():
+            self._moments += _moments(values, low, high, scratch, whole)
 
     def result(self, **how: str) -> Histogram:
         """The histogram."""
@@ -77,8 +85,10 @@ class DeferredTally:
     A row: how many are finite, mean, central moments, extremes; how many are NaN, -inf and inf.
     """
 
-    def __init__(self, axis: Axis, device: torch.device) -> None:
-        self.axis = axis
+    def __init__(
+        self, axis: Axis, device: torch.device, margins: DeferredMargins | None = None
+    ) -> None:
+        self.axis, self.margins = axis, margins
         self._counts = torch.zeros(axis.bins + 3, dtype=torch.int64, device=device)
         self._one = torch.ones((), dtype=torch.int64, device=device)
         self._edges = _edges(axis, device)
@@ -86,11 +96,13 @@ class DeferredTally:
         self._used = 0
         self._moments, self._nonfinite = Moments(), NonFinite()
 
-    def add(self, tile: Tensor, scratch: Scratch) -> None:
+    def add(self, tile: Tensor, scratch: Scratch, row: int = 0) -> None:
         """Reduce and bin one float32 tile, and wait for nothing unless all rows are full."""
         values = tile.reshape(-1)
         if not values.numel():
             return
+        if self.margins:
+            self.margins.add(tile, row)
         if self._used == len(self._rows):
             self._collect()
         holes = ~values.isfinite()
@@ -135,11 +147,16 @@ def _row(values: Tensor, holes: Tensor, scratch: Scratch) -> Tensor:
     return torch.stack([number.double() for number in numbers])
 
 
-def _moments(values: Tensor, low: float, high: float, scratch: Scratch) -> Moments:
-    """Central moments of one tile about its own mean, in float64."""
+def _moments(
+    values: Tensor, low: float, high: float, scratch: Scratch, known: GroupMoments | None
+) -> Moments:
+    """Central moments of one tile about its own mean, in float64, where they are not known."""
     count = values.numel()
     if low == high:  # the mean of equal numbers may round away from them
         return Moments(count, low, 0.0, 0.0, 0.0, low, high)
+    if known is not None:
+        mean, m2, m3, m4 = (float(one) for one in known.arrays()[1:])
+        return Moments(count, mean, m2, m3, m4, low, high)
     deviation = scratch.deviation[:count].copy_(values)
     mean = deviation.mean()
     deviation -= mean

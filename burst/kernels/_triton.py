@@ -57,6 +57,7 @@ class Accumulator:
         axis: Axis,
         device: torch.device,
         *,
+        margins: bool = False,
         programs: int | None = None,
         strict: bool = False,
     ) -> None:

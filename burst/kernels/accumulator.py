@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
-from burst.errors import BackendError, ShapeError, check_known
+from burst.decomposition import Margins
+from burst.errors import BackendError, BurstError, ShapeError, check_known
 from burst.float64 import where_float64
 from burst.histogram import Histogram
 from burst.kernels import _trial
@@ -28,6 +29,8 @@ class _Part(Protocol):
 
     def result(self) -> Histogram: ...
 
+    def margins(self) -> Margins: ...
+
 
 class HistogramAccumulator:
     """The histogram of many tensors and products, added one after the other.
@@ -42,6 +45,8 @@ class HistogramAccumulator:
     Args:
         axis: where the bins lie.
         backend: "auto" or a name from `BACKENDS`, which runs or raises; see `choose`.
+        margins: whether to keep moments of the products' rows and columns, for `margins`. All
+            products must have the same rows then, and further columns.
 
     Raises:
         UnknownName: no backend is called so.
@@ -54,11 +59,14 @@ class HistogramAccumulator:
     Histogram(6 values from 0 to 5, 16545 bins)
     """
 
-    def __init__(self, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto") -> None:
+    def __init__(
+        self, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto", margins: bool = False
+    ) -> None:
         check_known("backend", backend, ("auto", *BACKENDS))
         # A float axis counts everything, whatever window a finished histogram left it with.
         self.axis = FloatAxis(axis.mantissa_bits) if isinstance(axis, FloatAxis) else axis
         self.backend = backend
+        self._keeps_margins = margins
         self._device: torch.device | None = None
         self._chosen = ""
         self._parts: dict[str, _Part] = {}  # backend -> its accumulator
@@ -72,13 +80,16 @@ class HistogramAccumulator:
                 that was added.
 
         Raises:
-            ShapeError: x is not of floating dtype, or on another device.
+            ShapeError: x is not of floating dtype, or on another device; or margins are kept, which
+                products alone have.
             BackendError: see `choose`; or "triton" cannot run where x is, or not right.
 
         Warns:
             BackendWarning: "auto" cannot use `triton` on a GPU; once for each reason.
         """
         _check_floating(x=x)
+        if self._keeps_margins:
+            raise ShapeError("margins are of products; add tensors to an accumulator without them")
         self._add("add", x)
 
     def add_product(self, a: Tensor, b: Tensor, *, precision: str = "tf32x3") -> None:
@@ -90,7 +101,8 @@ class HistogramAccumulator:
             precision: the least accurate product that will do, see `matmul_histogram`.
 
         Raises:
-            ShapeError: a and b are not matrices that multiply, or on different devices.
+            ShapeError: a and b are not matrices that multiply, or on different devices; or margins
+                are kept, and products before had more or fewer rows.
             UnknownName: no such precision.
             BackendError: as `add`.
 
@@ -114,6 +126,18 @@ class HistogramAccumulator:
             return Histogram(self.axis, [0] * (self.axis.bins + 2), moments=Moments())
         with torch.inference_mode():
             first, *others = (self._parts[name].result() for name in self._used)
+        return sum(others, first)
+
+    def margins(self) -> Margins:
+        """Moments of the rows and columns of the products that were added so far.
+
+        Raises:
+            BurstError: they are not kept, or nothing was added.
+        """
+        if not (self._keeps_margins and self._used):
+            raise BurstError("there are no margins: ask for them, and add a product")
+        with torch.inference_mode():
+            first, *others = (self._parts[name].margins() for name in self._used)
         return sum(others, first)
 
     def _add(self, how: str, *tensors: Tensor, **options: str) -> None:
@@ -158,7 +182,7 @@ class HistogramAccumulator:
                 raise BackendError(
                     f"the triton backend runs on a GPU, not on {device.type}; use backend='auto'"
                 )
-            self._parts[name] = module.Accumulator(self.axis, device)
+            self._parts[name] = module.Accumulator(self.axis, device, margins=self._keeps_margins)
         return self._parts[name]
 
 

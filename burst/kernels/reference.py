@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from burst.axis import Axis, RegularAxis
+from burst.decomposition import GroupMoments, Margins
 from burst.histogram import Histogram, NonFinite
 from burst.moments import Moments
 
@@ -34,9 +35,11 @@ def matmul_histogram(a: Tensor, b: Tensor, axis: Axis) -> Histogram:
 class Accumulator:
     """The sum of such histograms."""
 
-    def __init__(self, axis: Axis, device: torch.device) -> None:
+    def __init__(self, axis: Axis, device: torch.device, *, margins: bool = False) -> None:
         self.axis = axis
         self._found: Histogram | None = None
+        self._margins: Margins | None = None
+        self._keeps_margins = margins
 
     def add(self, x: Tensor) -> None:
         """Count the entries of `x`."""
@@ -47,6 +50,15 @@ class Accumulator:
         found = matmul_histogram(a, b, self.axis)
         found.precision = "ieee"
         self._merge(found)
+        if self._keeps_margins:
+            y = (a.float() @ b.float()).cpu().numpy()
+            new = Margins(GroupMoments.of(y), GroupMoments.of(y.T).sums())
+            self._margins = new if self._margins is None else self._margins + new
+
+    def margins(self) -> Margins:
+        """Moments of the rows and columns of the products so far."""
+        assert self._margins is not None
+        return self._margins
 
     def result(self) -> Histogram:
         """What was counted so far."""

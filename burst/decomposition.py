@@ -1,0 +1,352 @@
+"""Where a product's kurtosis sits: in the spread of its rows' or columns' scales, or within them.
+
+The rows of Y = A X^T (dimensions of a prompt) have variances of their own, and so have its columns
+(tokens). Pooling them is a scale mixture, which is heavy-tailed even where no row is. By the law of
+total cumulance (Brillinger 1969, doi 10.1007/BF02532246) the fourth cumulant of all entries is
+
+    k4 = 3 Var(s) + E[c] + (4 Cov(t, m) + 6 cum(s, m, m) + cum4(m)),
+
+m, s, t and c being mean, variance, third central moment and fourth cumulant of a group (a row, or a
+column) and E, Var, ... taken over the groups by their numbers of entries. Divided by the square of
+the pooled variance the three terms add up to the pooled excess kurtosis: the part of the scales,
+the part within groups, the part of the means.
+
+GroupMoments   moments of each row: a few numbers a row, whatever the number of tokens
+GroupSums      sums over columns that the terms are made of: a few numbers, however many columns
+Margins        both, of one product
+Decomposition  the parts
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from burst.errors import ShapeError
+
+Floats = NDArray[np.float64]
+N = TypeVar("N", Floats, Tensor)
+ROUNDING = 2.0**-24  # of a float32 number: what varies less about its mean does not vary
+
+
+class _Arrays:
+    """Numbers of one shape, which stacks and takes indices like an array."""
+
+    @classmethod
+    def stack(cls, parts: Sequence[Self]) -> Self:
+        """Parts of one shape along a new first axis."""
+        return cls(*(np.stack([getattr(part, name) for part in parts]) for name in cls.names()))
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Of the arrays, in order."""
+        return tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
+
+    def arrays(self) -> tuple[Any, ...]:
+        """The arrays, in the order of `names`."""
+        return tuple(getattr(self, name) for name in self.names())
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMoments(_Arrays):
+    """Count, mean and sums of powers of the deviation from it, of each of G groups.
+
+    All are float64 of shape (..., G). A group without entries has mean 0. Addition merges group by
+    group: Pébay 2008, SAND2008-6212, doi 10.2172/1028931.
+
+    Raises:
+        ShapeError: on adding moments of different shapes.
+    """
+
+    count: Floats
+    mean: Floats
+    m2: Floats
+    m3: Floats
+    m4: Floats
+
+    @classmethod
+    def of(cls, values: ArrayLike) -> "GroupMoments":
+        """Moments of the rows of an array (..., G, n); entries that are not finite are left out."""
+        y = np.asarray(values, dtype=np.float64)
+        finite = np.isfinite(y)
+        y = np.where(finite, y, 0.0)
+        count = finite.sum(axis=-1).astype(np.float64)
+        mean = y.sum(axis=-1) / np.maximum(count, 1)
+        d = np.where(finite, y - mean[..., None], 0.0)
+        rest = d.sum(axis=-1) / np.maximum(count, 1)  # what rounding left in the mean
+        d = np.where(finite, d - rest[..., None], 0.0)
+        return cls(count, mean + rest, *((d**p).sum(axis=-1) for p in (2, 3, 4)))
+
+    @classmethod
+    def from_powers(
+        cls, count: Floats, origin: Floats | float, s1: Floats, s2: Floats, s3: Floats, s4: Floats
+    ) -> "GroupMoments":
+        """From sums of powers of the deviation from `origin`, which should lie near the means."""
+        n = np.maximum(count, 1)
+        d = s1 / n
+        m2 = np.maximum(s2 - d * s1, 0.0)
+        m3 = s3 - d * (3 * s2 - 2 * d * s1)
+        m4 = np.maximum(s4 - d * (4 * s3 - d * (6 * s2 - 3 * d * s1)), 0.0)
+        return cls(count, np.where(count > 0, origin + d, 0.0), m2, m3, m4)
+
+    def powers(self, origin: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Sums of powers 1 to 4 of the deviation from `origin`."""
+        n, d = self.count, np.where(self.count > 0, self.mean - origin, 0.0)
+        return (
+            n * d,
+            self.m2 + n * d**2,
+            self.m3 + d * (3 * self.m2 + n * d**2),
+            self.m4 + d * (4 * self.m3 + d * (6 * self.m2 + n * d**2)),
+        )
+
+    def total(self) -> "GroupMoments":
+        """Those of all parts along the first axis, merged group by group."""
+        count = self.count.sum(axis=0)
+        origin = (self.count * self.mean).sum(axis=0) / np.maximum(count, 1)
+        sums = (power.sum(axis=0) for power in self.powers(origin))
+        return GroupMoments.from_powers(count, origin, *sums)
+
+    def left_out(self) -> "GroupMoments":
+        """For each part along the first axis, those of all the others."""
+        whole = self.total()
+        origin = whole.mean
+        rest = (
+            all_ - mine
+            for all_, mine in zip(whole.powers(origin), self.powers(origin), strict=True)
+        )
+        return GroupMoments.from_powers(whole.count - self.count, origin, *rest)
+
+    def __add__(self, other: "GroupMoments") -> "GroupMoments":
+        if self.count.shape != other.count.shape:
+            raise ShapeError(
+                f"moments of {self.count.shape} and of {other.count.shape} groups do not add"
+            )
+        return GroupMoments.stack([self, other]).total()
+
+    @property
+    def variance(self) -> Floats:
+        """(..., G) population variances; 0 of a group without entries."""
+        return self.m2 / np.maximum(self.count, 1)
+
+    @property
+    def kurtosis(self) -> Floats:
+        """(..., G) excess kurtosis of each group; NaN where it does not vary."""
+        varies = _varies(self.count, self.mean, self.m2) > 0
+        square = np.where(varies, self.m2, 1.0) ** 2
+        return np.where(varies, self.count * self.m4 / square - 3, np.nan)
+
+    def sums(self) -> "GroupSums":
+        """Sums over the groups, the last axis."""
+        return GroupSums(*group_sums(*self.arrays()))
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSums(_Arrays):
+    """What a decomposition needs of any number of groups. All are float64, of one shape (...).
+
+    With n, m, s, t, f the count, mean, variance, third and fourth central moment of a group and
+    d = m - mean, sums over the groups of n times each:
+
+    Attributes:
+        count: 1.
+        mean: not a sum: that of all entries.
+        d2, d3, d4: powers of d.
+        s, ss, sd, sdd: s, s^2, s d, s d^2.
+        t, td: t, t d.
+        f: f.
+        varying, standardised: 1 and f / s^2, of the groups that vary.
+    """
+
+    count: Floats
+    mean: Floats
+    d2: Floats
+    d3: Floats
+    d4: Floats
+    s: Floats
+    ss: Floats
+    sd: Floats
+    sdd: Floats
+    t: Floats
+    td: Floats
+    f: Floats
+    varying: Floats
+    standardised: Floats
+
+    @classmethod
+    def none(cls) -> "GroupSums":
+        """Of no groups."""
+        return cls(*np.zeros(len(cls.names())))
+
+    def about(self, mean: Floats) -> "GroupSums":
+        """The same with d taken from another mean."""
+        step = np.where(self.count > 0, self.mean - mean, 0.0)
+        n = self.count
+        return GroupSums(
+            count=n,
+            mean=mean,
+            d2=self.d2 + n * step**2,
+            d3=self.d3 + step * (3 * self.d2 + n * step**2),
+            d4=self.d4 + step * (4 * self.d3 + step * (6 * self.d2 + n * step**2)),
+            s=self.s,
+            ss=self.ss,
+            sd=self.sd + step * self.s,
+            sdd=self.sdd + step * (2 * self.sd + step * self.s),
+            t=self.t,
+            td=self.td + step * self.t,
+            f=self.f,
+            varying=self.varying,
+            standardised=self.standardised,
+        )
+
+    def total(self) -> "GroupSums":
+        """Of the groups of all parts along the first axis."""
+        mean = (self.count * self.mean).sum(axis=0) / np.maximum(self.count.sum(axis=0), 1)
+        added = {name: getattr(self.about(mean), name).sum(axis=0) for name in self.names()}
+        return GroupSums(**added | {"mean": mean})
+
+    def left_out(self) -> "GroupSums":
+        """For each part along the first axis, of the groups of all the others."""
+        whole = self.total()
+        rest = (a - b for a, b in zip(whole.arrays(), self.about(whole.mean).arrays(), strict=True))
+        r = GroupSums(*rest)
+        n = r.count
+        step = self.count * (whole.mean - self.mean) / np.maximum(n, 1)  # their mean from the old
+        return GroupSums(
+            count=n,
+            mean=whole.mean + step,
+            d2=r.d2 - n * step**2,
+            d3=r.d3 - step * (3 * r.d2 - 2 * n * step**2),
+            d4=r.d4 - step * (4 * r.d3 - step * (6 * r.d2 - 3 * n * step**2)),
+            s=r.s,
+            ss=r.ss,
+            sd=r.sd - step * r.s,
+            sdd=r.sdd - step * (2 * r.sd - step * r.s),
+            t=r.t,
+            td=r.td - step * r.t,
+            f=r.f,
+            varying=r.varying,
+            standardised=r.standardised,
+        )
+
+    def __add__(self, other: "GroupSums") -> "GroupSums":
+        return GroupSums.stack([self, other]).total()
+
+
+def group_sums(count: N, mean: N, m2: N, m3: N, m4: N) -> tuple[N, ...]:
+    """The numbers of `GroupSums`, over the last axis: of NumPy's arrays or float64 tensors."""
+    number = count.sum(-1)
+    n = count + (count == 0)
+    middle = (count * mean).sum(-1) / (number + (number == 0))
+    d = (mean - middle[..., None]) * (count > 0)
+    s = m2 / n
+    varies = _varies(count, mean, m2)
+    square = m2 * m2 * varies + (1 - varies)
+    return (
+        number,
+        middle,
+        (count * d**2).sum(-1),
+        (count * d**3).sum(-1),
+        (count * d**4).sum(-1),
+        m2.sum(-1),
+        (m2 * s).sum(-1),
+        (m2 * d).sum(-1),
+        (m2 * d**2).sum(-1),
+        m3.sum(-1),
+        (m3 * d).sum(-1),
+        m4.sum(-1),
+        (count * varies).sum(-1),
+        (count * varies * (n * m4 / square)).sum(-1),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """Moments of a product's rows, and of its columns what a decomposition needs.
+
+    Both add: rows one by one, as each has more entries; columns as further ones.
+
+    Attributes:
+        rows: of each row.
+        columns: sums over the columns.
+    """
+
+    rows: GroupMoments
+    columns: GroupSums
+
+    def __add__(self, other: "Margins") -> "Margins":
+        return Margins(self.rows + other.rows, self.columns + other.columns)
+
+    def __radd__(self, other: int) -> "Margins":
+        if other == 0:  # lets sum() start
+            return self
+        return NotImplemented
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """The pooled excess kurtosis of a product's entries and where it comes from.
+
+    `scale + within + means` is `kurtosis`. Each is a float64 array of the shape of the sums, NaN
+    where the entries do not vary.
+
+    Attributes:
+        kurtosis: of all entries.
+        scale: the part of the spread of the groups' variances, 3 Var(s) / v^2; v pools them all.
+        within: the part of the kurtosis within groups, E[c] / v^2; negative where groups, those of
+            large variance above all, are lighter-tailed than a Gaussian.
+        means: the part of the groups' means.
+        null: the kurtosis of groups that are Gaussian, centred and as different in variance:
+            3 (E[s^2] / E[s]^2 - 1). That of Y for Gaussian X of the same covariance.
+        standardised: the kurtosis that remains when each group is centred and divided by its
+            deviation; groups that do not vary are left out.
+    """
+
+    kurtosis: Floats
+    scale: Floats
+    within: Floats
+    means: Floats
+    null: Floats
+    standardised: Floats
+
+    @classmethod
+    def of(cls, groups: GroupMoments | GroupSums) -> "Decomposition":
+        """The parts by these groups.
+
+        >>> rows = GroupMoments.of([[-1.0, 1.0], [-3.0, 3.0]])
+        >>> float(Decomposition.of(rows).kurtosis)  # of -3, -1, 1, 3
+        -1.36
+        """
+        sums = groups.sums() if isinstance(groups, GroupMoments) else groups
+        n = np.maximum(sums.count, 1)
+        s, d2 = sums.s / n, sums.d2 / n
+        with np.errstate(divide="ignore", invalid="ignore"):
+            unit = np.where(s + d2 > 0, (s + d2) ** 2, np.nan)
+            spread = 3 * (sums.ss / n - s**2)
+            means = 4 * sums.td + 6 * (sums.sdd - s * sums.d2) + sums.d4 - 3 * d2 * sums.d2
+            fourth = sums.f + 4 * sums.td + 6 * sums.sdd + sums.d4
+            return cls(
+                kurtosis=fourth / n / unit - 3,
+                scale=spread / unit,
+                within=(sums.f - 3 * sums.ss) / n / unit,
+                means=means / n / unit,
+                null=spread / np.where(s > 0, s, np.nan) ** 2,
+                standardised=sums.standardised / np.where(sums.varying > 0, sums.varying, np.nan)
+                - 3,
+            )
+
+    @property
+    def scale_share(self) -> Floats:
+        """`scale` over `kurtosis`; NaN where that is not above 0, as there is nothing to share.
+
+        Above 1 where the groups themselves are lighter-tailed than a Gaussian.
+        """
+        share: Floats = self.scale / np.where(self.kurtosis > 0, self.kurtosis, np.nan)
+        return share
+
+
+def _varies(count: N, mean: N, m2: N) -> N:
+    """1 where a group's entries differ by more than the rounding of float32, else 0."""
+    return (m2 > count * (ROUNDING * mean) ** 2) + 0 * m2
