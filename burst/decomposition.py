@@ -276,8 +276,16 @@ class Margins:
     rows: GroupMoments
     columns: GroupSums
 
+    @classmethod
+    def total(cls, parts: Sequence["Margins"]) -> "Margins":
+        """Of all of them."""
+        return cls(
+            GroupMoments.stack([part.rows for part in parts]).total(),
+            GroupSums.stack([part.columns for part in parts]).total(),
+        )
+
     def __add__(self, other: "Margins") -> "Margins":
-        return Margins(self.rows + other.rows, self.columns + other.columns)
+        return Margins.total([self, other])
 
     def __radd__(self, other: int) -> "Margins":
         if other == 0:  # lets sum() start

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from burst.adapters import prefix_tokens_of, select_blocks, unwrap
 from burst.errors import UnsupportedModel
-from burst.stream import Call, Stream, as_call
+from burst.stream import Call, Stream, as_call, batch_size
 from burst.tokens import capture
 
 TOKENS = ("all", "patch")
@@ -25,6 +25,7 @@ def read_tokens(
     blocks: Iterable[int],
     on_tokens: OnTokens,
     *,
+    on_batch: Callable[[int], None] | None = None,
     tokens: str = "all",
     forward_precision: str = "float32",
     progress: Progress | None = None,
@@ -41,6 +42,7 @@ def read_tokens(
         blocks: indices as in `find_blocks`.
         on_tokens: called as on_tokens(block, x) with x (B, N, d), inside the forward pass. Where
             tokens are padding, those that are not come as (n, d).
+        on_batch: called with the number of items of a batch before its forward pass.
         tokens: "all", or "patch" to leave class, distillation and register tokens out.
         forward_precision: "float32" runs the model as it is; "bfloat16" and "float16" under
             autocast, so that its products are in that dtype.
@@ -61,6 +63,8 @@ def read_tokens(
     with torch.inference_mode(), _evaluation(inner):
         for done, batch in enumerate(stream, start=1):
             call = as_call(batch, inner)
+            if on_batch:
+                on_batch(batch_size(batch))
 
             keep = {block: call.padding.keep(name) for block, name in names.items()}
 

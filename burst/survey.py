@@ -1,41 +1,34 @@
 """All blocks, quantities and heads of a model in one pass over batches -> one tidy table."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from torch import Tensor, nn
+from torch import nn
 
-from burst.adapters import AttentionBlock, SkippedBlock, measurable_blocks, warn_of_omissions
+from burst.adapters import SkippedBlock, measurable_blocks, warn_of_omissions
 from burst.axis import FloatAxis
 from burst.backbone import Backbone
+from burst.decomposition import Margins
 from burst.device import tokens_a_batch
-from burst.distributed import add_histograms, rank_and_size, together
-from burst.errors import (
-    BurstError,
-    EmptyResult,
-    UnsupportedModel,
-    check_known,
-)
+from burst.distributed import rank_and_size, together
+from burst.errors import BurstError, EmptyResult, check_known
 from burst.fingerprint import Subject, check_tokens, identity, subject_of
 from burst.forward import FORWARD_PRECISIONS, TOKENS, Progress, read_tokens
+from burst.gauge import WHOLE, Gauge, Key
+from burst.groups import Counted, Groups, GrowingGroups, PlannedGroups
 from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
-from burst.interaction import CONVENTIONS, head_keys, interaction
-from burst.kernels import PRECISIONS, HistogramAccumulator, kernel_trials
+from burst.interaction import CONVENTIONS
+from burst.kernels import PRECISIONS, kernel_trials
 from burst.loading.common import patch_size
-from burst.projection import Projection, projection
-from burst.statistics import STATISTICS, describe
-from burst.stream import as_stream
+from burst.stream import NamedStream, Stream, as_stream
+from burst.survey_table import Counts, survey_table
 
 QUANTITIES = ("qk", "x", "qkx")
-WHOLE = "all"  # the value of `head` where the heads are taken together
-COLUMNS = ("model", "pretraining", "block", "head", "quantity", *STATISTICS)
-
-Key = tuple[int, str, str]  # block, head, quantity
 
 
 @dataclass(frozen=True)
@@ -109,13 +102,18 @@ class Survey:
 
     Attributes:
         table: one row a block, head and quantity, with the columns `COLUMNS`; `head` is "all" or a
-            number as text. NaN where a statistic is not defined.
+            number as text. NaN where a statistic is not defined. `kurtosis_null` and what follows
+            it say where the kurtosis of `qkx` sits (see `burst.decomposition`): that of Gaussian
+            tokens of the same covariance; what remains when each row is centred and divided by its
+            deviation; the parts that are spread of variances between rows, and between tokens.
+            `NAME_low` and `NAME_high` are 95 % intervals over images (see `burst.jackknife`).
         histograms: the histogram behind each row, under (block, head, quantity).
         skipped: blocks that could not be measured.
         omitted: terms of the attention scores that W_q W_k^T leaves out, such as a relative
             position bias.
         bad_images: (name, reason) of each image, or sequence, that was left out.
         record: model, weights, images and options, as plain data for a run's record.
+        margins: moments of the rows (dimensions of a prompt) and columns (tokens) of each `qkx`.
     """
 
     table: pd.DataFrame
@@ -124,6 +122,7 @@ class Survey:
     omitted: tuple[str, ...]
     bad_images: tuple[tuple[str, str], ...]
     record: dict[str, Any] = field(repr=False)
+    margins: dict[Key, Margins] = field(default_factory=dict, repr=False)
 
     def whole(self, quantity: str) -> dict[int, Histogram]:
         """Each measured block, counted from 0, with its histogram, heads together."""
@@ -234,7 +233,7 @@ def survey(
     stream = as_stream(batches)
     rank, size = rank_and_size()
     mine = stream.shard(rank, size)
-    gauge = _Gauge(blocks, options)
+    gauge = Gauge(blocks, options, _groups(stream, rank, size))
 
     def measure() -> _Part:
         if rank == 0:  # weights belong to no image: counted once, not once a process
@@ -245,32 +244,56 @@ def survey(
                 mine,
                 gauge.blocks,
                 gauge.measure_tokens,
+                on_batch=gauge.begin_batch,
                 tokens=options.tokens,
                 forward_precision=options.forward_precision,
                 progress=progress,
             )
-        return _Part(gauge.histograms, mine.skipped, mine.count - len(mine.skipped))
+        read = mine.count - len(mine.skipped)
+        return _Part(gauge.of_weights, gauge.of_tokens, mine.skipped, read)
 
     parts = together(measure)
     bad = tuple(one for part in parts for one in part.skipped)
     stream.check_some_read(bad)
-    counted = add_histograms(part.histograms for part in parts)
-    histograms = {key: counted[key] for key in sorted(counted, key=_order)}
+    counts = _counts(parts, planned=isinstance(stream, NamedStream))
+    histograms = {key: one.histogram for key, one in counts.items()}
     _check_complete(histograms, options, f"{subject.name} on {stream.source}")
     record = _record(subject, options, histograms)
     if options.need_images:
         read = sum(part.read for part in parts)
         record["images"] = stream.record | {"count": read, "bad": [list(one) for one in bad]}
-    table = _table(subject, histograms)
-    return Survey(table, histograms, skipped, omitted, bad, record)
+    table = survey_table(subject.name, subject.pretraining, counts)
+    margins = {key: one.margins for key, one in counts.items() if one.margins}
+    return Survey(table, histograms, skipped, omitted, bad, record, margins)
 
 
 class _Part(NamedTuple):
     """What one process found."""
 
-    histograms: dict[Key, Histogram]
+    of_weights: dict[Key, Counted]
+    of_tokens: Mapping[Key, Mapping[int, list[Counted]]]
     skipped: list[tuple[str, str]]
     read: int
+
+
+def _groups(stream: Stream, rank: int, size: int) -> Groups:
+    if isinstance(stream, NamedStream):
+        return PlannedGroups(map(len, stream.batch_names), rank, size)
+    return GrowingGroups()
+
+
+def _counts(parts: Iterable[_Part], *, planned: bool) -> dict[Key, Counts]:
+    """Of all processes, which have parts of the same groups if these are planned, else others."""
+    found: dict[Key, Counts] = {}
+    groups: dict[Key, dict[tuple[int, int], list[Counted]]] = {}
+    for process, part in enumerate(parts):
+        found |= {key: Counts(one.histogram, None, ()) for key, one in part.of_weights.items()}
+        for key, counted in part.of_tokens.items():
+            for group, some in counted.items():
+                name = 0 if planned else process, group
+                groups.setdefault(key, {}).setdefault(name, []).extend(some)
+    found |= {key: Counts.of(dict(sorted(one.items())).values()) for key, one in groups.items()}
+    return {key: found[key] for key in sorted(found, key=_order)}
 
 
 def _check_complete(histograms: dict[Key, Histogram], options: SurveyOptions, what: str) -> None:
@@ -280,83 +303,9 @@ def _check_complete(histograms: dict[Key, Histogram], options: SurveyOptions, wh
         raise EmptyResult(f"no finite value of {' or '.join(missing)} was read from {what}")
 
 
-class _Gauge:
-    """Takes tokens block by block and counts them; the blocks' weights are read once."""
-
-    def __init__(self, blocks: tuple[AttentionBlock, ...], options: SurveyOptions) -> None:
-        self.options = options
-        self.blocks = [block.index for block in blocks]
-        self._whole: dict[int, Tensor] = {}
-        self._heads: dict[int, Projection] = {}
-        self._counters: dict[Key, HistogramAccumulator] = {}
-        if options.need_weights:
-            for block in blocks:
-                self._read(block)
-
-    @property
-    def histograms(self) -> dict[Key, Histogram]:
-        """What was counted so far."""
-        return {key: counter.result() for key, counter in self._counters.items()}
-
-    def measure_weights(self) -> None:
-        """Count the entries of A."""
-        if "qk" not in self.options.quantities:
-            return
-        for block, a in self._whole.items():
-            self._counter(block, WHOLE, "qk").add(a)
-            for head, (w_q, w_k) in self._each_head(block):
-                self._counter(block, head, "qk").add(interaction(w_q, w_k))
-
-    def measure_tokens(self, block: int, tokens: Tensor) -> None:
-        """Count the entries of X and of A X^T for what one block's attention reads."""
-        x = tokens.reshape(-1, tokens.shape[-1]).float()
-        if "x" in self.options.quantities:
-            self._counter(block, WHOLE, "x").add(x)
-        if "qkx" in self.options.quantities:
-            self._multiply((block, WHOLE, "qkx"), self._whole[block], x)
-            for head, (w_q, w_k) in self._each_head(block):
-                self._multiply((block, head, "qkx"), w_q, head_keys(w_k, x))
-
-    def _read(self, block: AttentionBlock) -> None:
-        weights = projection(block.attention, name=block.attention_name)
-        a = interaction(*weights.whole(), convention=self.options.convention)
-        if a.shape[0] != weights.dim and "qkx" in self.options.quantities:
-            raise UnsupportedModel(
-                f"{block.attention_name}: the authors' product is {tuple(a.shape)} and tokens have "
-                f"{weights.dim} dimensions; use the paper's convention"
-            )
-        self._whole[block.index] = a
-        if self.options.per_head:
-            self._heads[block.index] = weights
-
-    def _multiply(self, key: Key, a: Tensor, x: Tensor) -> None:
-        self._counter(*key).add_product(a, x.mT, precision=self.options.precision)
-
-    def _counter(self, block: int, head: str, quantity: str) -> HistogramAccumulator:
-        key = block, head, quantity
-        if key not in self._counters:
-            self._counters[key] = HistogramAccumulator(
-                self.options.axis, backend=self.options.backend
-            )
-        return self._counters[key]
-
-    def _each_head(self, block: int) -> Iterable[tuple[str, tuple[Tensor, Tensor]]]:
-        weights = self._heads.get(block)
-        heads = range(weights.num_heads) if weights else ()
-        return ((str(i), weights.head(i)) for i in heads if weights)
-
-
 def _order(key: Key) -> tuple[int, int, int]:
     block, head, quantity = key
     return block, -1 if head == WHOLE else int(head), QUANTITIES.index(quantity)
-
-
-def _table(subject: Subject, histograms: dict[Key, Histogram]) -> pd.DataFrame:
-    rows = [
-        (subject.name, subject.pretraining, *key, *describe(hist).values())
-        for key, hist in histograms.items()
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _record(

@@ -3,6 +3,8 @@
 about                            the JSON: everything but numbers in arrays
 BLOCK/HEAD/QUANTITY/counts       int64: underflow, bins, overflow
 BLOCK/HEAD/QUANTITY/moments      float64, in the order of `MOMENTS`
+BLOCK/HEAD/QUANTITY/rows         float64 (5, rows), in the order of `GroupMoments`, of a product
+BLOCK/HEAD/QUANTITY/columns      float64, in the order of `GroupSums`
 table/COLUMN                     a column of numbers
 """
 
@@ -21,11 +23,13 @@ from burst._weightfile import DAMAGE
 from burst.adapters import SkippedBlock
 from burst.archive import reason
 from burst.axis import axis_from_dict
+from burst.decomposition import GroupMoments, GroupSums, Margins
 from burst.errors import CheckpointError, OutputError, ShapeError
 from burst.files import write_atomically
+from burst.gauge import Key
 from burst.histogram import Histogram, NonFinite
 from burst.moments import Moments
-from burst.survey import Key, Survey
+from burst.survey import Survey
 
 KIND = "burst survey 1"
 MOMENTS = ("mean", "m2", "m3", "m4", "minimum", "maximum")
@@ -43,6 +47,9 @@ def write_survey(survey: Survey, path: str | Path) -> None:
     for key, hist in survey.histograms.items():
         arrays[f"{_name(key)}/counts"] = hist.values(flow=True)
         arrays[f"{_name(key)}/moments"] = np.array([getattr(hist.moments, one) for one in MOMENTS])
+    for key, margins in survey.margins.items():
+        arrays[f"{_name(key)}/rows"] = np.stack(margins.rows.arrays())
+        arrays[f"{_name(key)}/columns"] = np.stack(margins.columns.arrays())
     with write_atomically(path) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
 
@@ -67,6 +74,7 @@ def _about(survey: Survey) -> dict[str, Any]:
         "columns": list(table.columns),
         "texts": {name: table[name].tolist() for name in table.columns if name not in numbers},
         "histograms": [[*key, _beside(hist)] for key, hist in survey.histograms.items()],
+        "margins": [list(key) for key in survey.margins],
         "skipped": [vars(block) for block in survey.skipped],
         "omitted": survey.omitted,
         "bad_images": survey.bad_images,
@@ -100,6 +108,10 @@ def _survey(read: Read) -> Survey:
         tuple(about["omitted"]),
         tuple((name, why) for name, why in about["bad_images"]),
         about["record"],
+        {  # files that were written before there were any have none
+            (block, head, quantity): _margins(_name((block, head, quantity)), read)
+            for block, head, quantity in about.get("margins", ())
+        },
     )
 
 
@@ -124,6 +136,13 @@ def _histogram(name: str, beside: Mapping[str, Any], read: Read) -> Histogram:
         precision=beside["precision"],
         kernel=beside["kernel"],
     )
+
+
+def _margins(name: str, read: Read) -> Margins:
+    rows, columns = read(f"{name}/rows"), read(f"{name}/columns")
+    if rows.dtype != np.float64 or rows.ndim != 2 or columns.dtype != np.float64:
+        raise ShapeError(f"{name} has no margins")
+    return Margins(GroupMoments(*rows), GroupSums(*columns))
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

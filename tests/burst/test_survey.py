@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from scipy.stats import kurtosis
 from support import DEPTH, DIM, HEADS, SIZE, backbone_of, two_processes, vit
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -25,7 +26,8 @@ from burst.errors import (
 )
 from burst.kernels import PRECISIONS, HistogramAccumulator
 from burst.statistics import STATISTICS
-from burst.survey import COLUMNS, Survey, SurveyOptions, images_for, survey
+from burst.survey import Survey, SurveyOptions, images_for, survey
+from burst.survey_table import COLUMNS, PARTS, WITH_INTERVAL
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +75,64 @@ def test_the_table_is_tidy(backbone, images):
     found = survey(backbone, images)
     assert tuple(found.table.columns) == COLUMNS
     assert COLUMNS[:5] == ("model", "pretraining", "block", "head", "quantity")
-    assert COLUMNS[5:] == STATISTICS
+    assert COLUMNS[5 : 5 + len(STATISTICS)] == STATISTICS
+    assert COLUMNS[22:26] == PARTS
+    assert COLUMNS[26:30] == ("mean_low", "mean_high", "std_low", "std_high")
     assert len(found.table) == DEPTH * 3 == len(found.histograms)
     keys = list(found.table[["block", "head", "quantity"]].itertuples(index=False, name=None))
     assert keys == list(found.histograms)
     assert keys[:3] == [(0, "all", "qk"), (0, "all", "x"), (0, "all", "qkx")]
     assert found.skipped == found.omitted == found.bad_images == ()
+
+
+def parts_of(y):
+    """The columns of a response that say where its kurtosis sits, written out."""
+    rows, tokens = y.var(axis=1), y.var(axis=0)
+    standardised = (y - y.mean(axis=1, keepdims=True)) / np.sqrt(rows)[:, None]
+    pooled = kurtosis(y, axis=None)
+    return {
+        "kurtosis_null": 3 * ((rows**2).mean() / rows.mean() ** 2 - 1),
+        "kurtosis_within_rows": kurtosis(standardised, axis=None),
+        "row_scale_share": 3 * rows.var() / y.var() ** 2 / pooled,
+        "token_scale_share": 3 * tokens.var() / y.var() ** 2 / pooled,
+    }
+
+
+def test_a_response_says_where_its_kurtosis_sits(backbone, images):
+    found = survey(backbone, images, SurveyOptions(per_head=True))
+    y = materialised(backbone, images, 1)["qkx"].double().numpy()
+    row = found.table.query("block == 1 and quantity == 'qkx' and head == 'all'").iloc[0]
+    assert row[list(PARTS)].to_dict() == pytest.approx(parts_of(y), rel=1e-5)
+    margins = found.margins[1, "all", "qkx"]
+    np.testing.assert_allclose(margins.rows.variance, y.var(axis=1), rtol=1e-5)
+    assert {key[2] for key in found.margins} == {"qkx"}
+    assert len(found.margins) == DEPTH * (1 + HEADS)
+    others = found.table.query("quantity != 'qkx'")
+    assert others[list(PARTS)].isna().all(axis=None)
+
+
+def test_what_depends_on_images_has_an_interval_over_them(backbone):
+    images = images_for(backbone, "sample", num_images=40)
+    table = survey(backbone, images).table
+    of_weights, of_images = (table.query(f"quantity {how} 'qk'") for how in ("==", "!="))
+    for name in WITH_INTERVAL:
+        low, high = of_images[f"{name}_low"], of_images[f"{name}_high"]
+        known = of_images[name].notna() & low.notna()
+        assert (low[known] <= of_images[name][known]).all(), name
+        assert (of_images[name][known] <= high[known]).all(), name
+        assert of_weights[[f"{name}_low", f"{name}_high"]].isna().all(axis=None)
+    assert of_images["excess_kurtosis_low"].notna().all()
+    assert "count_low" not in table and "max_high" not in table
+
+
+def test_intervals_do_not_depend_on_how_batches_were_cut(backbone):
+    given = torch.randn(60, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    columns = ["excess_kurtosis_low", "row_scale_share_high"]
+    options = SurveyOptions(quantities=("qkx",))
+    one, many = (
+        survey(backbone.model, list(given.split(size)), options).table[columns] for size in (60, 20)
+    )
+    np.testing.assert_allclose(one, many, rtol=1e-4)
 
 
 def test_heads_are_measured_beside_the_whole(backbone, images):
@@ -272,7 +326,7 @@ def test_every_product_is_asked_for_in_the_chosen_precision(
     monkeypatch.setattr(HistogramAccumulator, "add_product", spy)
     options = SurveyOptions(blocks=(0,), per_head=True, precision=precision)
     record = survey(backbone, images, options).record
-    assert asked == [precision] * (1 + HEADS)
+    assert asked == [precision] * (1 + HEADS) * 7  # a product for each image: groups of one
     assert record["options"]["precision"] == precision
     assert record["precision"] == ["ieee"]  # what the processor does, whatever was asked for
 
@@ -302,7 +356,9 @@ def test_the_shipped_backbone_gives_the_same_numbers_anywhere():
     table = survey(backbone, images_for(backbone, "sample", num_images=8)).table
     assert len(table) == 36
     assert isinstance(table, pd.DataFrame)
-    assert table.drop(columns=["model", "pretraining", "head", "quantity"]).notna().all(axis=None)
+    numbers = table[list(STATISTICS)]
+    assert numbers.notna().all(axis=None)
+    assert table.query("quantity == 'qkx'")[list(PARTS)].notna().all(axis=None)
     weights = table.query("quantity == 'qk'").set_index("block")
     weight = backbone.model.blocks[5].attn.qkv.weight.double()
     a = (weight[:192].T @ weight[192:384]).numpy()

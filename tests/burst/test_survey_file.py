@@ -58,6 +58,11 @@ def same(one: Histogram, two: Histogram) -> bool:
 def check_equal(found, expected):
     pd.testing.assert_frame_equal(found.table, expected.table, check_exact=True)
     assert list(found.histograms) == list(expected.histograms)
+    assert list(found.margins) == list(expected.margins)
+    for key, margins in expected.margins.items():
+        for part in ("rows", "columns"):
+            one, two = (getattr(each, part).arrays() for each in (found.margins[key], margins))
+            assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
     assert all(same(found.histograms[key], hist) for key, hist in expected.histograms.items())
     for name in ("skipped", "omitted", "bad_images", "record"):
         assert getattr(found, name) == getattr(expected, name)

@@ -1,0 +1,157 @@
+"""Images in the order of their stream -> groups of neighbours, for intervals over images.
+
+PlannedGroups  of a stream that knows its items: the same ones for any number of processes
+GrowingGroups  of any other batches: they double in size as more and more come
+GroupedCounter what is counted of each group, by one accumulator after the other
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from burst.axis import Axis
+from burst.decomposition import Margins
+from burst.histogram import Histogram, NonFinite
+from burst.kernels import HistogramAccumulator
+from burst.moments import Moments
+
+GROUPS = 20  # enough for a jackknife's variance, few enough to keep
+
+
+class Piece(NamedTuple):
+    """Neighbours in a batch that belong to one group: items first..last, without last."""
+
+    group: int
+    first: int
+    last: int
+
+
+class Groups(Protocol):
+    """Which group the items of the next batch belong to."""
+
+    def pieces(self, items: int) -> tuple[list[Piece], int]:
+        """The next batch's pieces; by how much groups were joined before: 1, or a power of 2."""
+
+
+class PlannedGroups:
+    """`GROUPS` groups of as many items each, as nearly as may be.
+
+    Args:
+        sizes: items of each batch of the whole stream.
+        rank, size: of this process, which has the batches rank, rank + size, ...
+    """
+
+    def __init__(self, sizes: Iterable[int], rank: int, size: int) -> None:
+        ends = np.cumsum([0, *sizes])
+        self._total = int(ends[-1])
+        self._starts = iter(ends[:-1][rank::size].tolist())
+
+    def pieces(self, items: int) -> tuple[list[Piece], int]:
+        """See `Groups`."""
+        start = next(self._starts)
+        groups = (np.arange(start, start + items) * GROUPS // max(self._total, 1)).tolist()
+        return list(_runs(groups)), 1
+
+
+class GrowingGroups:
+    """From `GROUPS` to twice as many, once so many items have come; before, each item is one."""
+
+    def __init__(self) -> None:
+        self._seen, self._size = 0, 1
+
+    def pieces(self, items: int) -> tuple[list[Piece], int]:
+        """See `Groups`."""
+        joined = 1
+        while self._seen + items > 2 * GROUPS * self._size:
+            self._size *= 2
+            joined *= 2
+        groups = (np.arange(self._seen, self._seen + items) // self._size).tolist()
+        self._seen += items
+        return list(_runs(groups)), joined
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A histogram with its occupied bins alone, and the margins that go with it."""
+
+    axis: Axis
+    bins: np.ndarray[tuple[int], np.dtype[np.uint32]]
+    counts: np.ndarray[tuple[int], np.dtype[np.int64]]
+    moments: Moments
+    nonfinite: NonFinite
+    how: Mapping[str, str]
+    margins: Margins | None
+
+    @classmethod
+    def of(cls, counter: HistogramAccumulator, margins: bool) -> "Counted":
+        """What an accumulator has."""
+        hist = counter.result()
+        flow = hist.values(flow=True)
+        bins = np.flatnonzero(flow).astype(np.uint32)
+        counts = flow[bins]
+        return cls(
+            hist.axis,
+            bins,
+            counts.astype(np.min_scalar_type(counts.max(initial=0))),
+            hist.moments,
+            hist.nonfinite,
+            {"backend": hist.backend, "precision": hist.precision, "kernel": hist.kernel},
+            counter.margins() if margins else None,
+        )
+
+    @property
+    def histogram(self) -> Histogram:
+        """As it was."""
+        flow = np.zeros(self.axis.bins + 2, np.int64)
+        flow[self.bins] = self.counts
+        moments, nonfinite = self.moments, self.nonfinite
+        return Histogram(self.axis, flow, moments=moments, nonfinite=nonfinite, **self.how)
+
+
+class GroupedCounter:
+    """Counts groups one after the other, and keeps what was counted of each.
+
+    Args:
+        make: gives a new accumulator.
+        margins: whether it keeps margins.
+    """
+
+    def __init__(self, make: Callable[[], HistogramAccumulator], margins: bool) -> None:
+        self._make, self._margins = make, margins
+        self._open: tuple[int, HistogramAccumulator] | None = None
+        self._closed: dict[int, list[Counted]] = {}
+
+    def at(self, group: int) -> HistogramAccumulator:
+        """The accumulator to add the group's entries to."""
+        if self._open is None or self._open[0] != group:
+            self._close()
+            self._open = group, self._make()
+        return self._open[1]
+
+    def join(self, neighbours: int) -> None:
+        """Make one group of so many neighbours."""
+        self._close()
+        closed, self._closed = self._closed, {}
+        for group, parts in closed.items():
+            self._closed.setdefault(group // neighbours, []).extend(parts)
+
+    def groups(self) -> dict[int, list[Counted]]:
+        """What was counted of each group, in parts."""
+        self._close()
+        return dict(sorted(self._closed.items()))
+
+    def _close(self) -> None:
+        if self._open is not None:
+            group, counter = self._open
+            self._closed.setdefault(group, []).append(Counted.of(counter, self._margins))
+        self._open = None
+
+
+def _runs(groups: list[int]) -> Iterator[Piece]:
+    first = 0
+    for i in range(1, len(groups) + 1):
+        if i == len(groups) or groups[i] != groups[first]:
+            yield Piece(groups[first], first, i)
+            first = i
