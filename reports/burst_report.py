@@ -20,6 +20,7 @@ from burst.whitened import whitened_histograms
 from burst.whitening import Whitening, WhiteningOptions, whiten
 from reports.backbones import head_maps, law_lines, overlay_grid
 from reports.depth import depth_grid, depth_lines
+from reports.explorer import without_intervals
 from reports.page import Page, Section
 from reports.style import QUANTITIES, quantity_style
 from reports.survey_files import run_record
@@ -99,6 +100,7 @@ def save_burst_report(
     files: list[Path] = []
     _summary(page.section("What was found"), table)
     files += _over_depth(page.section("Over depth"), table, folder)
+    _explore(page.section("Explorer"), backbones)
     for quantity in QUANTITIES:
         measured = {one.model: whole for one in backbones if (whole := one.survey.whole(quantity))}
         if measured:
@@ -106,7 +108,7 @@ def save_burst_report(
             files += _quantity(section, quantity, measured, records, folder)
     files += _heads(page, table, folder)
     files += _whitenings(page, backbones, folder)
-    page.section("Every number").frame(table, "Click a heading to sort. Blocks count from 0.")
+    _every_number(page.section("Every number"), table)
     _how(page.section("How it was made"), records)
     with write_atomically(folder / "statistics.csv") as path:
         table.to_csv(path, index=False)
@@ -142,6 +144,21 @@ def _over_depth(section: Section, table: pd.DataFrame, folder: Path) -> list[Pat
         "How far the entries are from the best Gaussian and from the best Laplacian (largest "
         "difference of the distribution functions): the lower line fits better.",
     )
+
+
+def _explore(section: Section, backbones: Sequence[BackboneReport]) -> None:
+    section.text(
+        "Every histogram behind this page, with the best Gaussian, Laplacian and generalised "
+        "Gaussian. It opens at the burstiest block. Look at the sides, in log counts: the entries "
+        "that lie above the Gaussian there, few but large, are the bursts."
+    )
+    section.explorer([one.survey for one in backbones])
+
+
+def _every_number(section: Section, table: pd.DataFrame) -> None:
+    shown = without_intervals(table)
+    more = "" if shown.shape == table.shape else " Intervals are in the explorer and the CSV file."
+    section.frame(shown, f"Click a heading to sort. Blocks count from 0.{more}")
 
 
 def _quantity(

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from burst.files import write_atomically
+from burst.survey import Survey
+from reports.explorer import explorer_data
 from reports.style import save_figure
 
 DPI = 160  # of figures in the page: sharp on a screen, and the page stays small
@@ -92,6 +94,10 @@ class Section:
             {"kind": "table", "columns": list(columns), "rows": list(rows), "caption": caption}
         )
 
+    def explorer(self, surveys: Sequence[Survey]) -> None:
+        """Any histogram of the surveys, to be chosen and looked at closely; one a page."""
+        self.parts.append({"kind": "explorer", "data": explorer_data(surveys)})
+
     def frame(self, table: pd.DataFrame, caption: str) -> None:
         """A data frame as such a table."""
         rows = [[cell(value) for value in row] for row in table.itertuples(index=False)]
@@ -113,8 +119,17 @@ class Page:
 
     def html(self) -> str:
         """The page as one document: no file and no address beside it is ever asked for."""
-        template = _environment().get_template("page.html.j2")
-        return template.render(page=self, style=_part("page.css"), script=_part("page.js"))
+        kinds = {part["kind"] for section in self.sections for part in section.parts}
+        names = ["page", *(["explorer"] if "explorer" in kinds else [])]
+        return (
+            _environment()
+            .get_template("page.html.j2")
+            .render(
+                page=self,
+                styles=[_part(f"{name}.css") for name in names],
+                scripts=[_part(f"{name}.js") for name in names],
+            )
+        )
 
     def save(self, path: Path) -> Path:
         """Write it, whole or not at all.
@@ -160,7 +175,9 @@ def image_uri(png: Path, *, photographs: bool = False) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     loader = jinja2.FunctionLoader(_part)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # no space, keys in order
+    return made
 
 
 def _part(name: str) -> str:

@@ -1,0 +1,175 @@
+"""The report page's explorer: any histogram of its surveys, with fitted laws and statistics.
+
+Its data is plain JSON in the page, which the browser's script `explorer.js` reads:
+
+models, quantities     what there is to choose from, with names to show
+statistics             [column, label] of what stands beside a histogram
+rows                   one a histogram; its bins are `first`, `first` + `width` ... of which `bins`
+counts                 all counts in the order of the rows, see `packed`
+"""
+
+import base64
+from collections.abc import Hashable, Iterable, Sequence
+from math import isfinite, sqrt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from burst.axis import Axis, RegularAxis
+from burst.distribution import Bins, fit_gaussian, fit_generalised_gaussian, fit_laplace
+from burst.histogram import Histogram
+from burst.survey import WHOLE, Survey
+from reports.style import LAWS, QUANTITIES, quantity_style
+
+DIGITS = 6  # significant ones of a statistic: more than anybody reads
+INDEX = ("model", "pretraining", "block", "head", "quantity")
+INTERVAL = ("_low", "_high")  # what the names of an interval's two columns end with
+LABELS = {
+    "count": "entries",
+    "std": "standard deviation",
+    "min": "least",
+    "max": "greatest",
+    "abs_q50": "median of |entry|",
+    "abs_q90": "90 % of |entry| below",
+    "abs_q99": "99 % of |entry| below",
+    "abs_q999": "99.9 % of |entry| below",
+    "gini": "Gini coefficient of |entry|",
+    "top1_energy": "energy in the largest 1 %",
+    "hill": "Hill tail index",
+    "ggd_shape": "fitted shape",
+    "ks_gaussian": "distance to best Gaussian",
+    "ks_laplace": "distance to best Laplacian",
+    "kurtosis_null": "kurtosis of Gaussian tokens",
+    "kurtosis_within_rows": "kurtosis within dimensions",
+    "row_scale_share": "share: spread of dimensions",
+    "token_scale_share": "share: spread of tokens",
+}
+
+
+def explorer_data(surveys: Sequence[Survey]) -> dict[str, Any]:
+    """What the explorer shows of one survey or several, as plain JSON-able data.
+
+    Counts are those of `Histogram.rebin` to the survey's own number of bins. Laws are all written
+    as generalised Gaussians [location, scale, shape], since the Gaussian is that of shape 2 and
+    the Laplacian that of shape 1; None where none fits.
+    """
+    histograms: list[Histogram] = []
+    rows: list[dict[str, Any]] = []
+    columns = _statistics(pd.concat([survey.table for survey in surveys], ignore_index=True))
+    for number, survey in enumerate(surveys):
+        table = survey.table.assign(head=survey.table["head"].astype(str))
+        keys = zip(table["block"], table["head"], table["quantity"], strict=True)
+        values = dict(zip(keys, table.to_dict("records"), strict=True))
+        for key, hist in survey.histograms.items():
+            if key[2] in QUANTITIES and key in values:
+                histograms.append(hist.rebin(survey.record["options"]["bins"]))
+                row = _row(hist, histograms[-1].axis, values[key], columns)
+                rows.append({"model": number, **dict(zip(INDEX[2:], key, strict=True)), **row})
+    return {
+        "models": [str(survey.record["model"]) for survey in surveys],
+        "quantities": _quantities(rows),
+        "laws": {name: line.label for name, line in LAWS.items()},
+        "statistics": [[name, LABELS.get(name, name.replace("_", " "))] for name in columns],
+        "whole": WHOLE,
+        "rows": rows,
+        "counts": packed(hist.values() for hist in histograms),
+    }
+
+
+def packed(counts: Iterable[NDArray[np.int64]]) -> str:
+    """Counts, one histogram after the other, as base64 of variable-length numbers.
+
+    A number is written seven bits a byte, the lowest first, the eighth bit saying that more
+    follow (LEB128). A zero is followed by how many more zeros there are, so the empty ends of a
+    histogram take two or three bytes.
+    """
+    data = bytearray()
+    for values in counts:
+        at, numbers = 0, values.tolist()
+        while at < len(numbers):
+            _append(data, numbers[at])
+            at += 1
+            if not numbers[at - 1]:
+                end = next((i for i in range(at, len(numbers)) if numbers[i]), len(numbers))
+                _append(data, end - at)
+                at = end
+    return base64.b64encode(data).decode("ascii")
+
+
+def without_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns that are no end of another's interval."""
+    return table[[name for name in table.columns if not _is_end(str(name), table)]]
+
+
+def _append(data: bytearray, number: int) -> None:
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    data.append(number)
+
+
+def _row(
+    hist: Histogram, axis: Axis, values: dict[Hashable, Any], columns: Sequence[str]
+) -> dict[str, Any]:
+    assert isinstance(axis, RegularAxis)  # as `Histogram.rebin` makes it
+    row: dict[str, Any] = {
+        "bins": axis.bins,
+        "first": axis.lo,
+        "width": (axis.hi - axis.lo) / axis.bins,
+        "laws": _laws(hist),
+        "values": [_plain(values.get(name)) for name in columns],
+    }
+    ends = [[values.get(name + end) for end in INTERVAL] for name in columns]
+    if any(isfinite(end) for pair in ends for end in pair if end is not None):
+        row["intervals"] = [_interval(*pair) for pair in ends]
+    return row
+
+
+def _laws(hist: Histogram) -> dict[str, list[float] | None]:
+    bins = Bins.of(hist)
+    normal, laplace, general = (
+        fit_gaussian(bins), fit_laplace(bins), fit_generalised_gaussian(bins)
+    )  # fmt: skip
+    found = {
+        "gaussian": (normal.loc, sqrt(2) * normal.scale, 2.0),
+        "laplacian": (laplace.loc, laplace.scale, 1.0),
+        "generalised gaussian": (general.loc, general.scale, general.shape),
+    }
+    return {
+        name: list(law) if all(isfinite(one) for one in law) and law[1] > 0 else None
+        for name, law in found.items()
+    }
+
+
+def _quantities(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    present = {row["quantity"] for row in rows}
+    styles = {name: quantity_style(name) for name in QUANTITIES if name in present}
+    return {
+        name: {"symbol": style.plain, "unit": style.unit.replace(r"$1/\sqrt{d_h}$", "1/√d_h")}
+        for name, style in styles.items()
+    }
+
+
+def _statistics(table: pd.DataFrame) -> list[str]:
+    """Columns of numbers that say something, ends of intervals apart."""
+    numbers = without_intervals(table).drop(columns=list(INDEX), errors="ignore")
+    return [str(name) for name in numbers.select_dtypes("number").columns]
+
+
+def _is_end(name: str, table: pd.DataFrame) -> bool:
+    return any(name.endswith(end) and name.removesuffix(end) in table for end in INTERVAL)
+
+
+def _interval(low: float | None, high: float | None) -> list[float | None] | None:
+    ends = [_plain(low), _plain(high)]
+    return None if None in ends else ends
+
+
+def _plain(value: float | None) -> float | None:
+    """A number as JSON has it: rounded, whole ones as they are, and None for NaN."""
+    if value is None or not isfinite(value):
+        return None
+    number = float(value)
+    return int(number) if number.is_integer() else float(f"{number:.{DIGITS}g}")
