@@ -1,6 +1,7 @@
 """What both commands share: one-line errors, parsing of small things, progress, processes."""
 
 import importlib.metadata
+import math
 import signal
 import sys
 import warnings
@@ -192,3 +193,22 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts):
         raise BurstError(f"--seeds {text!r} is no list of whole numbers such as 0,1,2")
     return tuple(int(part) for part in parts)
+
+
+def parse_steps(text: str | None) -> tuple[float, ...] | None:
+    """`0,10,2.5` -> (0.0, 10.0, 2.5); None stays None.
+
+    Raises:
+        BurstError: anything else.
+    """
+    if text is None:
+        return None
+    from burst.errors import BurstError
+
+    try:
+        steps = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        steps = (math.nan,)
+    if not all(math.isfinite(step) for step in steps):
+        raise BurstError(f"--steps {text!r} is no list of numbers such as 0,10,20")
+    return steps

@@ -18,6 +18,7 @@ from cli._common import (
     add_version,
     parse_blocks,
     parse_shrinkage,
+    parse_steps,
     plain_console,
     reported_errors,
     run,
@@ -300,6 +301,45 @@ def report(
             files = reports.save_burst_report(shown, out, seed=seed)
         if not quiet:
             console = plain_console()
+            console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Folders of `burst histogram --out`, or survey.npz files; the first is what the "
+            "others are compared with.",
+        ),
+    ],
+    steps: Annotated[
+        str | None,
+        typer.Option(help="Of the training, one a run, such as 0,10,20; else read from names."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page, its figures and comparison.csv.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Compare surveys: two models, or checkpoints of one training, block by block."""
+    with reported_errors():
+        import reports
+
+        opened = reports.open_survey_runs(runs, steps=parse_steps(steps))
+        table = reports.compare_surveys(opened)
+        files = reports.save_comparison(opened, out) if out else []
+        if quiet:
+            return
+        console = plain_console()
+        for label, sentences in reports.comparison_words(opened, table).items():
+            console.print(f"{label} against {opened[0].label}", highlight=False)
+            for line in sentences:
+                console.print(f"  {line}", highlight=False, soft_wrap=True)
+        for line in reports.mismatches(opened):
+            console.print(f"not compared: {line}", highlight=False, soft_wrap=True)
+        if files:
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 

@@ -10,6 +10,9 @@ from reports.backbones import (
 )
 from reports.bpt_report import beside_published, labels, prompt_values, save_bpt_report
 from reports.burst_report import BackboneReport, measured_whitening, save_burst_report
+from reports.comparison import SurveyRun, compare_surveys, mismatches, open_survey_runs
+from reports.comparison_figures import difference_figure, draw_steps, step_figure
+from reports.comparison_page import comparison_words, save_comparison
 from reports.depth import depth_grid, depth_lines, draw_histogram, draw_measure
 from reports.detection_figures import draw_detections, save_prediction, side_by_side_figure
 from reports.detection_report import (
@@ -103,6 +106,7 @@ __all__ = [
     "Matching",
     "Scene",
     "StudyCell",
+    "SurveyRun",
     "beside_published",
     "beside_published_detectors",
     "check_table",
@@ -111,8 +115,10 @@ __all__ = [
     "compare",
     "compare_classes",
     "compare_detectors",
+    "compare_surveys",
     "comparison_figure",
     "comparison_table",
+    "comparison_words",
     "confusion_figure",
     "cosine_figure",
     "cosine_matrix",
@@ -125,6 +131,7 @@ __all__ = [
     "detection_table",
     "detector_labels",
     "detectors_table",
+    "difference_figure",
     "draw_confusion",
     "draw_cosines",
     "draw_curves",
@@ -137,6 +144,7 @@ __all__ = [
     "draw_quantity",
     "draw_scores",
     "draw_spectrum",
+    "draw_steps",
     "draw_trace",
     "draw_values",
     "evaluation_table",
@@ -151,9 +159,11 @@ __all__ = [
     "losses_figure",
     "match_detections",
     "measured_whitening",
+    "mismatches",
     "model_record",
     "models_table",
     "objects_table",
+    "open_survey_runs",
     "overlay_grid",
     "plain",
     "plan_table",
@@ -167,6 +177,7 @@ __all__ = [
     "run_record",
     "save_bpt_report",
     "save_burst_report",
+    "save_comparison",
     "save_detection_report",
     "save_figure",
     "save_prediction",
@@ -176,6 +187,7 @@ __all__ = [
     "save_whitening_run",
     "scores_figure",
     "side_by_side_figure",
+    "step_figure",
     "study_cells",
     "study_frame",
     "study_recipes",
