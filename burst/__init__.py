@@ -66,7 +66,7 @@ from burst.statistics import STATISTICS, abs_quantile, describe, gini, hill, top
 from burst.survey import QUANTITIES, Survey, SurveyOptions, images_for, survey
 from burst.text import TextStream, Tokenizer, open_text, text_for
 from burst.tokens import capture
-from burst.whitened import whitened_histogram, whitened_histograms
+from burst.whitened import WhitenedEntries, whitened_histogram, whitened_histograms
 from burst.whitening import (
     BlockDiagnostics,
     RankWarning,
@@ -118,6 +118,7 @@ __all__ = [
     "Tokenizer",
     "UnknownName",
     "UnsupportedModel",
+    "WhitenedEntries",
     "Whitening",
     "WhiteningOptions",
     "abs_quantile",

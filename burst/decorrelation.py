@@ -15,11 +15,13 @@ from scipy.linalg import lapack
 from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName
 
 Floats: TypeAlias = NDArray[np.float64]
-METHODS = ("zca", "pca", "cholesky", "zca-cor", "pca-cor")
+FULL_METHODS = ("zca", "pca", "cholesky", "zca-cor", "pca-cor")
+METHODS = (*FULL_METHODS, "diagonal")
 SHRINKAGES = ("none", "oas")
 EPSILON = float(np.finfo(np.float64).eps)
 TOKEN_EPSILON = float(np.finfo(np.float32).eps)
 SPLIT = 1e-7
+DOES_NOT_VARY = "its response does not vary, so there is nothing to whiten"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +29,14 @@ class Decorrelation:
     """A whitening matrix and the spectrum that it was made from.
 
     Attributes:
-        matrix: (d, d) float32, W; W Y is white if cov(Y) = F F^T.
+        matrix: (d, d) float32, W; W Y is white if cov(Y) = F F^T, or, for `diagonal`, of unit
+            variance in every row.
         eigenvalues: (d,) float64, falling, before the floor: of F F^T; of the correlation matrix
-            for `zca-cor` and `pca-cor`. 0 where they are lost in rounding.
+            for `zca-cor` and `pca-cor`; of V, the variances of the rows, for `diagonal`. 0 where
+            they are lost in rounding.
         basis: (d, d), orthonormal columns in the space of W Y, in the order of the eigenvalues.
-            W F F^T W^T is the identity on the first `kept`, and smaller on the others.
+            W F F^T W^T is the identity on the first `kept`, and smaller on the others. For
+            `diagonal` they are unit vectors, and only its diagonal is that of the identity.
         kept: how many eigenvalues lie above the floor.
     """
 
@@ -75,14 +80,33 @@ class Decorrelation:
 
         ||U^T W cov(Y) W^T U - I||_F / sqrt(k), U being the k kept columns of `basis`: 0 if white,
         1 if W Y vanishes. Even the right W gives sqrt((k + 1) / n) on n independent Gaussians.
+        `diagonal` does not decorrelate: its error is mostly that of the correlations which remain.
 
         Raises:
             ShapeError: the factor has another number of rows.
         """
+        white = self._kept_rows(factor)
+        return float(np.linalg.norm(white @ white.T - np.eye(self.kept)) / self.kept**0.5)
+
+    def variance_error(self, factor: Floats) -> float:
+        """The part of `whiteness_error` that is of variances: its square has this one's in it.
+
+        sqrt(mean over the kept directions of (their variance in W Y - 1)^2). What the square lacks
+        is of correlations: the sum of the squared off-diagonal entries, divided by k. For
+        `diagonal` the directions are rows, and this is what it promises of them.
+
+        Raises:
+            ShapeError: the factor has another number of rows.
+        """
+        white = self._kept_rows(factor)
+        return float(np.sqrt(np.mean((np.square(white).sum(axis=1) - 1) ** 2)))
+
+    def _kept_rows(self, factor: Floats) -> Floats:
+        """U^T W factor: W Y in the kept directions."""
         if factor.shape[0] != self.matrix.shape[0]:
             raise ShapeError(f"factor {factor.shape} must have {self.matrix.shape[0]} rows")
-        white = (self.basis[:, : self.kept].T @ self.matrix.astype(np.float64)) @ factor
-        return float(np.linalg.norm(white @ white.T - np.eye(self.kept)) / self.kept**0.5)
+        rows: Floats = (self.basis[:, : self.kept].T @ self.matrix.astype(np.float64)) @ factor
+        return rows
 
 
 def oas_shrinkage(covariance: Floats, count: int) -> float:
@@ -174,7 +198,7 @@ def left_singular(factor: Floats) -> tuple[Floats, Floats]:
 
 
 def decorrelate(factor: Floats, *, method: str = "zca", floor: float = 1e-6) -> Decorrelation:
-    """The whitening matrix W of Sigma = F F^T, by one of five methods.
+    """The whitening matrix W of Sigma = F F^T, by one of five methods, or its diagonal alone.
 
     Sigma = U D U^T, P = G T G^T the correlation matrix, V the diagonal of Sigma:
 
@@ -183,26 +207,29 @@ def decorrelate(factor: Floats, *, method: str = "zca", floor: float = 1e-6) -> 
         cholesky R, R^T R = Sigma^(-1)       upper triangular, positive diagonal
         zca-cor  G T^(-1/2) G^T V^(-1/2)     as close to the standardised Y as can be
         pca-cor  T^(-1/2) G^T V^(-1/2)
+        diagonal V^(-1/2)                    d numbers: unit variances, correlations as they are
 
-    Eigenvalues of D (of T) below `floor` times the largest are raised to that: their directions
-    are not lost, only amplified no more than the least kept one, so W has full rank and a prompt
-    P W^T can still move there. The signs of U and G, which `pca` shows, make their diagonals
-    positive.
+    Eigenvalues of D (of T, or of V) below `floor` times the largest are raised to that: their
+    directions are not lost, only amplified no more than the least kept one, so W has full rank and
+    a prompt P W^T can still move there. The signs of U and G, which `pca` shows, make their
+    diagonals positive. `diagonal` does not whiten, but is what every whitening must be compared
+    with: it takes out the spread of the rows' variances, which makes pooled entries heavy-tailed.
 
     Args:
         factor: (d, r) float64, any F with F F^T = Sigma: for n samples y_i about their mean, the
             matrix of the y_i / sqrt(n); for the response Y = A X^T, A L with L L^T = cov(X).
-        method: "zca", "pca", "cholesky", "zca-cor" or "pca-cor".
-        floor: 0 up to, but not including, 1. With 0, Sigma must be of full rank.
+        method: "zca", "pca", "cholesky", "zca-cor", "pca-cor" or "diagonal".
+        floor: 0 up to, but not including, 1. With 0, Sigma must be of full rank; for `diagonal`,
+            no entry of Y may be constant.
 
     Returns:
-        W (d, d) as `matrix`, so that cov(W Y) is the identity on the eigenvalues above the floor;
-        the spectrum, and what follows from it.
+        W (d, d) as `matrix`, so that cov(W Y) is the identity on the eigenvalues above the floor,
+        or has ones on its diagonal for `diagonal`; the spectrum, and what follows from it.
 
     Raises:
         UnknownName: another method.
         BurstError: floor out of range; floor 0 and a singular Sigma; an entry of Y that is constant
-            and a method that standardises.
+            and a method that standardises, or floor 0 and `diagonal`.
         EmptyResult: Sigma is zero.
 
     Source: Kessy, Lewin and Strimmer 2018, Table 1, doi 10.1080/00031305.2016.1277159.
@@ -214,6 +241,8 @@ def decorrelate(factor: Floats, *, method: str = "zca", floor: float = 1e-6) -> 
         raise UnknownName("whitening method", method, METHODS)
     if not 0 <= floor < 1:
         raise BurstError(f"the eigenvalue floor is {floor}; it must be at least 0 and below 1")
+    if method == "diagonal":
+        return _diagonal(factor, floor)
     deviation = _deviation(factor, standardise=method.endswith("cor"))
     u, s = left_singular(factor / deviation[:, None])
     u *= np.where(u.diagonal() < 0, -1.0, 1.0)
@@ -231,12 +260,44 @@ def decorrelate(factor: Floats, *, method: str = "zca", floor: float = 1e-6) -> 
     return Decorrelation(matrix, eigenvalues, basis, kept)
 
 
+def row_variances(factor: Floats) -> Floats:
+    """V = diag(F F^T), (d,): variances of the entries of Y; 0 where they are lost in rounding."""
+    variances: Floats = np.square(factor).sum(axis=1)
+    variances[variances <= (len(factor) * EPSILON) ** 2 * variances.max(initial=0.0)] = 0.0
+    return variances
+
+
+def diagonal_gains(variances: Floats, floor: float) -> Floats:
+    """V^(-1/2), (d,), variances below `floor` times the largest raised to it; 0 for what is 0."""
+    raised = np.maximum(variances, floor * variances.max(initial=0.0))
+    gains: Floats = np.zeros_like(raised)
+    np.divide(1.0, np.sqrt(raised), out=gains, where=raised > 0)
+    return gains
+
+
+def _diagonal(factor: Floats, floor: float) -> Decorrelation:
+    variances = row_variances(factor)
+    largest = float(variances.max(initial=0.0))
+    if not largest > 0:
+        raise EmptyResult(DOES_NOT_VARY)
+    constant = np.flatnonzero(variances == 0)
+    if constant.size and not floor:
+        raise BurstError(
+            f"entry {constant[0]} of its response (and {constant.size - 1} more) is constant; "
+            "give a floor above 0"
+        )
+    falling = np.argsort(-variances, kind="stable")
+    matrix = np.diag(diagonal_gains(variances, floor)).astype(np.float32)
+    kept = int(np.count_nonzero(variances >= floor * largest))
+    return Decorrelation(matrix, variances[falling], np.eye(len(variances))[:, falling], kept)
+
+
 def _deviation(factor: Floats, *, standardise: bool) -> Floats:
     """Standard deviations to divide by; ones for the methods that do not."""
     deviation: Floats = np.linalg.norm(factor, axis=1)
     largest = deviation.max(initial=0.0)
     if not largest > 0:
-        raise EmptyResult("its response does not vary, so there is nothing to whiten")
+        raise EmptyResult(DOES_NOT_VARY)
     if not standardise:
         return np.ones(len(factor))
     constant = np.flatnonzero(deviation <= len(factor) * EPSILON * largest)

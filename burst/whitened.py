@@ -1,15 +1,17 @@
-"""The response before and after whitening, entry by entry: histograms of Y and of W Y."""
+"""The response before and after whitening, entry by entry: histograms of Y, V^(-1/2) Y, W Y."""
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from burst.adapters import select_blocks
 from burst.axis import Axis, FloatAxis
 from burst.backbone import Backbone
 from burst.collect import split_images
+from burst.decorrelation import diagonal_gains
 from burst.distributed import add_histograms, rank_and_size, together
 from burst.errors import BurstError, EmptyResult, ShapeError
 from burst.fingerprint import subject_of
@@ -21,7 +23,21 @@ from burst.kernels import HistogramAccumulator
 from burst.stream import NamedStream, Stream, as_stream
 from burst.whitening import Whitening, WhiteningOptions
 
-Pair = tuple[Histogram, Histogram]
+
+class WhitenedEntries(NamedTuple):
+    """Histograms of a block's response, before and after.
+
+    Attributes:
+        before: of Y.
+        after: of W Y.
+        diagonal: of V^(-1/2) Y, each row divided by its own deviation, which the whitening was
+            fitted with: what `after` is to be compared with. It is `after` itself for the method
+            "diagonal", and None where the whitening's file did not hold the deviations.
+    """
+
+    before: Histogram
+    after: Histogram
+    diagonal: Histogram | None = None
 
 
 def whitened_histogram(w: Tensor, a: Tensor, x: Tensor, axis: Axis | None = None) -> Histogram:
@@ -44,8 +60,8 @@ def whitened_histograms(
     batches: Iterable[Any],
     whitening: Whitening,
     options: WhiteningOptions,
-) -> dict[int, Pair]:
-    """Histograms of Y and of W Y, by block index, on the images that `whiten` held out.
+) -> dict[int, WhitenedEntries]:
+    """Histograms of Y, V^(-1/2) Y and W Y, by block index, on the images that `whiten` held out.
 
     Reads those images again. Where none were held out, or where they are not known by name, it
     reads all batches.
@@ -66,12 +82,26 @@ def whitened_histograms(
         raise BurstError(f"blocks {chosen} are not all among those whitened, {known}")
     inner = subject_of(model).model
     device = next(inner.parameters()).device
-    pairs = {}
+    matrices = {}
     blocks = select_blocks(inner, chosen)
     for block, a in response_matrices(blocks, **options.response):  # float64 on the CPU, like W A
-        w = whitening.W[known.index(block.index)]
-        pairs[block.index] = a.float().to(device), (w.cpu().double() @ a).float().to(device)
-    return _count(inner, _held_out(as_stream(batches), options.held_out), pairs, options.tokens)
+        found = _matrices(whitening, known.index(block.index), a)
+        matrices[block.index] = {name: one.float().to(device) for name, one in found.items()}
+    stream = _held_out(as_stream(batches), options.held_out)
+    counted = _count(inner, stream, matrices, options.tokens)
+    if whitening.record["method"] == "diagonal":
+        return {block: one._replace(diagonal=one.after) for block, one in counted.items()}
+    return counted
+
+
+def _matrices(whitening: Whitening, place: int, a: Tensor) -> dict[str, Tensor]:
+    """What takes tokens to each kind of entries, by its name in `WhitenedEntries`; float64."""
+    found = {"before": a, "after": whitening.W[place].cpu().double() @ a}
+    if whitening.variances is not None and whitening.record["method"] != "diagonal":
+        variances = whitening.variances[place].cpu().numpy()
+        gains = diagonal_gains(variances, float(whitening.record["floor"]))
+        found["diagonal"] = torch.from_numpy(gains)[:, None] * a
+    return found
 
 
 def _held_out(stream: Stream, share: float) -> Stream:
@@ -84,19 +114,19 @@ def _held_out(stream: Stream, share: float) -> Stream:
 def _count(
     model: nn.Module,
     stream: Stream,
-    pairs: dict[int, tuple[Tensor, Tensor]],
+    matrices: dict[int, dict[str, Tensor]],
     tokens: str,
-) -> dict[int, Pair]:
-    counters: dict[tuple[int, int], HistogramAccumulator] = defaultdict(HistogramAccumulator)
+) -> dict[int, WhitenedEntries]:
+    counters: dict[tuple[int, str], HistogramAccumulator] = defaultdict(HistogramAccumulator)
 
     def count(block: int, x: Tensor) -> None:
         rows = x.reshape(-1, x.shape[-1]).float()
-        for which, matrix in enumerate(pairs[block]):
-            counters[block, which].add_product(matrix, rows.mT)
+        for name, matrix in matrices[block].items():
+            counters[block, name].add_product(matrix, rows.mT)
 
-    def read() -> tuple[dict[tuple[int, int], Histogram], list[tuple[str, str]]]:
+    def read() -> tuple[dict[tuple[int, str], Histogram], list[tuple[str, str]]]:
         mine = stream.shard(*rank_and_size())
-        read_tokens(model, mine, pairs, count, tokens=tokens)
+        read_tokens(model, mine, matrices, count, tokens=tokens)
         return {key: counter.result() for key, counter in counters.items()}, mine.skipped
 
     parts = together(read)
@@ -104,4 +134,7 @@ def _count(
     if not whole:
         stream.check_some_read([bad for _, skipped in parts for bad in skipped])
         raise EmptyResult(f"nothing was read from {stream.source}")
-    return {block: (whole[block, 0], whole[block, 1]) for block in sorted(pairs)}
+    return {
+        block: WhitenedEntries(**{name: whole[block, name] for name in matrices[block]})
+        for block in sorted(matrices)
+    }

@@ -33,6 +33,7 @@ from burst.decorrelation import (
     authors_decorrelation,
     covariance_factor,
     decorrelate,
+    row_variances,
     shrink,
     shrinkage_share,
 )
@@ -56,16 +57,17 @@ class WhiteningOptions:
 
     Attributes:
         blocks: indices, each of tokens of one width; None for all.
-        method: "zca", "pca", "cholesky", "zca-cor" or "pca-cor", see `burst.decorrelation`.
+        method: "zca", "pca", "cholesky", "zca-cor", "pca-cor" or "diagonal", see `decorrelate`.
         shrinkage: of C towards mu I: "none", "oas" (`oas_shrinkage`), or how much, 0 to 1.
-        floor: eigenvalues below `floor` times the largest are raised to it, see `decorrelate`.
+        floor: eigenvalues, or variances of the rows for "diagonal", below `floor` times the largest
+            are raised to it, see `decorrelate`.
         centred: C is the covariance of X; else its second moment E[x x^T].
         convention: "paper" or "authors", see `burst.interaction.interaction`.
         tokens: "all", or "patch" to leave class, distillation and register tokens out.
         through_norm: whiten H diag(g) A X^T, what a prompt meets that goes through the block's
             first norm as the tokens do, see `response_matrix`: H centres it and g is the norm's
-            gain. One direction of it never varies, so `floor` must be above 0. Behind a norm that
-            does not centre, such as an RMSNorm, it is diag(g) A X^T.
+            gain. One direction of it never varies, so `floor` must be above 0, but for "diagonal".
+            Behind a norm that does not centre, such as an RMSNorm, it is diag(g) A X^T.
         head: whiten the response of this head alone, A_h X^T, whose rank is d_h; None for all.
         recipe: "corrected", or "authors": what their released code estimates. It sets
             `convention` to "authors", `centred` to False and `floor` to 0, and whitens the response
@@ -126,6 +128,8 @@ class WhiteningOptions:
 class BlockDiagnostics:
     """How the whitening of one block went; the numbers are defined on `Decorrelation`.
 
+    For the method "diagonal" directions are rows of Y and eigenvalues their variances.
+
     Attributes:
         block: its index.
         tokens: how many tokens were fitted on.
@@ -137,6 +141,8 @@ class BlockDiagnostics:
         effective_rank: exp of the spectrum's entropy.
         shrinkage: share of mu I in C.
         whiteness_error: on held-out images and the kept directions; NaN where none were held out.
+        variance_error: the part of it that is of variances, not of correlations; NaN where it was
+            not measured.
     """
 
     block: int
@@ -149,6 +155,7 @@ class BlockDiagnostics:
     effective_rank: float
     shrinkage: float
     whiteness_error: float
+    variance_error: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,11 +165,13 @@ class Whitening:
     Attributes:
         W: (blocks, d, d) float32: W[i] @ Y is white, Y = A X^T (d, n) being the response of block
             `blocks[i].block`. A prompt P (m, d) is transformed as P @ W[i].T.
-        eigenvalues: (blocks, d) float64, falling: of Sigma = cov(Y), or of its correlation matrix
-            for the -cor methods, before the floor.
+        eigenvalues: (blocks, d) float64, falling: of Sigma = cov(Y), of its correlation matrix for
+            the -cor methods, or of its diagonal for "diagonal", before the floor.
         mean: (blocks, d) float64, of Y: W[i] @ (Y - mean[i, :, None]) has mean 0.
         blocks: what became of each block.
         record: model, weights, images and options, as plain data.
+        variances: (blocks, d) float64, V = diag(Sigma): of each row of Y, in order, before the
+            floor. None if read from a file of an earlier version, which did not hold it.
     """
 
     W: Tensor
@@ -170,6 +179,7 @@ class Whitening:
     mean: Tensor
     blocks: tuple[BlockDiagnostics, ...]
     record: dict[str, Any] = field(repr=False)
+    variances: Tensor | None = None
 
 
 def whiten(
@@ -260,7 +270,7 @@ def whiten_moments(
         for block, response in response_matrices(asked, **options.response)
     ]
     _check_rank(tasks, options)
-    found, diagnostics = zip(
+    found, variances, diagnostics = zip(
         *_in_parallel(lambda task: _whiten_block(task, options), tasks), strict=True
     )
     means = [task.response @ task.moments.mean.numpy() for task in tasks]
@@ -270,6 +280,7 @@ def whiten_moments(
         torch.from_numpy(np.stack(means)),
         diagnostics,
         _record(subject, moments, held_out, options, tasks),
+        torch.from_numpy(np.stack(variances)),
     )
 
 
@@ -282,26 +293,29 @@ class _Task(NamedTuple):
     held_out: SecondMoments | None
 
 
-def _whiten_block(task: _Task, options: WhiteningOptions) -> tuple[Decorrelation, BlockDiagnostics]:
+def _whiten_block(
+    task: _Task, options: WhiteningOptions
+) -> tuple[Decorrelation, Floats, BlockDiagnostics]:
     try:
-        found, share = _decorrelate(task, options)
+        factor, share = _factor(task, options)
+        if options.recipe == "authors":
+            found = authors_decorrelation(_mean_response(task))
+        else:
+            found = decorrelate(factor, method=options.method, floor=options.floor)
     except BurstError as mistake:
         raise type(mistake)(f"{task.block.name}: {mistake}") from None
-    error = nan
+    held_out = None
     if task.held_out:
-        held = task.held_out.covariance(centred=options.centred).numpy()
-        error = found.whiteness_error(task.response @ covariance_factor(held))
-    return found, _diagnose(task, found, share, error)
+        covariance = task.held_out.covariance(centred=options.centred).numpy()
+        held_out = task.response @ covariance_factor(covariance)
+    return found, row_variances(factor), _diagnose(task, found, share, held_out)
 
 
-def _decorrelate(task: _Task, options: WhiteningOptions) -> tuple[Decorrelation, float]:
-    """W and the shrinkage."""
-    if options.recipe == "authors":
-        return authors_decorrelation(_mean_response(task)), 0.0
+def _factor(task: _Task, options: WhiteningOptions) -> tuple[Floats, float]:
+    """F with F F^T = Sigma, and how much C was shrunk."""
     covariance = task.moments.covariance(centred=options.centred).numpy()
     share = shrinkage_share(covariance, task.moments.count, options.shrinkage)
-    factor = task.response @ covariance_factor(shrink(covariance, share))
-    return decorrelate(factor, method=options.method, floor=options.floor), share
+    return task.response @ covariance_factor(shrink(covariance, share)), share
 
 
 def _mean_response(task: _Task) -> Floats:
@@ -312,7 +326,9 @@ def _mean_response(task: _Task) -> Floats:
     return np.asarray(task.response @ positions.numpy().T)
 
 
-def _diagnose(task: _Task, found: Decorrelation, share: float, error: float) -> BlockDiagnostics:
+def _diagnose(
+    task: _Task, found: Decorrelation, share: float, held_out: Floats | None
+) -> BlockDiagnostics:
     return BlockDiagnostics(
         block=task.block.index,
         tokens=task.moments.count,
@@ -323,7 +339,8 @@ def _diagnose(task: _Task, found: Decorrelation, share: float, error: float) -> 
         kept_condition_number=found.kept_condition_number,
         effective_rank=found.effective_rank,
         shrinkage=share,
-        whiteness_error=error,
+        whiteness_error=nan if held_out is None else found.whiteness_error(held_out),
+        variance_error=nan if held_out is None else found.variance_error(held_out),
     )
 
 
@@ -351,7 +368,7 @@ def _check_moments(
 
 def _check_rank(tasks: Sequence[_Task], options: WhiteningOptions) -> None:
     few = [one for one in tasks if one.moments.count - options.centred < one.moments.dim]
-    if not few:
+    if not few or options.method == "diagonal":  # variances of rows need no full rank
         return
     moments = few[0].moments
     what = (

@@ -24,6 +24,7 @@ from burst.whitening import BlockDiagnostics, Whitening
 KIND = "burst whitening 1"
 SUFFIXES = (".pt", ".safetensors")
 TENSORS = {"W": torch.float32, "eigenvalues": torch.float64, "mean": torch.float64}
+ADDED = "variances"  # float64; files of earlier versions lack it
 
 
 def check_whitening_path(path: str | Path) -> None:
@@ -39,9 +40,9 @@ def check_whitening_path(path: str | Path) -> None:
 def save_whitening(whitening: Whitening, path: str | Path) -> None:
     """Write a whitening, whole or not at all.
 
-    The file holds `W`, `eigenvalues` and `mean`, and a JSON string `metadata`: `Whitening.record`
-    with the diagnostics as `per_block`. A .pt file is a dictionary that
-    `torch.load(weights_only=True)` reads; in a .safetensors file the string is in the header.
+    The file holds `W`, `eigenvalues`, `mean` and, where it is known, `variances`, and a JSON string
+    `metadata`: `Whitening.record` with the diagnostics as `per_block`. A .pt file is a dictionary
+    that `torch.load(weights_only=True)` reads; in a .safetensors file the string is in the header.
     What is not a finite number is null in JSON.
 
     Raises:
@@ -49,6 +50,8 @@ def save_whitening(whitening: Whitening, path: str | Path) -> None:
     """
     check_whitening_path(path)
     tensors = {name: getattr(whitening, name).contiguous() for name in TENSORS}
+    if whitening.variances is not None:
+        tensors[ADDED] = whitening.variances.contiguous()
     about = {"kind": KIND, **whitening.record}
     about["per_block"] = [_plain(asdict(one)) for one in whitening.blocks]
     metadata = json.dumps(about, allow_nan=False)
@@ -74,7 +77,8 @@ def load_whitening(path: str | Path, model: nn.Module | Backbone | None = None) 
             with `through_norm` by a version that did not centre.
     """
     tensors, about = _read(Path(path))
-    for name, dtype in TENSORS.items():
+    expected = TENSORS | ({ADDED: torch.float64} if ADDED in tensors else {})
+    for name, dtype in expected.items():
         if not isinstance(tensors.get(name), Tensor) or tensors[name].dtype != dtype:
             raise CheckpointError(f"{path} is damaged: it has no {name} of {dtype}")
         if not torch.isfinite(tensors[name]).all():
@@ -84,8 +88,8 @@ def load_whitening(path: str | Path, model: nn.Module | Backbone | None = None) 
         shape = len(per_block), int(about["dim"]), int(about["dim"])
     except (LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged: its metadata lacks {error}") from error
-    shapes = {name: tuple(tensors[name].shape) for name in TENSORS}
-    if shapes != {"W": shape, "eigenvalues": shape[:2], "mean": shape[:2]}:
+    shapes = {name: tuple(tensors[name].shape) for name in expected}
+    if shapes != {name: shape if name == "W" else shape[:2] for name in expected}:
         raise CheckpointError(f"{path} is damaged: its tensors are {shapes}, expected W {shape}")
     if about.get("through_norm") and "qk_sha256" not in about:
         raise CheckpointError(
@@ -107,7 +111,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = stored["metadata"]
         about = json.loads(metadata)
         if about.pop("kind") == KIND and isinstance(stored, Mapping):
-            return {name: stored[name] for name in TENSORS}, about
+            added = {ADDED: stored[ADDED]} if ADDED in stored else {}
+            return {name: stored[name] for name in TENSORS} | added, about
     except DAMAGE:
         pass
     raise CheckpointError(
@@ -120,6 +125,7 @@ def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _diagnostics(entry: Mapping[str, float | None]) -> BlockDiagnostics:
+    entry = {"variance_error": None, **entry}  # which files of earlier versions lack
     values: dict[str, Any] = {one.name: entry[one.name] for one in fields(BlockDiagnostics)}
     missing: dict[str, Any] = {name: nan for name, value in values.items() if value is None}
     return BlockDiagnostics(**values | missing)

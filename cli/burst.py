@@ -190,13 +190,21 @@ def whiten(
     num_images: NumImages = 100,
     blocks: Blocks = "all",
     method: Annotated[
-        str, typer.Option(help="zca, pca, cholesky, zca-cor or pca-cor (Kessy et al. 2018).")
+        str,
+        typer.Option(
+            help="zca, pca, cholesky, zca-cor or pca-cor (Kessy et al. 2018); or diagonal: each "
+            "row divided by its deviation, no more."
+        ),
     ] = "zca",
     shrinkage: Annotated[
         str, typer.Option(help="Of the tokens' covariance: none, oas, or a number from 0 to 1.")
     ] = "none",
     floor: Annotated[
-        float, typer.Option(help="Eigenvalues below this share of the largest are raised to it.")
+        float,
+        typer.Option(
+            help="Eigenvalues (diagonal: variances) below this share of the largest are raised "
+            "to it."
+        ),
     ] = 1e-6,
     through_norm: Annotated[
         bool,

@@ -94,6 +94,7 @@ from reports.whitening import (
     whitening_figure,
     whitening_record,
     whitening_table,
+    whitening_words,
 )
 from reports.words import findings
 
@@ -199,5 +200,6 @@ __all__ = [
     "whitening_figure",
     "whitening_record",
     "whitening_table",
+    "whitening_words",
     "who_finds_what",
 ]

@@ -24,7 +24,13 @@ from reports.explorer import without_intervals
 from reports.page import Page, Section
 from reports.style import QUANTITIES, quantity_style
 from reports.survey_files import run_record
-from reports.whitening import Pairs, chosen_blocks, whitening_figure
+from reports.whitening import (
+    Pairs,
+    chosen_blocks,
+    whitening_figure,
+    whitening_record,
+    whitening_words,
+)
 from reports.words import comparison, findings
 
 LEAD = (
@@ -47,7 +53,7 @@ class BackboneReport:
     Attributes:
         survey: all blocks, with heads if the page shall have them.
         whitening: of its blocks; None leaves that part out.
-        pairs: histograms of Y and of W Y, for the blocks that were whitened.
+        pairs: histograms of Y, V^(-1/2) Y and W Y, for the blocks that were whitened.
     """
 
     survey: Survey
@@ -61,14 +67,13 @@ class BackboneReport:
 
 
 def measured_whitening(backbone: Backbone, images: NamedStream) -> tuple[Whitening, Pairs]:
-    """The default whitening of all blocks, and entries before and after for those to be drawn.
+    """The default whitening of all blocks, and their entries before and after.
 
     Raises:
         BurstError: see `burst.whiten` and `burst.whitened_histograms`.
     """
     whitening = whiten(backbone, images)
-    options = WhiteningOptions(blocks=chosen_blocks(whitening))
-    return whitening, whitened_histograms(backbone, images, whitening, options)
+    return whitening, whitened_histograms(backbone, images, whitening, WhiteningOptions())
 
 
 def save_burst_report(
@@ -211,7 +216,12 @@ def _whitenings(page: Page, backbones: Sequence[BackboneReport], folder: Path) -
     section.text(
         "W = Σ^(-1/2), Σ being the covariance of the response's columns, makes W · W_q W_kᵀ Xᵀ "
         "white. Eigenvalues below the floor were raised to it. A whitening that works turns the "
-        "entries in the left column into those in the middle one, which follow the best Gaussian."
+        "entries in the left column into those of W Y, which follow the best Gaussian."
+    )
+    section.text(
+        "Between them stands V^(-1/2) · Y, V being the diagonal of Σ: every row divided by its own "
+        "deviation, d numbers in place of d × d. What is Gaussian there already was only a spread "
+        "of variances between rows; a full whitening has to be better than this."
     )
     files: list[Path] = []
     for model, whitening, pairs in made:
@@ -221,9 +231,9 @@ def _whitenings(page: Page, backbones: Sequence[BackboneReport], folder: Path) -
             figure,
             folder / f"whitening_{_plain(model)}",
             f"{model}: entries before and after whitening, on inputs that it was not made of, and "
-            "the spectrum with its floor.",
+            f"the spectrum with its floor; {whitening_words(pairs)}.",
         )
-        table = pd.DataFrame([vars(one) for one in whitening.blocks])
+        table = pd.DataFrame(whitening_record(whitening, pairs))
         section.frame(table, f"{model}: the whitening of each block")
     return files
 

@@ -1,4 +1,4 @@
-"""A whitening: its figure (before, after, spectrum) and its table for a terminal."""
+"""A whitening: its figure (before, after, spectrum), its table for a terminal, and in words."""
 
 import os
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from burst.errors import EmptyResult
 from burst.histogram import Histogram
 from burst.provenance import provenance
 from burst.statistics import describe
+from burst.whitened import WhitenedEntries
 from burst.whitening import Whitening
 from burst.whitening_file import save_whitening
 from reports.entries import draw_histogram
@@ -34,9 +35,11 @@ from reports.style import (
     save_figure,
 )
 
-Pairs = Mapping[int, tuple[Histogram, Histogram]]
+Pairs = Mapping[int, WhitenedEntries]
 
-ROW_HEIGHT = 1.55  # inches
+ROW_HEIGHT = 1.65  # inches
+DIAGONAL = "$V^{-1/2} Y$"
+SPECTRA = {True: r"eigenvalues of $\Sigma$", False: "variances of the rows of $Y$"}
 MOST_ROWS = 5
 LEAST_EIGENVALUE = 1e-16  # relative; what lies below is rounding
 
@@ -44,14 +47,15 @@ LEAST_EIGENVALUE = 1e-16  # relative; what lies below is rounding
 def whitening_figure(
     whitening: Whitening, pairs: Pairs, *, title: str | None = None, figure: Figure | None = None
 ) -> Figure:
-    """One row a block: entries of Y, entries of W Y, and the spectrum of Sigma with its floor.
+    """One row a block: entries of Y, V^(-1/2) Y and W Y, and the spectrum of Sigma with its floor.
 
     Counts are on a log scale, with what the best Gaussian would expect. The eigenvalues are
-    relative to the largest, in falling order; those below the floor were raised to it.
+    relative to the largest, in falling order; those below the floor were raised to it. Where W is
+    V^(-1/2) itself they are the variances of the rows, and there is one column less.
 
     Args:
         whitening: what was made.
-        pairs: histograms of Y and of W Y for the blocks to draw, as `whitened_histograms` gives.
+        pairs: histograms of the entries for the blocks to draw, as `whitened_histograms` gives.
         title: over the whole figure.
         figure: an empty figure with a constrained layout; one of page width by default.
 
@@ -61,33 +65,53 @@ def whitening_figure(
     places = {one.block: i for i, one in enumerate(whitening.blocks)}
     if not pairs or not set(pairs) <= set(places):
         raise EmptyResult(f"blocks {sorted(pairs)} to draw are none of those whitened")
-    floor = float(whitening.record["floor"])
+    floor, full = float(whitening.record["floor"]), _is_full(whitening)
+    known = min(len(_stages(whitening, one)) for one in pairs.values())
     handles: dict[str, Artist] = {}
     with house_style():
-        figure = figure or blank_page(PAGE_WIDTH, 0.7 + ROW_HEIGHT * len(pairs))
-        grid = figure.subplots(len(pairs), 3, squeeze=False)
-        for row, (block, both) in zip(grid, sorted(pairs.items()), strict=True):
-            for ax, hist, name in zip(row, both, ("$Y$", "$W Y$"), strict=False):
-                handles |= _draw_entries(ax, hist, f"block {block}, {name}")
+        figure = figure or blank_page(PAGE_WIDTH, 0.8 + ROW_HEIGHT * len(pairs))
+        grid = figure.subplots(len(pairs), known + 1, squeeze=False)
+        for row, (block, entries) in zip(grid, sorted(pairs.items()), strict=True):
+            stages = _stages(whitening, entries)
+            for ax, (symbol, hist) in zip(row, stages.items(), strict=False):
+                handles |= _draw_entries(ax, hist, f"block {block}, {symbol}")
+                ax.set_xlabel(f"entry of {symbol}" if block == max(pairs) else "")
             spectrum = whitening.eigenvalues[places[block]].numpy()
-            handles |= draw_spectrum(row[2], spectrum, floor=floor)
+            handles |= draw_spectrum(row[-1], spectrum, floor=floor, label=SPECTRA[full])
             kept = whitening.blocks[places[block]].kept
-            row[2].set_title(f"{kept} of {len(spectrum)} directions kept", loc="left")
-        grid[-1, 0].set_xlabel(r"entry of $Y = W_q W_k^\top X^\top$")
-        grid[-1, 1].set_xlabel(r"entry of $W Y$ (unit variance if white)")
-        grid[-1, 2].set_xlabel("direction")
-        figure.supylabel("entries per bin  ·  relative eigenvalue")
+            what = "directions" if full else "rows"
+            row[-1].set_title(f"{kept} of {len(spectrum)}\n{what} kept", loc="left")
+        grid[-1, -1].set_xlabel("direction" if full else "row, by variance")
+        figure.supylabel("entries per bin  ·  relative " + ("eigenvalue" if full else "variance"))
         legend_above(figure, handles, title=title)
         figure.draw_without_rendering()
     return figure
 
 
-def draw_spectrum(ax: Axes, eigenvalues: NDArray[np.float64], *, floor: float) -> dict[str, Artist]:
+def _is_full(whitening: Whitening) -> bool:
+    """Whether W is more than the diagonal."""
+    return bool(whitening.record["method"] != "diagonal")
+
+
+def _stages(whitening: Whitening, entries: WhitenedEntries) -> dict[str, Histogram]:
+    """What is known of Y, V^(-1/2) Y and W Y, by symbol, each once."""
+    after = "$W Y$" if _is_full(whitening) else DIAGONAL
+    known = {"$Y$": entries.before, DIAGONAL: entries.diagonal, after: entries.after}
+    return {symbol: hist for symbol, hist in known.items() if hist is not None}
+
+
+def draw_spectrum(
+    ax: Axes,
+    eigenvalues: NDArray[np.float64],
+    *,
+    floor: float,
+    label: str = r"eigenvalues of $\Sigma$",
+) -> dict[str, Artist]:
     """Eigenvalues relative to the largest, on a log scale, and the floor; the artists by label."""
     relative = eigenvalues / eigenvalues[0]
     relative = np.where(relative > 0, relative, np.nan)
     (line,) = ax.plot(np.arange(len(relative)), relative, color=INK, lw=1.2)
-    handles: dict[str, Artist] = {r"eigenvalues of $\Sigma$": line}
+    handles: dict[str, Artist] = {label: line}
     ax.set_yscale("log")
     if floor > 0:
         handles["floor"] = ax.axhline(floor, color=law_style("laplacian").colour, ls="--")
@@ -109,23 +133,26 @@ def chosen_blocks(whitening: Whitening) -> tuple[int, ...]:
 def whitening_table(whitening: Whitening, pairs: Pairs) -> Table:
     """One line a block: spectrum, kept directions, whiteness, and Y before and after.
 
-    κ is the excess kurtosis and β the fitted generalised-Gaussian shape of the entries.
+    κ is the excess kurtosis of the entries, after the diagonal alone as well, and β their fitted
+    generalised-Gaussian shape. The diagonal alone (`variances`) leaves correlations: its error
+    stands beside the part that is of variances.
     """
-    record = whitening.record
+    record, full = whitening.record, _is_full(whitening)
     dim = whitening.W.shape[-1]
     how = record["recipe"] if record["recipe"] == "authors" else record["method"]
     table = Table(
         title=f"{record['model']} ({record['pretraining']}), {how}, floor {record['floor']:g}",
-        caption="error: ‖cov(WY) − I‖ / √kept, held out; κ, β: of Y → of WY",
+        caption=_caption(whitening, pairs),
         box=None,
         pad_edge=False,
     )
-    for heading in ("block", "condition", "eff. rank", f"kept/{dim}", "var.", "error"):
+    headings = ["block", "condition", "eff.\nrank", f"kept\n/{dim}", "var.", "error"]
+    for heading in headings + ([] if full else ["of var."]) + ["κ", "β"]:
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("κ", justify="right", no_wrap=True)
-    table.add_column("β", justify="right", no_wrap=True)
     for one in whitening.blocks:
-        before, after = (describe(hist) for hist in pairs[one.block])
+        entries = pairs[one.block]
+        kurtosis = [hist.moments.excess_kurtosis for hist in _stages(whitening, entries).values()]
+        shapes = [describe(hist)["ggd_shape"] for hist in (entries.before, entries.after)]
         table.add_row(
             str(one.block),
             f"{one.condition_number:.1e}",
@@ -133,22 +160,54 @@ def whitening_table(whitening: Whitening, pairs: Pairs) -> Table:
             str(one.kept),
             f"{one.kept_variance:.3%}",
             f"{one.whiteness_error:.3f}",
-            f"{before['excess_kurtosis']:.2f}→{after['excess_kurtosis']:.2f}",
-            f"{before['ggd_shape']:.2f}→{after['ggd_shape']:.2f}",
+            *([] if full else [f"{one.variance_error:.3f}"]),
+            "→".join(f"{value:.2f}" for value in kurtosis),
+            "→".join(f"{value:.2f}" for value in shapes),
         )
     return table
 
 
+def _caption(whitening: Whitening, pairs: Pairs) -> str:
+    error, kappa = "error: ‖cov(WY) − I‖ / √kept, held out", "κ, β: of Y → WY"
+    if not _is_full(whitening):
+        return f"W = V^-½, of rows; {error}\nof var.: its part of variances; {kappa}"
+    if all(one.diagonal for one in pairs.values()):
+        kappa = "κ: of Y → V^-½ Y → WY, β: of Y → WY"
+    return f"{error}\n{kappa}"
+
+
 def whitening_record(whitening: Whitening, pairs: Pairs) -> list[dict[str, Any]]:
-    """The numbers of `whitening_table`, one plain dictionary a block."""
+    """The numbers of `whitening_table`, one plain dictionary a block.
+
+    `excess_kurtosis` and `ggd_shape` have `_before`, `_diagonal` and `_after` behind them, where
+    the entries are known.
+    """
     rows = []
     for one in whitening.blocks:
         row: dict[str, Any] = dict(vars(one))
-        for name, hist in zip(("before", "after"), pairs[one.block], strict=True):
-            found = describe(hist)
-            row |= {f"{key}_{name}": found[key] for key in ("excess_kurtosis", "ggd_shape")}
+        entries = pairs[one.block]._asdict() if one.block in pairs else {}
+        for name in ("before", "diagonal", "after"):
+            if hist := entries.get(name):
+                found = describe(hist)
+                row |= {f"{key}_{name}": found[key] for key in ("excess_kurtosis", "ggd_shape")}
         rows.append(row)
     return rows
+
+
+def whitening_words(pairs: Pairs) -> str:
+    """What whitening did to the excess kurtosis of the entries, as one sentence; empty if none."""
+    named = {
+        "before": [one.before for one in pairs.values()],
+        "after the diagonal alone": [one.diagonal for one in pairs.values() if one.diagonal],
+        "after W": [one.after for one in pairs.values()],
+    }
+    parts = []
+    for when, histograms in named.items():
+        values = [hist.moments.excess_kurtosis for hist in histograms]
+        if values:
+            parts.append(f"{np.median(values):.2f} {when} (at most {max(values):.2f})")
+    blocks = "the median block's" if len(pairs) > 1 else "the"
+    return f"{blocks} excess kurtosis is {', '.join(parts)}" if parts else ""
 
 
 def _draw_entries(ax: Axes, hist: Histogram, title: str) -> dict[str, Artist]:
@@ -157,7 +216,7 @@ def _draw_entries(ax: Axes, hist: Histogram, title: str) -> dict[str, Artist]:
     found = describe(hist)
     kappa, beta = found["excess_kurtosis"], found["ggd_shape"]
     shape = "no $\\beta$" if isnan(beta) else f"$\\beta$ = {beta:.2f}"
-    ax.set_title(f"{title}: $\\kappa$ = {kappa:.2f}, {shape}", loc="left")
+    ax.set_title(f"{title}\n$\\kappa$ = {kappa:.2f}, {shape}", loc="left")
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.yaxis.set_major_locator(LogLocator(numticks=4))
     ax.yaxis.set_minor_locator(NullLocator())

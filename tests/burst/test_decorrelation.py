@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from sklearn.covariance import oas
 
 from burst.decorrelation import (
+    FULL_METHODS,
     METHODS,
     authors_decorrelation,
     covariance_factor,
     decorrelate,
+    diagonal_gains,
     left_singular,
     oas_shrinkage,
     shrink,
@@ -44,7 +46,7 @@ def power(matrix, exponent):
     return vectors * values**exponent @ vectors.T
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FULL_METHODS)
 @settings(max_examples=20, deadline=None)
 @given(factor=factors)
 def test_every_method_whitens(method, factor):
@@ -91,7 +93,7 @@ def test_zca_is_symmetric_and_the_whitening_closest_to_the_data(factor, seed):
     # E |W Y - Y|^2 = d + tr(Sigma) - 2 tr(W Sigma), and any other whitening is Q W.
     for other in (
         orthogonal(np.random.default_rng(seed), len(w)) @ w,
-        *(decorrelate(factor, method=method).matrix for method in METHODS),
+        *(decorrelate(factor, method=method).matrix for method in FULL_METHODS),
     ):
         assert np.trace(w @ sigma) >= np.trace(other @ sigma) - 1e-5
 
@@ -129,7 +131,7 @@ def test_cholesky_is_upper_triangular_with_a_positive_diagonal(rng):
     assert w.diagonal().min() > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FULL_METHODS)
 def test_directions_below_the_floor_are_raised_not_dropped(method, rng):
     singular = np.array([1, 0.5, 0.1, 1e-4, 1e-6])
     factor = orthogonal(rng, 5) * singular @ orthogonal(rng, 5)
@@ -144,6 +146,68 @@ def test_directions_below_the_floor_are_raised_not_dropped(method, rng):
     lower = found.eigenvalues[3:] / (1e-4 * found.eigenvalues[0])
     np.testing.assert_allclose(spread.diagonal()[3:], lower, rtol=1e-3)
     np.testing.assert_allclose(found.basis.T @ found.basis, np.eye(5), atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(factor=factors)
+def test_the_diagonal_gives_every_row_unit_variance_and_leaves_its_correlations(factor):
+    found = decorrelate(factor, method="diagonal")
+    w, sigma = found.matrix.astype(float), factor @ factor.T
+    deviation = np.sqrt(sigma.diagonal())
+    np.testing.assert_allclose(w, np.diag(1 / deviation), rtol=1e-6)
+    correlation = sigma / np.outer(deviation, deviation)
+    np.testing.assert_allclose(w @ sigma @ w.T, correlation, atol=SINGLE)
+    np.testing.assert_allclose(found.eigenvalues, np.sort(sigma.diagonal())[::-1], rtol=1e-12)
+    assert found.kept == found.rank == len(sigma)
+    rest = np.linalg.norm(correlation - np.eye(len(sigma))) / len(sigma) ** 0.5
+    assert found.whiteness_error(factor) == pytest.approx(rest, abs=SINGLE)
+    assert found.variance_error(factor) < SINGLE
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=9), st.floats(0, 0.5))
+def test_without_correlations_the_diagonal_is_zca_floor_and_all(deviations, floor):
+    factor = np.diag(deviations)
+    diagonal, zca = (decorrelate(factor, method=name, floor=floor) for name in ("diagonal", "zca"))
+    np.testing.assert_allclose(diagonal.matrix, zca.matrix, rtol=1e-5, atol=1e-7 / min(deviations))
+    np.testing.assert_allclose(diagonal.eigenvalues, zca.eigenvalues, rtol=1e-6)
+    assert diagonal.rank == zca.rank
+    assert diagonal.effective_rank == pytest.approx(zca.effective_rank)
+    largest = diagonal.matrix.diagonal().max()
+    assert largest <= 1.001 / max(deviations) / max(floor, 1e-16) ** 0.5
+
+
+def test_rows_below_the_floor_are_raised_to_it(rng):
+    deviation = np.array([3e-4, 1.0, 0.0, 0.5])
+    factor = deviation[:, None] * orthogonal(rng, 4)
+    found = decorrelate(factor, method="diagonal", floor=1e-6)
+    np.testing.assert_allclose(found.matrix.diagonal(), [1e3, 1, 1e3, 2], rtol=1e-6)
+    np.testing.assert_allclose(found.eigenvalues, [1, 0.25, 9e-8, 0], rtol=1e-12)
+    assert (found.kept, found.rank) == (2, 3)
+    np.testing.assert_allclose(found.basis.T @ deviation, [1, 0.5, 3e-4, 0])
+    assert found.kept_condition_number == pytest.approx(4)
+    assert found.condition_number == pytest.approx(1 / 9e-8)
+    with pytest.raises(BurstError, match="entry 2 of its response .* floor above 0"):
+        decorrelate(factor, method="diagonal", floor=0)
+
+
+def test_what_has_no_variance_has_no_gain_without_a_floor():
+    variances = np.array([4.0, 0, 1e-8])
+    np.testing.assert_array_equal(diagonal_gains(variances, 0.0), [0.5, 0, 1e4])
+    np.testing.assert_array_equal(diagonal_gains(variances, 0.25), [0.5, 1, 1])
+    np.testing.assert_array_equal(diagonal_gains(np.zeros(2), 0.1), [0, 0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_error_is_one_of_variances_and_one_of_correlations(method, rng):
+    found = decorrelate(well_conditioned(rng, 7), method=method)
+    other = well_conditioned(rng, 7, 3) * 1.3
+    white = found.basis.T @ found.matrix.astype(float) @ other
+    entries = (white @ white.T - np.eye(7)) ** 2
+    assert found.whiteness_error(other) ** 2 == pytest.approx(entries.sum() / 7)
+    assert found.variance_error(other) ** 2 == pytest.approx(np.trace(entries) / 7)
+    with pytest.raises(ShapeError, match="7 rows"):
+        found.variance_error(np.eye(5))
 
 
 def test_diagnostics_are_those_of_the_spectrum(rng):
@@ -255,8 +319,9 @@ def test_what_cannot_be_whitened_is_refused(rng):
         decorrelate(factor, floor=0)
     with pytest.raises(EmptyResult, match="does not vary"):
         decorrelate(np.zeros((5, 0)))
-    with pytest.raises(EmptyResult, match="does not vary"):
-        decorrelate(np.zeros((5, 5)))
+    for method in METHODS:
+        with pytest.raises(EmptyResult, match="does not vary"):
+            decorrelate(np.zeros((5, 5)), method=method)
     factor[2] = 0
     for method in ("zca-cor", "pca-cor"):
         with pytest.raises(BurstError, match="entry 2 of its response"):

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from scipy.stats import kurtosis
 from support import DEPTH, DIM, HEADS, backbone_of, vit
 
 from burst.adapters import OmittedTermWarning, find_blocks
 from burst.backbone import load_backbone
 from burst.collect import collect_moments, split_images
-from burst.decorrelation import METHODS
+from burst.decorrelation import FULL_METHODS
 from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName
 from burst.interaction import response_matrix
 from burst.statistics import describe
@@ -79,7 +80,7 @@ def test_w_whitens_the_materialised_response(backbone, images, moments):
         assert np.isnan(one.whiteness_error)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FULL_METHODS)
 def test_every_method_is_white_on_the_fitted_tokens(method, backbone, moments):
     options = WhiteningOptions(method=method, floor=1e-4)
     found = whiten_moments(backbone, moments, options, held_out=moments)
@@ -89,6 +90,73 @@ def test_every_method_is_white_on_the_fitted_tokens(method, backbone, moments):
         assert 0.99 < one.kept_variance <= 1
         assert 1 < one.effective_rank < one.kept
     assert torch.isfinite(found.W).all()
+
+
+def test_the_diagonal_divides_each_row_by_its_deviation(backbone, images, moments):
+    options = WhiteningOptions(method="diagonal")
+    found = whiten_moments(backbone, moments, options, held_out=moments)
+    for block, one in enumerate(found.blocks):
+        query, key = weights_of(backbone, block)
+        y = query.T @ key @ tokens_of(backbone, images, block).reshape(-1, DIM).T
+        np.testing.assert_allclose(found.variances[block], y.var(axis=1), rtol=1e-9)
+        np.testing.assert_allclose(found.W[block], np.diag(1 / y.std(axis=1)), rtol=1e-6)
+        np.testing.assert_allclose(found.eigenvalues[block], np.sort(y.var(axis=1))[::-1])
+        rest = np.linalg.norm(np.corrcoef(y) - np.eye(DIM)) / DIM**0.5
+        assert one.whiteness_error == pytest.approx(rest, rel=1e-3)
+        assert one.variance_error < 1e-5
+        assert one.kept == one.rank == DIM
+        assert one.effective_rank > 10  # all rows vary alike, however correlated they are
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"shrinkage": "oas"}, {"through_norm": True}, {"head": 2}, {"floor": 0.1}]
+)
+def test_the_variances_are_the_diagonal_of_sigma_whatever_the_method(changes, backbone, moments):
+    full = whiten_moments(backbone, moments, WhiteningOptions(**changes))
+    diagonal = whiten_moments(backbone, moments, WhiteningOptions(method="diagonal", **changes))
+    assert torch.equal(full.variances, diagonal.variances)
+    trace = full.variances.sum(dim=1)
+    torch.testing.assert_close(full.eigenvalues.sum(dim=1), trace, rtol=1e-9, atol=0)
+    floor = changes.get("floor", 1e-6) * full.variances.amax(dim=1, keepdim=True)
+    gains = full.variances.maximum(floor) ** -0.5
+    torch.testing.assert_close(diagonal.W, torch.diag_embed(gains).float())
+
+
+def test_the_diagonal_needs_no_more_tokens_than_dimensions(backbone):
+    moments = collect_moments(backbone, images_for(backbone, "sample", num_images=1))
+    found = whiten_moments(backbone, moments, WhiteningOptions(method="diagonal"))
+    assert all(one.rank == DIM for one in found.blocks)
+    found = whiten_moments(backbone, moments, WhiteningOptions(method="diagonal", floor=0))
+    assert torch.isfinite(found.W).all()
+
+
+@pytest.mark.parametrize("method", ["zca", "diagonal"])
+def test_the_kurtosis_after_the_diagonal_is_that_of_standardised_rows(method, backbone, images):
+    options = WhiteningOptions(blocks=(1, 2), method=method, held_out=0)
+    found = whiten(backbone, images, options)
+    entries = whitened_histograms(backbone, images, found, options)
+    for block in (1, 2):
+        x = tokens_of(backbone, images, block).reshape(-1, DIM)
+        y = response_matrix(find_blocks(backbone.model)[block]).numpy() @ x.T
+        scaled = (y / y.std(axis=1, keepdims=True)).ravel()
+        moments = entries[block].diagonal.moments
+        assert moments.excess_kurtosis == pytest.approx(kurtosis(scaled), rel=1e-4)
+        assert moments.std == pytest.approx(scaled.std(), rel=1e-5)
+
+
+def test_a_row_that_never_varies_is_no_infinity(images):
+    model = vit()
+    model.blocks[0].attn.qkv.weight.data[:DIM, 3] = 0
+    constant = backbone_of(model)
+    for method in ("diagonal", "zca"):
+        options = WhiteningOptions(blocks=(0,), method=method)
+        found = whiten(constant, images, options)
+        (entries,) = whitened_histograms(constant, images, found, options).values()
+        assert np.isfinite(entries.diagonal.moments.excess_kurtosis)
+        assert torch.isfinite(found.W).all()
+        assert entries.diagonal.nonfinite.total == 0
+    with pytest.raises(BurstError, match=r"blocks\.0: entry 3 of its response .* floor"):
+        whiten(constant, images, WhiteningOptions(method="diagonal", floor=0))
 
 
 def test_the_whitening_of_other_images_is_measured(backbone):
@@ -169,7 +237,7 @@ def test_through_norm_whitens_what_prompts_meet_behind_the_layer_norm_on_other_i
         assert 0.8 < variances.min() < variances.max() < 1.6
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FULL_METHODS)
 def test_through_norm_one_direction_is_null_and_never_kept(method, backbone, moments):
     options = WhiteningOptions(method=method, through_norm=True, floor=1e-10)
     found = whiten_moments(backbone, moments, options, held_out=moments)
@@ -291,6 +359,8 @@ def test_blocks_of_several_widths_do_not_go_together():
         ({"convention": "authors", "head": 0}, BurstError, "knows no heads"),
         ({"recipe": "authors", "through_norm": True}, BurstError, "no norm"),
         ({"recipe": "authors", "method": "pca"}, BurstError, "its own method"),
+        ({"recipe": "authors", "method": "diagonal"}, BurstError, "its own method"),
+        ({"method": "diag"}, UnknownName, "did you mean diagonal"),
     ],
 )
 def test_options_check_themselves(options, error, words):
@@ -301,7 +371,7 @@ def test_options_check_themselves(options, error, words):
 def test_histograms_are_those_of_the_materialised_response(backbone, images):
     options = WhiteningOptions(blocks=(1,), floor=1e-2)
     found = whiten(backbone, images, options)
-    before, after = whitened_histograms(backbone, images, found, options)[1]
+    before, after, _ = whitened_histograms(backbone, images, found, options)[1]
     held = split_images(images, options.held_out)[1]
     x = tokens_of(backbone, held, 1).reshape(-1, DIM)
     y = response_matrix(find_blocks(backbone.model)[1]).numpy() @ x.T

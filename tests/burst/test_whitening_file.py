@@ -12,7 +12,8 @@ from support import backbone_of, vit
 
 from burst.errors import CheckpointError, OutputError
 from burst.survey import images_for
-from burst.whitening import whiten
+from burst.whitened import whitened_histograms
+from burst.whitening import WhiteningOptions, whiten
 from burst.whitening_file import check_whitening_path, load_whitening, save_whitening
 
 DIM = 24
@@ -46,7 +47,7 @@ def test_what_is_saved_comes_back(suffix, backbone, whitening, tmp_path):
     path = tmp_path / f"W{suffix}"
     save_whitening(whitening, path)
     for found in (load_whitening(path), load_whitening(str(path), backbone)):
-        for name in ("W", "eigenvalues", "mean"):
+        for name in ("W", "eigenvalues", "mean", "variances"):
             assert torch.equal(getattr(found, name), getattr(whitening, name))
         assert found.blocks == whitening.blocks
         assert found.record == json.loads(json.dumps(whitening.record))
@@ -75,8 +76,9 @@ def test_the_file_can_be_read_without_this_library(whitening, tmp_path):
     save_whitening(whitening, tmp_path / "W.pt")
     save_whitening(whitening, tmp_path / "W.safetensors")
     plain = torch.load(tmp_path / "W.pt", weights_only=True)
-    assert sorted(plain) == ["W", "eigenvalues", "mean", "metadata"]
-    assert sorted(load_file(tmp_path / "W.safetensors")) == ["W", "eigenvalues", "mean"]
+    names = ["W", "eigenvalues", "mean", "metadata", "variances"]
+    assert sorted(plain) == names
+    assert sorted([*load_file(tmp_path / "W.safetensors"), "metadata"]) == names
     with safe_open(tmp_path / "W.safetensors", "pt") as file:
         assert file.metadata() == {"metadata": plain["metadata"]}
     metadata = json.loads(plain["metadata"])
@@ -85,10 +87,44 @@ def test_the_file_can_be_read_without_this_library(whitening, tmp_path):
     assert metadata["token_count"] == 8 * 17
     for name in ("images", "method", "shrinkage", "floor", "convention", "through_norm"):
         assert name in metadata
-    for name in ("kept", "condition_number", "effective_rank", "whiteness_error"):
+    for name in ("kept", "condition_number", "effective_rank", "whiteness_error", "variance_error"):
         assert [block[name] for block in metadata["per_block"]] == [
             getattr(block, name) for block in whitening.blocks
         ]
+
+
+def test_a_file_of_before_there_were_variances_is_read(backbone, whitening, tmp_path):
+    path = tmp_path / "W.pt"
+    save_whitening(whitening, path)
+    about = json.loads(torch.load(path, weights_only=True)["metadata"])
+    for entry in about["per_block"]:
+        del entry["variance_error"]
+    rewritten(path, variances=None, metadata=json.dumps(about))
+    found = load_whitening(path, backbone)
+    assert found.variances is None
+    assert torch.equal(found.W, whitening.W)
+    assert all(one.variance_error != one.variance_error for one in found.blocks)
+    (entries,) = whitened_histograms(
+        backbone,
+        images_for(backbone, "sample", num_images=10),
+        found,
+        WhiteningOptions(blocks=(1,)),
+    ).values()
+    assert entries.diagonal is None
+    save_whitening(found, path)
+    assert load_whitening(path).variances is None
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_diagonal_whitening_comes_back_as_one(suffix, backbone, tmp_path):
+    images = images_for(backbone, "sample", num_images=10)
+    made = whiten(backbone, images, WhiteningOptions(method="diagonal"))
+    save_whitening(made, tmp_path / f"W{suffix}")
+    found = load_whitening(tmp_path / f"W{suffix}", backbone)
+    assert found.record["method"] == "diagonal"
+    assert torch.equal(found.W, made.W)
+    entries = whitened_histograms(backbone, images, found, WhiteningOptions())[0]
+    assert entries.diagonal is entries.after
 
 
 def without_fingerprint(path, **changes):
@@ -161,6 +197,8 @@ def test_damaged_contents_are_refused(whitening, tmp_path):
         ({"W": broken}, "W is not finite"),
         ({"W": whitening.W.double()}, "no W of torch.float32"),
         ({"W": whitening.W[:1]}, "its tensors are"),
+        ({"variances": whitening.W[0, 0]}, "no variances of torch.float64"),
+        ({"variances": whitening.mean[0]}, "its tensors are"),
         ({"mean": None}, "is not a whitening file"),
         ({"metadata": '{"kind": "burst whitening 1"}'}, "its metadata lacks"),
         ({"metadata": "no JSON"}, "is not a whitening file"),

@@ -13,6 +13,7 @@ from reports.whitening import (
     whitening_figure,
     whitening_record,
     whitening_table,
+    whitening_words,
 )
 
 
@@ -28,18 +29,19 @@ def made():
 def test_a_row_shows_before_after_and_the_spectrum(made):
     whitening, pairs = made
     figure = whitening_figure(whitening, pairs, title="mae_tiny")
-    assert len(figure.axes) == 9
+    assert len(figure.axes) == 12
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[0].startswith("block 0, $Y$")
-    assert titles[4].startswith("block 5, $W Y$")
-    assert titles[8] == f"{whitening.blocks[2].kept} of 192 directions kept"
+    assert titles[5].startswith("block 5, $V^{-1/2} Y$")
+    assert titles[6].startswith("block 5, $W Y$")
+    assert titles[11] == f"{whitening.blocks[2].kept} of 192\ndirections kept"
     assert len(figure.legends) == 1
 
 
 def test_the_spectrum_is_relative_and_the_floor_is_drawn(made):
     whitening, pairs = made
     figure = whitening_figure(whitening, {5: pairs[5]})
-    spectrum, floor = figure.axes[2].get_lines()
+    spectrum, floor = figure.axes[3].get_lines()
     eigenvalues = whitening.eigenvalues[1].numpy()
     shown = np.asarray(spectrum.get_ydata())
     positive = eigenvalues > 0
@@ -50,7 +52,8 @@ def test_the_spectrum_is_relative_and_the_floor_is_drawn(made):
 def test_the_entries_drawn_are_those_counted(made):
     whitening, pairs = made
     figure = whitening_figure(whitening, {0: pairs[0]})
-    for ax, hist in zip(figure.axes[:2], pairs[0], strict=True):
+    one = pairs[0]
+    for ax, hist in zip(figure.axes[:3], (one.before, one.diagonal, one.after), strict=True):
         (steps,) = ax.patches
         assert steps.get_data()[0].sum() == hist.count
 
@@ -63,14 +66,20 @@ def test_blocks_that_were_not_whitened_cannot_be_drawn(made):
         whitening_figure(whitening, {})
 
 
-def test_the_table_fits_eighty_columns(made):
+def shown(table):
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     with console.file:
-        console.print(whitening_table(*made))
-    text = console.export_text()
+        console.print(table)
+    return console.export_text()
+
+
+def test_the_table_fits_eighty_columns(made):
+    text = shown(whitening_table(*made))
     rows = [line.split() for line in text.splitlines() if line.split()[:1] in (["0"], ["11"])]
     assert len(rows) == 2
     assert rows[0][3] == str(made[0].blocks[0].kept)
+    kurtosis = (one.moments.excess_kurtosis for one in (made[1][0][i] for i in (0, 2, 1)))
+    assert rows[0][6] == "→".join(f"{value:.2f}" for value in kurtosis)
     assert "…" not in text
 
 
@@ -79,9 +88,61 @@ def test_the_plain_form_has_before_and_after(made):
     first = whitening_record(whitening, pairs)[0]
     assert first["block"] == 0
     assert first["kept"] == whitening.blocks[0].kept
-    before, after = (hist.moments.excess_kurtosis for hist in pairs[0])
-    assert first["excess_kurtosis_before"] == before
-    assert first["excess_kurtosis_after"] == after
+    for name in ("before", "diagonal", "after"):
+        found = getattr(pairs[0], name).moments.excess_kurtosis
+        assert first[f"excess_kurtosis_{name}"] == found
+    assert len({first[f"excess_kurtosis_{name}"] for name in ("before", "diagonal", "after")}) == 3
+
+
+@pytest.fixture(scope="module")
+def diagonal():
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, "sample", num_images=20)
+    options = burst.WhiteningOptions(blocks=(0, 5), method="diagonal")
+    whitening = burst.whiten(backbone, images, options)
+    return whitening, burst.whitened_histograms(backbone, images, whitening, options)
+
+
+def test_the_diagonal_alone_is_drawn_once(diagonal):
+    whitening, pairs = diagonal
+    figure = whitening_figure(whitening, pairs)
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert len(titles) == 6
+    assert titles[1].startswith("block 0, $V^{-1/2} Y$")
+    assert titles[2] == f"{whitening.blocks[0].kept} of 192\nrows kept"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "variances of the rows of $Y$" in labels
+
+
+def test_the_table_of_the_diagonal_says_how_much_of_its_error_is_of_variances(diagonal):
+    whitening, pairs = diagonal
+    text = shown(whitening_table(whitening, pairs))
+    (row,) = (line.split() for line in text.splitlines() if line.split()[:1] == ["5"])
+    one = whitening.blocks[1]
+    assert row[5:7] == [f"{one.whiteness_error:.3f}", f"{one.variance_error:.3f}"]
+    assert row[7].count("→") == 1
+    assert "…" not in text
+    record = whitening_record(whitening, pairs)[0]
+    assert record["excess_kurtosis_diagonal"] == record["excess_kurtosis_after"]
+
+
+def test_where_the_deviations_are_not_known_the_diagonal_is_left_out(made):
+    whitening, pairs = made
+    known = {block: one._replace(diagonal=None) for block, one in pairs.items()}
+    assert len(whitening_figure(whitening, known).axes) == 9
+    assert "excess_kurtosis_diagonal" not in whitening_record(whitening, known)[0]
+    text = shown(whitening_table(whitening, known))
+    assert text.count("→") == 1 + 2 * 3
+    assert "V^" not in text
+    assert "diagonal" not in whitening_words(known)
+
+
+def test_the_sentence_has_the_median_and_the_largest(made):
+    _, pairs = made
+    values = [one.diagonal.moments.excess_kurtosis for one in pairs.values()]
+    words = f"{np.median(values):.2f} after the diagonal alone (at most {max(values):.2f})"
+    assert words in whitening_words(pairs)
+    assert whitening_words({}) == ""
 
 
 def test_few_blocks_are_chosen_evenly(made):
