@@ -59,6 +59,7 @@ from burst.interaction import (
 from burst.kernels import HistogramAccumulator, histogram, kernel_trials, matmul_histogram
 from burst.loading.listing import library_models
 from burst.moments import Moments
+from burst.nulls import permuted_columns, random_weights
 from burst.projection import Projection, projection
 from burst.provenance import provenance, version
 from burst.second_moments import SecondMoments, TokenMoments
@@ -155,10 +156,12 @@ __all__ = [
     "num_prefix_tokens",
     "open_images",
     "open_text",
+    "permuted_columns",
     "prefix_tokens",
     "process_group",
     "projection",
     "provenance",
+    "random_weights",
     "read_checkpoint",
     "refuse",
     "response_histogram",
