@@ -9,10 +9,13 @@ from torch import Tensor, nn
 
 from burst.adapters import prefix_tokens_of, select_blocks, unwrap
 from burst.errors import UnsupportedModel
+from burst.nulls import content_generator, permuted_columns
 from burst.stream import Call, Stream, as_call, batch_size
 from burst.tokens import capture
 
 TOKENS = ("all", "patch")
+PERMUTED = "permuted"
+"""All tokens, each dimension's values shuffled over a batch: see `permuted_columns`."""
 FORWARD_PRECISIONS = ("float32", "bfloat16", "float16")
 Progress = Callable[[int, int], None]
 OnTokens = Callable[[int, Tensor], None]
@@ -43,7 +46,8 @@ def read_tokens(
         on_tokens: called as on_tokens(block, x) with x (B, N, d), inside the forward pass. Where
             tokens are padding, those that are not come as (n, d).
         on_batch: called with the number of items of a batch before its forward pass.
-        tokens: "all", or "patch" to leave class, distillation and register tokens out.
+        tokens: "all", or "patch" to leave class, distillation and register tokens out; "permuted"
+            hands over `permuted_columns` of all of a batch, while the model goes on with its own.
         forward_precision: "float32" runs the model as it is; "bfloat16" and "float16" under
             autocast, so that its products are in that dtype.
         progress: called as progress(batches done, batches in all, or 0 if that is not known).
@@ -69,7 +73,10 @@ def read_tokens(
             keep = {block: call.padding.keep(name) for block, name in names.items()}
 
             def receive(block: int, x: Tensor, keep: Mapping[int, Tensor | None] = keep) -> None:
-                on_tokens(block, _kept(x, keep[block], prefixes[block]))
+                read = _kept(x, keep[block], prefixes[block])
+                if tokens == PERMUTED:
+                    read = permuted_columns(read, content_generator(read))
+                on_tokens(block, read)
                 last.check()
 
             last.forward_begins(call)

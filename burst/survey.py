@@ -17,7 +17,7 @@ from burst.device import tokens_a_batch
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, EmptyResult, check_known
 from burst.fingerprint import Subject, check_tokens, identity, subject_of
-from burst.forward import FORWARD_PRECISIONS, TOKENS, Progress, read_tokens
+from burst.forward import FORWARD_PRECISIONS, PERMUTED, TOKENS, Progress, read_tokens
 from burst.gauge import WHOLE, Gauge, Key
 from burst.groups import Counted, Groups, GrowingGroups, PlannedGroups
 from burst.histogram import Histogram
@@ -41,7 +41,8 @@ class SurveyOptions:
         quantities: some of `qk` (entries of A = W_q W_k^T), `x` (of X), `qkx` (of A X^T).
         per_head: measure `qk` and `qkx` for each head too.
         convention: "paper" or "authors", see `burst.interaction.interaction`.
-        tokens: "all", or "patch" to leave class, distillation and register tokens out.
+        tokens: "all", or "patch" to leave class, distillation and register tokens out; "permuted"
+            for what there would be by chance, see `burst.permuted_columns`.
         bins: regular bins that the histograms must be able to give exactly.
         backend: see `burst.kernels.choose`.
         precision: how `qkx` is multiplied on a GPU, see `burst.kernels.matmul_histogram`.
@@ -71,7 +72,7 @@ class SurveyOptions:
         for quantity in self.quantities:
             check_known("quantity", quantity, QUANTITIES)
         check_known("convention", self.convention, CONVENTIONS)
-        check_known("kind of tokens", self.tokens, TOKENS)
+        check_known("kind of tokens", self.tokens, (*TOKENS, PERMUTED))
         check_known("precision", self.precision, PRECISIONS)
         check_known("forward precision", self.forward_precision, FORWARD_PRECISIONS)
         if not self.quantities:

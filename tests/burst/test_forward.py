@@ -186,3 +186,14 @@ def test_progress_is_told_with_the_number_of_batches_where_it_is_known(text):
     collected(text, [batch] * 2, progress=lambda *step: told.append(step))
     collected(text, (batch for _ in range(2)), progress=lambda *step: told.append(step))
     assert told == [(1, 2), (2, 2), (1, 0), (2, 0)]
+
+
+def test_permuted_tokens_are_shuffled_a_batch_and_the_model_goes_on_with_its_own():
+    model, images = vit(), torch.randn(3, 3, 16, 16)
+    own, shuffled = (collected(model, [images] * 2, tokens=kind) for kind in ("all", "permuted"))
+    for block, reads in own.items():
+        for mine, other in zip(reads, shuffled[block], strict=True):
+            assert other.shape == mine.shape and not torch.equal(other, mine)
+            values = [x.flatten(0, 1).sort(dim=0).values for x in (mine, other)]
+            assert torch.equal(*values)
+        assert torch.equal(*shuffled[block])  # equal batches, alike whoever reads them

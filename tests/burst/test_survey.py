@@ -425,3 +425,13 @@ def test_batches_that_a_sampler_shares_out_are_counted_once(one_thread, tmp_path
         assert found.histograms == expected.histograms
         assert found.record["images"]["count"] == 8
         assert found.record["processes"] == 2
+
+
+def test_permuted_tokens_keep_what_is_said_of_x_and_lose_what_is_said_of_the_product():
+    model, batches = vit(), [torch.randn(8, 3, 16, 16)]
+    options = SurveyOptions(blocks=(1,)), SurveyOptions(blocks=(1,), tokens="permuted")
+    own, shuffled = (survey(model, batches, one) for one in options)
+    assert shuffled.record["options"]["tokens"] == "permuted"
+    for quantity, same in (("qk", True), ("x", True), ("qkx", False)):
+        one, other = (found.histograms[1, "all", quantity] for found in (own, shuffled))
+        assert (one == other) == same, quantity
