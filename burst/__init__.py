@@ -47,6 +47,7 @@ from burst.errors import (
     UnknownName,
     UnsupportedModel,
 )
+from burst.extremes import Extremes, extremes
 from burst.files import make_folder, write_atomically
 from burst.histogram import Histogram, NonFinite
 from burst.images import ImageStream, open_images
@@ -91,6 +92,7 @@ __all__ = [
     "CheckpointError",
     "Decorrelation",
     "EmptyResult",
+    "Extremes",
     "FloatAxis",
     "Gaussian",
     "GeneralisedGaussian",
@@ -132,6 +134,7 @@ __all__ = [
     "decorrelate",
     "describe",
     "describe_blocks",
+    "extremes",
     "find_backbone",
     "find_blocks",
     "fit_gaussian",
