@@ -33,6 +33,7 @@ from burst.loading.common import (
     seeded,
     some,
 )
+from burst.loading.packaged import load_packaged
 from burst.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Backbone:
         image_size: (height, width) in pixels.
         interpolation, crop_fraction, crop_mode: how images are resized and cropped, see
             `Preprocess`.
-        weights_source: a path, URL or `package:FILE`; or `random`.
+        weights_source: a path, URL, `package:FILE` or `NAME==VERSION:FILE`; or `random`.
         weights_sha256: of the weight file, of several one after the other; None if random, or if
             a library keeps no file of it.
         spec: the entry of the registry; None for any other model.
@@ -280,6 +281,8 @@ def _weighted(spec: BackboneSpec, options: LoadOptions) -> tuple[nn.Module, str,
         model = spec.build()
     if options.weights is not None:
         return model, str(options.weights), load_checkpoint(model, options.weights)
+    if spec.distribution:
+        return model, spec.source, load_packaged(model, spec)
     report = load_checkpoint(model, spec.on_disk() or _fetch(spec))
     if spec.sha256 and report.sha256 != spec.sha256:
         raise CheckpointError(

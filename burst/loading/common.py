@@ -167,7 +167,8 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], path: Path, *, whose: str
             f"{path} does not fit {whose}: {wrong[0]} has shape {theirs}, expected {ours}"
             f"{f' ({len(wrong) - 1} more differ)' if len(wrong) > 1 else ''}; nothing was loaded"
         )
-    model.load_state_dict(dict(state), strict=True)
+    unfilled = any(value.is_meta for value in expected.values())  # takes the tensors themselves
+    model.load_state_dict(dict(state), strict=True, assign=unfilled)
 
 
 def some(names: Iterable[str]) -> str:
