@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from burst.errors import EmptyResult
+from burst.gauge import WHOLE
 from burst.histogram import Histogram
-from burst.survey import WHOLE
 from reports.depth import whole_blocks
 from reports.entries import bin_edges, merge_counts
 from reports.style import (

@@ -13,9 +13,10 @@ import pandas as pd
 from burst.backbone import Backbone
 from burst.errors import EmptyResult
 from burst.files import make_folder, write_atomically
+from burst.gauge import WHOLE
 from burst.histogram import Histogram
 from burst.stream import NamedStream
-from burst.survey import WHOLE, Survey
+from burst.survey import Survey
 from burst.whitened import whitened_histograms
 from burst.whitening import Whitening, WhiteningOptions, whiten
 from reports.backbones import head_maps, law_lines, overlay_grid

@@ -20,8 +20,8 @@ from matplotlib.ticker import (
 )
 
 from burst.errors import EmptyResult
+from burst.gauge import WHOLE
 from burst.histogram import Histogram
-from burst.survey import WHOLE
 from reports.entries import HistogramArtists, Law, bin_edges, ceiling, draw_histogram, fit_laws
 from reports.style import (
     COLUMN_WIDTH,

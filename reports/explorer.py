@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from burst.axis import Axis, RegularAxis
 from burst.distribution import Bins, fit_gaussian, fit_generalised_gaussian, fit_laplace
+from burst.gauge import WHOLE
 from burst.histogram import Histogram
-from burst.survey import WHOLE, Survey
+from burst.survey import Survey
 from reports.style import LAWS, QUANTITIES, quantity_style
 
 DIGITS = 6  # significant ones of a statistic: more than anybody reads

@@ -10,8 +10,9 @@ import numpy as np
 from rich.table import Table
 
 from burst.backbone_spec import BackboneSpec
+from burst.gauge import WHOLE
 from burst.histogram import Histogram
-from burst.survey import WHOLE, Survey
+from burst.survey import Survey
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _MOST_BURSTY = ("qkx", "qk", "x")  # whose histogram is drawn: the first of them that was measured

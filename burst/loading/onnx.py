@@ -69,7 +69,7 @@ def _parameters(graph: Foreign, held: Named) -> dict[str, str]:
         if scope.startswith(ENCODER):
             what = "weight" if node.op_type == "MatMul" else node.op_type
             lost = (name for name in node.input if name in held and name not in names)
-            names |= {name: f"{scope}.{what}" for name in lost}
+            names |= dict.fromkeys(lost, f"{scope}.{what}")
     return {name: meant.removeprefix(ENCODER) for name, meant in names.items()}
 
 
