@@ -119,10 +119,10 @@ def depth_grid(
 def depth_lines(table: pd.DataFrame, *, figure: Figure | None = None) -> Figure:
     """Excess kurtosis, energy in the top 1 % and fitted shape, block by block, side by side.
 
-    One line a quantity for one model. Several models have one row of panels a quantity, and in
-    it one line a model. Grey lines are what a Gaussian and a Laplacian sample would have. Kurtosis
-    is drawn on a symmetric log scale where it exceeds 30, shape on a log scale where it spans
-    more than a factor of 10. Missing values are gaps.
+    One line a quantity for one model, with a band where there are intervals. Several models have
+    one row of panels a quantity, and in it one line a model. Grey lines are what a Gaussian and a
+    Laplacian sample would have. Kurtosis is drawn on a symmetric log scale where it exceeds 30,
+    shape on a log scale where it spans more than a factor of 10. Missing values are gaps.
 
     Args:
         table: rows of a survey (`statistics.csv`); of these, only those of whole blocks
@@ -146,7 +146,7 @@ def depth_lines(table: pd.DataFrame, *, figure: Figure | None = None) -> Figure:
                 ax.set_title(symbol, loc="left")
                 handles = draw_measure(ax, part, measure, by=by, lines=lines)
         for ax, measure in zip(grid[0], MEASURES, strict=True):
-            _scale(ax, measure, whole[measure.column])
+            scale_measure(ax, measure, whole[measure.column])
         legend_above(figure, {str(line.get_label()): line for line in handles}, title=title)
         figure.supxlabel("block")
         figure.draw_without_rendering()
@@ -169,6 +169,7 @@ def draw_measure(
                 marker=style.marker,
                 label=style.label,
             )
+            draw_band(ax, rows, measure.column, style.colour)
         for law, dashes in {"gaussian": ":", "laplacian": (0, (6, 2))}.items():
             level = getattr(measure, law)
             label = law_style(law).label
@@ -176,6 +177,13 @@ def draw_measure(
     ax.set_ylabel(measure.label)
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     return drawn
+
+
+def draw_band(ax: Axes, rows: pd.DataFrame, column: str, colour: str) -> None:
+    """The 95 % interval over images behind a line, where the table has one."""
+    low, high = f"{column}_low", f"{column}_high"
+    if low in rows and rows[low].notna().any():
+        ax.fill_between(rows["block"], rows[low], rows[high], color=colour, alpha=0.2, lw=0)
 
 
 def whole_blocks(table: pd.DataFrame) -> pd.DataFrame:
@@ -273,7 +281,8 @@ def _arrange(
     return "model", model_lines(models), parts, None
 
 
-def _scale(ax: Axes, measure: Measure, values: pd.Series) -> None:
+def scale_measure(ax: Axes, measure: Measure, values: pd.Series) -> None:
+    """The axis of a statistic: kurtosis and shape on a log scale where they span much."""
     if measure.column == "excess_kurtosis" and values.max() > 30:
         ax.set_yscale("symlog", linthresh=1)
         ax.set_ylim(min(values.min(), 0.0) - 0.5, 2 * values.max())

@@ -7,6 +7,7 @@ import pandas as pd
 
 from reports.depth import MEASURES, whole_blocks
 from reports.style import quantity_style
+from reports.where import diagonal_is_enough
 
 _BY_COLUMN = {one.column: one for one in MEASURES}
 LAPLACIAN_KURTOSIS = _BY_COLUMN["excess_kurtosis"].laplacian
@@ -109,7 +110,9 @@ def _finding(model: str, part: pd.DataFrame) -> Finding:
     worst = rows.iloc[int(rows["excess_kurtosis"].argmax())]
     details = (_worst_block(worst), *_laws(part))
     headline = _headline(model, rows, bursty, peaked)
-    return Finding(model, headline, details, _advice(bursty, peaked), _commands(model))
+    scales = len(peaked) > 0 and diagonal_is_enough(part)
+    advice = _advice(bursty, peaked, scales=scales)
+    return Finding(model, headline, details, advice, _commands(model, scales=scales))
 
 
 def _headline(model: str, rows: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.DataFrame) -> str:
@@ -157,22 +160,27 @@ def _laws(part: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _advice(bursty: pd.DataFrame, peaked: pd.DataFrame) -> str:
+def _advice(bursty: pd.DataFrame, peaked: pd.DataFrame, *, scales: bool) -> str:
     if len(bursty):
         why = "Prompts meet very uneven values here: whitened or bilinear prompts may gain."
     elif len(peaked):
         why = "There is a little for a whitening to mend; whether prompts gain must be tried."
     else:
         why = "There is little for a whitening to mend; plain prompts are the baseline to beat."
+    if scales:
+        why += " As it is dimensions that differ in scale, the diagonal whitening, one number a "
+        why += "dimension, is what a full one must be compared with."
     return f"{why} What to try next:"
 
 
-def _commands(model: str) -> tuple[str, ...]:
+def _commands(model: str, *, scales: bool) -> tuple[str, ...]:
     library, colon, _ = model.partition(":")
     if colon and library not in ("timm", "hf-hub"):  # prompts are put on timm's ViTs alone
         return ()
     train = f"bpt train DATASET --model {model} --method"
+    diagonal = f"burst whiten --model {model} --method diagonal --out V.pt"
     return (
+        *([diagonal] if scales else []),
         f"burst whiten --model {model} --out W.pt",
         f"{train} bpt-fwhiten --whitening W.pt",
         f"{train} bpt-bilinear",

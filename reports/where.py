@@ -1,0 +1,171 @@
+"""Where a response's kurtosis sits: between its dimensions or within them, drawn and in words."""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from burst.decomposition import Decomposition, GroupMoments
+from burst.errors import EmptyResult
+from burst.gauge import WHOLE
+from burst.survey import Survey
+from reports.depth import MEASURES, draw_band, scale_measure, whole_blocks
+from reports.style import (
+    INK,
+    OBJECT_COLOURS,
+    PAGE_WIDTH,
+    blank_page,
+    house_style,
+    legend_above,
+    quantity_style,
+)
+
+ENOUGH = 1.0  # excess kurtosis below which there is little to explain
+_BLUE, _, _, _YELLOW, _PURPLE, _SKY, *_ = OBJECT_COLOURS
+PARTS = {  # of a Decomposition
+    "scale": ("part: variances of the dimensions", _YELLOW),
+    "means": ("part: their means", _PURPLE),
+    "within": ("part: within them", _SKY),
+}
+LINES = {
+    "excess_kurtosis": ("all entries", quantity_style("qkx").line.colour, "-", "o"),
+    "kurtosis_within_rows": ("each dimension standardised", _BLUE, "--", "s"),
+    "kurtosis_null": ("Gaussian tokens, same covariance", "0.45", ":", ""),
+}
+
+
+def kurtosis_parts(survey: Survey, *, figure: Figure | None = None) -> Figure:
+    """Excess kurtosis of A X^T over the blocks, and the parts that it is the sum of.
+
+    Left: of all entries, of the same with each row standardised, and of Gaussian tokens with the
+    same covariance, with 95 % intervals over images. Right: the parts by the law of total
+    cumulance, see `burst.decomposition`; stacked, they add up to the line.
+
+    Args:
+        survey: with `qkx` measured.
+        figure: an empty figure with a constrained layout; one that is a page wide by default.
+
+    Raises:
+        EmptyResult: `qkx` was not measured, or the survey was made before it kept margins.
+    """
+    parts = decompositions(survey)
+    if not parts:
+        raise EmptyResult("there is nothing to decompose: the survey has no margins of qkx")
+    table = whole_blocks(survey.table).query("quantity == 'qkx'").sort_values("block")
+    with house_style():
+        figure = figure or blank_page(PAGE_WIDTH, 2.6)
+        left, right = figure.subplots(1, 2, sharex=True)
+        _draw_lines(left, table)
+        _draw_parts(right, parts)
+        scale_measure(left, MEASURES[0], pd.concat([table[name] for name in LINES]))
+        left.set_ylabel(r"excess kurtosis $\kappa$")
+        for ax, title in ((left, "pooled, and by itself"), (right, "the parts of it")):
+            ax.set_title(title, loc="left")
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        handles = {
+            str(label): handle
+            for ax in (left, right)
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        legend_above(figure, handles, title=str(survey.record["model"]))
+        figure.supxlabel("block")
+        figure.draw_without_rendering()
+    return figure
+
+
+def decompositions(survey: Survey) -> dict[int, Decomposition]:
+    """The parts by dimensions of each block's response, heads together."""
+    return {
+        block: Decomposition.of(margins.rows)
+        for (block, head, _), margins in survey.margins.items()
+        if head == WHOLE
+    }
+
+
+def where_it_sits(survey: Survey) -> list[str]:
+    """Sentences on the burstiest block and on all blocks; none where nothing is heavy-tailed."""
+    table = whole_blocks(survey.table)
+    rows = table[(table["quantity"] == "qkx") & (table["excess_kurtosis"] > ENOUGH)]
+    if rows.empty or not survey.margins:
+        return []
+    worst = rows.iloc[int(rows["excess_kurtosis"].argmax())]
+    sentences = [*_of_block(worst, survey.margins[int(worst["block"]), WHOLE, "qkx"].rows)]
+    explained = rows["kurtosis_within_rows"] < ENOUGH
+    if len(rows) > 1:
+        sentences.append(
+            f"Of the {len(rows)} blocks whose response is heavy-tailed (excess kurtosis above "
+            f"{ENOUGH:g}), {_count(int(explained.sum()))} so only because dimensions differ: "
+            "with each centred and divided by its own deviation the entries are not."
+        )
+    return sentences
+
+
+def diagonal_is_enough(table: pd.DataFrame) -> bool:
+    """Whether scales alone make most heavy-tailed blocks so: a diagonal whitening mends them."""
+    if "kurtosis_within_rows" not in table:  # made before surveys knew it
+        return False
+    rows = table[(table["quantity"] == "qkx") & (table["excess_kurtosis"] > ENOUGH)]
+    return bool(len(rows)) and bool((rows["kurtosis_within_rows"] < ENOUGH).mean() > 0.5)
+
+
+def carriers(rows: GroupMoments, share: float) -> int:
+    """How many dimensions, the largest first, carry that share of the energy (sum of squares)."""
+    energy = np.sort(rows.m2 + rows.count * rows.mean**2)[::-1]
+    return int(np.searchsorted(np.cumsum(energy), share * energy.sum())) + 1
+
+
+def _of_block(row: pd.Series, rows: GroupMoments) -> Iterable[str]:
+    block, pooled, within = (
+        int(row["block"]), row["excess_kurtosis"], row["kurtosis_within_rows"],
+    )  # fmt: skip
+    third, dimensions = carriers(rows, 1 / 3), len(rows.count)
+    yield (
+        f"Where it sits, in block {block}: {third} of {dimensions} dimensions carry a third of "
+        f"the energy. With each dimension centred and divided by its own deviation the excess "
+        f"kurtosis is {_number(within)} instead of {_number(pooled)}: {_verdict(pooled, within)}."
+    )
+    null = row["kurtosis_null"]
+    yield (
+        f"Gaussian tokens of the same covariance would give {_number(null)} there, so tails of the "
+        f"tokens themselves {'are not needed for it' if null > pooled / 2 else 'add to it'}."
+    )
+
+
+def _verdict(pooled: float, within: float) -> str:
+    gone = (pooled - max(within, 0.0)) / pooled
+    if gone > 0.9:
+        return "nearly all of it is that dimensions differ in scale and mean"
+    if gone > 0.5:
+        return f"{100 * gone:.0f} % of it is that dimensions differ in scale and mean"
+    return "most of it is within dimensions, where a few tokens stand out"
+
+
+def _count(blocks: int) -> str:
+    return {0: "none is", 1: "one is"}.get(blocks, f"{blocks} are")
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "not defined"
+
+
+def _draw_lines(ax: Axes, table: pd.DataFrame) -> None:
+    for name, (label, colour, dashes, marker) in LINES.items():
+        ax.plot(table["block"], table[name], color=colour, ls=dashes, marker=marker, label=label)
+        draw_band(ax, table, name, colour)
+    ax.axhline(0, color="0.6", lw=0.7, zorder=0)
+
+
+def _draw_parts(ax: Axes, parts: dict[int, Decomposition]) -> None:
+    blocks = np.array(list(parts))
+    above, below = np.zeros(len(blocks)), np.zeros(len(blocks))
+    for name, (label, colour) in PARTS.items():
+        height = np.nan_to_num([float(getattr(part, name)) for part in parts.values()])
+        ax.bar(blocks, height, bottom=np.where(height > 0, above, below), color=colour, label=label)
+        above, below = above + height.clip(min=0), below + height.clip(max=0)
+    kurtosis = [float(part.kurtosis) for part in parts.values()]
+    ax.plot(blocks, kurtosis, color=INK, marker="o", lw=0.7, label="their sum")
+    ax.axhline(0, color="0.6", lw=0.7, zorder=0)
