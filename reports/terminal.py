@@ -86,7 +86,7 @@ def library_table(rows: Sequence[Mapping[str, str]]) -> Table:
 
 def models_table(specs: Iterable[BackboneSpec]) -> Table:
     """The known backbones, one line each."""
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     for heading in ("name", "pretraining", "blocks × d", "pixels", "size", "on disk"):
         table.add_column(heading, no_wrap=True)
     table.add_column("source", overflow="fold")
