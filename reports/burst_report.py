@@ -209,9 +209,9 @@ def _heads(page: Page, table: pd.DataFrame, folder: Path) -> list[Path]:
 
 
 def _whitenings(page: Page, backbones: Sequence[BackboneReport], folder: Path) -> list[Path]:
-    whitened = [(one.model, one.whitening, one.pairs) for one in backbones]
-    made = [(model, w, pairs) for model, w, pairs in whitened if w is not None and pairs]
-    if not made:
+    every = [(one.model, one.whitening, one.pairs) for one in backbones]
+    whitened = [(model, w, pairs) for model, w, pairs in every if w is not None and pairs]
+    if not whitened:
         return []
     section = page.section("Whitening")
     section.text(
@@ -221,11 +221,11 @@ def _whitenings(page: Page, backbones: Sequence[BackboneReport], folder: Path) -
     )
     section.text(
         "Between them stands V^(-1/2) · Y, V being the diagonal of Σ: every row divided by its own "
-        "deviation, d numbers in place of d × d. What is Gaussian there already was only a spread "
-        "of variances between rows; a full whitening has to be better than this."
+        "deviation, d numbers in place of d × d. Tails that are gone there already were only a "
+        "spread of variances between rows; a full whitening has to be better than this."
     )
     files: list[Path] = []
-    for model, whitening, pairs in made:
+    for model, whitening, pairs in whitened:
         drawn = {block: pairs[block] for block in chosen_blocks(whitening) if block in pairs}
         figure = whitening_figure(whitening, drawn, title=model)
         files += section.figure(
@@ -234,9 +234,27 @@ def _whitenings(page: Page, backbones: Sequence[BackboneReport], folder: Path) -
             f"{model}: entries before and after whitening, on inputs that it was not made of, and "
             f"the spectrum with its floor; {whitening_words(pairs)}.",
         )
-        table = pd.DataFrame(whitening_record(whitening, pairs))
-        section.frame(table, f"{model}: the whitening of each block")
+        diagnostics = pd.DataFrame([vars(one) for one in whitening.blocks])
+        section.frame(
+            diagnostics.drop(columns="variance_error"), f"{model}: the whitening of each block"
+        )
+        section.frame(
+            _entries(whitening, pairs),
+            f"{model}: entries before whitening, after the diagonal alone and after all of W; "
+            "κ: excess kurtosis, β: shape",
+        )
     return files
+
+
+def _entries(whitening: Whitening, pairs: Pairs) -> pd.DataFrame:
+    """Kurtosis and shape of each block's entries, under names that fit on paper."""
+    columns = {
+        f"{name}_{when}": f"{letter} {when}"
+        for name, letter in (("excess_kurtosis", "κ"), ("ggd_shape", "β"))
+        for when in ("before", "diagonal", "after")
+    }
+    rows = [row for row in whitening_record(whitening, pairs) if row["block"] in pairs]
+    return pd.DataFrame(rows).rename(columns=columns).filter(["block", *columns.values()])
 
 
 def _how(section: Section, records: dict[str, dict[str, Any]]) -> None:

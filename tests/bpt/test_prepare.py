@@ -52,6 +52,17 @@ def test_a_file_serves_if_it_has_the_blocks(found, backbone, tmp_path):
         whitening_for(replace(recipe, placement="first:3"), backbone, found.train, "x")
 
 
+def test_a_file_of_the_diagonal_alone_serves_as_any_other(found, backbone, tmp_path):
+    images = burst.images_for(backbone, "sample", num_images=4)
+    options = burst.WhiteningOptions(method="diagonal", blocks=(0, 1))
+    burst.save_whitening(burst.whiten(backbone, images, options), tmp_path / "W.pt")
+    recipe = replace(RECIPE, placement="first:2", whitening=str(tmp_path / "W.pt"))
+    used = matrices(whitening_for(recipe, backbone, found.train, "x"))
+    assert sorted(used) == [0, 1]
+    for w in used.values():
+        assert torch.equal(w, w.diagonal().diag())
+
+
 def test_spt_starts_from_tokens_of_the_images(found, backbone):
     recipe = replace(RECIPE, method="spt", placement="shallow")
     tokens = tokens_for(recipe, backbone, found.train, "x")[0]

@@ -119,6 +119,8 @@ def test_every_number_of_the_survey_is_in_the_page(burst_page):
         "What was found",
         "mae_x",
         "burst whiten --model mae_x",
+        "after the diagonal alone",
+        "κ diagonal",
         "Versions:",
         "How it was",
     ):
