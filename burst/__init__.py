@@ -61,9 +61,18 @@ from burst.kernels import HistogramAccumulator, histogram, kernel_trials, matmul
 from burst.loading.listing import library_models
 from burst.moments import Moments
 from burst.nulls import permuted_columns, random_weights
+from burst.power_law import PowerLaw, fit_power_law
 from burst.projection import Projection, projection
 from burst.provenance import provenance, version
 from burst.second_moments import SecondMoments, TokenMoments
+from burst.spectrum import (
+    SPECTRAL_STATISTICS,
+    Spectrum,
+    describe_spectrum,
+    singular_values,
+    spectrum,
+    symmetric_share,
+)
 from burst.statistics import STATISTICS, abs_quantile, describe, gini, hill, top_energy
 from burst.survey import QUANTITIES, Survey, SurveyOptions, images_for, survey
 from burst.text import TextStream, Tokenizer, open_text, text_for
@@ -81,6 +90,7 @@ from burst.whitening_file import check_whitening_path, load_whitening, save_whit
 
 __all__ = [
     "QUANTITIES",
+    "SPECTRAL_STATISTICS",
     "STATISTICS",
     "AttentionLayout",
     "Backbone",
@@ -107,12 +117,14 @@ __all__ = [
     "NonFinite",
     "OmittedTermWarning",
     "OutputError",
+    "PowerLaw",
     "Projection",
     "RankWarning",
     "RegularAxis",
     "SecondMoments",
     "ShapeError",
     "SkippedBlock",
+    "Spectrum",
     "Survey",
     "SurveyOptions",
     "TextError",
@@ -135,11 +147,13 @@ __all__ = [
     "describe",
     "describe_blocks",
     "extremes",
+    "describe_spectrum",
     "find_backbone",
     "find_blocks",
     "fit_gaussian",
     "fit_generalised_gaussian",
     "fit_laplace",
+    "fit_power_law",
     "gini",
     "head_response_histogram",
     "hill",
@@ -170,8 +184,11 @@ __all__ = [
     "response_histogram",
     "response_matrix",
     "save_whitening",
+    "singular_values",
+    "spectrum",
     "split_images",
     "survey",
+    "symmetric_share",
     "text_for",
     "top_energy",
     "version",
