@@ -262,6 +262,40 @@ def whiten(
 
 
 @app.command()
+def spectrum(
+    model: Model = "mae_tiny",
+    weights: Weights = None,
+    blocks: Blocks = "all",
+    per_head: Annotated[bool, typer.Option("--per-head", help="Measure each head too.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for table, singular values, record and figure.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the singular values of W_q W_k^T, block by block, from the weights alone."""
+    log = plain_console(stderr=True)
+    with reported_errors():
+        import burst
+        import reports
+
+        chosen = parse_blocks(blocks)
+        if out:
+            burst.make_folder(out)
+        backbone = burst.load_backbone(model, weights)
+        with Steps(log, "blocks", quiet=quiet) as progress:
+            found = burst.spectrum(backbone, chosen, per_head, progress=progress)
+        files = reports.save_spectrum(found, out) if out else []
+        if as_json:
+            typer.echo(found.table.to_json(orient="records", indent=2))
+        elif not quiet:
+            console = plain_console()
+            console.print(reports.spectrum_table(found))
+            for line in reports.spectrum_notes(found, files=files):
+                console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command()
 def report(
     out: Annotated[Path, typer.Option(help="Folder for the page, its figures and its tables.")],
     model: Annotated[

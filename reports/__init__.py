@@ -56,6 +56,15 @@ from reports.prompts import (
     values_figure,
 )
 from reports.published import STUDIES, published, published_numbers
+from reports.spectrum import (
+    draw_over_depth,
+    save_spectrum,
+    spectrum_figure,
+    spectrum_frame,
+    spectrum_notes,
+    spectrum_table,
+    spectrum_words,
+)
 from reports.study import (
     StudyCell,
     plan_table,
@@ -142,6 +151,7 @@ __all__ = [
     "draw_heads",
     "draw_histogram",
     "draw_measure",
+    "draw_over_depth",
     "draw_quantity",
     "draw_scores",
     "draw_spectrum",
@@ -183,12 +193,18 @@ __all__ = [
     "save_figure",
     "save_prediction",
     "save_predictions",
+    "save_spectrum",
     "save_study",
     "save_survey",
     "save_whitening_run",
     "scores_figure",
     "side_by_side_figure",
     "step_figure",
+    "spectrum_figure",
+    "spectrum_frame",
+    "spectrum_notes",
+    "spectrum_table",
+    "spectrum_words",
     "study_cells",
     "study_frame",
     "study_recipes",
