@@ -48,6 +48,7 @@ from burst.errors import (
     UnsupportedModel,
 )
 from burst.extremes import Extremes, extremes
+from burst.extremes_tables import carriers
 from burst.files import make_folder, write_atomically
 from burst.histogram import Histogram, NonFinite
 from burst.images import ImageStream, open_images
@@ -76,6 +77,7 @@ from burst.spectrum import (
 from burst.statistics import STATISTICS, abs_quantile, describe, gini, hill, top_energy
 from burst.survey import QUANTITIES, Survey, SurveyOptions, images_for, survey
 from burst.text import TextStream, Tokenizer, open_text, text_for
+from burst.token_map import BlockMap, PhotoMaps, TokenMap, map_photos, token_energy
 from burst.tokens import capture
 from burst.whitened import WhitenedEntries, whitened_histogram, whitened_histograms
 from burst.whitening import (
@@ -98,6 +100,7 @@ __all__ = [
     "BackendError",
     "BackendWarning",
     "BlockDiagnostics",
+    "BlockMap",
     "BurstError",
     "CheckpointError",
     "Decorrelation",
@@ -118,6 +121,7 @@ __all__ = [
     "OmittedTermWarning",
     "OutputError",
     "PowerLaw",
+    "PhotoMaps",
     "Projection",
     "RankWarning",
     "RegularAxis",
@@ -129,6 +133,7 @@ __all__ = [
     "SurveyOptions",
     "TextError",
     "TextStream",
+    "TokenMap",
     "TokenMoments",
     "Tokenizer",
     "UnknownName",
@@ -139,6 +144,7 @@ __all__ = [
     "abs_quantile",
     "adapter",
     "capture",
+    "carriers",
     "check_whitening_path",
     "choose_device",
     "collect_moments",
@@ -169,6 +175,7 @@ __all__ = [
     "load_checkpoint",
     "load_whitening",
     "make_folder",
+    "map_photos",
     "matmul_histogram",
     "num_prefix_tokens",
     "open_images",
@@ -190,6 +197,7 @@ __all__ = [
     "survey",
     "symmetric_share",
     "text_for",
+    "token_energy",
     "top_energy",
     "version",
     "whiten",

@@ -13,12 +13,19 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from burst._extremes_tables import MODEL, SOURCES, TOKENS_NULL, WEIGHTS_NULL, Key, TableWriter
 from burst._peaks import Peaks
 from burst.adapters import AttentionBlock, SkippedBlock, measurable_blocks, warn_of_omissions
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, EmptyResult, check_known
+from burst.extremes_tables import (
+    MODEL,
+    SOURCES,
+    TOKENS_NULL,
+    WEIGHTS_NULL,
+    Key,
+    TableWriter,
+)
 from burst.fingerprint import check_tokens, identity, subject_of
 from burst.forward import TOKENS, Progress, read_tokens
 from burst.interaction import interaction

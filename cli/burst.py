@@ -385,6 +385,46 @@ def compare(
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 
+@app.command(name="map")
+def map_(
+    photo: Annotated[
+        list[str],
+        typer.Argument(help="An image, or a folder, zip or plain tar of some, or `sample`."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for figures, page, tables and record.")],
+    model: Model = "mae_tiny",
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(
+            help="`all`, or blocks counted from 0; without it the first, burstiest and last."
+        ),
+    ] = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Show where in a photograph the bursts are: in which patches, tokens and dimensions."""
+    log = plain_console(stderr=True)
+    with reported_errors():
+        import burst
+        import reports
+
+        asked = parse_blocks(blocks) if blocks else None
+        burst.make_folder(out)
+        backbone = _backbone(model, weights, None, device=device, image_size=image_size)
+        with Steps(log, "batches", quiet=quiet) as progress:
+            found = burst.map_photos(backbone, photo, blocks=asked, progress=progress)
+        shown = found.maps[0].blocks if blocks else reports.map_blocks(found.maps)
+        files = reports.save_maps(found, out, blocks=shown)
+        if not quiet:
+            console = plain_console()
+            console.print(reports.map_table(found.maps, shown))
+            for name, reason in found.bad_images:
+                console.print(f"left out: image {name}: {reason}", highlight=False, soft_wrap=True)
+            console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
+
+
 def _backbone(
     model: str, weights: str | None, text: Path | None, *, device: str, image_size: int | None
 ) -> "Backbone":

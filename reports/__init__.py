@@ -43,6 +43,8 @@ from reports.detections import (
     who_finds_what,
 )
 from reports.detectors import detection_result, detectors_table, report_detectors
+from reports.map import draw_dimensions, draw_map, map_blocks, map_figure, overlay
+from reports.map_files import map_table, save_maps
 from reports.predictions import objects_table, save_predictions
 from reports.prompts import (
     confusion_figure,
@@ -147,9 +149,11 @@ __all__ = [
     "draw_curves",
     "draw_density",
     "draw_detections",
+    "draw_dimensions",
     "draw_distances",
     "draw_heads",
     "draw_histogram",
+    "draw_map",
     "draw_measure",
     "draw_over_depth",
     "draw_quantity",
@@ -168,6 +172,9 @@ __all__ = [
     "law_lines",
     "library_table",
     "losses_figure",
+    "map_blocks",
+    "map_figure",
+    "map_table",
     "match_detections",
     "measured_whitening",
     "mismatches",
@@ -175,6 +182,7 @@ __all__ = [
     "models_table",
     "objects_table",
     "open_survey_runs",
+    "overlay",
     "overlay_grid",
     "plain",
     "plan_table",
@@ -191,6 +199,7 @@ __all__ = [
     "save_comparison",
     "save_detection_report",
     "save_figure",
+    "save_maps",
     "save_prediction",
     "save_predictions",
     "save_spectrum",

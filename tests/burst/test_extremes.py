@@ -10,8 +10,8 @@ import timm
 import torch
 from support import DEPTH, DIM, backbone_of, two_processes, vit
 
-import burst._extremes_tables
-from burst._extremes_tables import SOURCES, carriers
+import burst.extremes_tables
+from burst.extremes_tables import SOURCES, carriers
 from burst.adapters import find_blocks
 from burst.backbone import load_backbone
 from burst.errors import BurstError, EmptyResult, UnknownName, UnsupportedModel
@@ -190,7 +190,7 @@ def test_few_shares_carry_a_part():
     assert carriers([0.25] * 4, 0.5) == 2  # reached, not passed
     assert carriers([0.0, 0.0], 0.5) == 0
     assert carriers([1.0], 1.0) == 1
-    assert doctest.testmod(burst._extremes_tables).failed == 0
+    assert doctest.testmod(burst.extremes_tables).failed == 0
 
 
 PROGRAM = """
