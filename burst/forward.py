@@ -1,7 +1,7 @@
 """A model run over batches, for what its attention reads."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import NoReturn
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from burst.adapters import prefix_tokens_of, select_blocks, unwrap
 from burst.errors import UnsupportedModel
 from burst.nulls import content_generator, permuted_columns
+from burst.score_tiles import Scores
+from burst.scores import OnScores, capture_scores
 from burst.stream import Call, Stream, as_call, batch_size
 from burst.tokens import capture
 
@@ -26,9 +28,10 @@ def read_tokens(
     model: nn.Module,
     stream: Stream,
     blocks: Iterable[int],
-    on_tokens: OnTokens,
+    on_tokens: OnTokens | None,
     *,
     on_batch: Callable[[int], None] | None = None,
+    on_scores: OnScores | None = None,
     tokens: str = "all",
     forward_precision: str = "float32",
     progress: Progress | None = None,
@@ -36,25 +39,29 @@ def read_tokens(
     """Run a model over batches and hand over what each block's attention reads, as it reads it.
 
     From the second batch of a shape on the forward pass ends where the last of the blocks has read
-    its tokens: what the model would make of them is not asked for. Dropout and the like are off
-    meanwhile.
+    its tokens, or its softmax is given its scores: what the model would make of them is not asked
+    for. Dropout and the like are off meanwhile.
 
     Args:
         model: batches go to its device; what wraps it (DDP, torch.compile) is left aside.
         stream: batches, of one process.
         blocks: indices as in `find_blocks`.
         on_tokens: called as on_tokens(block, x) with x (B, N, d), inside the forward pass. Where
-            tokens are padding, those that are not come as (n, d).
+            tokens are padding, those that are not come as (n, d). None if no tokens are asked for:
+            what cannot be read as tokens is no hindrance then.
         on_batch: called with the number of items of a batch before its forward pass.
+        on_scores: called as on_scores(block, scores) likewise, see `capture_scores`; queries that
+            are padding do not count in them.
         tokens: "all", or "patch" to leave class, distillation and register tokens out; "permuted"
             hands over `permuted_columns` of all of a batch, while the model goes on with its own.
+            In scores prefix tokens do not count as queries; keys are all that a softmax is over.
         forward_precision: "float32" runs the model as it is; "bfloat16" and "float16" under
             autocast, so that its products are in that dtype.
         progress: called as progress(batches done, batches in all, or 0 if that is not known).
 
     Raises:
-        UnsupportedModel: see `capture` and, for patch tokens, `num_prefix_tokens`; or a masked
-            autoencoder that leaves patches out by chance.
+        UnsupportedModel: see `capture`, `capture_scores` and, for patch tokens,
+            `num_prefix_tokens`; or a masked autoencoder that leaves patches out by chance.
         BurstError: a batch that is none; whatever the stream raises.
     """
     inner = unwrap(model)
@@ -63,7 +70,7 @@ def read_tokens(
     names = {block.index: block.name for block in found}
     chosen = tuple(names)
     prefixes = prefix_tokens_of(inner, found) if tokens == "patch" else dict.fromkeys(names, 0)
-    last = _Last(len(chosen))
+    last = _Last(len(chosen) * sum(asked is not None for asked in (on_tokens, on_scores)))
     with torch.inference_mode(), _evaluation(inner):
         for done, batch in enumerate(stream, start=1):
             call = as_call(batch, inner)
@@ -73,14 +80,24 @@ def read_tokens(
             keep = {block: call.padding.keep(name) for block, name in names.items()}
 
             def receive(block: int, x: Tensor, keep: Mapping[int, Tensor | None] = keep) -> None:
+                assert on_tokens
                 read = _kept(x, keep[block], prefixes[block])
                 if tokens == PERMUTED:
                     read = permuted_columns(read, content_generator(read))
                 on_tokens(block, read)
                 last.check()
 
+            def hear(block: int, one: Scores, keep: Mapping[int, Tensor | None] = keep) -> None:
+                assert on_scores
+                on_scores(block, one.counting(keep[block], prefixes[block], names[block]))
+                last.check()
+
             last.forward_begins(call)
-            with suppress(_Stop), capture(inner, chosen, on_tokens=receive):
+            with suppress(_Stop), ExitStack() as stack:
+                if on_tokens:
+                    stack.enter_context(capture(inner, chosen, on_tokens=receive))
+                if on_scores:
+                    stack.enter_context(capture_scores(inner, chosen, on_scores=hear))
                 _run(inner, call, forward_precision)
             last.forward_is_over()
             if progress:

@@ -64,8 +64,8 @@ def capture(
             or run at once in several threads.
     """
     chosen = select_blocks(model, blocks)
-    _check_hooks_work(model, chosen)
-    _check_not_shared(find_blocks(model), chosen)
+    check_hooks_work(model, chosen)
+    check_not_shared(find_blocks(model), chosen)
     _check_layout_is_known(chosen)
     tokens: dict[int, Tensor] = {}
     receive = tokens.__setitem__ if on_tokens is None else on_tokens
@@ -85,7 +85,12 @@ def capture(
         )
 
 
-def _check_hooks_work(model: nn.Module, chosen: Iterable[AttentionBlock]) -> None:
+def check_hooks_work(model: nn.Module, chosen: Iterable[AttentionBlock]) -> None:
+    """Refuse a model in which hooks of these blocks are skipped, or run in several threads.
+
+    Raises:
+        UnsupportedModel: a compiled, scripted or DataParallel model.
+    """
     readers = {block.reader for block in chosen}
     for name, module in model.named_modules():
         compiled = dict(module.named_children()).get("_orig_mod") is not None
@@ -102,7 +107,12 @@ def _check_hooks_work(model: nn.Module, chosen: Iterable[AttentionBlock]) -> Non
             raise UnsupportedModel(f"hooks do not work on a {kind} model{where}; {advice}")
 
 
-def _check_not_shared(found: Iterable[AttentionBlock], chosen: Iterable[AttentionBlock]) -> None:
+def check_not_shared(found: Iterable[AttentionBlock], chosen: Iterable[AttentionBlock]) -> None:
+    """Refuse blocks that share an attention with another.
+
+    Raises:
+        UnsupportedModel: one of those chosen does.
+    """
     wanted = {id(block.attention) for block in chosen}
     names: dict[int, list[str]] = {}
     for block in found:
@@ -161,7 +171,7 @@ def _reading_hook(
     keys = known.same if known else None
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if _in_backward():
+        if in_backward():
             return
         given = dict(zip(parameters, args, strict=False)) | kwargs
         x = given.get(tokens)
@@ -181,7 +191,8 @@ def _reading_hook(
     return hook
 
 
-def _in_backward() -> bool:
+def in_backward() -> bool:
+    """Whether a forward pass is being computed once more, by gradient checkpointing."""
     # As torch.utils.module_tracker asks: a checkpointed block runs again during backward.
     return torch._C._current_graph_task_id() != -1
 

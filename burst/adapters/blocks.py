@@ -273,7 +273,7 @@ def _prefixes(root: nn.Module, blocks: Iterable[AttentionBlock]) -> dict[int, in
             if scope in told:
                 return int(told[scope])
         for name, _ in root.named_parameters():
-            if any(hint in name for hint in _PREFIX_HINTS) and not name.startswith(elsewhere):
+            if any(hint in name for hint in PREFIX_HINTS) and not name.startswith(elsewhere):
                 raise UnsupportedModel(_not_the_same(root))
         return None if counters or told else 0
 
@@ -281,7 +281,7 @@ def _prefixes(root: nn.Module, blocks: Iterable[AttentionBlock]) -> dict[int, in
 
 
 # Of parameters that class, distillation and register tokens are kept in.
-_PREFIX_HINTS = (
+PREFIX_HINTS = (
     "cls_token",
     "class_token",
     "class_embedding",

@@ -17,6 +17,8 @@ from burst.adapters.registry import (
 )
 from burst.errors import UnsupportedModel
 
+POOLED = "it pools a feature map: only the mean of its places asks"
+
 
 @adapter("open_clip.transformer:Attention", norm="ln_1")
 def _custom(attention: Attention) -> AttentionLayout:
@@ -33,7 +35,7 @@ refuse("open_clip.transformer:AttentionalPooler.attn", reason=LEARNED)
 refuse("open_clip.transformer:MultimodalTransformer.cross_attn", reason=CROSS, up=0)
 refuse(
     "open_clip.modified_resnet:AttentionPool2d",
-    reason="it pools a feature map: only the mean of its places asks",
+    reason=POOLED,
 )
 
 

@@ -145,32 +145,33 @@ def _differential_parallel(block: Attention) -> AttentionLayout:
 _POOLED = f"it pools queries or keys after projecting them, {UNSCORED}"
 _BATCH_NORM = f"batch norm follows its query-key projection, {UNSCORED}"
 _CLASS_ONLY = "class attention: only the class token asks, tokens do not score each other"
-_CHANNELS = "it compares channels, so there is no token-by-token query-key product"
-_LINEAR = "linear attention has no token-by-token query-key product"
+CHANNELS = "it compares channels, so there is no token-by-token query-key product"
+LINEAR = "linear attention has no token-by-token query-key product"
+OUTLOOK = "outlook attention has no keys"
 _CHANNELS_FIRST = "it reads channels-first feature maps, not tokens"
 _REASONS = {
     "cait:ClassAttn": _CLASS_ONLY,
     "crossvit:CrossAttention": _CLASS_ONLY,
-    "davit:ChannelAttention": _CHANNELS,
-    "davit:ChannelAttentionV2": _CHANNELS,
+    "davit:ChannelAttention": CHANNELS,
+    "davit:ChannelAttentionV2": CHANNELS,
     "efficientvit_msra:CascadedGroupAttention": _BATCH_NORM,
     "gcvit:WindowAttentionGlobal": REDUCED,
     "gemma4_vit:Gemma4Attention": QUERY_KEY_NORM,
     "levit:Attention": _BATCH_NORM,
     "maxxvit:Attention2d": _CHANNELS_FIRST,
-    "mobilevit:LinearSelfAttention": _LINEAR,
+    "mobilevit:LinearSelfAttention": LINEAR,
     "mvitv2:MultiScaleAttention": _POOLED,
     "mvitv2:MultiScaleAttentionPoolFirst": _POOLED,
     "pvt_v2:Attention": REDUCED,
-    "swiftformer:EfficientAdditiveAttention": _LINEAR,
+    "swiftformer:EfficientAdditiveAttention": LINEAR,
     "swin_transformer_v2:WindowAttention": COSINE,
     "swin_transformer_v2_cr:WindowMultiHeadAttention": COSINE,
     "tiny_vit:Attention": "it normalises its own input, so its tokens cannot be read",
     "twins:GlobalSubSampleAttn": REDUCED,
     "visformer:Attention": _CHANNELS_FIRST,
     "volo:ClassAttention": _CLASS_ONLY,
-    "volo:OutlookAttention": "outlook attention has no keys",
-    "xcit:XCA": _CHANNELS,
+    "volo:OutlookAttention": OUTLOOK,
+    "xcit:XCA": CHANNELS,
 }
 for _path, _reason in _REASONS.items():
     refuse(f"timm.models.{_path}", reason=_reason)

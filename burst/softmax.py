@@ -1,0 +1,242 @@
+"""What softmax makes of an attention's scores: how many keys a query listens to, and to which.
+
+SoftmaxAccumulator  scores of one block, added one batch after the other
+WeightStatistics    means over queries, and deviations; they add up over batches, heads, processes
+Prefix              which keys are the class token and registers
+softmax_table       one row a block and head
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from burst.adapters import AttentionBlock, prefix_tokens_of, unwrap
+from burst.adapters.blocks import PREFIX_HINTS
+from burst.axis import Axis, FloatAxis
+from burst.errors import UnsupportedModel
+from burst.float64 import to_float64
+from burst.histogram import Histogram
+from burst.kernels import HistogramAccumulator
+from burst.score_tiles import Scores, Tile
+
+WEIGHTS = (
+    "keys",
+    "entropy",
+    "relative_entropy",
+    "max_weight",
+    "first_weight",
+    "class_weight",
+    "register_weight",
+)
+SOFTMAX_COLUMNS = (
+    "model",
+    "pretraining",
+    "block",
+    "head",
+    "queries",
+    *(name for weight in WEIGHTS for name in (weight, f"{weight}_std")),
+)
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+_DEFAULT_AXIS = FloatAxis()
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """How many class tokens and, behind them, registers and the like stand in front.
+
+    Attributes:
+        classes: 0 or 1.
+        registers: also distillation tokens.
+    """
+
+    classes: int = 0
+    registers: int = 0
+
+    @property
+    def total(self) -> int:
+        """Of both."""
+        return self.classes + self.registers
+
+
+@dataclass(frozen=True, eq=False)
+class WeightStatistics:
+    """Of each of `WEIGHTS`, over queries: how many there are, their sum and that of their squares.
+
+    A quantity that a query does not have (the relative entropy of one that sees one key, say, or
+    the weight of a class token where there is none) is left out.
+
+    Attributes:
+        sums: (7, 3) float64.
+    """
+
+    sums: NDArray[np.float64]
+
+    @property
+    def queries(self) -> int:
+        """How many queries saw a key."""
+        return int(self.sums[0, 0])
+
+    def means(self) -> dict[str, float]:
+        """By the names of `WEIGHTS`; NaN where no query has it."""
+        return dict(zip(WEIGHTS, self._means.tolist(), strict=True))
+
+    def deviations(self) -> dict[str, float]:
+        """Population standard deviations over queries."""
+        with np.errstate(invalid="ignore"):
+            squares = self.sums[:, 2] / self.sums[:, 0]
+        variances = np.maximum(squares - self._means**2, 0.0)
+        return dict(zip(WEIGHTS, np.sqrt(variances).tolist(), strict=True))
+
+    @property
+    def _means(self) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):
+            means: NDArray[np.float64] = self.sums[:, 1] / self.sums[:, 0]
+        return means
+
+    def __add__(self, other: "WeightStatistics") -> "WeightStatistics":
+        return WeightStatistics(self.sums + other.sums)
+
+
+class SoftmaxAccumulator:
+    """The logits of one block, and what softmax makes of them, over any number of batches.
+
+    No n x n map is kept, nor made beyond a tile; masked entries are left out of everything.
+
+    Args:
+        prefix: which keys are class token and registers.
+        axis: where the bins of the logits lie.
+        backend: of the histograms, see `burst.kernels.choose`.
+    """
+
+    def __init__(
+        self, prefix: Prefix | None = None, axis: Axis = _DEFAULT_AXIS, *, backend: str = "auto"
+    ) -> None:
+        self._prefix = prefix or Prefix()
+        self._axis, self._backend = axis, backend
+        self._heads: list[_Head] = []
+
+    def add(self, scores: Scores) -> None:
+        """Count the logits of each head, and weigh the keys.
+
+        Raises:
+            UnsupportedModel: another number of heads than before.
+        """
+        if not self._heads:
+            self._heads = [_Head(self._axis, self._backend) for _ in range(scores.heads)]
+        if scores.heads != len(self._heads):
+            raise UnsupportedModel(
+                f"scores of {scores.heads} heads follow scores of {len(self._heads)}; measure "
+                "blocks of one number of heads"
+            )
+        _, _, queries, keys = scores.shape
+        # Where keys are fewer than queries, they are no tokens, and none of them is the first.
+        prefix = self._prefix if keys >= queries else None
+        with torch.no_grad():
+            for i, head in enumerate(self._heads):
+                for tile in scores.tiles(i):
+                    head.add(tile, prefix)
+
+    def histograms(self) -> list[Histogram]:
+        """Of the logits of each head."""
+        return [head.histogram.result() for head in self._heads]
+
+    def weights(self) -> list[WeightStatistics]:
+        """Of each head."""
+        return [WeightStatistics(head.sums.cpu().numpy()) for head in self._heads]
+
+
+class _Head:
+    def __init__(self, axis: Axis, backend: str) -> None:
+        self.histogram = HistogramAccumulator(axis, backend=backend)
+        self.sums = torch.zeros(len(WEIGHTS), 3, dtype=torch.float64)
+
+    def add(self, tile: Tile, prefix: Prefix | None) -> None:
+        logits = tile.logits
+        self.histogram.add(logits[logits != -math.inf] if tile.masked else logits)
+        values = to_float64(query_weights(tile, prefix))
+        has = values.isfinite()
+        values = values.where(has, 0.0)
+        sums = torch.stack([has.double().sum(1), values.sum(1), values.square().sum(1)], dim=1)
+        self.sums = self.sums.to(sums.device) + sums
+
+
+def query_weights(tile: Tile, prefix: Prefix | None) -> Tensor:
+    """What each query has of `WEIGHTS`, (7, r) float32; NaN where it has not.
+
+    With e = exp(logit - highest logit) and z = sum(e) the weights are e / z, the largest is 1 / z,
+    and their entropy is log(z) - sum(e (logit - highest)) / z, in nats.
+    """
+    logits = tile.logits
+    below = logits - logits.amax(dim=1, keepdim=True)
+    e = below.exp()
+    if tile.masked:
+        keys = (logits != -math.inf).sum(dim=1).float()
+        below = below.masked_fill(logits == -math.inf, 0.0)
+    else:
+        keys = torch.full_like(e[:, 0], logits.shape[1])
+    z = e.sum(dim=1)
+    entropy = z.log() - torch.linalg.vecdot(e, below) / z
+    missing = torch.full_like(z, math.nan)
+    first = classes = registers = missing
+    if prefix is not None:
+        place = torch.zeros_like(z, dtype=torch.int64) if tile.first is None else tile.first
+        first = e.gather(1, place[:, None])[:, 0] / z
+        classes = e[:, : prefix.classes].sum(dim=1) / z if prefix.classes else missing
+        behind = e[:, prefix.classes : prefix.total]
+        registers = behind.sum(dim=1) / z if prefix.registers else missing
+    seen = keys.where(keys > 0, math.nan)
+    return torch.stack([seen, entropy, entropy / keys.log(), 1 / z, first, classes, registers])
+
+
+def prefixes_of(model: nn.Module, blocks: Iterable[AttentionBlock]) -> dict[int, Prefix]:
+    """The prefix of each block by its index; empty where the model does not say.
+
+    The class token stands first, where there is one: see `num_prefix_tokens`.
+    """
+    chosen = tuple(blocks)
+    totals = dict.fromkeys((block.index for block in chosen), 0)
+    with suppress(UnsupportedModel):  # it is not known where the class token is
+        totals = prefix_tokens_of(model, chosen)
+    names = [name for name, _ in unwrap(model).named_parameters()]
+    return {
+        block.index: _prefix(totals[block.index], _has_class_token(block.name, names))
+        for block in chosen
+    }
+
+
+def _prefix(total: int, has_class: bool) -> Prefix:
+    classes = min(total, int(has_class))
+    return Prefix(classes, total - classes)
+
+
+def _has_class_token(block: str, parameters: list[str]) -> bool:
+    """In the smallest part around the block that keeps tokens of its own."""
+    scope = block
+    while scope:
+        scope = scope.rpartition(".")[0]
+        inside = [name for name in parameters if name.startswith(f"{scope}." if scope else "")]
+        kept = [name for name in inside if any(hint in name for hint in PREFIX_HINTS)]
+        if kept:
+            return any(hint in name for name in kept for hint in CLASS_TOKENS)
+    return False
+
+
+Found = Mapping[tuple[int, str], WeightStatistics]
+
+
+def softmax_table(model: str, pretraining: str, found: Found) -> pd.DataFrame:
+    """One row for each (block, head), with the columns `SOFTMAX_COLUMNS`."""
+    rows = []
+    for (block, head), weights in found.items():
+        pairs = zip(weights.means().values(), weights.deviations().values(), strict=True)
+        rows.append(
+            (model, pretraining, block, head, weights.queries, *(x for xs in pairs for x in xs))
+        )
+    return pd.DataFrame(rows, columns=list(SOFTMAX_COLUMNS))
