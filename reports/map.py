@@ -1,6 +1,7 @@
 """Where in a photograph a backbone is bursty: maps over the picture, a gallery, a table."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ DARKEST, LIGHTEST = 0.25, 0.75  # of the photograph in grey, so that colours sta
 PANEL = 1.32  # inches that a picture is wide
 LEAST_SHARE, LEAST_REACH = 0.25, 4.0  # ends of the scale, in times the even share
 SWATCH = 0.085  # side of the square of a token that is no patch, to the picture's height
+TITLE_WIDTH = 95  # letters
 BARS_HEIGHT = 0.95  # inches
 SHOWN_SIDE = 448  # pixels that a smaller picture is enlarged to, or resampling would blur its grid
 
@@ -151,7 +153,7 @@ def map_figure(token_map: TokenMap, blocks: Iterable[int], *, title: str | None 
         tall = PANEL * _height(token_map) / token_map.pixels.shape[1]
         width = PAGE_WIDTH * (1 + len(bands[0])) / (1 + BAND)
         figure = blank_page(width, 0.25 + len(bands) * (2 * tall + BARS_HEIGHT + 1.0))
-        figure.suptitle(str(token_map.image) if title is None else title, size=8.5)
+        figure.suptitle(fill(title or str(token_map.image), TITLE_WIDTH), size=8.5)
         parts = figure.subplots(
             3 * len(bands),
             columns,

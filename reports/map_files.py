@@ -20,6 +20,7 @@ from reports.map import map_blocks, map_figure
 from reports.page import Page, Section
 
 MEASURE = "share of the sum of the fourth powers of the entries of W_q W_k^T X^T"
+CAPTION = "shares are of the sum of fourth powers; patches by row,column from 0; κ excess kurtosis"
 ABOUT = (
     "A backbone's attention scores tokens by W_q W_kᵀ. The response W_q W_kᵀ Xᵀ of a block to a "
     "picture has a column for each token and a row for each dimension of a prompt. It is bursty "
@@ -86,9 +87,10 @@ def save_maps(
 def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> Table:
     """One line a photograph and block, for a terminal: kurtosis, largest patch and dimension."""
     chosen = map_blocks(maps) if blocks is None else tuple(blocks)
-    table = Table(box=None, pad_edge=False, caption="shares are of the sum of fourth powers")
-    table.add_column("image", overflow="fold")
-    for heading in ("block", "κ", "largest patch", "half in", "largest dimension", "half in"):
+    table = Table(box=None, pad_edge=False, caption=CAPTION)
+    table.add_column("image", overflow="fold", min_width=16)
+    headings = "block", "κ", "top patch", "half in tokens", "top dimension", "half in dim."
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in maps:
         for place, block in enumerate(chosen):
@@ -100,7 +102,7 @@ def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> 
                 str(one.image) if place == 0 else "",
                 str(block),
                 f"{found.kurtosis:.1f}",
-                f"row {row}, column {column}: {patches[row, column]:.1%}",
+                f"{row},{column}: {patches[row, column]:.1%}",
                 f"{carriers(np.nan_to_num(found.share), 0.5)}/{len(found.share)}",
                 f"{top}: {found.dimensions[top]:.1%}",
                 f"{carriers(np.nan_to_num(found.dimensions), 0.5)}/{len(found.dimensions)}",

@@ -11,11 +11,11 @@ import torch
 from support import DEPTH, DIM, backbone_of, two_processes, vit
 
 import burst.extremes_tables
-from burst.extremes_tables import SOURCES, carriers
 from burst.adapters import find_blocks
 from burst.backbone import load_backbone
 from burst.errors import BurstError, EmptyResult, UnknownName, UnsupportedModel
 from burst.extremes import extremes
+from burst.extremes_tables import SOURCES, carriers
 from burst.projection import projection
 from burst.survey import images_for
 from burst.tokens import capture
