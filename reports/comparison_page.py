@@ -121,9 +121,10 @@ def _sentences(first: str, label: str, rows: pd.DataFrame) -> list[str]:
     if count:
         head = (
             f"{found} of {count} differences lie beyond their intervals; about "
-            f"{max(1, round(0.05 * count))} would by chance alone. Of the weights' product, which "
-            "reads no input, every difference is exact."
+            f"{max(1, round(0.05 * count))} would if nothing differed."
         )
+        if (rows["quantity"] == "qk").any():
+            head += " Differences of the weights' product, which reads no input, are exact."
     elif (rows["difference"] == 0).all():
         head = f"{label} and {first} have the same numbers."
     else:
@@ -133,7 +134,7 @@ def _sentences(first: str, label: str, rows: pd.DataFrame) -> list[str]:
 
 def _details(rows: pd.DataFrame) -> list[str]:
     differing, equal = [], []
-    for quantity in QUANTITIES:
+    for quantity in reversed(QUANTITIES):  # the response first: prompts meet it
         for statistic in HEADLINES:
             chosen = (rows["quantity"] == quantity) & (rows["statistic"] == statistic)
             part = rows[chosen].dropna(subset=["difference"])

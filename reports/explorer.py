@@ -25,6 +25,8 @@ from burst.survey import Survey
 from reports.style import LAWS, QUANTITIES, quantity_style
 
 DIGITS = 6  # significant ones of a statistic: more than anybody reads
+INTERVAL_DIGITS = 4
+LAW_DIGITS = 10  # of its parameters: a curve that is right to less than a pixel
 INDEX = ("model", "pretraining", "block", "head", "quantity")
 INTERVAL = ("_low", "_high")  # what the names of an interval's two columns end with
 LABELS = {
@@ -139,9 +141,13 @@ def _laws(hist: Histogram) -> dict[str, list[float] | None]:
         "generalised gaussian": (general.loc, general.scale, general.shape),
     }
     return {
-        name: list(law) if all(isfinite(one) for one in law) and law[1] > 0 else None
+        name: [float(f"{one:.{LAW_DIGITS}g}") for one in law] if _drawable(law) else None
         for name, law in found.items()
     }
+
+
+def _drawable(law: tuple[float, float, float]) -> bool:
+    return all(isfinite(one) for one in law) and law[1] > 0
 
 
 def _quantities(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, str]]:
@@ -164,13 +170,13 @@ def _is_end(name: str, table: pd.DataFrame) -> bool:
 
 
 def _interval(low: float | None, high: float | None) -> list[float | None] | None:
-    ends = [_plain(low), _plain(high)]
+    ends = [_plain(low, INTERVAL_DIGITS), _plain(high, INTERVAL_DIGITS)]
     return None if None in ends else ends
 
 
-def _plain(value: float | None) -> float | None:
+def _plain(value: float | None, digits: int = DIGITS) -> float | None:
     """A number as JSON has it: rounded, whole ones as they are, and None for NaN."""
     if value is None or not isfinite(value):
         return None
     number = float(value)
-    return int(number) if number.is_integer() else float(f"{number:.{DIGITS}g}")
+    return int(number) if number.is_integer() else float(f"{number:.{digits}g}")
