@@ -24,9 +24,9 @@ from burst.errors import BurstError, ShapeError
 from burst.fingerprint import identity, subject_of
 from burst.float64 import to_float64
 from burst.forward import Progress
+from burst.gauge import WHOLE
 from burst.power_law import fit_power_law
 from burst.projection import Projection, projection
-from burst.survey import WHOLE
 
 Floats = NDArray[np.float64]
 Key = tuple[int, str]  # block, head

@@ -21,9 +21,9 @@ from rich.table import Table
 
 from burst.errors import EmptyResult
 from burst.files import make_folder, write_atomically
+from burst.gauge import WHOLE
 from burst.provenance import provenance
 from burst.spectrum import Spectrum
-from burst.survey import WHOLE
 from reports.depth import whole_blocks
 from reports.style import INK, PAGE_WIDTH, blank_page, house_style, legend_above, save_figure
 
