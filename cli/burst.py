@@ -311,6 +311,9 @@ def report(
     num_images: NumImages = 100,
     heads: Annotated[bool, typer.Option(help="Measure each head too.")] = True,
     whitening: Annotated[bool, typer.Option(help="Whiten, and show before and after.")] = True,
+    nulls: Annotated[
+        bool, typer.Option(help="Measure random weights, permuted tokens and extremes beside.")
+    ] = True,
     style: Annotated[
         str, typer.Option(help="Of the figures: paper, or slide with larger text and lines.")
     ] = "paper",
@@ -339,7 +342,8 @@ def report(
                 with Steps(log, f"{name}: batches", quiet=quiet) as progress:
                     survey = burst.survey(backbone, stream, options, progress=progress)
                 made = reports.measured_whitening(backbone, stream) if whitening else (None, None)
-                shown.append(reports.BackboneReport(survey, *made))
+                origins = reports.measured_origins(backbone, stream) if nulls else None
+                shown.append(reports.BackboneReport(survey, *made, origins))
             files = reports.save_burst_report(shown, out, seed=seed)
         if not quiet:
             console = plain_console()

@@ -45,6 +45,7 @@ from reports.detections import (
 from reports.detectors import detection_result, detectors_table, report_detectors
 from reports.map import draw_dimensions, draw_map, map_blocks, map_figure, overlay
 from reports.map_files import map_table, save_maps
+from reports.origins import Origins, measured_origins
 from reports.predictions import objects_table, save_predictions
 from reports.prompts import (
     confusion_figure,
@@ -98,6 +99,7 @@ from reports.training import (
     predictions_table,
     result_table,
 )
+from reports.where import kurtosis_parts, where_it_sits
 from reports.whitening import (
     chosen_blocks,
     draw_spectrum,
@@ -116,6 +118,7 @@ __all__ = [
     "Choice",
     "DetectorRun",
     "Matching",
+    "Origins",
     "Scene",
     "StudyCell",
     "SurveyRun",
@@ -168,6 +171,7 @@ __all__ = [
     "findings_of_detectors",
     "head_maps",
     "house_style",
+    "kurtosis_parts",
     "labels",
     "law_lines",
     "library_table",
@@ -176,6 +180,7 @@ __all__ = [
     "map_figure",
     "map_table",
     "match_detections",
+    "measured_origins",
     "measured_whitening",
     "mismatches",
     "model_record",
@@ -222,6 +227,7 @@ __all__ = [
     "survey_table",
     "trace_figure",
     "values_figure",
+    "where_it_sits",
     "whitening_figure",
     "whitening_record",
     "whitening_table",

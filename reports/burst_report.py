@@ -22,9 +22,17 @@ from burst.whitening import Whitening, WhiteningOptions, whiten
 from reports.backbones import head_maps, law_lines, overlay_grid
 from reports.depth import depth_grid, depth_lines
 from reports.explorer import without_intervals
+from reports.origins import (
+    Origins,
+    extremes_section,
+    plain_name,
+    spectrum_section,
+    where_section,
+)
 from reports.page import Page, Section
 from reports.style import QUANTITIES, quantity_style
 from reports.survey_files import run_record
+from reports.where import where_it_sits
 from reports.whitening import (
     Pairs,
     chosen_blocks,
@@ -55,11 +63,13 @@ class BackboneReport:
         survey: all blocks, with heads if the page shall have them.
         whitening: of its blocks; None leaves that part out.
         pairs: histograms of Y, V^(-1/2) Y and W Y, for the blocks that were whitened.
+        origins: nulls, extremes and spectra; None leaves these parts out.
     """
 
     survey: Survey
     whitening: Whitening | None = None
     pairs: Pairs | None = None
+    origins: Origins | None = None
 
     @property
     def model(self) -> str:
@@ -104,7 +114,9 @@ def save_burst_report(
     records = {one.model: run_record(one.survey, seed=seed) for one in backbones}
     page = Page(f"Attention burstiness: {', '.join(models)}", LEAD)
     files: list[Path] = []
-    _summary(page.section("What was found"), table)
+    origins = {one.model: one.origins for one in backbones if one.origins}
+    _summary(page.section("What was found"), table, [one.survey for one in backbones])
+    files += where_section(page, [one.survey for one in backbones], origins, folder)
     files += _over_depth(page.section("Over depth"), table, folder)
     _explore(page.section("Explorer"), backbones)
     for quantity in QUANTITIES:
@@ -113,6 +125,9 @@ def save_burst_report(
             section = page.section(f"{NAMES[quantity]}: {quantity_style(quantity).plain}")
             files += _quantity(section, quantity, measured, records, folder)
     files += _heads(page, table, folder)
+    if origins:
+        extremes_section(page, origins)
+        files += spectrum_section(page, origins, folder)
     files += _whitenings(page, backbones, folder)
     _every_number(page.section("Every number"), table)
     _how(page.section("How it was made"), records)
@@ -124,11 +139,13 @@ def save_burst_report(
     return [page.save(folder / "index.html"), *files]
 
 
-def _summary(section: Section, table: pd.DataFrame) -> None:
+def _summary(section: Section, table: pd.DataFrame, surveys: Sequence[Survey]) -> None:
+    where = {str(one.record["model"]): where_it_sits(one) for one in surveys}
     for finding in findings(table):
         section.heading(finding.model)
         section.text(finding.headline, strong=True)
-        section.items(finding.details)
+        burstiest, *laws = finding.details or [""]
+        section.items([one for one in (burstiest, *where[finding.model], *laws) if one])
         if finding.commands:
             section.text(finding.advice)
             section.code("\n".join(finding.commands))
@@ -187,7 +204,7 @@ def _quantity(
         figure = depth_grid(histograms, quantity=quantity, title=model, bins=bins)
         files += section.figure(
             figure,
-            folder / f"depth_{quantity}_{_plain(model)}",
+            folder / f"depth_{quantity}_{plain_name(model)}",
             f"{model}: entries of each block, in log counts, with the fitted laws.",
         )
     return files
@@ -230,7 +247,7 @@ def _whitenings(page: Page, backbones: Sequence[BackboneReport], folder: Path) -
         figure = whitening_figure(whitening, drawn, title=model)
         files += section.figure(
             figure,
-            folder / f"whitening_{_plain(model)}",
+            folder / f"whitening_{plain_name(model)}",
             f"{model}: entries before and after whitening, on inputs that it was not made of, and "
             f"the spectrum with its floor; {whitening_words(pairs)}.",
         )
@@ -273,8 +290,3 @@ def _how(section: Section, records: dict[str, dict[str, Any]]) -> None:
         ]
         section.items(lines)
     section.versions(first["versions"])
-
-
-def _plain(model: str) -> str:
-    """A model's name for a file."""
-    return "".join(one if one.isalnum() or one in "-_." else "-" for one in model)
