@@ -173,7 +173,7 @@ def hill(hist: Histogram | Bins, *, share: float = 0.01) -> float:
     if floor == 0:
         return nan
     top = _top(bins.absolute, largest)
-    excess = top.counts @ _mean_log(top.lo / threshold, top.hi / threshold) / largest
+    excess = top.counts @ mean_log(top.lo / threshold, top.hi / threshold) / largest
     return float(1 / excess) if excess > 0 else nan
 
 
@@ -237,7 +237,7 @@ def _energy(values: Segments) -> float:
     return float(values.counts @ (lo * lo + lo * hi + hi * hi) / 3)
 
 
-def _mean_log(lo: Floats, hi: Floats) -> Floats:
+def mean_log(lo: Floats, hi: Floats) -> Floats:
     """Mean of log x, x being uniform from `lo` to `hi`; written so that a narrow range is exact."""
     middle = (lo + hi) / 2
     u = (hi - lo) / (hi + lo)  # x = middle (1 + t), t uniform from -u to u
