@@ -135,7 +135,7 @@ def _draw_lines(
     colours: Mapping[int, Any],
 ) -> None:
     many = len(values) > len(colours)
-    random: dict[int, Floats] = {}
+    random: dict[tuple[int, float], Floats] = {}  # equal up to rounding where shapes are equal
     least = 1.0
     for (block, head), one in values.items():
         relative = one / np.linalg.norm(one)
@@ -147,8 +147,8 @@ def _draw_lines(
             lw=0.5 if many else 1.0,
             alpha=0.6 if many else 1.0,
         )
-        null = nulls[block, head]
-        random[len(null)] = null / np.linalg.norm(null)
+        null = nulls[block, head] / np.linalg.norm(nulls[block, head])
+        random[len(null), round(float(null[0]), 9)] = null
         least = min(least, float(np.nanmin(drawn)))
     for null in random.values():
         ax.plot(np.arange(1, len(null) + 1), null, color=INK, ls=NULL_DASHES, lw=1.2, zorder=3)
@@ -185,8 +185,8 @@ def spectrum_frame(spectrum: Spectrum) -> pd.DataFrame:
         "tail_ks": "its KS",
     }
     whole = whole_blocks(spectrum.table)
-    null = whole[[f"{name}_null" for name in MEASURES]].drop_duplicates()
-    null = null.rename(columns={f"{name}_null": name for name in MEASURES}).assign(block="random")
+    names = {f"{name}_null": name for name in (*MEASURES, "tail_ks")}
+    null = whole[list(names)].drop_duplicates().rename(columns=names).assign(block="random")
     made = pd.concat([whole, null])[list(columns)].rename(columns=columns)
     return made.reset_index(drop=True)
 
