@@ -20,13 +20,20 @@ function unpack(text, rows) {
       if (byte < 0x80) return value;
     }
   };
-  for (const row of rows) {
-    row.counts = new Array(row.bins).fill(0);
-    for (let bin = 0; bin < row.bins; bin++) {
+  const read = (bins) => {
+    const counts = new Array(bins).fill(0);
+    for (let bin = 0; bin < bins; bin++) {
       const count = next();
-      if (count) row.counts[bin] = count;
+      if (count) counts[bin] = count;
       else bin += next(); // more zeros
     }
+    return counts;
+  };
+  for (const row of rows) { // its grid, then finer ones, each of half the width of that before
+    row.grids = Array.from({ length: 1 + row.finer }, (_, level) => ({
+      bins: row.bins, first: row.first / 2 ** level, width: row.width / 2 ** level, counts: read(row.bins),
+    }));
+    row.total = row.grids[0].counts.reduce((sum, one) => sum + one, 0);
   }
 }
 
@@ -96,29 +103,37 @@ function decades(top, most) {
 
 // A histogram -------------------------------------------------------------------------------------
 
-const edge = (row, bin) => row.first + bin * row.width;
-const total = (row) => row.counts.reduce((sum, one) => sum + one, 0);
+const edge = (grid, bin) => grid.first + bin * grid.width;
+const binOf = (grid, x) => Math.min(Math.max(Math.floor((x - grid.first) / grid.width), 0), grid.bins - 1);
 
 function wholeRange(row) { // the occupied bins and one at either side
-  const occupied = row.counts.findIndex((one) => one > 0);
-  if (occupied < 0) return [edge(row, 0), edge(row, row.bins)];
-  const last = row.counts.findLastIndex((one) => one > 0);
+  const [grid] = row.grids;
+  const occupied = grid.counts.findIndex((one) => one > 0);
+  if (occupied < 0) return [edge(grid, 0), edge(grid, grid.bins)];
+  const last = grid.counts.findLastIndex((one) => one > 0);
   const middle = (occupied + last + 1) / 2;
   const half = Math.max((last + 1 - occupied) / 2 + 1, LEAST_BINS / 2);
-  return [edge(row, middle - half), edge(row, middle + half)];
+  return [edge(grid, middle - half), edge(grid, middle + half)];
 }
+
+function gridFor(row, [lo, hi]) { // the finest that reaches across a view
+  const reaching = row.grids.filter((grid) => edge(grid, 0) <= lo && hi <= edge(grid, grid.bins));
+  return reaching.at(-1) ?? row.grids[0];
+}
+
+const leastSpan = (row, centre) => LEAST_BINS * gridFor(row, [centre, centre]).width;
 
 function within(row, [lo, hi]) { // the nearest view of the whole range that is not too narrow
   const whole = wholeRange(row);
   const most = whole[1] - whole[0];
-  const span = Math.min(Math.max(hi - lo, Math.min(LEAST_BINS * row.width, most)), most);
+  const span = Math.min(Math.max(hi - lo, leastSpan(row, (lo + hi) / 2)), most);
   const start = Math.min(Math.max((lo + hi - span) / 2, whole[0]), whole[1] - span);
   return [start, start + span];
 }
 
-function visibleBins(row, [lo, hi]) {
-  const first = Math.max(0, Math.floor((lo - row.first) / row.width));
-  const last = Math.min(row.bins - 1, Math.ceil((hi - row.first) / row.width) - 1);
+function visibleBins(grid, [lo, hi]) {
+  const first = Math.max(0, Math.floor((lo - grid.first) / grid.width));
+  const last = Math.min(grid.bins - 1, Math.ceil((hi - grid.first) / grid.width) - 1);
   return [first, last];
 }
 
@@ -132,23 +147,23 @@ function element(name, attributes = {}, text = "") {
 }
 
 function curves(state, points) { // what each law expects in a bin around every point
-  const { row } = state, half = row.width / 2, number = total(row);
+  const { row } = state, half = state.grid.width / 2;
   const names = Object.keys(row.laws).filter((name) => row.laws[name] && state.laws.has(name));
   return names.map((name) => [
-    name, points.map((x) => number * probability(row.laws[name], x - half, x + half)),
+    name, points.map((x) => row.total * probability(row.laws[name], x - half, x + half)),
   ]);
 }
 
 function draw(plot, state) {
-  const { row, view } = state;
+  const { grid, view } = state;
   const width = plot.clientWidth, height = width < 480 ? 280 : 360;
   const right = width - MARGIN.right, bottom = height - MARGIN.bottom;
   const x = (value) => MARGIN.left + (value - view[0]) / (view[1] - view[0]) * (right - MARGIN.left);
   const points = [];
   for (let at = MARGIN.left; at <= right; at += 2) points.push(state.valueAt(at));
   const expected = curves(state, points);
-  const [first, last] = visibleBins(row, view);
-  const counts = row.counts.slice(first, last + 1);
+  const [first, last] = visibleBins(grid, view);
+  const counts = grid.counts.slice(first, last + 1);
   const most = Math.max(...counts, ...expected.flatMap(([, values]) => values));
   const top = state.log ? 1.6 * Math.max(10, most) : 1.06 * Math.max(1, most);
   const share = (count) => state.log
@@ -161,12 +176,12 @@ function draw(plot, state) {
     x: MARGIN.left, y: 0, width: right - MARGIN.left, height: bottom,
     viewBox: `${MARGIN.left} 0 ${right - MARGIN.left} ${bottom}`,
   });
-  const steps = counts.map((count, i) => `V${y(count)}H${x(edge(row, first + i + 1))}`).join("");
-  inside.append(element("path", { class: "entries", d: `M${x(edge(row, first))} ${y(0)}${steps}V${y(0)}Z` }));
+  const steps = counts.map((count, i) => `V${y(count)}H${x(edge(grid, first + i + 1))}`).join("");
+  inside.append(element("path", { class: "entries", d: `M${x(edge(grid, first))} ${y(0)}${steps}V${y(0)}Z` }));
   if (state.cursor !== null) {
-    const from = x(edge(row, state.cursor)), to = x(edge(row, state.cursor + 1));
+    const from = x(edge(grid, state.bin)), to = x(edge(grid, state.bin + 1));
     inside.append(element("rect", { class: "cursor-band", x: from, y: MARGIN.top, width: to - from, height: bottom - MARGIN.top }));
-    const at = y(row.counts[state.cursor]);
+    const at = y(grid.counts[state.bin]);
     inside.append(element("rect", { class: "cursor", x: from, y: at, width: to - from, height: bottom - at }));
   }
   for (const [name, values] of expected) {
@@ -207,25 +222,25 @@ function short(count) { // of an axis
 
 // Words -------------------------------------------------------------------------------------------
 
-function bounds(row, bin) {
-  return `${shown(edge(row, bin))} to ${shown(edge(row, bin + 1))}`;
+function bounds(grid, bin) {
+  return `${shown(edge(grid, bin))} to ${shown(edge(grid, bin + 1))}`;
 }
 
-function rowOfValues(name, row, bin) { // [in this bin, density] of the entries or of a law
+function valuesOf(name, { row, grid, bin }) { // [in this bin, density] of the entries or of a law
   if (bin === null) return [null, null];
-  if (name === "entries") return [row.counts[bin], row.counts[bin] / total(row) / row.width];
+  const count = grid.counts[bin], lo = edge(grid, bin);
+  if (name === "entries") return [count, count / row.total / grid.width];
   const law = row.laws[name];
   if (!law) return [null, null];
-  const lo = edge(row, bin);
-  return [total(row) * probability(law, lo, lo + row.width), density(law, lo + row.width / 2)];
+  return [row.total * probability(law, lo, lo + grid.width), density(law, lo + grid.width / 2)];
 }
 
 function spoken(state, names) {
-  const { row, cursor } = state;
+  const { row, grid, bin } = state;
   const laws = Object.keys(names).filter((name) => row.laws[name] && state.laws.has(name));
-  const expected = laws.map((name) => `${names[name]} ${shown(rowOfValues(name, row, cursor)[0], 3)}`);
+  const expected = laws.map((name) => `${names[name]} ${shown(valuesOf(name, state)[0], 3)}`);
   const more = expected.length ? `; expected: ${expected.join(", ")}` : "";
-  return `${bounds(row, cursor)}: ${shown(row.counts[cursor])} entries${more}`;
+  return `${bounds(grid, bin)}: ${shown(grid.counts[bin])} entries${more}`;
 }
 
 // One explorer ------------------------------------------------------------------------------------
@@ -236,8 +251,10 @@ function explore(root) {
   const find = (selector) => root.querySelector(selector);
   const plot = find(".plot"), live = find("[aria-live]");
   const state = {
-    row: null, counts: null, view: null, quantity: null, cursor: null, selection: null, log: true,
+    row: null, grid: null, view: null, quantity: null, selection: null, log: true,
+    cursor: null, // the value in the middle of the bin that is read
     laws: new Set(Object.keys(data.laws)),
+    get bin() { return this.cursor === null ? null : binOf(this.grid, this.cursor); },
     valueAt(at) { // of a point of the plot, in pixels
       const share = (at - MARGIN.left) / (plot.clientWidth - MARGIN.left - MARGIN.right);
       return this.view[0] + share * (this.view[1] - this.view[0]);
@@ -249,42 +266,57 @@ function explore(root) {
     draw(plot, state);
     writeValues();
     find(".range").textContent = `${shown(state.view[0], 3)} to ${shown(state.view[1], 3)}, ` +
-      `bins of ${shown(state.row.width)}`;
+      `bins of ${shown(state.grid.width)}`;
     const whole = wholeRange(state.row), span = state.view[1] - state.view[0];
-    find("[data-zoom=in]").disabled = span <= LEAST_BINS * state.row.width * 1.001;
+    find("[data-zoom=in]").disabled = span <= leastSpan(state.row, state.view[0] + span / 2) * 1.001;
     find("[data-zoom=out]").disabled = find("[data-zoom=reset]").disabled = span >= (whole[1] - whole[0]) * 0.999;
   };
-  const setView = (view) => { state.view = within(state.row, view); redraw(); };
+  const setView = (view) => {
+    state.view = within(state.row, view);
+    state.grid = gridFor(state.row, state.view);
+    redraw();
+  };
   const zoom = (factor, centre = (state.view[0] + state.view[1]) / 2) =>
     setView(state.view.map((end) => centre + (end - centre) * factor));
   const pan = (share) => {
     const shift = share * (state.view[1] - state.view[0]);
     setView(state.view.map((end) => end + shift));
   };
-  const moveTo = (bin) => {
-    const [first, last] = visibleBins(state.row, wholeRange(state.row));
-    state.cursor = Math.min(Math.max(bin, first), last);
-    const lo = edge(state.row, state.cursor), hi = lo + state.row.width;
+  const read = (value) => { // the bin around a value, inside of what there is
+    const { row, grid } = state, [widest] = row.grids, whole = wholeRange(row);
+    const lo = Math.max(whole[0], edge(widest, 0)), hi = Math.min(whole[1], edge(widest, widest.bins));
+    const inside = Math.min(Math.max(value, lo + grid.width / 2), hi - grid.width / 2);
+    state.cursor = edge(grid, Math.floor((inside - grid.first) / grid.width) + 0.5);
+  };
+  const say = () => { live.textContent = spoken(state, data.laws); };
+  const pointAt = (value) => {
+    read(Math.min(Math.max(value, state.view[0]), state.view[1]));
+    redraw();
+    say();
+  };
+  const moveTo = (value) => { // the view follows
+    read(value);
+    const lo = state.cursor - state.grid.width / 2, hi = lo + state.grid.width;
     const shift = Math.min(0, lo - state.view[0]) + Math.max(0, hi - state.view[1]);
     setView(state.view.map((end) => end + shift));
-    live.textContent = spoken(state, data.laws);
+    read(state.cursor); // whose bin may be another on another grid
+    redraw();
+    say();
   };
-  const binAt = (at) => {
-    const bin = Math.floor((state.valueAt(at) - state.row.first) / state.row.width);
-    const [first, last] = visibleBins(state.row, state.view);
-    return Math.min(Math.max(bin, first), last);
+  const fullest = () => {
+    const { counts } = state.grid;
+    return edge(state.grid, counts.indexOf(Math.max(...counts)) + 0.5);
   };
-  const fullest = () => state.row.counts.indexOf(Math.max(...state.row.counts));
 
   function writeValues() {
     for (const line of root.querySelectorAll("[data-values]")) {
-      const values = rowOfValues(line.dataset.values, state.row, state.cursor);
+      const values = valuesOf(line.dataset.values, state);
       values.forEach((value, i) => { line.cells[i + 1].textContent = shown(value, 4 - i); });
       const missing = line.dataset.values !== "entries" && !state.row.laws[line.dataset.values];
       line.classList.toggle("missing", missing);
     }
     find(".bin").textContent = state.cursor === null
-      ? "Point at a bin" : `Bin ${bounds(state.row, state.cursor)}`;
+      ? "Point at a bin" : `Bin ${bounds(state.grid, state.bin)}`;
   }
 
   function writeStatistics() {
@@ -329,14 +361,13 @@ function explore(root) {
       select(name).values = values;
     }
     state.row = rows[0];
-    state.counts = state.row.counts;
     state.quantity = data.quantities[state.row.quantity];
     state.cursor = state.selection = null;
     writeStatistics();
     const head = chosen.head === data.whole ? "" : `, head ${chosen.head}`;
     const title = `${data.models[chosen.model]}, block ${chosen.block}${head}: ${state.quantity.symbol}`;
     find(".statistics caption span").textContent = title;
-    plot.setAttribute("aria-label", `Histogram of ${title}, ${shown(total(state.row))} entries`);
+    plot.setAttribute("aria-label", `Histogram of ${title}, ${shown(state.row.total)} entries`);
     setView(wholeRange(state.row));
   }
   const order = (quantity) => Object.keys(data.quantities).indexOf(quantity);
@@ -361,7 +392,7 @@ function explore(root) {
   for (const [name, act] of Object.entries(buttons)) find(`[data-zoom=${name}]`).addEventListener("click", act);
 
   listenToKeys(plot, state, { moveTo, zoom, fullest, reset: buttons.reset });
-  listenToPointers(plot, state, { moveTo, zoom, pan, setView, binAt, redraw, reset: buttons.reset });
+  listenToPointers(plot, state, { pointAt, zoom, pan, setView, redraw, reset: buttons.reset });
 
   Object.assign(chosen, burstiest(data));
   root.hidden = false;
@@ -383,12 +414,12 @@ function burstiest(data) { // of the first model, where the page opens: its heav
 }
 
 function listenToKeys(plot, state, { moveTo, zoom, fullest, reset }) {
-  const step = (bins) => moveTo(state.cursor === null ? fullest() : state.cursor + bins);
-  const centre = () => (state.cursor === null ? undefined : edge(state.row, state.cursor + 0.5));
+  const step = (bins) => moveTo(state.cursor === null ? fullest() : state.cursor + bins * state.grid.width);
+  const centre = () => state.cursor ?? undefined;
   const keys = {
     ArrowLeft: () => step(-1), ArrowRight: () => step(1),
     PageDown: () => step(-10), PageUp: () => step(10),
-    Home: () => moveTo(0), End: () => moveTo(state.row.bins - 1),
+    Home: () => moveTo(-Infinity), End: () => moveTo(Infinity),
     "+": () => zoom(0.5, centre()), "=": () => zoom(0.5, centre()), "-": () => zoom(2, centre()), 0: reset,
   };
   plot.addEventListener("keydown", (event) => {
@@ -401,14 +432,14 @@ function listenToKeys(plot, state, { moveTo, zoom, fullest, reset }) {
   });
 }
 
-function listenToPointers(plot, state, { moveTo, zoom, pan, setView, binAt, redraw, reset }) {
+function listenToPointers(plot, state, { pointAt, zoom, pan, setView, redraw, reset }) {
   const at = (event) => event.clientX - plot.getBoundingClientRect().left;
   const down = new Map(); // pointers that are, with where they were last
   plot.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     down.set(event.pointerId, at(event));
     plot.setPointerCapture(event.pointerId);
-    moveTo(binAt(at(event)));
+    pointAt(state.valueAt(at(event)));
     state.selection = event.pointerType === "mouse" ? [at(event), at(event)] : null;
   });
   plot.addEventListener("pointermove", (event) => {
@@ -416,7 +447,7 @@ function listenToPointers(plot, state, { moveTo, zoom, pan, setView, binAt, redr
     if (down.has(event.pointerId) && down.size === 2) pinch(event.pointerId, here);
     else {
       if (state.selection) state.selection[1] = here;
-      moveTo(binAt(here));
+      pointAt(state.valueAt(here));
     }
   });
   function pinch(pointer, here) { // what was under each of two fingers stays there

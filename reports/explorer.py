@@ -4,7 +4,9 @@ Its data is plain JSON in the page, which the browser's script `explorer.js` rea
 
 models, quantities     what there is to choose from, with names to show
 statistics             [column, label] of what stands beside a histogram
-rows                   one a histogram; its bins are `first`, `first` + `width` ... of which `bins`
+rows                   one a histogram; its bins are `first`, `first` + `width` ... of which `bins`;
+                       `finer` grids of as many bins follow it, each of half the width of that
+                       before, to be zoomed into
 counts                 all counts in the order of the rows, see `packed`
 """
 
@@ -13,19 +15,21 @@ from collections.abc import Hashable, Iterable, Sequence
 from math import isfinite, sqrt
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from burst.axis import Axis, RegularAxis
 from burst.distribution import Bins, fit_gaussian, fit_generalised_gaussian, fit_laplace
 from burst.gauge import WHOLE
-from burst.histogram import Histogram
+from burst.histogram import Counts, Histogram
 from burst.survey import Survey
+from reports.entries import merge_counts
 from reports.style import LAWS, QUANTITIES, quantity_style
 
 DIGITS = 6  # significant ones of a statistic: more than anybody reads
 INTERVAL_DIGITS = 4
+FINEST = 16
+MOST_FINER = 6
+NARROWEST = 2.0**-120  # float32 numbers end near there
 LAW_DIGITS = 10  # of its parameters: a curve that is right to less than a pixel
 INDEX = ("model", "pretraining", "block", "head", "quantity")
 INTERVAL = ("_low", "_high")  # what the names of an interval's two columns end with
@@ -54,11 +58,12 @@ LABELS = {
 def explorer_data(surveys: Sequence[Survey]) -> dict[str, Any]:
     """What the explorer shows of one survey or several, as plain JSON-able data.
 
-    Counts are those of `Histogram.rebin` to the survey's own number of bins. Laws are all written
+    Counts are those of `Histogram.rebin` to the survey's own number of bins. Whole blocks have
+    finer grids too, about zero, as a few far entries make the bins wide. Laws are all written
     as generalised Gaussians [location, scale, shape], since the Gaussian is that of shape 2 and
     the Laplacian that of shape 1; None where none fits.
     """
-    histograms: list[Histogram] = []
+    counts: list[Counts] = []
     rows: list[dict[str, Any]] = []
     columns = _statistics(pd.concat([survey.table for survey in surveys], ignore_index=True))
     for number, survey in enumerate(surveys):
@@ -67,9 +72,12 @@ def explorer_data(surveys: Sequence[Survey]) -> dict[str, Any]:
         values = dict(zip(keys, table.to_dict("records"), strict=True))
         for key, hist in survey.histograms.items():
             if key[2] in QUANTITIES and key in values:
-                histograms.append(hist.rebin(survey.record["options"]["bins"]))
-                row = _row(hist, histograms[-1].axis, values[key], columns)
-                rows.append({"model": number, **dict(zip(INDEX[2:], key, strict=True)), **row})
+                rebinned = hist.rebin(survey.record["options"]["bins"])
+                finer = _finer(hist, rebinned) if key[1] == WHOLE else []
+                counts += [rebinned.values(), *finer]
+                row = _row(hist, rebinned.axis, values[key], columns)
+                place = dict(zip(INDEX[2:], key, strict=True))
+                rows.append({"model": number, **place, "finer": len(finer), **row})
     return {
         "models": [str(survey.record["model"]) for survey in surveys],
         "quantities": _quantities(rows),
@@ -77,11 +85,11 @@ def explorer_data(surveys: Sequence[Survey]) -> dict[str, Any]:
         "statistics": [[name, LABELS.get(name, name.replace("_", " "))] for name in columns],
         "whole": WHOLE,
         "rows": rows,
-        "counts": packed(hist.values() for hist in histograms),
+        "counts": packed(counts),
     }
 
 
-def packed(counts: Iterable[NDArray[np.int64]]) -> str:
+def packed(counts: Iterable[Counts]) -> str:
     """Counts, one histogram after the other, as base64 of variable-length numbers.
 
     A number is written seven bits a byte, the lowest first, the eighth bit saying that more
@@ -128,6 +136,19 @@ def _row(
     if any(isfinite(end) for pair in ends for end in pair if end is not None):
         row["intervals"] = [_interval(*pair) for pair in ends]
     return row
+
+
+def _finer(hist: Histogram, rebinned: Histogram) -> list[Counts]:
+    """Counts in ever narrower bins about 0, until a standard deviation has `FINEST` of them."""
+    found: list[Counts] = []
+    edges, least = rebinned.edges, max(hist.moments.std / FINEST, NARROWEST)
+    while hist.moments.std > 0 and edges[1] - edges[0] > least and len(found) < MOST_FINER:
+        edges = edges / 2
+        counts = merge_counts(hist, edges)
+        if not counts.any():  # all lie far from 0
+            break
+        found.append(counts)
+    return found
 
 
 def _laws(hist: Histogram) -> dict[str, list[float] | None]:

@@ -77,6 +77,13 @@ def unpacked(text, bins):
     return found
 
 
+def counted(hist, width):
+    """128 bins about zero, from the histogram's own."""
+    index = np.floor(hist.edges[:-1] / width).astype(int) + 64
+    inside = (index >= 0) & (index < 128)
+    return np.bincount(index[inside], hist.values()[inside], 128).astype(int)
+
+
 @given(st.lists(st.lists(st.integers(0, 2**53), min_size=6, max_size=6), max_size=4))
 def test_packed_counts_are_read_back(histograms):
     text = packed(np.array(counts, np.int64) for counts in histograms)
@@ -94,6 +101,10 @@ def test_the_data_has_every_histogram_with_counts_laws_and_statistics(surveys):
             row, rebinned = next(rows), hist.rebin(128)
             assert (row["model"], row["block"], row["head"], row["quantity"]) == (number, *key)
             assert np.array_equal(next(counts), rebinned.values())
+            for level in range(row["finer"]):
+                width = row["width"] / 2 ** (level + 1)
+                assert np.array_equal(next(counts), counted(hist, width))
+            assert key[1] == "all" or row["finer"] == 0
             edges = row["first"] + row["width"] * np.arange(129)
             assert np.array_equal(edges, rebinned.edges)
             assert row["values"] == pytest.approx(table.loc[key, names].astype(float), 1e-5)
@@ -125,6 +136,14 @@ def test_values_that_do_not_vary_have_no_law(histogram_of, surveys):
     one = dataclasses.replace(surveys[1], histograms={key: histogram_of([0.5] * 3)})
     (row,) = explorer_data([one])["rows"]
     assert set(row["laws"].values()) == {None}
+
+
+@pytest.mark.parametrize("values", [[], [0.0] * 3, [1e-40, -1e-41], [1e4, 1e4 + 1]])
+def test_odd_values_are_taken_as_they_are(histogram_of, surveys, values):
+    one = dataclasses.replace(surveys[1], histograms={(0, "all", "x"): histogram_of(values)})
+    data = json.loads(json.dumps(explorer_data([one]), allow_nan=False))
+    assert data["rows"][0]["finer"] == 0  # nothing to be seen there
+    assert sum(map(sum, unpacked(data["counts"], 128))) == len(values)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +212,7 @@ def test_the_drawn_bins_are_the_counts(shown, surveys, width):
     choose(page, model="one", block="1", quantity="W_q W_kᵀ Xᵀ", head="2")
     page.check("[value=linear]")
     counts = surveys[0].histograms[1, "2", "qkx"].rebin(128).values()
-    assert state(page, "s.counts") == counts.tolist()
+    assert state(page, "s.grid.counts") == counts.tolist()
     occupied = np.flatnonzero(counts)
     seen = counts[max(0, occupied[0] - 1) : occupied[-1] + 2]
     assert np.allclose(heights(page), seen, atol=1e-6 * seen.max())
@@ -206,7 +225,7 @@ def test_a_bin_is_read_by_pointer_with_what_the_laws_expect(shown, surveys, widt
     choose(page, model="two", block="0", quantity="X")
     box = page.locator(".plot").bounding_box()
     page.mouse.move(box["x"] + 0.55 * box["width"], box["y"] + 100)
-    cursor = state(page, "s.cursor")
+    cursor = state(page, "s.bin")
     hist = surveys[1].histograms[0, "all", "x"]
     rebinned = hist.rebin(128)
     lo, hi = rebinned.edges[cursor : cursor + 2]
@@ -242,13 +261,13 @@ def test_keys_move_the_cursor_and_zoom_and_it_is_said(shown, surveys):
         if not page.evaluate("document.activeElement.matches('.plot')"):
             page.keyboard.press("Tab")
     fullest = int(counts.argmax())
-    assert state(page, "s.cursor") == fullest
+    assert state(page, "s.bin") == fullest
     for key, bin_ in {
         "ArrowRight": fullest + 1, "ArrowLeft": fullest, "PageUp": fullest + 10,
         "PageDown": fullest,
     }.items():  # fmt: skip
         page.keyboard.press(key)
-        assert state(page, "s.cursor") == bin_
+        assert state(page, "s.bin") == bin_
         assert f"{counts[bin_]:,} entries" in page.text_content("[aria-live]")
     whole = state(page, "s.view")
     page.keyboard.press("+")
@@ -289,6 +308,24 @@ def test_a_range_is_zoomed_to_by_dragging_and_the_wheel_waits_for_a_click(shown)
     page.click("[data-zoom=in]")
     lo, hi = state(page, "s.view")
     assert hi - lo == pytest.approx((whole[1] - whole[0]) / 2)
+
+
+def test_narrower_bins_appear_where_one_zooms_in(shown, surveys):
+    page = shown()
+    choose(page, model="two", block="1", quantity="W_q W_kᵀ Xᵀ")
+    hist = surveys[1].histograms[1, "all", "qkx"]
+    widths = []
+    for _ in range(8):
+        width = state(page, "s.grid.width")
+        assert state(page, "s.grid.counts") == counted(hist, width).tolist()
+        widths.append(width)
+        if page.is_enabled("[data-zoom=in]"):
+            page.click("[data-zoom=in]")
+    assert widths[0] == hist.rebin(128).axis.hi / 64
+    assert min(widths) <= hist.moments.std / 16 < 2 * min(widths)
+    page.focus(".plot")
+    page.keyboard.press("End")  # where only the widest bins are
+    assert state(page, "s.grid.width") == widths[0]
 
 
 def test_two_fingers_zoom(shown):
