@@ -36,6 +36,11 @@ class Tile:
     split: tuple[int, int]
     counter: str = "shared"
 
+    @property
+    def split_columns(self) -> int:
+        """How often to halve along n for sums over columns: until a thread has 16 entries."""
+        return min(max(sum(self.split) - 2, 0), self.split[1])
+
     def __str__(self) -> str:
         size = f"{self.m} x {self.n}" + (f" x {self.k}" if self.k > 1 else "")
         return f"{self.counter} counters, tile {size}, {self.warps} warps, {self.stages} stages"

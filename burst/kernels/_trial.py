@@ -4,8 +4,8 @@ What a compiler makes of a kernel depends on its version, and which counter is f
 and the data. So where a variant of a kernel is needed for the first time on a device, each counter
 (`_tiles.COUNTERS`) is tried: the first of its cuts that compiles, that the device can start and
 that does not spill counts small integers, which every precision multiplies exactly, and must find
-what the reference finds; then it is timed, on bursty data and on one number throughout. The fastest
-one that is right is taken, and remembered in a file.
+what the reference finds, of rows and columns too where these are kept; then it is timed, on bursty
+data and on one number throughout. The fastest one that is right is taken, and remembered in a file.
 
 See `_variant` for what is tried.
 """
@@ -21,8 +21,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from burst.decomposition import Decomposition, Margins
 from burst.errors import BackendError, BackendWarning, OutputError
 from burst.files import cache_folder, write_atomically
 from burst.histogram import Histogram
@@ -178,7 +180,9 @@ def failure(variant: Variant, tile: Tile) -> str | None:
         torch.OutOfMemoryError: see `fastest`.
     """
     try:
-        found: Histogram = variant.run(tile, integers, programs=FEW).collect()
+        run = variant.run(tile, integers, programs=FEW)
+        found: Histogram = run.collect()
+        margins: Margins | None = run.margins() if variant.expect_margins else None
     except torch.OutOfMemoryError:
         raise
     except Misfit as error:
@@ -191,7 +195,26 @@ def failure(variant: Variant, tile: Tile) -> str | None:
         and found.moments.minimum == expected.moments.minimum
         and found.moments.maximum == expected.moments.maximum
     )
-    return None if right else "counts wrongly"
+    if not right:
+        return "counts wrongly"
+    if variant.expect_margins and margins:
+        return None if _alike(margins, variant.expect_margins(integers)) else "sums margins wrongly"
+    return None
+
+
+def _alike(found: Margins, expected: Margins) -> bool:
+    """Whether moments of rows, and the parts of the kurtosis by columns, are right."""
+    n, scale = expected.rows.count, np.sqrt(expected.rows.variance)
+    units = 1 / (n + 1), scale, *(n * scale**p for p in (2, 3, 4))
+    rows = zip(found.rows.arrays(), expected.rows.arrays(), units, strict=True)
+    parts, known = (vars(Decomposition.of(one.columns)) for one in (found, expected))
+    return (
+        all((np.abs(a - b) <= RTOL * unit).all() for a, b, unit in rows)
+        and bool(found.columns.count == expected.columns.count)
+        and all(
+            np.allclose(parts[name], known[name], atol=10 * RTOL, equal_nan=True) for name in known
+        )
+    )
 
 
 def _time(variant: Variant, tile: Tile) -> Trial:

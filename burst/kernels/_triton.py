@@ -2,7 +2,8 @@
 
 What a launch needs beside the operands: a cut (`_tiles`), tried on this GPU (`_trial`); the axis as
 float32 numbers (`_scaling`); counters; and each program's sums (`_triton_moments`), which go on
-from one launch to the next. Nothing is read back before a result is asked for.
+from one launch to the next. With margins also sums over rows and columns (`_triton_margins`).
+Nothing is read back before a result is asked for.
 """
 
 from collections.abc import Iterator
@@ -17,14 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis, RegularAxis
+from burst.decomposition import Margins
 from burst.histogram import Histogram, NonFinite
 from burst.kernels import _trial
 from burst.kernels import _triton_kernels as kernels
+from burst.kernels._margins import DeferredMargins
 from burst.kernels._ptx import increment
 from burst.kernels._resources import Limits, misfit
 from burst.kernels._scaling import check_axis, from_rows, grid
 from burst.kernels._scratch import shared
 from burst.kernels._tiles import Tile, is_covered, product_tiles, stream_tiles, window
+from burst.kernels._triton_margins import PART, fold_columns_kernel
 from burst.kernels._triton_moments import ROW
 from burst.kernels._variant import Variant
 
@@ -33,6 +37,8 @@ INTERPRETED = not isinstance(kernels.histogram_kernel, triton.runtime.JITFunctio
 COPY = 1 << 26  # most entries copied at once of a tensor that has gaps
 READABLE = (torch.float32, torch.float16, torch.bfloat16)  # others are copied to float32
 INTERPRETED_PROGRAMS = 3
+PARTS = 1 << 24  # numbers that the tiles of a launch may leave of columns: 64 MiB
+FOLD = 128  # columns whose parts a program adds up
 REGISTERS = 1 << 16  # of a multiprocessor
 NOTHING = (np.nan, *[0.0] * 4, np.inf, -np.inf, *[0.0] * 4)  # a program's row
 
@@ -45,6 +51,7 @@ class Accumulator:
     Args:
         axis: where the bins lie.
         device: where the tensors are.
+        margins: whether to keep moments of products' rows and columns.
         programs: how many share the work; as many as the device runs at once if not given.
         strict: refuse a cut that the device cannot start or that spills (as a trial does).
 
@@ -69,6 +76,7 @@ class Accumulator:
         counts = torch.zeros(axis.bins + 2 + 2 * beyond, dtype=torch.int64, device=device)
         self._counts = counts[beyond:-beyond]
         self._grid = grid(axis, device)
+        self._margins = DeferredMargins(device) if margins else None
         self._rows: dict[int, Tensor] = {}  # of so many programs
         self._scratch: dict[int, Counters] = {}  # kept, so that others find it
         self._padding = 0
@@ -92,12 +100,18 @@ class Accumulator:
 
         Raises:
             BackendError: see `_trial.fastest`.
+            ShapeError: margins are kept, and products before had more or fewer rows.
         """
         a, b, precision = _operands(a, b, precision)
         m, n = a.shape[0], b.shape[1]
+        if self._margins:
+            self._margins.begin(a, b)
         if m and n:
             cut = cut or self._product_cut(a, b, precision)
-            for strip in torch.split(b, _widest(m, cut, self.device), dim=1):
+            widest = _widest(m, cut, self.device)
+            if self._margins:
+                widest = min(widest, _widest_of_parts(m, cut))
+            for strip in torch.split(b, widest, dim=1):
                 self._count_strip(a, strip, precision, cut)
         self._precisions[precision] = None
 
@@ -117,6 +131,11 @@ class Accumulator:
             kernel="+".join(self._cuts),
         )
 
+    def margins(self) -> Margins:
+        """Moments of the rows and columns of the products so far."""
+        assert self._margins
+        return self._margins.result()
+
     def _stream_cut(self, piece: Tensor) -> Tile:
         kind = piece.dtype, piece.data_ptr() % 16, piece.numel() < 2**31
         if kind not in self._known:
@@ -127,7 +146,9 @@ class Accumulator:
         k, *kinds = a.shape[1], *((x.dtype, x.data_ptr() % 16, x.stride()) for x in (a, b))
         kind = precision, k, *kinds
         if kind not in self._known:
-            self._known[kind] = _product_tile(a, b, self.axis, precision)
+            self._known[kind] = _product_tile(
+                a, b, self.axis, precision, margins=self._margins is not None
+            )
         return self._known[kind]
 
     def _count_piece(self, piece: Tensor, cut: Tile) -> None:
@@ -141,18 +162,44 @@ class Accumulator:
     def _count_strip(self, a: Tensor, strip: Tensor, precision: str, cut: Tile) -> None:
         (m, k), n = a.shape, strip.shape[1]
         operand, how = _arithmetic(a, strip, precision)
+        kept = self._margins
+        sums: tuple[Tensor | None, ...] = None, None, None
+        if kept:
+            size = triton.cdiv(m, cut.m), PART, n
+            parts = torch.empty(size, dtype=torch.float32, device=self.device)
+            sums = kept.row_origins, kept.rows, parts
         self._launch(
             kernels.matmul_histogram_kernel, cut, a, *a.stride(), strip, *strip.stride(),
+            margins=sums,
             places=(m, n, k, self.axis.bins),
             BLOCK_M=cut.m, BLOCK_N=cut.n, BLOCK_K=cut.k, WHOLE_K=k % cut.k == 0,
             SPLIT_M=cut.split[0], SPLIT_N=cut.split[1], OPERAND=operand, PRECISION=how,
             WIDEN=INTERPRETED and operand == tl.bfloat16,
+            MARGINS=kept is not None, SPLIT_COLUMNS=cut.split_columns if kept else 0,
         )  # fmt: skip
         padded = triton.cdiv(m, cut.m) * cut.m * triton.cdiv(n, cut.n) * cut.n
         self._padding += padded - m * n
+        if kept:
+            kept.add_columns(self._fold(parts, kept.origin, m, cut))
+
+    def _fold(self, parts: Tensor, origin: Tensor, m: int, cut: Tile) -> Tensor:
+        """(5, n): count and sums of powers about `origin` of the columns that tiles left."""
+        n = parts.shape[2]
+        powers = torch.empty(5, n, dtype=torch.float64, device=self.device)
+        with _on(self.device):
+            fold_columns_kernel[(triton.cdiv(n, FOLD),)](
+                parts, origin, powers, m, n, BLOCK_M=cut.m, BLOCK_N=FOLD
+            )
+        return powers
 
     def _launch(
-        self, kernel: Kernel, cut: Tile, *operands: object, places: tuple[int, ...], **how: object
+        self,
+        kernel: Kernel,
+        cut: Tile,
+        *operands: object,
+        margins: tuple[Tensor | None, ...] = (),
+        places: tuple[int, ...],
+        **how: object,
     ) -> None:
         """Start a kernel, and wait for nothing.
 
@@ -166,7 +213,7 @@ class Accumulator:
         self._scratch[size] = scratch = shared(Counters, size, self.device)
         arguments = (
             *operands, self._grid, scratch.counters, self._counts, self._rows_of(programs),
-            *places,
+            *margins, *places,
         )  # fmt: skip
         how |= {
             "BITS": self._bits,
@@ -212,11 +259,13 @@ def _stream_tile(piece: Tensor, axis: Axis) -> Tile:
     return _trial.fastest(Variant.of_stream(piece, axis), candidates, piece.device)
 
 
-def _product_tile(a: Tensor, b: Tensor, axis: Axis, precision: str) -> Tile:
+def _product_tile(
+    a: Tensor, b: Tensor, axis: Axis, precision: str, *, margins: bool = False
+) -> Tile:
     candidates = list(product_tiles(a, b, precision, axis, _capability(a.device)))
     if INTERPRETED:
         return _interpretable(candidates)
-    variant = Variant.of_product(a, b, axis, precision)
+    variant = Variant.of_product(a, b, axis, precision, margins=margins)
     return _trial.fastest(variant, candidates, a.device)
 
 
@@ -270,6 +319,12 @@ def _widest(m: int, cut: Tile, device: torch.device) -> int:
     """Columns of b that a launch may take, so that no 32-bit counter of a program overflows."""
     most = _programs(cut, device) << 30
     return max(cut.n, most // max(m, cut.m) // cut.n * cut.n)
+
+
+def _widest_of_parts(m: int, cut: Tile) -> int:
+    """Columns of b of which the tiles leave `PARTS` numbers at most."""
+    most = PARTS // (PART * -(-m // cut.m))
+    return max(cut.n, most // cut.n * cut.n)
 
 
 def _pieces(x: Tensor) -> Iterator[Tensor]:

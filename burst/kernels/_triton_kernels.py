@@ -1,7 +1,8 @@
 """The Triton kernels: one digests a product tile by tile in registers, one a tensor that exists.
 
 Both are persistent: as many programs as the device runs at once share the tiles among them. A tile
-is counted and summed where it lies, by `_triton_counts` and `_triton_moments`.
+is counted and summed where it lies, by `_triton_counts` and `_triton_moments`; `_triton_margins`
+does the same by rows and columns of the product.
 """
 
 import triton.language as tl
@@ -15,6 +16,7 @@ from burst.kernels._triton_counts import (
     launched,
     open_window,
 )
+from burst.kernels._triton_margins import add_rows, save_columns
 from burst.kernels._triton_moments import add_moments, load_origin, nothing_yet, save
 
 
@@ -82,6 +84,9 @@ def matmul_histogram_kernel(
     scratch_ptr: tl.tensor,
     counts_ptr: tl.tensor,
     rows_ptr: tl.tensor,
+    origins_ptr: tl.tensor,
+    powers_ptr: tl.tensor,
+    parts_ptr: tl.tensor,
     m: Number,
     n: Number,
     k: Number,
@@ -100,13 +105,20 @@ def matmul_histogram_kernel(
     OPERAND: tl.constexpr,
     WIDEN: tl.constexpr,
     PRECISION: tl.constexpr,
+    MARGINS: tl.constexpr,
+    SPLIT_COLUMNS: tl.constexpr,
 ) -> None:
     """counts[slot(y_ij)] += 1, s_p += (y_ij - origin)^p for y = a @ b, (m, k) by (k, n).
+
+    With `MARGINS` also row i's powers += (y_ij - its origin)^p, and what a tile's columns are made
+    of; without them the three pointers are None.
 
     Tiles of one column strip follow one another, so b is read from memory once and a, which is
     small, stays in the L2 cache.
     """
-    LENGTH: tl.constexpr = BLOCK_M >> SPLIT_M
+    # With margins a line is a row, so the tile is halved along n alone.
+    SPLIT_LINES: tl.constexpr = 0 if MARGINS else SPLIT_M
+    LENGTH: tl.constexpr = BLOCK_M >> SPLIT_LINES
     state, seen = nothing_yet(LENGTH)
     origin = load_origin(rows_ptr)
     window = open_window(scratch_ptr, WINDOW, COUNTER)
@@ -130,9 +142,12 @@ def matmul_histogram_kernel(
             y, window, tl.maximum(base, 1), grid_ptr, counts_ptr, bins,
             BITS, COVERED, WINDOW, COUNTER, INCREMENT, SPLIT_M, SPLIT_N,
         )  # fmt: skip
-        origin, state, seen = add_moments(
-            y, valid, edge, entries, origin, state, seen, LENGTH, SPLIT_M, SPLIT_N
+        origin, state, seen, lines, spoilt = add_moments(
+            y, valid, edge, entries, origin, state, seen, LENGTH, SPLIT_LINES, SPLIT_N
         )
+        if MARGINS:
+            add_rows(lines, first_m, m, origins_ptr, powers_ptr)
+            save_columns(y, first_m, first_n, m, n, spoilt, parts_ptr, BLOCK_M, SPLIT_COLUMNS)
     flush(window, base, counts_ptr, bins + 2, BITS, WINDOW, COUNTER)
     save(origin, state, seen, rows_ptr)
 
@@ -183,7 +198,7 @@ def histogram_kernel(
             BITS, COVERED, WINDOW, COUNTER, INCREMENT, SPLIT_M, 0,
         )  # fmt: skip
         entries = tl.minimum(size - start, TILE)
-        origin, state, seen = add_moments(
+        origin, state, seen, _lines, _spoilt = add_moments(
             y, valid, edge, entries, origin, state, seen, LENGTH, SPLIT_M, 0
         )
     flush(window, base, counts_ptr, bins + 2, BITS, WINDOW, COUNTER)

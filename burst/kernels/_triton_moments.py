@@ -169,6 +169,26 @@ def _powers(
 
 
 @jit
+def add_moved(
+    sums: tl.tuple,
+    number: tl.tensor,
+    delta: tl.tensor,
+    q1: tl.tensor,
+    q2: tl.tensor,
+    q3: tl.tensor,
+    q4: tl.tensor,
+) -> tl.tuple:
+    """Add sums of powers of `number` deviations d + delta, from those of d."""
+    s1, s2, s3, s4 = sums
+    moved = number * delta  # sum of (d + delta)^p, by powers of d
+    s1 += q1 + moved
+    s2 += q2 + delta * (2 * q1 + moved)
+    s3 += q3 + delta * (3 * q2 + delta * (3 * q1 + moved))
+    s4 += q4 + delta * (4 * q3 + delta * (6 * q2 + delta * (4 * q1 + moved)))
+    return s1, s2, s3, s4
+
+
+@jit
 def add_moments(
     y: tl.tensor,
     valid: tl.tensor,
@@ -181,11 +201,16 @@ def add_moments(
     SPLIT_M: tl.constexpr,
     SPLIT_N: tl.constexpr,
 ) -> tl.tuple:
-    """Add a tile, of which `entries` are valid: all but at an edge. It may set the origin."""
+    """Add a tile, of which `entries` are valid: all but at an edge. It may set the origin.
+
+    Besides, for `_triton_margins`: each line's count, center and four sums about it, in float64;
+    and whether there may be entries to leave out.
+    """
     s1, s2, s3, s4, low, high = state
     nan, negative, positive, before = seen
     least, most, center, field, inside, fine = _look(y, LENGTH, SPLIT_M, SPLIT_N, False)
-    if edge | (tl.min(fine.to(tl.int32), 0) == 0):
+    spoilt = edge | (tl.min(fine.to(tl.int32), 0) == 0)
+    if spoilt:
         ok = (tl.abs(y) < float("inf")) & valid
         nan += tl.sum(tl.sum((y != y).to(tl.int32), 1), 0)
         negative += tl.sum(tl.sum((y == -float("inf")).to(tl.int32), 1), 0)
@@ -204,11 +229,8 @@ def add_moments(
     q2 = p2.to(tl.float64) * (unit * unit)
     q3 = p3.to(tl.float64) * (unit * unit * unit)
     q4 = p4.to(tl.float64) * (unit * unit) * (unit * unit)
-    moved = number * delta  # sum of (d + delta)^p, by powers of d
-    s1 += q1 + moved
-    s2 += q2 + delta * (2 * q1 + moved)
-    s3 += q3 + delta * (3 * q2 + delta * (3 * q1 + moved))
-    s4 += q4 + delta * (4 * q3 + delta * (6 * q2 + delta * (4 * q1 + moved)))
+    s1, s2, s3, s4 = add_moved((s1, s2, s3, s4), number, delta, q1, q2, q3, q4)
     low, high = tl.minimum(low, least), tl.maximum(high, most)
     state = s1, s2, s3, s4, low, high
-    return origin, state, (nan, negative, positive, before + entries)
+    lines = number, c, q1, q2, q3, q4
+    return origin, state, (nan, negative, positive, before + entries), lines, spoilt

@@ -1,7 +1,7 @@
 """What a trial runs: a compiled kernel, in words, and operands that compile to the same code.
 
 A variant is all that the compiled kernel depends on: operand types, alignment and strides, k, the
-kind of axis, the precision.
+kind of axis, the precision, and whether margins are kept.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
+from burst.decomposition import Margins
 from burst.histogram import Histogram
 from burst.kernels import reference
 from burst.kernels._tiles import Tile, is_covered, window
@@ -37,6 +38,10 @@ class Run:
         self.launch()
         return self.accumulator.result()
 
+    def margins(self) -> Margins:
+        """Read what it knows of rows and columns after that."""
+        return self.accumulator.margins()
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -46,11 +51,13 @@ class Variant:
         name: all that it depends on.
         run: `run(cut, draw, timed, programs)` -> what counts the drawn numbers in that cut.
         expect: `expect(draw)` -> what the reference counts of the same.
+        expect_margins: the same of the moments of rows and columns; None if they are not kept.
     """
 
     name: str
     run: Callable[..., Run]
     expect: Callable[[Draw], Histogram]
+    expect_margins: Callable[[Draw], Margins] | None = None
 
     @classmethod
     def of_stream(cls, piece: Tensor, axis: Axis) -> "Variant":
@@ -72,8 +79,10 @@ class Variant:
         return cls(f"histogram of {_kind(piece)}{size} on {_kind_of_axis(axis)}", run, expect)
 
     @classmethod
-    def of_product(cls, a: Tensor, b: Tensor, axis: Axis, precision: str) -> "Variant":
-        """The kernel that counts a product like a @ b."""
+    def of_product(
+        cls, a: Tensor, b: Tensor, axis: Axis, precision: str, *, margins: bool = False
+    ) -> "Variant":
+        """The kernel that counts a product like a @ b, and with `margins` sums rows and columns."""
         from burst.kernels import _triton
 
         k = a.shape[1] if a.shape[1] <= MOST_K else MOST_K + a.shape[1] % 128
@@ -84,16 +93,27 @@ class Variant:
 
         def run(cut: Tile, draw: Draw, timed: bool = False, programs: int | None = None) -> Run:
             left, right = case(draw, timed)
-            found = _triton.Accumulator(axis, left.device, programs=programs, strict=True)
+            found = _triton.Accumulator(
+                axis, left.device, margins=margins, programs=programs, strict=True
+            )
             return Run(found, lambda: found.add_product(left, right, precision=precision, cut=cut))
 
         def expect(draw: Draw) -> Histogram:
             left, right = case(draw, False)
             return reference.matmul_histogram(left.cpu(), right.cpu(), axis)
 
+        def expect_margins(draw: Draw) -> Margins:
+            left, right = case(draw, False)
+            found = reference.Accumulator(axis, torch.device("cpu"), margins=True)
+            found.add_product(left.cpu(), right.cpu(), precision=precision)
+            return found.margins()
+
         depth = f"k {1 << (a.shape[1] - 1).bit_length()}, a multiple of {_power_in(a.shape[1])}"
         operands = f"{_kind(a)} by {_kind(b)}, {depth}"
-        return cls(f"{precision} product of {operands} on {_kind_of_axis(axis)}", run, expect)
+        name = f"{precision} product of {operands} on {_kind_of_axis(axis)}"
+        if margins:
+            return cls(f"{name} with margins", run, expect, expect_margins)
+        return cls(name, run, expect)
 
 
 def alike(x: Tensor, shape: tuple[int, ...], draw: Draw) -> Tensor:

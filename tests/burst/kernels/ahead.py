@@ -4,7 +4,7 @@ Run as a script in a process of its own, since Triton must not be in its interpr
 launchers run up to the launch, compiles what they would launch, reads registers and shared memory
 from the binary, and prints as JSON what it found.
 
-    python ahead.py "tf32x3 plain float shared sm_90" ...
+    python ahead.py "tf32x3 plain float shared sm_90" "tf32x3+margins plain float shared sm_90" ...
 """
 
 import json
@@ -84,15 +84,14 @@ def find(case):
     from burst.kernels._tiles import product_tiles, stream_tiles
 
     kernel, operands, axis_name, counter, architecture = case.split()
+    kernel, _, margins = kernel.partition("+")
     capability = int(architecture.removeprefix("sm_"))
     if not knows(capability):
         return case, None
     driver.set_active(NoDevice(capability))
     _triton._capability = lambda _: divmod(capability, 10)
-    for name in ("histogram_kernel", "matmul_histogram_kernel"):
-        function = getattr(_triton_kernels, name)
-        known = function.kernel if isinstance(function, AheadOfTime) else function
-        setattr(_triton_kernels, name, AheadOfTime(known))
+    wrap(_triton_kernels, "histogram_kernel", "matmul_histogram_kernel")
+    wrap(_triton, "fold_columns_kernel")
     axis = axis_of(axis_name)
     if kernel == "stream":
         x = entries(operands)
@@ -100,14 +99,19 @@ def find(case):
 
         def run(tile):
             _triton.Accumulator(axis, torch.device("cpu")).add(x, cut=tile)
+    elif kernel == "fold":
+        candidates = product_tiles(*matrices(operands), "tf32x3", axis, divmod(capability, 10))
+
+        def run(tile):
+            parts, origin = torch.zeros(6, 7, 2048), torch.zeros((), dtype=torch.float64)
+            _triton.Accumulator(axis, torch.device("cpu"))._fold(parts, origin, 768, tile)
     else:
         a, b, precision = _triton._operands(*matrices(operands), kernel)
         candidates = product_tiles(a, b, precision, axis, divmod(capability, 10))
 
         def run(tile):
-            _triton.Accumulator(axis, torch.device("cpu")).add_product(
-                a, b, precision=precision, cut=tile
-            )
+            found = _triton.Accumulator(axis, torch.device("cpu"), margins=margins == "margins")
+            found.add_product(a, b, precision=precision, cut=tile)
 
     limits = Limits(SHARED_MEMORY[capability] << 10, REGISTERS)
     tried = {}
@@ -132,6 +136,14 @@ def find(case):
         except Exception as error:
             tried[str(tile)] = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
     return case, {"taken": None, "tried": tried}
+
+
+def wrap(module, *names):
+    """Let kernels be compiled where they would be started, once."""
+    for name in names:
+        function = getattr(module, name)
+        if not isinstance(function, AheadOfTime):
+            setattr(module, name, AheadOfTime(function))
 
 
 def axis_of(name):

@@ -37,6 +37,7 @@ from burst.survey import SurveyOptions, images_for, survey
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 TILE = Tile(16, 16, 16, 4, 2, 1, (0, 1), "scratch")
+MARGINS = Tile(128, 256, 16, 4, 2, 1, (0, 1), "scratch")
 STREAM = Tile(8, 1024, 1, 8, 1, 2, (1, 0), "scratch")
 INTERPRETED = ("scratch", "registers")
 OPERANDS = {
@@ -115,6 +116,7 @@ def test_each_thing_that_is_compiled_in_has_a_trial_of_its_own():
         {"precision": "ieee"},
         {"a": torch.zeros(20, 40), "b": torch.zeros(40, 40).mT},  # no whole blocks of 16
         {"a": torch.zeros(20, 768), "b": torch.zeros(40, 768).mT},  # a longer product
+        {"margins": True},
     )
     assert len(set(found)) == len(found)
 
@@ -134,6 +136,27 @@ def test_products_pass_their_trial(kind, counter, device):
     tile = Tile(128, 256, 16, 4, 2, 1, (0, 1), counter)
     assert _trial.failure(Variant.of_product(*operands, FloatAxis(), "tf32x3"), tile) is None
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_products_with_margins_pass_their_trial(device):
+    operands = (x.to(device) for x in OPERANDS["bfloat16"]())
+    variant = Variant.of_product(*operands, FloatAxis(), "tf32x3", margins=True)
+    assert _trial.failure(variant, MARGINS) is None
+
+
+def test_an_accumulator_with_margins_asks_for_the_variant_that_keeps_them(device, monkeypatch):
+    asked = []
+
+    def fastest(variant, candidates, device):
+        asked.append(variant.name.endswith("with margins"))
+        return TILE
+
+    monkeypatch.setattr(_trial, "fastest", fastest)
+    monkeypatch.setattr(_triton(), "INTERPRETED", False)
+    for margins in (True, False):
+        found = _triton().Accumulator(FloatAxis(), device, margins=margins)
+        found._product_cut(*(x.to(device) for x in OPERANDS["rows"]()), "tf32x3")
+    assert asked == [True, False]
 
 
 @pytest.mark.parametrize("axis", [FloatAxis(), RegularAxis(256, -9.0, 9.5)], ids=str)
@@ -168,6 +191,22 @@ def test_a_kernel_that_lies_is_found_out(what, device, monkeypatch):
     lie_about(what, monkeypatch)
     variant = Variant.of_stream(torch.zeros(9, device=device), FloatAxis())
     assert _trial.failure(variant, STREAM) == "counts wrongly"
+
+
+@pytest.mark.parametrize("part, name", [("rows", "m4"), ("rows", "mean"), ("columns", "ss")])
+def test_a_kernel_that_lies_about_margins_is_found_out(part, name, device, monkeypatch):
+    honest = _triton().Accumulator.margins
+
+    def lie(self):
+        found = honest(self)
+        one = getattr(found, part)
+        lied = replace(one, **{name: getattr(one, name) * 1.001})
+        return replace(found, **{part: lied})
+
+    monkeypatch.setattr(_triton().Accumulator, "margins", lie)
+    operands = (x.to(device) for x in OPERANDS["rows"]())
+    variant = Variant.of_product(*operands, FloatAxis(), "tf32x3", margins=True)
+    assert _trial.failure(variant, MARGINS) == "sums margins wrongly"
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,10 @@ EVERY_DAY = [
             "stream long float shared",
         ),
         *("tf32x3 plain float shared", "tf32x3 head float shared", "tf32x3 plain many scratch"),
+        *("tf32x3+margins plain float shared", "fold plain float scratch"),
     )
 ]
+# With "+margins" the product's rows and columns are summed too, and "fold" adds up columns' parts.
 # 16-bit and mixed operands, gaps between rows and columns, sizes that fit nothing, more bins than
 # the chip holds, and more entries than int32 counts.
 PLAIN = [
@@ -39,16 +41,24 @@ VARIANTS = [
     *("tf32x3 strided float", "tf32x3 ragged float", "tf32x3 head float"),
     *("tf32 strided float", "bf16 ragged float", "ieee ragged float", "ieee least regular"),
 ]
-FEW = [f"{kernel} plain float" for kernel in ("stream", "ieee", "tf32x3", "bf16")]
+MARGINS = [
+    *(f"{precision}+margins plain float" for precision in ("ieee", "tf32x3", "tf32", "bf16")),
+    *(f"tf32x3+margins {operands} float" for operands in ("strided", "ragged", "mixed")),
+    *("tf32x3+margins bfloat16 regular", "ieee+margins least regular"),
+]
+FEW = [
+    f"{kernel} plain float"
+    for kernel in ("stream", "ieee", "tf32x3", "bf16", "tf32x3+margins", "bf16+margins")
+]
 ALL = [
     f"{case} {counter} sm_{capability}"
     for capability in CAPABILITIES
-    for case in (PLAIN + VARIANTS if capability in (80, 90) else FEW)
+    for case in (PLAIN + VARIANTS + MARGINS if capability in (80, 90) else FEW)
     for counter in ("shared", "registers", "scratch")
 ] + [
     f"{kernel} plain many scratch sm_{capability}"
     for capability in CAPABILITIES
-    for kernel in ("stream", "tf32x3")
+    for kernel in ("stream", "tf32x3", "tf32x3+margins", "fold")
 ]
 
 
@@ -90,6 +100,10 @@ def check(case, facts):
     if counter == "shared" and capability >= 80:  # else bursty data would serialise
         assert facts["popc_inc"] > 0
     types = facts["types"]
+    kernel = kernel.removesuffix("+margins")
+    if kernel == "fold":
+        assert (types["n"], types["powers_ptr"]) == ("i32", "*fp64")
+        return
     if kernel == "stream":
         assert types["size"] == ("i64" if operands == "long" else "i32")
         return
