@@ -341,9 +341,11 @@ def report(
                 )
                 with Steps(log, f"{name}: batches", quiet=quiet) as progress:
                     survey = burst.survey(backbone, stream, options, progress=progress)
-                made = reports.measured_whitening(backbone, stream) if whitening else (None, None)
+                w, pairs = (
+                    reports.measured_whitening(backbone, stream) if whitening else (None, None)
+                )
                 origins = reports.measured_origins(backbone, stream) if nulls else None
-                shown.append(reports.BackboneReport(survey, *made, origins))
+                shown.append(reports.BackboneReport(survey, w, pairs, origins))
             files = reports.save_burst_report(shown, out, seed=seed)
         if not quiet:
             console = plain_console()

@@ -40,7 +40,7 @@ from reports.whitening import (
     whitening_record,
     whitening_words,
 )
-from reports.words import comparison, findings
+from reports.words import caveats, comparison, findings
 
 LEAD = (
     "In self-attention a prompt P meets the tokens X through P · W_q W_kᵀ · Xᵀ. The "
@@ -141,6 +141,8 @@ def save_burst_report(
 
 def _summary(section: Section, table: pd.DataFrame, surveys: Sequence[Survey]) -> None:
     where = {str(one.record["model"]): where_it_sits(one) for one in surveys}
+    for caveat in dict.fromkeys(line for one in surveys for line in caveats(one)):
+        section.text(caveat)
     for finding in findings(table):
         section.heading(finding.model)
         section.text(finding.headline, strong=True)

@@ -10,6 +10,7 @@ import pandas as pd
 from burst.backbone import Backbone
 from burst.errors import UnsupportedModel
 from burst.extremes import Extremes, extremes
+from burst.extremes_tables import MODEL
 from burst.gauge import WHOLE
 from burst.nulls import random_weights
 from burst.spectrum import Spectrum, spectrum
@@ -64,10 +65,10 @@ def where_section(
         "The response has a row for each dimension of a prompt. If rows differ in variance, all "
         "entries together look heavy-tailed even if no row is. So the excess kurtosis of all "
         "entries is split, exactly, into a part of the rows' variances, a part of their means and "
-        "a part within rows, which is below 0 where rows are lighter-tailed than a Gaussian. Beside "
-        "it: what remains once each row is centred and divided by its own deviation; and what "
-        "chance would give, by tokens that are Gaussian with the same covariance, by weights whose "
-        "entries are in random order, and by tokens of which each dimension's values are."
+        "a part within rows, which is below 0 where rows are lighter-tailed than a Gaussian. "
+        "Beside it: what remains once each row is centred and divided by its own deviation; and "
+        "what chance would give, by tokens that are Gaussian with the same covariance, by weights "
+        "whose entries are in random order, and by tokens of which each dimension's values are."
     )
     files: list[Path] = []
     for one in shown:
@@ -130,16 +131,18 @@ def extremes_words(found: Extremes) -> list[str]:
     """Which dimensions and tokens hold the energy, as sentences."""
     sentences = []
     for what, table in (("dimension", found.dimensions), ("token", found.tokens)):
-        massive = table[(table["source"] == "model") & table["massive"].astype(bool)]
+        of_model = table[table["source"] == MODEL]
+        massive = of_model[of_model["massive"].astype(bool)]
         if massive.empty:
             sentences.append(f"No {what} holds more of a block's energy than chance would give.")
             continue
         top = massive.iloc[int(massive["share"].argmax())]
         often = massive.groupby(what)["block"].nunique()
+        recurring = often.index[int(often.argmax())]
         sentences.append(
             f"In {massive['block'].nunique()} blocks there are massive {what}s. The largest, "
-            f"{_named(what, top)} of block {int(top['block'])}, holds {100 * top['share']:.0f} % of "
-            f"its energy; {what} {int(often.idxmax())} is massive in {int(often.max())}."
+            f"{_named(what, top)} of block {top['block']}, holds {100 * top['share']:.0f} % of its "
+            f"energy; {what} {recurring} is massive in {often.max()}."
         )
     return sentences
 

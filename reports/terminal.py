@@ -13,6 +13,8 @@ from burst.backbone_spec import BackboneSpec
 from burst.gauge import WHOLE
 from burst.histogram import Histogram
 from burst.survey import Survey
+from reports.where import where_it_sits
+from reports.words import caveats
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _MOST_BURSTY = ("qkx", "qk", "x")  # whose histogram is drawn: the first of them that was measured
@@ -57,8 +59,10 @@ def sparkline(hist: Histogram, reach: float, *, width: int = 17) -> str:
 
 def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> list[str]:
     """What a reader of the table must also know, one line each."""
-    notes = list(survey.record.get("notes", []))
+    notes = where_it_sits(survey)[:1]
+    notes += survey.record.get("notes", [])
     images = survey.record["images"]
+    notes += caveats(survey)
     if images and images["count"] < num_images:
         what = "sequences" if images.get("kind") == "text" else "images"
         notes.append(f"{images['count']} {what} were read of {num_images} asked for")

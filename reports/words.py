@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from burst.images import SAMPLE
+from burst.survey import Survey
 from reports.depth import MEASURES, whole_blocks
 from reports.style import quantity_style
 from reports.where import diagonal_is_enough
@@ -77,6 +79,17 @@ def comparison(table: pd.DataFrame) -> list[str]:
             verdict = f"so it is heaviest-tailed in {first} and least so in {last}"
         sentences.append(f"Median excess kurtosis over the blocks of {name}: {listed}; {verdict}.")
     return sentences
+
+
+def caveats(survey: Survey) -> list[str]:
+    """What a reader must know of the images before the numbers are believed."""
+    images = survey.record["images"] or {}
+    if images.get("source") != SAMPLE:
+        return []
+    return [
+        "The images are crops of two photographs, so intervals say how crops differ, not how "
+        "photographs do: give --images for numbers to rely on."
+    ]
 
 
 def law_in_words(kurtosis: float, shape: float) -> str:

@@ -188,7 +188,7 @@ def test_the_softmax_of_scores_is_what_transformers_give_as_attentions(known):
         torch.testing.assert_close(*pair, rtol=1e-5, atol=1e-6)
 
 
-# The sdpa attention of Gemma 2 has no soft cap, of Bloom is none, of GPT-2 (4.56) has not its scale.
+# The sdpa attention of Gemma 2 has no soft cap, that of GPT-2 (4.56) not its scale; Bloom has none.
 DIFFERENT = {"Gemma2Model", "BloomModel", "GPT2Model"}
 
 
