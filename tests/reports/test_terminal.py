@@ -15,6 +15,7 @@ from reports.terminal import (
     survey_notes,
     survey_table,
 )
+from reports.words import caveats
 
 
 def printed(table, width=80) -> str:
@@ -80,13 +81,14 @@ def test_the_notes_say_what_is_missing(survey):
     )
     notes = survey_notes(changed, num_images=9, files=[Path("out/a.csv"), Path("out/b.png")])
     assert notes == [
+        *caveats(survey),
         "3 images were read of 9 asked for",
         "left out: image cat.jpg: truncated",
         "left out: blocks.3: a reason",
         "7 values were NaN or infinite and are left out",
         "written to out: a.csv, b.png",
     ]
-    assert survey_notes(survey, num_images=3, files=[]) == []
+    assert survey_notes(survey, num_images=3, files=[]) == caveats(survey)
 
 
 def test_every_backbone_has_a_line():
