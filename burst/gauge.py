@@ -11,10 +11,13 @@ from burst.groups import Counted, GroupedCounter, Groups, Piece
 from burst.interaction import head_keys, interaction
 from burst.kernels import HistogramAccumulator
 from burst.projection import Projection, projection
+from burst.score_tiles import Scores
+from burst.softmax import Found, Prefix, WeightCounter, WeightStatistics
 
 if TYPE_CHECKING:
     from burst.survey import SurveyOptions
 
+LOGITS = "logits"
 WHOLE = "all"  # the value of `head` where the heads are taken together
 Key = tuple[int, str, str]  # block, head, quantity
 
@@ -26,13 +29,18 @@ class Gauge:
         blocks: to measure.
         options: how.
         groups: which group the images of the next batch belong to.
+        prefixes: which tokens of each block are class token and registers, where scores are read.
 
     Raises:
         UnsupportedModel: a block's weights cannot be read, or not in that convention.
     """
 
     def __init__(
-        self, blocks: tuple[AttentionBlock, ...], options: "SurveyOptions", groups: Groups
+        self,
+        blocks: tuple[AttentionBlock, ...],
+        options: "SurveyOptions",
+        groups: Groups,
+        prefixes: Mapping[int, Prefix] | None = None,
     ) -> None:
         self.options = options
         self.blocks = [block.index for block in blocks]
@@ -41,6 +49,8 @@ class Gauge:
         self._heads: dict[int, Projection] = {}
         self._weights: dict[Key, HistogramAccumulator] = {}
         self._counters: dict[Key, GroupedCounter] = {}
+        self._prefixes = prefixes or {}
+        self._softmax: dict[tuple[int, int], WeightCounter] = {}
         if options.need_weights:
             for block in blocks:
                 self._read(block)
@@ -52,8 +62,22 @@ class Gauge:
 
     @property
     def of_tokens(self) -> Mapping[Key, Mapping[int, list[Counted]]]:
-        """What was counted of X and of A X^T, of each group of images."""
-        return {key: counter.groups() for key, counter in self._counters.items()}
+        """What was counted of X, of A X^T and of logits, of each group of images.
+
+        The logits of a block are those of its heads, which are not counted twice.
+        """
+        found = {key: counter.groups() for key, counter in self._counters.items()}
+        for (block, head, quantity), groups in list(found.items()):
+            if quantity == LOGITS and head != WHOLE:
+                whole = found.setdefault((block, WHOLE, LOGITS), {})
+                for group, parts in groups.items():
+                    whole[group] = [*whole.get(group, ()), *parts]
+        return found
+
+    @property
+    def weights(self) -> dict[tuple[int, int], WeightStatistics]:
+        """What softmax made of the logits of each (block, head)."""
+        return {key: counter.result() for key, counter in self._softmax.items()}
 
     def measure_weights(self) -> None:
         """Count the entries of A."""
@@ -76,6 +100,26 @@ class Gauge:
         """Count the entries of X and of A X^T for what one block's attention reads."""
         for group, part in self._divided(tokens):
             self._measure(block, part.reshape(-1, part.shape[-1]).float(), group)
+
+    def measure_scores(self, block: int, scores: Scores) -> None:
+        """Count the logits of one block's attention, and weigh its keys."""
+        windows, rest = divmod(scores.shape[0], max(self._items, 1))
+        pieces = [(group, first * windows, last * windows) for group, first, last in self._pieces]
+        if rest:
+            pieces = [(self._pieces[0].group, 0, scores.shape[0])]
+        for group, first, last in pieces:
+            for head in range(scores.heads):
+                name = str(head) if self.options.per_head else WHOLE
+                entries = self._counter((block, name, LOGITS)).at(group)
+                weights = self._weight_counter(block, head)
+                for tile in scores.tiles(head, first, last):
+                    entries.add(tile.seen())
+                    weights.add(tile)
+
+    def _weight_counter(self, block: int, head: int) -> WeightCounter:
+        if (block, head) not in self._softmax:
+            self._softmax[block, head] = WeightCounter(self._prefixes.get(block))
+        return self._softmax[block, head]
 
     def _divided(self, tokens: Tensor) -> Iterable[tuple[int, Tensor]]:
         """The tokens (B, N, d) of each group's images; windows of an image are neighbours.
@@ -131,3 +175,18 @@ class Gauge:
         weights = self._heads.get(block)
         heads = range(weights.num_heads) if weights else ()
         return ((str(i), weights.head(i)) for i in heads if weights)
+
+
+def add_weights(parts: Iterable[Mapping[tuple[int, int], WeightStatistics]]) -> Found:
+    """Of processes: each block's heads in order, after all of them together."""
+    heads: dict[tuple[int, int], WeightStatistics] = {}
+    for part in parts:
+        for key, weights in part.items():
+            heads[key] = heads[key] + weights if key in heads else weights
+    found: dict[tuple[int, str], WeightStatistics] = {}
+    for block in sorted({block for block, _ in heads}):
+        of_block = {str(head): heads[block, head] for b, head in sorted(heads) if b == block}
+        first, *others = of_block.values()
+        found[block, WHOLE] = sum(others, first)
+        found |= {(block, head): weights for head, weights in of_block.items()}
+    return found

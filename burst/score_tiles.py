@@ -27,11 +27,18 @@ class Tile(NamedTuple):
         logits: (r, n_k) float32; -inf where a mask forbids a query its key.
         masked: whether there is such an entry.
         first: (r,) which key is each query's first token; None if that is key 0 for all.
+        tokens: whether the keys are the tokens that ask, in their order; where they are fewer, they
+            come from a reduced map. Extra keys stand behind them.
     """
 
     logits: Tensor
-    masked: bool
-    first: Tensor | None
+    masked: bool = False
+    first: Tensor | None = None
+    tokens: bool = True
+
+    def seen(self) -> Tensor:
+        """The logits that no mask forbids."""
+        return self.logits[self.logits != -math.inf] if self.masked else self.logits
 
 
 class Source(Protocol):
@@ -91,16 +98,17 @@ class Scores:
             )
         return replace(self, keep=keep, prefix=prefix)
 
-    def tiles(self, head: int) -> Iterator[Tile]:
-        """Those of one head, for all queries that count."""
+    def tiles(self, head: int, first: int = 0, last: int | None = None) -> Iterator[Tile]:
+        """Those of one head, for all queries that count, of items first..last without last."""
         batch, _, queries, keys = self.shape
+        stop = batch if last is None else last
         size = CPU_TILE if self.source.device.type == "cpu" else GPU_TILE
         rows = max(1, min(queries - self.prefix, size // max(keys, 1)))
         many = max(1, size // max(rows * keys, 1))
-        first = None if self.keep is None else self.keep.int().argmax(dim=1)
-        for i in range(0, batch, many):
+        starts = None if self.keep is None else self.keep.int().argmax(dim=1)
+        for i in range(first, stop, many):
             for j in range(self.prefix, queries, rows):
-                yield self._tile(head, slice(i, i + many), slice(j, j + rows), first)
+                yield self._tile(head, slice(i, min(i + many, stop)), slice(j, j + rows), starts)
 
     def whole(self) -> Tensor:
         """(B, h, n_q, n_k) float32 of all queries; for small inputs, as all of it is made."""
@@ -109,12 +117,13 @@ class Scores:
         return torch.stack(list(heads), dim=1)
 
     def _tile(self, head: int, batch: slice, queries: slice, first: Tensor | None) -> Tile:
-        logits = self.source.tile(head, batch, queries)
+        logits, masked = self.source.tile(head, batch, queries), self.source.masked
+        tokens = self.shape[3] >= self.shape[2]
         if self.keep is None or first is None:
-            return Tile(logits.flatten(0, 1), self.source.masked, None)
+            return Tile(logits.flatten(0, 1), masked, None, tokens)
         keep = self.keep[batch, queries]
         place = first[batch, None].expand(keep.shape)
-        return Tile(logits[keep], self.source.masked, place[keep])
+        return Tile(logits[keep], masked, place[keep], tokens)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """What softmax makes of an attention's scores: how many keys a query listens to, and to which.
 
 SoftmaxAccumulator  scores of one block, added one batch after the other
+WeightCounter       the weights of one head alone
 WeightStatistics    means over queries, and deviations; they add up over batches, heads, processes
 Prefix              which keys are the class token and registers
 softmax_table       one row a block and head
@@ -120,7 +121,8 @@ class SoftmaxAccumulator:
     ) -> None:
         self._prefix = prefix or Prefix()
         self._axis, self._backend = axis, backend
-        self._heads: list[_Head] = []
+        self._histograms: list[HistogramAccumulator] = []
+        self._weights: list[WeightCounter] = []
 
     def add(self, scores: Scores) -> None:
         """Count the logits of each head, and weigh the keys.
@@ -128,47 +130,61 @@ class SoftmaxAccumulator:
         Raises:
             UnsupportedModel: another number of heads than before.
         """
-        if not self._heads:
-            self._heads = [_Head(self._axis, self._backend) for _ in range(scores.heads)]
-        if scores.heads != len(self._heads):
+        if not self._weights:
+            axis, backend = self._axis, self._backend
+            heads = range(scores.heads)
+            self._histograms = [HistogramAccumulator(axis, backend=backend) for _ in heads]
+            self._weights = [WeightCounter(self._prefix) for _ in heads]
+        if scores.heads != len(self._weights):
             raise UnsupportedModel(
-                f"scores of {scores.heads} heads follow scores of {len(self._heads)}; measure "
+                f"scores of {scores.heads} heads follow scores of {len(self._weights)}; measure "
                 "blocks of one number of heads"
             )
-        _, _, queries, keys = scores.shape
-        # Where keys are fewer than queries, they are no tokens, and none of them is the first.
-        prefix = self._prefix if keys >= queries else None
         with torch.no_grad():
-            for i, head in enumerate(self._heads):
-                for tile in scores.tiles(i):
-                    head.add(tile, prefix)
+            for head, (entries, weights) in enumerate(
+                zip(self._histograms, self._weights, strict=True)
+            ):
+                for tile in scores.tiles(head):
+                    entries.add(tile.seen())
+                    weights.add(tile)
 
     def histograms(self) -> list[Histogram]:
         """Of the logits of each head."""
-        return [head.histogram.result() for head in self._heads]
+        return [histogram.result() for histogram in self._histograms]
 
     def weights(self) -> list[WeightStatistics]:
         """Of each head."""
-        return [WeightStatistics(head.sums.cpu().numpy()) for head in self._heads]
+        return [one.result() for one in self._weights]
 
 
-class _Head:
-    def __init__(self, axis: Axis, backend: str) -> None:
-        self.histogram = HistogramAccumulator(axis, backend=backend)
-        self.sums = torch.zeros(len(WEIGHTS), 3, dtype=torch.float64)
+class WeightCounter:
+    """What `WEIGHTS` are of the queries of one head, tile by tile.
 
-    def add(self, tile: Tile, prefix: Prefix | None) -> None:
-        logits = tile.logits
-        self.histogram.add(logits[logits != -math.inf] if tile.masked else logits)
-        values = to_float64(query_weights(tile, prefix))
+    Args:
+        prefix: which keys are class token and registers.
+    """
+
+    def __init__(self, prefix: Prefix | None = None) -> None:
+        self._prefix = prefix or Prefix()
+        self._sums = torch.zeros(len(WEIGHTS), 3, dtype=torch.float64)
+
+    def add(self, tile: Tile) -> None:
+        """Add the queries of a tile; on a GPU nothing is waited for."""
+        values = to_float64(query_weights(tile, self._prefix))
         has = values.isfinite()
         values = values.where(has, 0.0)
         sums = torch.stack([has.double().sum(1), values.sum(1), values.square().sum(1)], dim=1)
-        self.sums = self.sums.to(sums.device) + sums
+        self._sums = self._sums.to(sums.device) + sums
+
+    def result(self) -> WeightStatistics:
+        """Of all that was added."""
+        return WeightStatistics(self._sums.cpu().numpy())
 
 
-def query_weights(tile: Tile, prefix: Prefix | None) -> Tensor:
+def query_weights(tile: Tile, prefix: Prefix) -> Tensor:
     """What each query has of `WEIGHTS`, (7, r) float32; NaN where it has not.
+
+    Where keys are not tokens, none of them is the first, a class token or a register.
 
     With e = exp(logit - highest logit) and z = sum(e) the weights are e / z, the largest is 1 / z,
     and their entropy is log(z) - sum(e (logit - highest)) / z, in nats.
@@ -185,7 +201,7 @@ def query_weights(tile: Tile, prefix: Prefix | None) -> Tensor:
     entropy = z.log() - torch.linalg.vecdot(e, below) / z
     missing = torch.full_like(z, math.nan)
     first = classes = registers = missing
-    if prefix is not None:
+    if tile.tokens:
         place = torch.zeros_like(z, dtype=torch.int64) if tile.first is None else tile.first
         first = e.gather(1, place[:, None])[:, 0] / z
         classes = e[:, : prefix.classes].sum(dim=1) / z if prefix.classes else missing

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from torch import nn
 
-from burst.adapters import SkippedBlock, measurable_blocks, warn_of_omissions
+from burst.adapters import AttentionBlock, SkippedBlock, measurable_blocks, warn_of_omissions
 from burst.axis import FloatAxis
 from burst.backbone import Backbone
 from burst.decomposition import Margins
@@ -18,17 +18,25 @@ from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, EmptyResult, check_known
 from burst.fingerprint import Subject, check_tokens, identity, subject_of
 from burst.forward import FORWARD_PRECISIONS, PERMUTED, TOKENS, Progress, read_tokens
-from burst.gauge import WHOLE, Gauge, Key
+from burst.gauge import LOGITS, WHOLE, Gauge, Key, add_weights
 from burst.groups import Counted, Groups, GrowingGroups, PlannedGroups
 from burst.histogram import Histogram
 from burst.images import ImageStream, open_images
 from burst.interaction import CONVENTIONS
 from burst.kernels import PRECISIONS, kernel_trials
 from burst.loading.common import patch_size
+from burst.scores import readable_blocks
+from burst.softmax import (
+    SOFTMAX_COLUMNS,
+    WeightStatistics,
+    prefixes_of,
+    softmax_table,
+)
 from burst.stream import NamedStream, Stream, as_stream
 from burst.survey_table import Counts, survey_table
 
-QUANTITIES = ("qk", "x", "qkx")
+QUANTITIES = ("qk", "x", "qkx", LOGITS)
+USUAL = ("qk", "x", "qkx")  # measured unless something else is asked for
 
 
 @dataclass(frozen=True)
@@ -38,11 +46,15 @@ class SurveyOptions:
     Attributes:
         blocks: block indices; None for all. A block asked for by index that cannot be measured is
             an error; with None it is listed in `Survey.skipped`.
-        quantities: some of `qk` (entries of A = W_q W_k^T), `x` (of X), `qkx` (of A X^T).
-        per_head: measure `qk` and `qkx` for each head too.
+        quantities: some of `qk` (entries of A = W_q W_k^T), `x` (of X), `qkx` (of A X^T), and
+            `logits` (what softmax is given: q k^T times its scale with all that the model adds or
+            applies; entries that it masks are left out). Asked for alone, logits are read of blocks
+            of which W_q W_k^T is not defined as well.
+        per_head: measure `qk`, `qkx` and `logits` for each head too.
         convention: "paper" or "authors", see `burst.interaction.interaction`.
         tokens: "all", or "patch" to leave class, distillation and register tokens out; "permuted"
-            for what there would be by chance, see `burst.permuted_columns`.
+            for what there would be by chance, see `burst.permuted_columns`. With "patch" prefix
+            tokens do not ask in `logits`, and stay among the keys.
         bins: regular bins that the histograms must be able to give exactly.
         backend: see `burst.kernels.choose`.
         precision: how `qkx` is multiplied on a GPU, see `burst.kernels.matmul_histogram`.
@@ -53,11 +65,11 @@ class SurveyOptions:
         UnknownName: a quantity, convention, kind of tokens or precision that is not known.
         ShapeError: bins odd or out of range.
         BurstError: no quantity; or `per_head` with the authors' convention, whose product mixes
-            the heads' output channels.
+            the heads' output channels; or logits of permuted tokens.
     """
 
     blocks: tuple[int, ...] | None = None
-    quantities: tuple[str, ...] = QUANTITIES
+    quantities: tuple[str, ...] = USUAL
     per_head: bool = False
     convention: str = "paper"
     tokens: str = "all"
@@ -79,17 +91,29 @@ class SurveyOptions:
             raise BurstError(f"no quantity to measure; give some of {', '.join(QUANTITIES)}")
         if self.per_head and self.convention == "authors":
             raise BurstError("the authors' convention has no heads; leave per-head out")
+        if self.need_scores and self.tokens == PERMUTED:
+            raise BurstError("logits are of the model's own tokens; give tokens 'all' or 'patch'")
         FloatAxis.for_bins(self.bins)
 
     @property
     def need_images(self) -> bool:
         """Whether a quantity is asked for that weights alone do not give."""
-        return self.quantities != ("qk",)
+        return set(self.quantities) != {"qk"}
 
     @property
     def need_weights(self) -> bool:
         """Whether a quantity is asked for that tokens alone do not give."""
-        return self.quantities != ("x",)
+        return not {"qk", "qkx"}.isdisjoint(self.quantities)
+
+    @property
+    def need_tokens(self) -> bool:
+        """Whether what attentions read is asked for."""
+        return not {"x", "qkx"}.isdisjoint(self.quantities)
+
+    @property
+    def need_scores(self) -> bool:
+        """Whether what softmaxes are given is asked for."""
+        return LOGITS in self.quantities
 
     @property
     def axis(self) -> FloatAxis:
@@ -115,6 +139,8 @@ class Survey:
         bad_images: (name, reason) of each image, or sequence, that was left out.
         record: model, weights, images and options, as plain data for a run's record.
         margins: moments of the rows (dimensions of a prompt) and columns (tokens) of each `qkx`.
+        softmax: what softmax makes of `logits`: one row a block and head, with the columns
+            `SOFTMAX_COLUMNS` (see `burst.softmax`); none if they are not asked for.
     """
 
     table: pd.DataFrame
@@ -124,6 +150,9 @@ class Survey:
     bad_images: tuple[tuple[str, str], ...]
     record: dict[str, Any] = field(repr=False)
     margins: dict[Key, Margins] = field(default_factory=dict, repr=False)
+    softmax: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=list(SOFTMAX_COLUMNS)), repr=False
+    )
 
     def whole(self, quantity: str) -> dict[int, Histogram]:
         """Each measured block, counted from 0, with its histogram, heads together."""
@@ -228,13 +257,14 @@ def survey(
     options = options or SurveyOptions()
     check_tokens(model, options.tokens)
     subject = subject_of(model, name)
-    blocks, skipped, omitted = measurable_blocks(subject.model, options.blocks)
+    blocks, skipped, omitted = _chosen_blocks(subject.model, options)
     if options.need_weights:
         warn_of_omissions(subject.name, omitted)
     stream = as_stream(batches)
     rank, size = rank_and_size()
     mine = stream.shard(rank, size)
-    gauge = Gauge(blocks, options, _groups(stream, rank, size))
+    prefixes = prefixes_of(subject.model, blocks) if options.need_scores else {}
+    gauge = Gauge(blocks, options, _groups(stream, rank, size), prefixes)
 
     def measure() -> _Part:
         if rank == 0:  # weights belong to no image: counted once, not once a process
@@ -244,14 +274,15 @@ def survey(
                 subject.model,
                 mine,
                 gauge.blocks,
-                gauge.measure_tokens,
+                gauge.measure_tokens if options.need_tokens else None,
                 on_batch=gauge.begin_batch,
+                on_scores=gauge.measure_scores if options.need_scores else None,
                 tokens=options.tokens,
                 forward_precision=options.forward_precision,
                 progress=progress,
             )
         read = mine.count - len(mine.skipped)
-        return _Part(gauge.of_weights, gauge.of_tokens, mine.skipped, read)
+        return _Part(gauge.of_weights, gauge.of_tokens, gauge.weights, mine.skipped, read)
 
     parts = together(measure)
     bad = tuple(one for part in parts for one in part.skipped)
@@ -265,7 +296,22 @@ def survey(
         record["images"] = stream.record | {"count": read, "bad": [list(one) for one in bad]}
     table = survey_table(subject.name, subject.pretraining, counts)
     margins = {key: one.margins for key, one in counts.items() if one.margins}
-    return Survey(table, histograms, skipped, omitted, bad, record, margins)
+    softmax = softmax_table(
+        subject.name, subject.pretraining, add_weights(part.softmax for part in parts)
+    )
+    return Survey(table, histograms, skipped, omitted, bad, record, margins, softmax)
+
+
+def _chosen_blocks(
+    model: nn.Module, options: SurveyOptions
+) -> tuple[tuple[AttentionBlock, ...], tuple[SkippedBlock, ...], tuple[str, ...]]:
+    """Those to measure, those to leave out, and terms of the scores that are left out."""
+    if options.quantities == (LOGITS,):
+        return *readable_blocks(model, options.blocks), ()
+    blocks, skipped, omitted = measurable_blocks(model, options.blocks)
+    if options.need_scores:
+        readable_blocks(model, [block.index for block in blocks])
+    return blocks, skipped, omitted
 
 
 class _Part(NamedTuple):
@@ -273,6 +319,7 @@ class _Part(NamedTuple):
 
     of_weights: dict[Key, Counted]
     of_tokens: Mapping[Key, Mapping[int, list[Counted]]]
+    softmax: dict[tuple[int, int], WeightStatistics]
     skipped: list[tuple[str, str]]
     read: int
 

@@ -6,6 +6,7 @@ BLOCK/HEAD/QUANTITY/moments      float64, in the order of `MOMENTS`
 BLOCK/HEAD/QUANTITY/rows         float64 (5, rows), in the order of `GroupMoments`, of a product
 BLOCK/HEAD/QUANTITY/columns      float64, in the order of `GroupSums`
 table/COLUMN                     a column of numbers
+softmax/COLUMN                   the same of the table of what softmax makes of logits
 """
 
 import io
@@ -43,7 +44,8 @@ def write_survey(survey: Survey, path: str | Path) -> None:
     if Path(path).suffix != ".npz":
         raise OutputError(f"cannot write {path}: a survey is saved as .npz")
     arrays: dict[str, Any] = {"about": np.array(json.dumps({"kind": KIND, **_about(survey)}))}
-    arrays |= {f"table/{name}": survey.table[name].to_numpy() for name in _numbers(survey.table)}
+    for place, table in (("table", survey.table), ("softmax", survey.softmax)):
+        arrays |= {f"{place}/{name}": table[name].to_numpy() for name in _numbers(table)}
     for key, hist in survey.histograms.items():
         arrays[f"{_name(key)}/counts"] = hist.values(flow=True)
         arrays[f"{_name(key)}/moments"] = np.array([getattr(hist.moments, one) for one in MOMENTS])
@@ -69,16 +71,23 @@ def read_survey(path: str | Path) -> Survey:
 
 
 def _about(survey: Survey) -> dict[str, Any]:
-    table, numbers = survey.table, _numbers(survey.table)
     return {
-        "columns": list(table.columns),
-        "texts": {name: table[name].tolist() for name in table.columns if name not in numbers},
+        **_about_table(survey.table),
+        "softmax": _about_table(survey.softmax) if len(survey.softmax) else None,
         "histograms": [[*key, _beside(hist)] for key, hist in survey.histograms.items()],
         "margins": [list(key) for key in survey.margins],
         "skipped": [vars(block) for block in survey.skipped],
         "omitted": survey.omitted,
         "bad_images": survey.bad_images,
         "record": survey.record,
+    }
+
+
+def _about_table(table: pd.DataFrame) -> dict[str, Any]:
+    numbers = _numbers(table)
+    return {
+        "columns": list(table.columns),
+        "texts": {name: table[name].tolist() for name in table.columns if name not in numbers},
     }
 
 
@@ -98,6 +107,7 @@ def _survey(read: Read) -> Survey:
     about = json.loads(str(read("about")))
     if about["kind"] != KIND:
         raise ValueError(f"it is of another kind, {about['kind']!r}")
+    softmax = about.get("softmax")  # not in files that were written before there was one
     return Survey(
         _table(about, read),
         {
@@ -112,13 +122,17 @@ def _survey(read: Read) -> Survey:
             (block, head, quantity): _margins(_name((block, head, quantity)), read)
             for block, head, quantity in about.get("margins", ())
         },
+        **({"softmax": _table(softmax, read, "softmax")} if softmax else {}),
     )
 
 
-def _table(about: Mapping[str, Any], read: Read) -> pd.DataFrame:
+def _table(about: Mapping[str, Any], read: Read, place: str = "table") -> pd.DataFrame:
     texts = about["texts"]
     return pd.DataFrame(
-        {name: texts[name] if name in texts else read(f"table/{name}") for name in about["columns"]}
+        {
+            name: texts[name] if name in texts else read(f"{place}/{name}")
+            for name in about["columns"]
+        }
     )
 
 

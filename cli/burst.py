@@ -27,7 +27,7 @@ from cli._common import (
 if TYPE_CHECKING:
     from burst import Backbone, ImageStream, TextStream
 
-QUANTITIES = ["qk", "x", "qkx"]
+QUANTITIES = ["qk", "x", "qkx"]  # and logits, where asked for
 SAMPLE = "sample"
 
 app = typer.Typer(
@@ -113,7 +113,11 @@ def histogram(
     num_images: NumImages = 100,
     blocks: Blocks = "all",
     quantity: Annotated[
-        list[str], typer.Option(help="qk: W_q W_k^T; x: X; qkx: W_q W_k^T X^T. Repeatable.")
+        list[str],
+        typer.Option(
+            help="qk: W_q W_k^T; x: X; qkx: W_q W_k^T X^T; logits: what softmax is given. "
+            "Repeatable."
+        ),
     ] = QUANTITIES,
     bins: Annotated[int, typer.Option(help="Bins of the stored histograms; even.")] = 256,
     per_head: Annotated[bool, typer.Option("--per-head", help="Measure each head too.")] = False,

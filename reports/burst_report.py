@@ -52,7 +52,7 @@ LEAD = (
     "Gaussian and 3 for a Laplacian; the shape of the fitted generalised Gaussian is 2 and 1, and "
     "below 1 for what the paper calls hyper-Laplacian.",
 )
-NAMES = {"qk": "Weights", "x": "Tokens", "qkx": "Response"}
+NAMES = {"qk": "Weights", "x": "Tokens", "qkx": "Response", "logits": "Softmax"}
 
 
 @dataclass(frozen=True)

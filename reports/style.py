@@ -115,6 +115,7 @@ QUANTITIES: dict[str, Quantity] = {
     "qk": Quantity(Line(r"$W_q W_k^\top$", _BLUE, "-", "o"), _LOGITS, "W_q W_kᵀ"),
     "x": Quantity(Line(r"$X$", _GREEN, "--", "s"), "normalised token value, unitless", "X"),
     "qkx": Quantity(Line(r"$W_q W_k^\top X^\top$", _VERMILLION, "-.", "^"), _LOGITS, "W_q W_kᵀ Xᵀ"),
+    "logits": Quantity(Line(r"$QK^\top$", _PURPLE, ":", "D"), "logit of softmax", "softmax logits"),
 }
 
 LAWS: dict[str, Line] = {

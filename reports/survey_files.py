@@ -20,8 +20,9 @@ def save_survey(survey: Survey, out: str | os.PathLike[str], *, seed: int) -> li
     `statistics.csv` is the table. `histograms.npz` holds for each row
     `MODEL/BLOCK/HEAD/QUANTITY/edges` (float64) and `/counts` (int64; their sum is the row's
     `count`). `survey.npz` is all of it, for `Survey.load`. `run.json` says how it was made.
-    `depth_qk`, `depth_x` and `depth_qkx` show the histograms block by block, `depth_lines` the
-    statistics over depth, as `.png` and `.pdf`.
+    `softmax.csv` is what softmax makes of logits, where they were measured. `depth_qk`, `depth_x`,
+    `depth_qkx` and `depth_logits` show the histograms block by block, `depth_lines` the statistics
+    over depth, as `.png` and `.pdf`.
 
     Args:
         survey: from `burst.survey`.
@@ -42,7 +43,11 @@ def save_survey(survey: Survey, out: str | os.PathLike[str], *, seed: int) -> li
     survey.save(folder / "survey.npz")
     with write_atomically(folder / "run.json") as path:
         path.write_text(json.dumps(run_record(survey, seed=seed), indent=2) + "\n")
-    names = ("statistics.csv", "histograms.npz", "survey.npz", "run.json")
+    names = ["statistics.csv", "histograms.npz", "survey.npz", "run.json"]
+    if len(survey.softmax):
+        with write_atomically(folder / "softmax.csv") as path:
+            survey.softmax.to_csv(path, index=False)
+        names.append("softmax.csv")
     files = [folder / name for name in names]
     return files + _save_figures(survey, folder)
 

@@ -17,7 +17,12 @@ from reports.where import where_it_sits
 from reports.words import caveats
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-_MOST_BURSTY = ("qkx", "qk", "x")  # whose histogram is drawn: the first of them that was measured
+_MOST_BURSTY = (
+    "qkx",
+    "qk",
+    "x",
+    "logits",
+)  # whose histogram is drawn: the first of them that was measured
 
 
 def survey_table(survey: Survey) -> Table:

@@ -21,6 +21,7 @@ SPOKEN = {
         "qk": "the weights' product",
         "x": "the tokens",
         "qkx": "the response",
+        "logits": "the",
     }.items()
 }
 

@@ -37,7 +37,7 @@ def accumulated(*scores, prefix=None):
 
 def test_weights_of_a_query_are_those_of_scipy():
     logits = 5 * torch.randn(7, 11)
-    found = query_weights(Tile(logits, False, None), Prefix(1, 3)).double().numpy()
+    found = query_weights(Tile(logits), Prefix(1, 3)).double().numpy()
     p = softmax(logits.double().numpy(), axis=1)
     h = entropy(p, axis=1)
     keys = np.full(7, 11.0)
@@ -135,7 +135,7 @@ def test_fewer_keys_than_queries_are_no_tokens():
 @given(st.integers(2, 40), st.floats(0, 80), st.integers(0, 2**31))
 def test_entropy_lies_between_none_and_that_of_equal_weights(keys, scale, seed):
     logits = scale * torch.randn(3, keys, generator=torch.Generator().manual_seed(seed))
-    rows = query_weights(Tile(logits, False, None), Prefix()).numpy()
+    rows = query_weights(Tile(logits), Prefix()).numpy()
     found = dict(zip(WEIGHTS, rows, strict=True))
     assert (found["entropy"] >= -1e-6).all()
     assert (found["entropy"] <= np.log(keys) * (1 + 1e-5)).all()
@@ -145,7 +145,7 @@ def test_entropy_lies_between_none_and_that_of_equal_weights(keys, scale, seed):
 @given(st.floats(-500, 500))
 def test_a_number_added_to_all_scores_of_a_query_changes_no_weight(shift):
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(3)).double()
-    one, two = (query_weights(Tile(x, False, None), Prefix()) for x in (logits, logits + shift))
+    one, two = (query_weights(Tile(x), Prefix()) for x in (logits, logits + shift))
     torch.testing.assert_close(one, two, equal_nan=True)
 
 

@@ -285,7 +285,7 @@ def test_weights_that_must_be_fetched_say_how_to_do_without(monkeypatch, tmp_pat
 def test_help_does_not_wait_for_the_libraries():
     code = "import sys, cli.burst; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    assert tuple(command.QUANTITIES) == burst.QUANTITIES
+    assert tuple(command.QUANTITIES) == burst.SurveyOptions().quantities
 
 
 def test_the_version_is_told():
