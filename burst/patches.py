@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from burst.adapters import AttentionBlock, find_blocks, prefix_tokens_of, unwrap
 from burst.adapters.registry import full_name
 from burst.errors import UnsupportedModel
+from burst.padding import Padding
 from burst.stream import NamedStream, Stream, as_call, batch_size
 
 PATCH = "patch"
@@ -121,6 +122,7 @@ class Origins(Stream):
         self._blocks = {block.index: block for block in blocks}
         self._patches_only = tokens == PATCH
         self._batch: Any = None
+        self._padding: Padding | None = None
 
     @property
     def count(self) -> int:
@@ -151,7 +153,7 @@ class Origins(Stream):
         self.first = 0
         waiting = iter(self._stream.batch_names if isinstance(self._stream, NamedStream) else ())
         for batch in self._stream:
-            self._batch, self.names = batch, None
+            self._batch, self._padding, self.names = batch, None, None
             if isinstance(self._stream, NamedStream):
                 self.names = _read_of(waiting, self._stream.skipped)
             yield batch
@@ -169,8 +171,10 @@ class Origins(Stream):
         """Where the tokens come from that `read_tokens` has just handed over for a block."""
         prefix = self.prefixes[block] if self._patches_only else 0
         if x.ndim == 2:  # those that are not padding
-            keep = as_call(self._batch, self._model).padding.keep(self._blocks[block].name)
-            assert keep is not None
+            if self._padding is None:
+                self._padding = as_call(self._batch, self._model).padding
+            keep = self._padding.keep(self._blocks[block].name)
+            assert keep is not None  # or x would be (B, N, d)
             kept = keep[:, prefix:].nonzero().cpu()
             return Places(kept[:, 0], kept[:, 1] + prefix, None)
         items, windows = batch_size(self._batch), len(x) / max(batch_size(self._batch), 1)

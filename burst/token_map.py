@@ -7,8 +7,9 @@ made them nearly equally long; and a share of the largest 1 % of entries would b
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -181,17 +182,30 @@ def map_photos(
         raise ImageError("no photograph to map: give an image file")
     streams = [
         images_for(backbone, one, num_images=4 if one == SAMPLE else None, skip_bad=True)
-        for one in photos
+        for one in dict.fromkeys(photos)
     ]
     total, done = sum(stream.batches for stream in streams), count(start=1)
-    maps: list[TokenMap] = []
+    maps: list[tuple[str, TokenMap]] = []
     for stream in streams:
         step = (lambda *_: progress(next(done), total)) if progress else None
         found = token_energy(backbone, stream, blocks=blocks, progress=step)
-        maps += sorted(found, key=lambda one: str(one.image))
+        maps += [(stream.source, one) for one in sorted(found, key=lambda one: str(one.image))]
     bad = tuple(one for stream in streams for one in stream.skipped)
     record = {**identity(backbone), "images": [stream.record for stream in streams]}
-    return PhotoMaps(tuple(maps), bad, record)
+    return PhotoMaps(_told_apart(maps), bad, record)
+
+
+def _told_apart(maps: Sequence[tuple[str, TokenMap]]) -> tuple[TokenMap, ...]:
+    """Maps with the photographs' names; of equal ones with where they come from."""
+    times = Counter(one.image for _, one in maps)
+    return tuple(
+        one if times[one.image] == 1 else replace(one, image=_path(source, str(one.image)))
+        for source, one in maps
+    )
+
+
+def _path(source: str, name: str) -> str:
+    return source if Path(source).name == name else f"{source}/{name}"
 
 
 def _check_reads_images(model: nn.Module | Backbone) -> None:

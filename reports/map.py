@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from burst.errors import EmptyResult
 from burst.token_map import BlockMap, TokenMap
+from reports.depth import MINUS
 from reports.style import INK, PAGE_WIDTH, QUANTITIES, blank_page, house_style
 
 Pixels = NDArray[np.float64]
@@ -108,7 +109,7 @@ def draw_map(
             face = _mixed(np.full((1, 3), 0.5), level, colour)[0]
             ax.add_patch(Rectangle((left, top), side, side, facecolor=face, lw=0, gid=name))
             text = f"{_short(name)} {_times(float(value))}"
-            ax.text(left + 1.25 * side, top + side / 2, text, size=6, va="center")
+            ax.text(left + 1.25 * side, top + side / 2, text, size=5.5, va="center")
     _frame(ax, token_map)
     return image
 
@@ -181,7 +182,7 @@ def _draw_band(
     for column, (index, block) in enumerate(blocks.items(), start=1):
         top, middle, bottom = rows[:, column]
         draw_map(top, token_map, block.times_even, scales[0], SHARE_COLOURS)
-        top.set_title(f"block {index}\nexcess kurtosis {block.kurtosis:.1f}")
+        top.set_title(f"block {index}\nexcess kurtosis {one_decimal(block.kurtosis)}")
         draw_map(middle, token_map, _relative(block.norm), scales[1], NORM_COLOURS)
         draw_dimensions(bottom, block)
     for row, scale, colours, label in zip(
@@ -191,7 +192,7 @@ def _draw_band(
         ("share, times the even one", "norm, times the median"),
         strict=False,
     ):
-        _draw_scale(figure, row[len(blocks)], scale, colours, label)
+        _draw_scale(figure, row[-1], scale, colours, label)
 
 
 def _draw_scale(figure: Figure, ax: Axes, scale: Normalize, colours: str, label: str) -> None:
@@ -271,7 +272,12 @@ def _relative(norm: Floats) -> Floats:
 
 
 def _short(name: str) -> str:
-    return name.replace("register", "reg.").replace("distillation", "dist.")
+    return name.replace("register ", "r").replace("distillation", "dist.")
+
+
+def one_decimal(value: float) -> str:
+    """With a minus sign, and none before zero."""
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
 
 
 def _times(value: float) -> str:

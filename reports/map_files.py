@@ -16,11 +16,13 @@ from burst.extremes_tables import carriers
 from burst.files import make_folder, write_atomically
 from burst.provenance import provenance
 from burst.token_map import PhotoMaps, TokenMap
-from reports.map import map_blocks, map_figure
+from reports.map import map_blocks, map_figure, one_decimal
 from reports.page import Page, Section
 
 MEASURE = "share of the sum of the fourth powers of the entries of W_q W_k^T X^T"
-CAPTION = "shares are of the sum of fourth powers; patches by row,column from 0; κ excess kurtosis"
+CAPTION = (
+    "% of the sum of fourth powers; patch: row,column from 0; ½: how few hold half; κ: kurtosis"
+)
 ABOUT = (
     "A backbone's attention scores tokens by W_q W_kᵀ. The response W_q W_kᵀ Xᵀ of a block to a "
     "picture has a column for each token and a row for each dimension of a prompt. It is bursty "
@@ -89,7 +91,7 @@ def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> 
     chosen = map_blocks(maps) if blocks is None else tuple(blocks)
     table = Table(box=None, pad_edge=False, caption=CAPTION)
     table.add_column("image", overflow="fold", min_width=16)
-    headings = "block", "κ", "top patch", "half in tokens", "top dimension", "half in dim."
+    headings = "block", "κ", "top patch", "½ tokens", "top dimension", "½ dim."
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in maps:
@@ -101,7 +103,7 @@ def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> 
             table.add_row(
                 str(one.image) if place == 0 else "",
                 str(block),
-                f"{found.kurtosis:.1f}",
+                one_decimal(found.kurtosis),
                 f"{row},{column}: {patches[row, column]:.1%}",
                 f"{carriers(np.nan_to_num(found.share), 0.5)}/{len(found.share)}",
                 f"{top}: {found.dimensions[top]:.1%}",
@@ -123,8 +125,8 @@ def in_words(token_map: TokenMap, blocks: Iterable[int]) -> list[str]:
         row, column = np.unravel_index(np.argmax(patches), patches.shape)
         top = int(np.argmax(one.dimensions))
         sentences.append(
-            f"Block {block} (excess kurtosis {one.kurtosis:.1f}): half of the fourth powers lie in "
-            f"{tokens} of {len(one.share)} tokens and in {dimensions} of {len(one.dimensions)} "
+            f"Block {block} (excess kurtosis {one_decimal(one.kurtosis)}): half of the fourth "
+            f"powers lie in {tokens} of {len(one.share)} tokens and in {dimensions} of {len(one.dimensions)} "
             f"dimensions. Largest are the patch in row {row}, column {column} "
             f"({patches[row, column]:.1%}), and dimension {top} ({one.dimensions[top]:.1%})."
         )

@@ -172,3 +172,12 @@ def test_a_bad_image_of_a_folder_is_left_out_and_told(backbone, folder, tmp_path
 
 def test_the_sample_is_four_crops(backbone):
     assert len(map_photos(backbone, ["sample"], blocks=[0]).maps) == 4
+
+
+def test_photographs_of_one_name_are_told_apart_and_one_given_twice_is_mapped_once(
+    backbone, folder, tmp_path
+):
+    (tmp_path / "a.png").write_bytes((folder / "b.png").read_bytes())
+    photos = [folder / "a.png", tmp_path, folder / "c.png", folder / "a.png"]
+    names = [one.image for one in map_photos(backbone, photos, blocks=[0]).maps]
+    assert names == [str(folder / "a.png"), f"{tmp_path}/a.png", "c.png"]

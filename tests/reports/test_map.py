@@ -15,7 +15,7 @@ from rich.console import Console
 from burst.errors import EmptyResult
 from burst.patches import PatchGrid
 from burst.token_map import COLUMNS, BlockMap, PhotoMaps, TokenMap
-from reports.map import draw_map, map_blocks, map_figure, overlay
+from reports.map import draw_map, map_blocks, map_figure, one_decimal, overlay
 from reports.map_files import in_words, map_table, save_maps
 
 ROWS, ACROSS, PATCH = 3, 5, 8
@@ -180,3 +180,10 @@ def test_what_is_said_is_what_was_measured():
     console.print(map_table([token_map()], [2]))
     line = next(line for line in console.export_text().splitlines() if "cat.png" in line)
     assert line.split() == ["cat.png", "2", "2.0", "2,3:", "90.0%", "1/16", "1:", "60.0%", "1/4"]
+
+
+@pytest.mark.parametrize(
+    "value, text", [(-0.04, "0.0"), (-1.26, "\N{MINUS SIGN}1.3"), (12.34, "12.3")]
+)
+def test_nothing_is_called_minus_zero(value, text):
+    assert one_decimal(value) == text
