@@ -30,7 +30,7 @@ def permuted_columns(x: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         x: (..., d) tokens in rows, such as one batch (B, N, d); not changed.
-        generator: of the order, on any device; equal states give equal orders.
+        generator: of the order, best on the device of x; equal states give equal orders.
 
     Returns:
         A new tensor of x's shape, dtype and device.
@@ -47,12 +47,12 @@ def permuted_columns(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def content_generator(x: Tensor) -> torch.Generator:
-    """A generator on the CPU whose state depends on nothing but values of these tokens.
+    """A generator on the tokens' device whose state depends on nothing but values of theirs.
 
     So a batch is shuffled alike whichever process reads it, and however many there are.
     """
     values = x[..., 0].detach().float().cpu().contiguous()
-    return torch.Generator().manual_seed(zlib.crc32(values.numpy().tobytes()))
+    return torch.Generator(x.device).manual_seed(zlib.crc32(values.numpy().tobytes()))
 
 
 def permuted_weights(w: Tensor, generator: torch.Generator) -> Tensor:
