@@ -29,7 +29,6 @@ from reports.style import (
 
 HEADLINES = {measure.column: measure.label for measure in MEASURES} | {
     "kurtosis_within_rows": r"$\kappa$ within dimensions",
-    "row_scale_share": "share of spread of dimensions",
 }
 """The statistics that are drawn and spoken of, where they were measured, with labels of axes."""
 

@@ -27,10 +27,10 @@ from reports.style import LAWS, QUANTITIES, quantity_style
 
 DIGITS = 6  # significant ones of a statistic: more than anybody reads
 INTERVAL_DIGITS = 4
-FINEST = 16
+LAW_DIGITS = 10  # of its parameters: a curve that is right to less than a pixel
+FINEST = 16  # bins a standard deviation: no finer grid is made of those that have as many
 MOST_FINER = 6
 NARROWEST = 2.0**-120  # float32 numbers end near there
-LAW_DIGITS = 10  # of its parameters: a curve that is right to less than a pixel
 INDEX = ("model", "pretraining", "block", "head", "quantity")
 INTERVAL = ("_low", "_high")  # what the names of an interval's two columns end with
 LABELS = {
@@ -48,10 +48,10 @@ LABELS = {
     "ggd_shape": "fitted shape",
     "ks_gaussian": "distance to best Gaussian",
     "ks_laplace": "distance to best Laplacian",
-    "kurtosis_null": "kurtosis of Gaussian tokens",
+    "kurtosis_null": "kurtosis, Gaussian tokens",
     "kurtosis_within_rows": "kurtosis within dimensions",
-    "row_scale_share": "share: spread of dimensions",
-    "token_scale_share": "share: spread of tokens",
+    "row_scale_share": "share of dimensions' scales",
+    "token_scale_share": "share of tokens' scales",
 }
 
 
@@ -139,7 +139,7 @@ def _row(
 
 
 def _finer(hist: Histogram, rebinned: Histogram) -> list[Counts]:
-    """Counts in ever narrower bins about 0, until a standard deviation has `FINEST` of them."""
+    """Counts in ever narrower bins about 0, until `FINEST` are a standard deviation wide."""
     found: list[Counts] = []
     edges, least = rebinned.edges, max(hist.moments.std / FINEST, NARROWEST)
     while hist.moments.std > 0 and edges[1] - edges[0] > least and len(found) < MOST_FINER:

@@ -94,7 +94,7 @@ def test_the_data_has_every_histogram_with_counts_laws_and_statistics(surveys):
     data = json.loads(json.dumps(explorer_data(surveys), allow_nan=False))
     rows, counts = iter(data["rows"]), iter(unpacked(data["counts"], 128))
     names = [name for name, _ in data["statistics"]]
-    assert names == list(surveys[1].table.columns[5:])
+    assert names == list(without_intervals(surveys[1].table).columns[5:])
     for number, survey in enumerate(surveys):
         table = survey.table.set_index(["block", "head", "quantity"])
         for key, hist in survey.histograms.items():
@@ -107,7 +107,8 @@ def test_the_data_has_every_histogram_with_counts_laws_and_statistics(surveys):
             assert key[1] == "all" or row["finer"] == 0
             edges = row["first"] + row["width"] * np.arange(129)
             assert np.array_equal(edges, rebinned.edges)
-            assert row["values"] == pytest.approx(table.loc[key, names].astype(float), 1e-5)
+            values = np.array(row["values"], float)  # None becomes NaN
+            assert np.allclose(values, table.loc[key, names].astype(float), 1e-5, equal_nan=True)
             for name, law in row["laws"].items():
                 location, scale, shape = law
                 fitted = LAWS[name](hist)
