@@ -92,6 +92,7 @@ def test_every_figure_is_in_the_page_and_beside_it(burst_page):
         *(f"overlay_{quantity}" for quantity in ("qk", "x", "qkx")),
         *(f"depth_{q}_{model}" for q in ("qk", "x", "qkx") for model in ("mae_x", "sup_x")),
         *("whitening_mae_x", "whitening_sup_x"),
+        *("where_mae_x", "where_sup_x"),
     }
     for uri in links.images:
         data = base64.b64decode(uri.partition("base64,")[2])
