@@ -4,6 +4,8 @@ MarginTally      on the CPU, where a number is read as soon as it is known
 DeferredMargins  on a device, which is asked for numbers at the end alone
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -113,11 +115,14 @@ class DeferredMargins:
         rows: (5, m): for each row its count and four sums of powers, to be added to.
         row_origins: (m,): about what.
         origin: (): about what the sums over columns are.
+        sums: (14,): those of `GroupSums` with d taken from `origin`, and of n d in place of the
+            mean; to be added to where columns are summed up on the spot.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.rows = torch.zeros(5, 0, dtype=torch.float64, device=device)
         self.row_origins, self.origin = self.rows[0], torch.zeros_like(self.rows.sum())
+        self.sums = self.rows.new_zeros(len(GroupSums.names()))
         self._strip: Tensor | None = None
         self._columns = torch.empty(KEPT, 14, dtype=torch.float64, device=device)
         self._used = 0
@@ -168,12 +173,30 @@ class DeferredMargins:
         self._collect()
         count, *powers = self.rows.cpu().numpy()
         origins = self.row_origins.cpu().numpy()
-        return Margins(GroupMoments.from_powers(count, origins, *powers), self._total)
+        columns = self._total + _about_mean(self.sums.cpu().numpy(), self.origin.item())
+        return Margins(GroupMoments.from_powers(count, origins, *powers), columns)
 
     def _collect(self) -> None:
         rows = self._columns[: self._used].cpu().numpy()
         self._total = GroupSums.stack([self._total, *(GroupSums(*row) for row in rows)]).total()
         self._used = 0
+
+
+def _about_mean(sums: Floats, origin: float) -> GroupSums:
+    """Sums with d taken from the mean, from `DeferredMargins.sums`."""
+    about = GroupSums(*sums)
+    n = about.count
+    step = about.mean / np.maximum(n, 1)
+    return replace(
+        about,
+        mean=(n > 0) * (origin + step),
+        d2=about.d2 - n * step**2,
+        d3=about.d3 - step * (3 * about.d2 - 2 * n * step**2),
+        d4=about.d4 - step * (4 * about.d3 - step * (6 * about.d2 - 3 * n * step**2)),
+        sd=about.sd - step * about.s,
+        sdd=about.sdd - step * (2 * about.sd - step * about.s),
+        td=about.td - step * about.t,
+    )
 
 
 def _check_rows(known: Floats | Tensor, rows: int) -> None:

@@ -180,17 +180,15 @@ class Accumulator:
         padded = triton.cdiv(m, cut.m) * cut.m * triton.cdiv(n, cut.n) * cut.n
         self._padding += padded - m * n
         if kept:
-            kept.add_columns(self._fold(parts, kept.origin, m, cut))
+            self._fold(kept, parts, m, cut)
 
-    def _fold(self, parts: Tensor, origin: Tensor, m: int, cut: Tile) -> Tensor:
-        """(5, n): count and sums of powers about `origin` of the columns that tiles left."""
+    def _fold(self, kept: DeferredMargins, parts: Tensor, m: int, cut: Tile) -> None:
+        """Add the columns that tiles left to the sums over all columns."""
         n = parts.shape[2]
-        powers = torch.empty(5, n, dtype=torch.float64, device=self.device)
         with _on(self.device):
             fold_columns_kernel[(triton.cdiv(n, FOLD),)](
-                parts, origin, powers, m, n, BLOCK_M=cut.m, BLOCK_N=FOLD
+                parts, kept.origin, kept.sums, m, n, BLOCK_M=cut.m, BLOCK_N=FOLD
             )
-        return powers
 
     def _launch(
         self,

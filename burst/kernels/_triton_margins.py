@@ -5,7 +5,7 @@ Rows      A line of `_triton_moments` is then a row of the tile: its sums of pow
 Columns   Each column of a tile is summed in float32 about a center of its own and in units of its
           own, as a line is, and these seven numbers are stored: float64 steps in the kernel would
           be repeated by every thread that shares a column. `fold_columns_kernel` then adds up the
-          tiles of a column in float64, about one origin. No two tiles write to the same place.
+          tiles of a column in float64, and what the decomposition needs of all columns.
 
 So nothing cancels in float32, overflows, or vanishes, and no origin is rounded. With u = 2^-24 and
 n entries of a row or a column in a tile, the sum of p-th powers of the deviations d from the center
@@ -18,12 +18,14 @@ benchmarks/gpu_kernels.md: 2e-5 and 9e-5 for n = 128 in the worst case, 1e-7 on 
 
 import triton.language as tl
 
+from burst.decomposition import ROUNDING
 from burst.kernels._triton_counts import Number, halves, jit, launched
 from burst.kernels._triton_moments import add_moved
 
 PART = 7  # float32 numbers that a tile leaves of a column: count, center, unit, four sums
 
 _PART = tl.constexpr(PART)
+_ROUNDING = tl.constexpr(ROUNDING)
 
 
 @jit
@@ -125,19 +127,22 @@ def _columns(y: tl.tensor, HOLES: tl.constexpr) -> tl.tuple:
 def fold_columns_kernel(
     parts_ptr: tl.tensor,
     origin_ptr: tl.tensor,
-    powers_ptr: tl.tensor,
+    sums_ptr: tl.tensor,
     m: Number,
     n: Number,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    """Add up the parts of each column, in float64: (5, n), count and sums about one origin."""
+    """Add up the parts of each column in float64, and add what all columns are to the 14 sums.
+
+    The sums are those of `DeferredMargins`. A column is added up about the center of its first
+    part, so that it may lie far from the origin.
+    """
     column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     known = column < n
-    origin = tl.load(origin_ptr)
     step = tl.full([], 1, tl.int64) * n
     zero = tl.zeros([BLOCK_N], tl.float64)
-    count, sums = zero, (zero, zero, zero, zero)
+    count, about, sums = zero, zero, (zero, zero, zero, zero)
     at = parts_ptr + column
     for _ in range(tl.cdiv(m, BLOCK_M)):
         number = tl.load(at, mask=known, other=0.0).to(tl.float64)
@@ -147,15 +152,47 @@ def fold_columns_kernel(
         q2 = tl.load(at + 4 * step, mask=known, other=0.0).to(tl.float64) * (unit * unit)
         q3 = tl.load(at + 5 * step, mask=known, other=0.0).to(tl.float64) * (unit * unit * unit)
         q4 = tl.load(at + 6 * step, mask=known, other=0.0).to(tl.float64) * (unit * unit)
-        q4 = q4 * (unit * unit)
-        delta = tl.where(number > 0, center - origin, 0.0)
-        sums = add_moved(sums, number, delta, q1, q2, q3, q4)
+        about = tl.where(count > 0, about, center)
+        delta = tl.where(number > 0, center - about, 0.0)
+        sums = add_moved(sums, number, delta, q1, q2, q3, q4 * (unit * unit))
         count += number
         at += _PART * step
-    at = powers_ptr + column
+    _add_columns(count, about, sums, tl.load(origin_ptr), sums_ptr)
+
+
+@jit
+def _add_columns(
+    count: tl.tensor, about: tl.tensor, sums: tl.tuple, origin: tl.tensor, sums_ptr: tl.tensor
+) -> None:
+    """`decomposition.group_sums`, about `origin`."""
     s1, s2, s3, s4 = sums
-    tl.store(at, count, mask=known)
-    tl.store(at + step, s1, mask=known)
-    tl.store(at + 2 * step, s2, mask=known)
-    tl.store(at + 3 * step, s3, mask=known)
-    tl.store(at + 4 * step, s4, mask=known)
+    n = tl.where(count > 0, count, 1.0)
+    c = s1 / n
+    m2 = tl.maximum(s2 - c * s1, 0.0)
+    m3 = s3 - c * (3 * s2 - 2 * c * s1)
+    m4 = tl.maximum(s4 - c * (4 * s3 - c * (6 * s2 - 3 * c * s1)), 0.0)
+    mean = about + c
+    d = mean - origin
+    s = m2 / n
+    rounded = _ROUNDING * mean
+    varies = m2 > count * (rounded * rounded)
+    square = tl.where(varies, m2 * m2, 1.0)
+    _add(sums_ptr, count)
+    _add(sums_ptr + 1, count * d)
+    _add(sums_ptr + 2, count * d * d)
+    _add(sums_ptr + 3, count * d * d * d)
+    _add(sums_ptr + 4, count * d * d * (d * d))
+    _add(sums_ptr + 5, m2)
+    _add(sums_ptr + 6, m2 * s)
+    _add(sums_ptr + 7, m2 * d)
+    _add(sums_ptr + 8, m2 * d * d)
+    _add(sums_ptr + 9, m3)
+    _add(sums_ptr + 10, m3 * d)
+    _add(sums_ptr + 11, m4)
+    _add(sums_ptr + 12, tl.where(varies, count, 0.0))
+    _add(sums_ptr + 13, tl.where(varies, count * (count * m4 / square), 0.0))
+
+
+@jit
+def _add(at: tl.tensor, x: tl.tensor) -> None:
+    tl.atomic_add(at, tl.sum(x, 0), sem="relaxed")

@@ -103,8 +103,8 @@ def find(case):
         candidates = product_tiles(*matrices(operands), "tf32x3", axis, divmod(capability, 10))
 
         def run(tile):
-            parts, origin = torch.zeros(6, 7, 2048), torch.zeros((), dtype=torch.float64)
-            _triton.Accumulator(axis, torch.device("cpu"))._fold(parts, origin, 768, tile)
+            found = _triton.Accumulator(axis, torch.device("cpu"), margins=True)
+            found._fold(found._margins, torch.zeros(6, 7, 2048), 768, tile)
     else:
         a, b, precision = _triton._operands(*matrices(operands), kernel)
         candidates = product_tiles(a, b, precision, axis, divmod(capability, 10))

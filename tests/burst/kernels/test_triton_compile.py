@@ -102,7 +102,7 @@ def check(case, facts):
     types = facts["types"]
     kernel = kernel.removesuffix("+margins")
     if kernel == "fold":
-        assert (types["n"], types["powers_ptr"]) == ("i32", "*fp64")
+        assert (types["n"], types["sums_ptr"]) == ("i32", "*fp64")
         return
     if kernel == "stream":
         assert types["size"] == ("i64" if operands == "long" else "i32")
