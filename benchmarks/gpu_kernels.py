@@ -2,11 +2,12 @@
 
     python benchmarks/gpu_kernels.py [--out results.csv] [--alternatives] [--dry-run]
 
-1. Checks counts and moments against the reference.
+1. Checks counts and moments against the reference, by rows and columns too.
 2. `matmul_histogram` of A (d x d) and 2 million tokens, 256 bins and the float axis, next to the
    bare product of the same precision (float32 for tf32x3, which cuBLAS lacks), cut into strips that
-   fit, and to torch.matmul + torch.histc + moments. For the least d also on bursty data, of
-   which a few bins take nearly all.
+   fit, and to torch.matmul + torch.histc + moments; and by an accumulator that goes on, without
+   and with moments of rows and columns. For the least d also on bursty data, of which a few bins
+   take nearly all.
 3. `histogram` of 2^30 float32 of four laws, next to the device's copy, torch.histc and CuPy.
 4. The 16 heads of a ViT-H block, batch after batch: each added to its accumulator, next to a
    histogram for each head and batch, as added up by the caller, and to the bare products.
@@ -34,6 +35,7 @@ import triton
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis, RegularAxis
+from burst.decomposition import Decomposition
 from burst.errors import BackendError
 from burst.kernels import (
     PRECISIONS,
@@ -48,6 +50,7 @@ from burst.kernels._tiles import Tile, product_tiles, stream_tiles
 TOKENS, ENTRIES, STRIP = 2_000_000, 1 << 30, 1 << 17
 DIMS = (768, 1024, 1280, 2560)
 HEADS, HEAD_DIM, BATCHES = 16, 80, (2048, 32768)  # ViT-H; tokens a batch
+BOTH = ("triton", "reference")
 Row = dict[str, str | float]
 Work = Callable[[], object]
 
@@ -91,6 +94,19 @@ def check(device: str) -> None:
             for _ in range(2):
                 twice.add_product(a, b, precision=precision)
             assert twice.result().allclose(slow + slow, rtol=1e-5)
+        check_margins(a, b, precision)
+
+
+def check_margins(a: Tensor, b: Tensor, precision: str) -> None:
+    found, known = (HistogramAccumulator(backend=one, margins=True) for one in BOTH)
+    for one in (found, known):
+        one.add_product(a, b, precision=precision)
+    for groups in ("rows", "columns"):
+        parts, exact = (
+            vars(Decomposition.of(getattr(one.margins(), groups))) for one in (found, known)
+        )
+        for name, part in parts.items():
+            assert abs(part - exact[name]) <= 1e-4, (groups, name)
 
 
 def timed(work: Work, least: float = 1.0, most: int = 50) -> tuple[float, float, float]:
@@ -193,6 +209,15 @@ def products(dim: int, alternatives: bool) -> list[Row]:
                 rows.append(
                     measure(f"burst {precision}, {name}{label}", work, "gaussian", size, rate)
                 )
+        for margins in (False, True):
+            kept = HistogramAccumulator(backend="triton", margins=margins)
+            kept.add_product(a, x.mT, precision=precision)  # finds a cut, and the rows' origins
+
+            def go_on(kept: HistogramAccumulator = kept, how: str = precision) -> object:
+                return kept.add_product(a, x.mT, precision=how)
+
+            what = f"burst {precision}, float axis, going on" + ", margins" * margins
+            rows.append(measure(what, go_on, "gaussian", size, rate))
     if dim == DIMS[0]:
         x *= heavy_tailed(TOKENS, 1, device="cuda").clamp_(-100, 100) / 100
         for name, axis in AXES.items():
