@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 from burst.axis import FloatAxis
 from burst.distribution import Bins, Floats, fit_generalised_gaussian
 from burst.errors import BurstError, ShapeError
-from burst.histogram import Histogram
+from burst.histogram import Counts, Histogram
 from burst.moments import Moments
 from burst.stacked import Stack, describe_stack
 from burst.statistics import STATISTICS, describe
@@ -220,21 +220,25 @@ def _stack(groups: Sequence[Histogram]) -> Stack:
     total = np.zeros(max(axis.last for axis, _ in windows) - first, np.int64)
     for part, values in windows:
         total[part.first - first : part.last - first] += values
-    keys = np.flatnonzero(total) + first
-    above = np.where(keys < 0, -1 - keys, keys)  # of the bin that mirrors one below 0
-    ends = np.zeros(above.max() + 2, bool)
-    ends[above] = ends[above + 1] = ends[0] = True
-    radii = np.flatnonzero(ends)
+    radii = _radii(np.flatnonzero(total) + first)
     keys = np.concatenate([-1 - radii[-2::-1], radii[:-1]])
-    counts = np.zeros((len(windows) + 1, keys.size))
-    for row, (part, values) in zip(counts[1:], windows, strict=True):
-        begin, end = keys.searchsorted((part.first, part.last))
-        row[begin:end] = values[keys[begin:end] - part.first]
-    counts[0] = counts.sum(axis=0)
+    parts = [(first, total), *((part.first, values) for part, values in windows)]
+    counts = np.zeros((len(parts), keys.size))
+    for row, (start, values) in zip(counts, parts, strict=True):
+        begin, end = keys.searchsorted((start, start + values.size))
+        row[begin:end] = values[keys[begin:end] - start]
     np.subtract(counts[0], counts[1:], out=counts[1:])
     moments = [group.moments for group in groups]
     whole = sum(moments, Moments())
     return Stack(axis.value(radii), counts, [whole, *_without_each(moments)])
+
+
+def _radii(keys: Counts) -> Counts:
+    """The keys of the bins' ends above 0, bins below 0 being mirrored; 0 itself first."""
+    above = np.where(keys < 0, -1 - keys, keys)
+    ends = np.zeros(above.max() + 2, bool)
+    ends[above] = ends[above + 1] = ends[0] = True
+    return np.flatnonzero(ends)
 
 
 def _without_each(moments: Sequence[Moments]) -> list[Moments]:

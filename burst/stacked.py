@@ -146,8 +146,8 @@ class Stack:
 
 def _cut(edges: Floats, least: float, greatest: float) -> Floats:
     """The edges of bins cut at the least and the greatest value; tiny ones count as zero."""
-    edges = np.where(np.abs(edges) < TINIEST, 0.0, edges)
-    return np.asarray(np.clip(edges, least, greatest))
+    edges = np.clip(edges, least, greatest)
+    return np.asarray(np.where(np.abs(edges) < TINIEST, 0.0, edges))
 
 
 def _mean_distance(lo: Floats, hi: Floats, centre: Floats) -> Floats:
@@ -181,8 +181,9 @@ def describe_stack(stack: Stack, shape: float) -> dict[str, Floats]:
 
 def abs_quantile(stack: Stack, q: float) -> Floats:
     """(s,) quantiles of |value|."""
-    values, _ = stack.absolute.ordered(np.maximum(np.ceil(q * stack.size), 1))
-    return np.minimum(values, np.maximum(-stack.least, stack.greatest))
+    rank = np.maximum(np.ceil(q * stack.size), 1)
+    values, _ = stack.absolute.ordered(rank)
+    return np.where(rank < stack.size, values, np.maximum(-stack.least, stack.greatest))
 
 
 def gini(stack: Stack) -> Floats:
@@ -201,10 +202,10 @@ def top_energy(stack: Stack, *, share: float = 0.01) -> Floats:
     """(s,) shares of the energy that the largest |values| hold."""
     values, n = stack.absolute, stack.size
     above = _sum_of_largest(values, n - np.ceil(share * n), _mean_square)
-    each = _mean_square(values.edges[:-1], values.edges[1:])
-    below = np.maximum(values.counts @ each - above, 0.0)
-    whole = stack.moment("energy")
-    return np.where(above <= below, above / whole, 1 - below / whole)
+    binned = values.counts @ _mean_square(values.edges[:-1], values.edges[1:])
+    below, whole = np.maximum(binned - above, 0.0), stack.moment("energy")
+    shares = np.where(above <= below, above / whole, 1 - below / whole)
+    return np.where(binned > 0, shares, np.nan)
 
 
 def hill(stack: Stack, *, share: float = 0.01) -> Floats:
@@ -256,8 +257,8 @@ def ks_laplace(stack: Stack) -> Floats:
 
 def _laplace_cdf(z: Floats) -> Floats:
     """Distribution function of the Laplacian of location 0 and scale 1."""
-    half = np.exp(-np.abs(z)) / 2
-    return np.where(z > 0, 1 - half, half)
+    beyond = -np.expm1(-np.abs(z)) / 2  # between 0 and z
+    return np.asarray(np.copysign(beyond, z) + 0.5)
 
 
 def _distances(stack: Stack, loc: Floats, scale: Floats, cdf: Callable[[Floats], Floats]) -> Floats:
