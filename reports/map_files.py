@@ -128,7 +128,8 @@ def in_words(token_map: TokenMap, blocks: Iterable[int]) -> list[str]:
             f"Block {block} (excess kurtosis {one_decimal(one.kurtosis)}): half of the fourth "
             f"powers lie in {tokens} of {len(one.share)} tokens and in {dimensions} of "
             f"{len(one.dimensions)} dimensions. Largest are the patch in row {row}, column "
-            f"{column} ({patches[row, column]:.1%}), and dimension {top} ({one.dimensions[top]:.1%})."
+            f"{column} ({patches[row, column]:.1%}), and dimension {top} "
+            f"({one.dimensions[top]:.1%})."
         )
     return sentences
 
