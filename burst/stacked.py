@@ -24,6 +24,7 @@ Indices = NDArray[np.intp]
 
 QUANTILES = {"abs_q50": 0.5, "abs_q90": 0.9, "abs_q99": 0.99, "abs_q999": 0.999}
 NODES = np.linspace(-1.0, 1.0, 5)  # where mean powers are taken, in log shape
+UNSMOOTH = 1e-4  # relative error up to which mean powers are linear in the centre
 ROUNDING = 1e-12  # what is no larger counts as zero
 
 
@@ -286,8 +287,8 @@ def ggd_shape(stack: Stack, near: float) -> Floats:
     """(s,) shapes of the best generalised Gaussians, `near` being the first one's.
 
     Mean powers of the distance from the median are taken for five shapes, and their logarithms
-    interpolated. The medians differ little: each mean power is taken about one centre, and its
-    derivative by the centre, which is exact, does the rest.
+    interpolated. Where the medians differ little, which is checked, mean powers are taken about one
+    centre, and their derivatives by it, which are exact, do the rest.
     """
     found, missing = np.full(stack.size.size, log(near)), np.full(stack.size.size, np.nan)
     for _ in range(3):
@@ -304,10 +305,24 @@ def ggd_shape(stack: Stack, near: float) -> Floats:
 
 def _mean_powers(stack: Stack, shapes: Floats) -> Floats:
     """(s, b) means of (|x - median| / unit)^shape; the unit is the same for all."""
-    signed, centre = stack.signed, stack.median.mean()
-    distance = signed.edges - centre
-    unit = max(-distance[0], distance[-1])
-    distance /= unit
+    edges, counts, median = stack.signed.edges, stack.counts, stack.median
+    centre = median.mean()
+    unit = max(centre - edges[0], edges[-1] - centre)
+    powers, slopes = _powers_about(centre, unit, edges, counts, shapes)
+    powers = powers + (median - centre)[:, None] / unit * slopes
+    far, middle = np.abs(median - centre).argmax(), shapes.size // 2
+    checked, _ = _powers_about(median[far], unit, edges, counts[[far]], shapes[[middle]])
+    if abs(powers[far, middle] - checked[0, 0]) > UNSMOOTH * checked[0, 0]:
+        own = zip(median, counts, strict=True)
+        powers = np.array([_powers_about(m, unit, edges, c, shapes)[0] for m, c in own])
+    return np.asarray(powers / stack.size[:, None])
+
+
+def _powers_about(
+    centre: float, unit: float, edges: Floats, counts: Floats, shapes: Floats
+) -> tuple[Floats, Floats]:
+    """Sums of (|x - centre| / unit)^shape, and their derivatives by centre / unit."""
+    distance = (edges - centre) / unit
     width, log_distance = np.diff(distance), np.log(np.abs(distance))
     atom = width == 0
     width[atom] = 1.0
@@ -317,9 +332,8 @@ def _mean_powers(stack: Stack, shapes: Floats) -> Floats:
         mean, slope = np.diff(distance * power) / ((b + 1) * width), -np.diff(power) / width
         mean[atom] = power[:-1][atom]
         columns += [mean, slope]
-    sums = signed.counts @ np.stack(columns, axis=1) / stack.size[:, None]
-    moved = (stack.median - centre)[:, None] / unit
-    return np.asarray(sums[:, ::2] + moved * sums[:, 1::2])
+    sums = counts @ np.stack(columns, axis=1)
+    return sums[..., ::2], sums[..., 1::2]
 
 
 def _likeliest(middle: float, reach: float, log_powers: Floats) -> Floats:

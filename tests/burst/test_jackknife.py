@@ -159,6 +159,9 @@ def test_a_value_without_a_place_on_the_scale_is_taken_as_it_is():
     _, high = interval(0.1, left, scale=scale)
     assert (0.0, high) == interval(0.1, left, scale=Scale(least=0.0))
     assert interval(0.0, [0.0] * 5, scale=scale) == (0.0, 0.0)
+    below = -2 - 1e-15  # what two equally frequent values may have for a kurtosis
+    low, high = interval(below, [-1.9, below, below, -1.9, -1.9], scale=SCALES["excess_kurtosis"])
+    assert low == below < high < -1
 
 
 def test_what_is_not_defined_has_no_interval():
