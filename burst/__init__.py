@@ -58,6 +58,7 @@ from burst.interaction import (
     response_histogram,
     response_matrix,
 )
+from burst.jackknife import jackknife
 from burst.kernels import HistogramAccumulator, histogram, kernel_trials, matmul_histogram
 from burst.loading.listing import library_models
 from burst.moments import Moments
@@ -167,6 +168,7 @@ __all__ = [
     "images_for",
     "interaction",
     "is_first_process",
+    "jackknife",
     "kernel_trials",
     "known_backbones",
     "ks_distance",
