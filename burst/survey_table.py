@@ -9,10 +9,16 @@ from burst.decomposition import Decomposition, Floats, GroupMoments, GroupSums, 
 from burst.gauge import Key
 from burst.groups import Counted
 from burst.histogram import Histogram
-from burst.jackknife import interval, jackknife
+from burst.jackknife import LINEAR, SCALES, Interval, Scale, interval, jackknife
 from burst.statistics import STATISTICS, describe
 
-PARTS = ("kurtosis_null", "kurtosis_within_rows", "row_scale_share", "token_scale_share")
+PART_SCALES = {  # on which their intervals are even
+    "kurtosis_null": Scale(0, least=0.0),
+    "kurtosis_within_rows": SCALES["excess_kurtosis"],
+    "row_scale_share": LINEAR,
+    "token_scale_share": LINEAR,
+}
+PARTS = tuple(PART_SCALES)
 FIXED = ("count", "min", "max")  # an extreme has no jackknife
 WITH_INTERVAL = tuple(name for name in (*STATISTICS, *PARTS) if name not in FIXED)
 BOUNDS = tuple(f"{name}_{end}" for name in WITH_INTERVAL for end in ("low", "high"))
@@ -71,21 +77,28 @@ def statistics(counts: Counts) -> dict[str, float]:
     }
 
 
-def _intervals(counts: Counts) -> dict[str, tuple[float, float]]:
-    hists, margins = zip(*counts.groups, strict=True) if counts.groups else ((), ())
-    found = jackknife(hists)
-    if counts.margins:
-        found |= _intervals_of_parts(counts.margins, margins)
+def _intervals(counts: Counts) -> dict[str, Interval]:
+    found = jackknife([hist for hist, _ in counts.groups])
+    margins = [one for _, one in counts.groups if one and one.columns.count]
+    if counts.margins and margins:
+        found |= intervals_of_parts(counts.margins, margins)
     return found
 
 
-def _intervals_of_parts(
-    whole: Margins, groups: Sequence[Margins]
-) -> dict[str, tuple[float, float]]:
+def intervals_of_parts(whole: Margins, groups: Sequence[Margins]) -> dict[str, Interval]:
+    """95 % intervals over images of `PARTS`, by leaving each group of images out.
+
+    Args:
+        whole: of all images.
+        groups: of each group, none of them empty.
+    """
     rows = GroupMoments.stack([one.rows for one in groups]).left_out()
     columns = GroupSums.stack([one.columns for one in groups])
     estimates, left_out = _parts(whole.rows, whole.columns), _parts(rows, columns.left_out())
-    return {name: interval(float(estimates[name]), left_out[name], columns.count) for name in PARTS}
+    return {
+        name: interval(float(estimates[name]), left_out[name], columns.count, scale=scale)
+        for name, scale in PART_SCALES.items()
+    }
 
 
 def _parts(rows: GroupMoments, columns: GroupSums) -> dict[str, Floats]:

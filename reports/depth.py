@@ -183,7 +183,8 @@ def draw_band(ax: Axes, rows: pd.DataFrame, column: str, colour: str) -> None:
     """The 95 % interval over images behind a line, where the table has one."""
     low, high = f"{column}_low", f"{column}_high"
     if low in rows and rows[low].notna().any():
-        ax.fill_between(rows["block"], rows[low], rows[high], color=colour, alpha=0.2, lw=0)
+        least, most = (rows[end].where(np.isfinite(rows[end])) for end in (low, high))
+        ax.fill_between(rows["block"], least, most, color=colour, alpha=0.2, lw=0)
 
 
 def whole_blocks(table: pd.DataFrame) -> pd.DataFrame:

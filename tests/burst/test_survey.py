@@ -98,11 +98,17 @@ def parts_of(y):
     }
 
 
-def test_a_response_says_where_its_kurtosis_sits(backbone, images):
+def test_a_response_says_where_its_kurtosis_sits():
+    model = vit()
+    with torch.no_grad():  # some dimensions answer louder
+        model.blocks[1].attn.qkv.weight[:DIM, :4] *= 5
+    backbone = backbone_of(model)
+    images = images_for(backbone, "sample", num_images=7)
     found = survey(backbone, images, SurveyOptions(per_head=True))
     y = materialised(backbone, images, 1)["qkx"].double().numpy()
     row = found.table.query("block == 1 and quantity == 'qkx' and head == 'all'").iloc[0]
     assert row[list(PARTS)].to_dict() == pytest.approx(parts_of(y), rel=1e-5)
+    assert row["row_scale_share"] > 0.5
     margins = found.margins[1, "all", "qkx"]
     np.testing.assert_allclose(margins.rows.variance, y.var(axis=1), rtol=1e-5)
     assert {key[2] for key in found.margins} == {"qkx"}
