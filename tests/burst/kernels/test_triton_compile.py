@@ -24,9 +24,8 @@ EVERY_DAY = [
             "stream long float shared",
         ),
         *("tf32x3 plain float shared", "tf32x3 head float shared", "tf32x3 plain many scratch"),
-        *("tf32x3+margins plain float shared", "fold plain float scratch"),
     )
-]
+] + ["tf32x3+margins plain float shared sm_90", "fold plain float scratch sm_80"]
 # With "+margins" the product's rows and columns are summed too, and "fold" adds up columns' parts.
 # 16-bit and mixed operands, gaps between rows and columns, sizes that fit nothing, more bins than
 # the chip holds, and more entries than int32 counts.
