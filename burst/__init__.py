@@ -66,7 +66,10 @@ from burst.nulls import permuted_columns, random_weights
 from burst.power_law import PowerLaw, fit_power_law
 from burst.projection import Projection, projection
 from burst.provenance import provenance, version
+from burst.score_tiles import Scores
+from burst.scores import capture_scores
 from burst.second_moments import SecondMoments, TokenMoments
+from burst.softmax import SOFTMAX_COLUMNS, Prefix, SoftmaxAccumulator, WeightStatistics
 from burst.spectrum import (
     SPECTRAL_STATISTICS,
     Spectrum,
@@ -93,6 +96,7 @@ from burst.whitening_file import check_whitening_path, load_whitening, save_whit
 
 __all__ = [
     "QUANTITIES",
+    "SOFTMAX_COLUMNS",
     "SPECTRAL_STATISTICS",
     "STATISTICS",
     "AttentionLayout",
@@ -123,12 +127,15 @@ __all__ = [
     "OutputError",
     "PhotoMaps",
     "PowerLaw",
+    "Prefix",
     "Projection",
     "RankWarning",
     "RegularAxis",
+    "Scores",
     "SecondMoments",
     "ShapeError",
     "SkippedBlock",
+    "SoftmaxAccumulator",
     "Spectrum",
     "Survey",
     "SurveyOptions",
@@ -139,12 +146,14 @@ __all__ = [
     "Tokenizer",
     "UnknownName",
     "UnsupportedModel",
+    "WeightStatistics",
     "WhitenedEntries",
     "Whitening",
     "WhiteningOptions",
     "abs_quantile",
     "adapter",
     "capture",
+    "capture_scores",
     "carriers",
     "check_whitening_path",
     "choose_device",

@@ -106,3 +106,15 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is(survey, tmp_
     with pytest.raises(OutputError, match="cannot write into"):
         save_survey(survey, tmp_path / "taken", seed=0)
     assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_what_softmax_makes_of_logits_has_a_file_of_its_own(tmp_path):
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, "sample", num_images=2)
+    options = burst.SurveyOptions(blocks=(0, 11), quantities=("logits",))
+    found = burst.survey(backbone, images, options)
+    files = {file.name for file in save_survey(found, tmp_path, seed=0)}
+    assert {"softmax.csv", "depth_logits.png", "depth_lines.png"} <= files
+    table = pd.read_csv(tmp_path / "softmax.csv", dtype={"head": str})
+    pd.testing.assert_frame_equal(table, found.softmax)
+    assert list(table["head"]) == 2 * ["all", "0", "1", "2"]
