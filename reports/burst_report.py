@@ -43,14 +43,18 @@ from reports.whitening import (
 from reports.words import caveats, comparison, findings
 
 LEAD = (
-    "In self-attention a prompt P meets the tokens X through P · W_q W_kᵀ · Xᵀ. The "
-    "response W_q W_kᵀ Xᵀ is bursty where a few of its entries have very large absolute values, "
-    "far more than a Gaussian allows. Prompts that are trained against such values train slowly; "
-    "whitening the response first, or learning the prompt as a product of two matrices, can help "
-    "(arXiv 2506.22908, ICCV 2025).",
-    "This page says, block by block, whether these backbones have it. Excess kurtosis is 0 for a "
-    "Gaussian and 3 for a Laplacian; the shape of the fitted generalised Gaussian is 2 and 1, and "
-    "below 1 for what the paper calls hyper-Laplacian.",
+    "Attention scores each prompt against the tokens of an image or a text. Where a few of these "
+    "scores are huge and most are small, in bursts, prompts learn slowly. This page says whether "
+    "it is so here, in which blocks, why, and what to do about it.",
+)
+HOW_TO_READ = (
+    "In self-attention a prompt P meets the tokens X through P · W_q W_kᵀ · Xᵀ, so the response "
+    "W_q W_kᵀ Xᵀ holds what each dimension of a prompt would score against each token. The paper "
+    "(arXiv 2506.22908, ICCV 2025) calls it bursty where a few entries have very large absolute "
+    "values, far more than a Gaussian allows; whitening it first, or learning the prompt as a "
+    "product of two matrices, can help.",
+    "Excess kurtosis is 0 for a Gaussian and 3 for a Laplacian; the shape of the fitted "
+    "generalised Gaussian is 2 and 1, and below 1 for what the paper calls hyper-Laplacian.",
 )
 NAMES = {"qk": "Weights", "x": "Tokens", "qkx": "Response", "logits": "Softmax"}
 
@@ -146,8 +150,7 @@ def _summary(section: Section, table: pd.DataFrame, surveys: Sequence[Survey]) -
     for finding in findings(table):
         section.heading(finding.model)
         section.text(finding.headline, strong=True)
-        burstiest, *laws = finding.details or [""]
-        section.items([one for one in (burstiest, *where[finding.model], *laws) if one])
+        section.items([finding.burstiest, *where[finding.model]] if finding.burstiest else [])
         if finding.commands:
             section.text(finding.advice)
             section.code("\n".join(finding.commands))
@@ -157,12 +160,17 @@ def _summary(section: Section, table: pd.DataFrame, surveys: Sequence[Survey]) -
 
 
 def _over_depth(section: Section, table: pd.DataFrame, folder: Path) -> list[Path]:
+    for paragraph in HOW_TO_READ:
+        section.text(paragraph)
     files = section.figure(
         depth_lines(table),
         folder / "depth_lines",
         "Excess kurtosis, share of the energy in the largest 1 % of entries, and fitted shape, "
         "block by block. Grey: what a Gaussian and a Laplacian would have.",
     )
+    for finding in findings(table):
+        section.heading(finding.model)
+        section.items(finding.laws)
     return files + section.figure(
         law_lines(table),
         folder / "laws",

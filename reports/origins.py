@@ -19,7 +19,7 @@ from burst.survey import Survey, SurveyOptions, survey
 from reports.depth import whole_blocks
 from reports.page import Page
 from reports.spectrum import spectrum_figure, spectrum_frame, spectrum_words
-from reports.where import carriers, kurtosis_parts
+from reports.where import ENOUGH, carriers, kurtosis_parts
 
 NULLS = {"random": "random weights", "permuted": "permuted tokens"}
 LARGEST = 3  # extremes of each block that the page shows
@@ -98,8 +98,9 @@ def where_frame(one: Survey, nulls: Mapping[str, Survey]) -> pd.DataFrame:
     for name, null in nulls.items():
         of_null = whole_blocks(null.table).query("quantity == 'qkx'").set_index("block")
         found[f"κ, {NULLS[name]}"] = of_null["excess_kurtosis"]
-    found["share of rows' scales"] = table["row_scale_share"]
-    found["share of tokens' scales"] = table["token_scale_share"]
+    much = table["excess_kurtosis"] > ENOUGH  # of next to nothing any share is large
+    found["share of rows' scales"] = table["row_scale_share"].where(much)
+    found["share of tokens' scales"] = table["token_scale_share"].where(much)
     found["rows with ⅓ of energy"] = pd.Series(
         {
             block: carriers(margins.rows, 1 / 3)

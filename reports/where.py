@@ -97,9 +97,9 @@ def where_it_sits(survey: Survey) -> list[str]:
     explained = rows["kurtosis_within_rows"] < ENOUGH
     if len(rows) > 1:
         sentences.append(
-            f"Of the {len(rows)} blocks whose response is heavy-tailed (excess kurtosis above "
-            f"{ENOUGH:g}), {_count(int(explained.sum()))} so only because dimensions differ: "
-            "with each centred and divided by its own deviation the entries are not."
+            f"Of the {len(rows)} blocks with an excess kurtosis above {ENOUGH:g}, "
+            f"{_count(int(explained.sum()))} so only because dimensions differ: with each centred "
+            "and divided by its own deviation it is below."
         )
     return sentences
 
@@ -124,9 +124,9 @@ def _of_block(row: pd.Series, rows: GroupMoments) -> Iterable[str]:
     )  # fmt: skip
     third, dimensions = carriers(rows, 1 / 3), len(rows.count)
     yield (
-        f"Where it sits, in block {block}: {third} of {dimensions} dimensions carry a third of "
-        f"the energy. With each dimension centred and divided by its own deviation the excess "
-        f"kurtosis is {_number(within)} instead of {_number(pooled)}: {_verdict(pooled, within)}."
+        f"Why: {third} of {dimensions} dimensions carry a third of block {block}'s energy. With "
+        f"each dimension centred and divided by its own deviation the excess kurtosis is "
+        f"{_number(within)} instead of {_number(pooled)}: {_verdict(pooled, within)}."
     )
     null = row["kurtosis_null"]
     yield (

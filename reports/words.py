@@ -33,14 +33,16 @@ class Finding:
     Attributes:
         model: its name.
         headline: whether it is bursty, in one sentence.
-        details: more sentences: the law of each quantity, the burstiest block.
+        burstiest: its burstiest block, in one sentence; empty where nothing varies.
+        laws: the law that each quantity follows, a sentence each.
         advice: what to do next.
         commands: to do it with; none for a model that no prompts can be put on.
     """
 
     model: str
     headline: str
-    details: tuple[str, ...]
+    burstiest: str
+    laws: tuple[str, ...]
     advice: str
     commands: tuple[str, ...]
 
@@ -118,22 +120,22 @@ def _finding(model: str, part: pd.DataFrame) -> Finding:
     quantity = next(name for name in ("qkx", "qk", "x") if name in set(part["quantity"]))
     rows = part[part["quantity"] == quantity].dropna(subset=["excess_kurtosis"])
     if rows.empty:
-        return Finding(model, f"{model}: nothing in it varies.", (), "", ())
+        return Finding(model, f"{model}: nothing in it varies.", "", (), "", ())
     bursty = rows[rows["excess_kurtosis"] > LAPLACIAN_KURTOSIS]
     peaked = rows[rows["excess_kurtosis"] > PEAKED_KURTOSIS]
     worst = rows.iloc[int(rows["excess_kurtosis"].argmax())]
-    details = (_worst_block(worst), *_laws(part))
     headline = _headline(model, rows, bursty, peaked)
     scales = len(peaked) > 0 and diagonal_is_enough(part)
     advice = _advice(bursty, peaked, scales=scales)
-    return Finding(model, headline, details, advice, _commands(model, scales=scales))
+    commands = _commands(model, scales=scales)
+    return Finding(model, headline, _worst_block(worst), tuple(_laws(part)), advice, commands)
 
 
 def _headline(model: str, rows: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.DataFrame) -> str:
     if len(bursty):
         return (
             f"{model} is bursty: in {len(bursty)} of {len(rows)} blocks ({_numbers(bursty)}) the "
-            "response is heavier-tailed than a Laplacian."
+            "scores that prompts would get are heavier-tailed than a Laplacian."
         )
     if len(peaked):
         return (

@@ -43,7 +43,7 @@ def survey_of(*responses, model="made"):
 
 def test_a_spread_of_scales_is_told_from_heavy_tails():
     scales = " ".join(where_it_sits(survey_of(GAUSSIAN, SCALES)))
-    assert "in block 1: 3 of 60 dimensions carry a third of the energy" in scales
+    assert "3 of 60 dimensions carry a third of block 1's energy" in scales
     assert "nearly all of it is that dimensions differ" in scales
     assert "are not needed for it" in scales
     tails = " ".join(where_it_sits(survey_of(TAILS)))
@@ -53,7 +53,7 @@ def test_a_spread_of_scales_is_told_from_heavy_tails():
 
 def test_blocks_that_are_heavy_tailed_for_their_scales_alone_are_counted():
     found = where_it_sits(survey_of(SCALES, TAILS, GAUSSIAN, SCALES))[-1]
-    assert found.startswith("Of the 3 blocks whose response is heavy-tailed")
+    assert found.startswith("Of the 3 blocks with an excess kurtosis above 1")
     assert "2 are so only because dimensions differ" in found
 
 

@@ -42,7 +42,7 @@ def test_the_headline_follows_the_kurtosis(kurtoses, headline):
 
 def test_the_burstiest_block_and_the_law_are_named():
     (finding,) = reports.findings(table_of([0.5, 7.25, 1.0], shape=0.6))
-    text = " ".join(finding.details)
+    text = " ".join([finding.burstiest, *finding.laws])
     assert "Burstiest is block 1: excess kurtosis 7.2" in text and "hold 20 % of the energy" in text
     assert "hyper-Laplacian in 3 of 3 blocks" in text
     assert "best Laplacian is closer than the best Gaussian in 3" in text
@@ -53,7 +53,7 @@ def test_a_block_without_a_shape_is_not_said_to_be_constant():
     table = table_of([0.5, 7.25, 1.0], shape=0.6)
     table.loc[0, "ggd_shape"] = float("nan")
     (finding,) = reports.findings(table)
-    assert "hyper-Laplacian in 2, none in 1 of 3 blocks" in " ".join(finding.details)
+    assert "hyper-Laplacian in 2, none in 1 of 3 blocks" in " ".join(finding.laws)
     assert law_in_words(float("nan"), float("nan")) == "does not vary"
 
 
