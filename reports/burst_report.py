@@ -26,6 +26,7 @@ from reports.origins import (
     Origins,
     extremes_section,
     plain_name,
+    softmax_section,
     spectrum_section,
     where_section,
 )
@@ -131,6 +132,7 @@ def save_burst_report(
     files += _heads(page, table, folder)
     if origins:
         extremes_section(page, origins)
+        files += softmax_section(page, origins, folder)
         files += spectrum_section(page, origins, folder)
     files += _whitenings(page, backbones, folder)
     _every_number(page.section("Every number"), table)

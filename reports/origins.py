@@ -18,6 +18,7 @@ from burst.stream import NamedStream
 from burst.survey import Survey, SurveyOptions, survey
 from reports.depth import whole_blocks
 from reports.page import Page
+from reports.softmax import shown_measures, softmax_figure, softmax_words
 from reports.spectrum import spectrum_figure, spectrum_frame, spectrum_words
 from reports.where import ENOUGH, carriers, kurtosis_parts
 
@@ -34,15 +35,17 @@ class Origins:
             "permuted", of tokens of which each dimension's values are.
         extremes: the largest entries.
         spectrum: of W_q W_k^T.
+        scores: a survey of the `logits` of each head; None where they cannot be read.
     """
 
     nulls: Mapping[str, Survey]
     extremes: Extremes
     spectrum: Spectrum
+    scores: Survey | None = None
 
 
 def measured_origins(backbone: Backbone, images: NamedStream) -> Origins:
-    """Both nulls, the extremes and the spectra of all blocks, in three passes over the images.
+    """Nulls, extremes, spectra and scores of all blocks, in four passes over the images.
 
     Raises:
         BurstError: see `burst.survey`, `burst.extremes` and `burst.spectrum`.
@@ -50,7 +53,10 @@ def measured_origins(backbone: Backbone, images: NamedStream) -> Origins:
     nulls = {"permuted": _response_of(backbone, images, "permuted")}
     with suppress(UnsupportedModel):  # queries and keys that cannot be set one by one
         nulls["random"] = _response_of(random_weights(backbone), images, "all")
-    return Origins(nulls, extremes(backbone, images), spectrum(backbone))
+    scores = None
+    with suppress(UnsupportedModel):  # an attention whose softmax is inside a kernel of its own
+        scores = survey(backbone, images, SurveyOptions(quantities=("logits",), per_head=True))
+    return Origins(nulls, extremes(backbone, images), spectrum(backbone), scores)
 
 
 def where_section(
@@ -162,6 +168,29 @@ def spectrum_section(page: Page, origins: Mapping[str, Origins], folder: Path) -
         path = folder / f"spectrum_{plain_name(model)}"
         files += section.figure(spectrum_figure(one.spectrum), path, f"{model}: its spectrum.")
         section.frame(spectrum_frame(one.spectrum), f"{model}: heads together")
+    return files
+
+
+def softmax_section(page: Page, origins: Mapping[str, Origins], folder: Path) -> list[Path]:
+    """What softmax is given and what it makes of it, of models whose scores can be read."""
+    tables = {model: one.scores.softmax for model, one in origins.items() if one.scores}
+    if not tables:
+        return []
+    section = page.section("What softmax sees")
+    section.text(
+        "The scores that softmax is given, q kᵀ times its scale, with biases, positions, norms and "
+        "masks, and what it makes of them: 100 % of an even softmax's entropy is attention to all "
+        "tokens alike; a token that gets much of the weight everywhere is a sink. Means over "
+        "queries."
+    )
+    files: list[Path] = []
+    for model, table in tables.items():
+        section.text(f"{model}. {softmax_words(table)}")
+        path = folder / f"softmax_{plain_name(model)}"
+        figure = softmax_figure(table, title=f"{model}: softmax")
+        files += section.figure(figure, path, f"{model}: what softmax makes of the scores.")
+        names = ["block", "keys", "entropy", *shown_measures(table)]
+        section.frame(whole_blocks(table)[names], f"{model}: heads together, means over queries")
     return files
 
 

@@ -52,7 +52,8 @@ def test_the_page_has_the_sections_that_say_why(measured, tmp_path):
     one, origins = measured
     files = save_burst_report([BackboneReport(one, origins=origins)], tmp_path, seed=0)
     page = files[0].read_text()
-    for title in ("Where it sits", "The extremes themselves", "Spectrum of the weights"):
+    titles = ("Where it sits", "The extremes themselves", "What softmax sees")
+    for title in (*titles, "Spectrum of the weights"):
         assert f">{title}<" in page
     assert "crops of two photographs" in page
     names = {file.name for file in files}
