@@ -180,6 +180,13 @@ class GroupSums(_Arrays):
         """Of no groups."""
         return cls(*np.zeros(len(cls.names())))
 
+    @classmethod
+    def total_of(cls, parts: Sequence["GroupSums"]) -> "GroupSums":
+        """Of the groups of all parts, if there are any."""
+        if len(parts) < 2:
+            return parts[0] if parts else cls.none()
+        return cls.stack(parts).total()
+
     def about(self, mean: Floats) -> "GroupSums":
         """The same with d taken from another mean."""
         step = np.where(self.count > 0, self.mean - mean, 0.0)
@@ -204,8 +211,8 @@ class GroupSums(_Arrays):
     def total(self) -> "GroupSums":
         """Of the groups of all parts along the first axis."""
         mean = (self.count * self.mean).sum(axis=0) / np.maximum(self.count.sum(axis=0), 1)
-        added = {name: getattr(self.about(mean), name).sum(axis=0) for name in self.names()}
-        return GroupSums(**added | {"mean": mean})
+        sums = {name: part.sum(axis=0) for name, part in vars(self.about(mean)).items()}
+        return GroupSums(**sums | {"mean": mean})
 
     def left_out(self) -> "GroupSums":
         """For each part along the first axis, of the groups of all the others."""

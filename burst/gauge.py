@@ -10,6 +10,7 @@ from burst.errors import UnsupportedModel
 from burst.groups import Counted, GroupedCounter, Groups, Piece
 from burst.interaction import head_keys, interaction
 from burst.kernels import HistogramAccumulator
+from burst.precision import plain_float32
 from burst.projection import Projection, projection
 from burst.score_tiles import Scores
 from burst.softmax import Found, Prefix, WeightCounter, WeightStatistics
@@ -98,8 +99,9 @@ class Gauge:
 
     def measure_tokens(self, block: int, tokens: Tensor) -> None:
         """Count the entries of X and of A X^T for what one block's attention reads."""
-        for group, part in self._divided(tokens):
-            self._measure(block, part.reshape(-1, part.shape[-1]).float(), group)
+        with plain_float32(tokens.device):  # once for all products
+            for group, part in self._divided(tokens):
+                self._measure(block, part.reshape(-1, part.shape[-1]).float(), group)
 
     def measure_scores(self, block: int, scores: Scores) -> None:
         """Count the logits of one block's attention, and weigh its keys."""

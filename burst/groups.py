@@ -18,6 +18,7 @@ from burst.kernels import HistogramAccumulator
 from burst.moments import Moments
 
 GROUPS = 20  # enough for a jackknife's variance, few enough to keep
+MOST = 30  # where their number grows, before pairs are joined
 
 
 class Piece(NamedTuple):
@@ -56,7 +57,7 @@ class PlannedGroups:
 
 
 class GrowingGroups:
-    """From `GROUPS` to twice as many, once so many items have come; before, each item is one."""
+    """From three quarters of `GROUPS` to half as many more; with fewer items, each is a group."""
 
     def __init__(self) -> None:
         self._seen, self._size = 0, 1
@@ -64,7 +65,7 @@ class GrowingGroups:
     def pieces(self, items: int) -> tuple[list[Piece], int]:
         """See `Groups`."""
         joined = 1
-        while self._seen + items > 2 * GROUPS * self._size:
+        while self._seen + items > MOST * self._size:
             self._size *= 2
             joined *= 2
         groups = (np.arange(self._seen, self._seen + items) // self._size).tolist()

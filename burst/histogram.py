@@ -1,7 +1,7 @@
 """The histogram of a stream: exact counts, what fell outside, exact moments; it adds and merges."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,15 +151,24 @@ class Histogram:
     def __add__(self, other: "Histogram") -> "Histogram":
         if not isinstance(other, Histogram):
             return NotImplemented
-        axis, flow = _add(self, other)
-        return Histogram(
+        return Histogram.total([self, other])
+
+    @classmethod
+    def total(cls, parts: Sequence["Histogram"]) -> "Histogram":
+        """The sum of one or more histograms, added at once.
+
+        Raises:
+            ShapeError: their axes differ, or float axes of them in mantissa bits.
+        """
+        axis, flow = _add(parts)
+        return cls(
             axis,
             flow,
-            moments=self.moments + other.moments,
-            nonfinite=self.nonfinite + other.nonfinite,
-            backend=_either(self.backend, other.backend),
-            precision=_either(self.precision, other.precision),
-            kernel=_either(self.kernel, other.kernel),
+            moments=sum((part.moments for part in parts), Moments()),
+            nonfinite=sum((part.nonfinite for part in parts), NonFinite()),
+            backend=_all_names(part.backend for part in parts),
+            precision=_all_names(part.precision for part in parts),
+            kernel=_all_names(part.kernel for part in parts),
         )
 
     def __radd__(self, other: int) -> "Histogram":
@@ -237,15 +246,17 @@ class Histogram:
         )
 
 
-def _either(one: str, two: str) -> str:
-    """All names, each once: thousands of batches may be added, counted by two kernels in turn."""
-    return "+".join(dict.fromkeys(name for name in f"{one}+{two}".split("+") if name))
+def _all_names(names: Iterable[str]) -> str:
+    """Each once: thousands of batches may be added, counted by two kernels in turn."""
+    return "+".join(dict.fromkeys(one for name in names for one in name.split("+") if one))
 
 
 def _trim(axis: FloatAxis, flow: Counts) -> tuple[FloatAxis, Counts]:
     """Store only the keys from the first to the last occupied bin (key 0 where none is)."""
     if flow[0] or flow[-1]:
         raise ShapeError("a float axis holds every value, so nothing can lie outside its bins")
+    if flow.size > 2 and flow[1] and flow[-2]:
+        return axis, flow
     occupied = np.flatnonzero(flow[1:-1])
     if not occupied.size:
         return axis.window(0, 1), np.zeros(3, np.int64)
@@ -255,22 +266,22 @@ def _trim(axis: FloatAxis, flow: Counts) -> tuple[FloatAxis, Counts]:
     return axis.window(axis.first + first, axis.first + last), kept
 
 
-def _add(one: Histogram, two: Histogram) -> tuple[Axis, Counts]:
-    if one.axis == two.axis:
-        return one.axis, one.values(flow=True) + two.values(flow=True)
-    a, b = one.axis, two.axis
-    if isinstance(a, RegularAxis) or isinstance(b, RegularAxis):
-        raise ShapeError(f"histograms on different axes do not add: {a} and {b}")
-    if a.mantissa_bits != b.mantissa_bits:
-        raise ShapeError(
-            f"float axes of {a.mantissa_bits} and {b.mantissa_bits} mantissa bits do not add"
-        )
-    axis = a.window(min(a.first, b.first), max(a.last, b.last))
+def _add(parts: Sequence[Histogram]) -> tuple[Axis, Counts]:
+    first = parts[0].axis
+    if all(part.axis == first for part in parts):
+        return first, np.sum([part.values(flow=True) for part in parts], axis=0)
+    axes = [part.axis for part in parts if isinstance(part.axis, FloatAxis)]
+    if len(axes) < len(parts):
+        other = next(part.axis for part in parts if part.axis != first)
+        raise ShapeError(f"histograms on different axes do not add: {first} and {other}")
+    bits = sorted({axis.mantissa_bits for axis in axes})
+    if len(bits) > 1:
+        raise ShapeError(f"float axes of {bits[0]} and {bits[1]} mantissa bits do not add")
+    axis = axes[0].window(min(axis.first for axis in axes), max(axis.last for axis in axes))
     flow = np.zeros(axis.bins + 2, np.int64)
-    for part in (one, two):
-        assert isinstance(part.axis, FloatAxis)
-        begin = 1 + part.axis.first - axis.first
-        flow[begin : begin + part.axis.bins] += part.values()
+    for part, window in zip(parts, axes, strict=True):
+        begin = 1 + window.first - axis.first
+        flow[begin : begin + window.bins] += part.values()
     return axis, flow
 
 

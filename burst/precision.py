@@ -1,5 +1,6 @@
 """float32 products in float32, whatever less precise ones the caller has allowed elsewhere."""
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,6 +9,16 @@ from typing import Any
 import torch
 
 PLAIN = ("none", "ieee")
+
+
+class _Inside(threading.local):
+    """Kinds of devices whose products are plain already: looking again would cost as a product."""
+
+    def __init__(self) -> None:
+        self.kinds: set[str] = set()
+
+
+_inside = _Inside()
 
 
 @contextmanager
@@ -22,6 +33,19 @@ def plain_float32(device: torch.device) -> Iterator[None]:
     Args:
         device: where the matrices are.
     """
+    if device.type in _inside.kinds:
+        yield
+        return
+    _inside.kinds.add(device.type)
+    try:
+        with _plain_float32(device):
+            yield
+    finally:
+        _inside.kinds.discard(device.type)
+
+
+@contextmanager
+def _plain_float32(device: torch.device) -> Iterator[None]:
     with _without_autocast(device.type):
         before = _old_setting()
         settings = [(owner, owner.fp32_precision, parents) for owner, parents in _new_settings()]

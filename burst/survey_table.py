@@ -41,16 +41,16 @@ class Counts(NamedTuple):
     @classmethod
     def of(cls, groups: Iterable[Sequence[Counted]]) -> "Counts":
         """Of the parts of each group of images."""
-        found = [_added(parts) for parts in groups]
-        return cls(*_added(part for group in groups for part in group), found)
+        found = [_added([(part.histogram, part.margins) for part in parts]) for parts in groups]
+        return cls(*_added(found), found)
 
 
-def _added(parts: Iterable[Counted]) -> tuple[Histogram, Margins | None]:
-    parts = list(parts)
-    margins = [part.margins for part in parts if part.margins]
+def _added(parts: Sequence[tuple[Histogram, Margins | None]]) -> tuple[Histogram, Margins | None]:
+    if len(parts) == 1:
+        return parts[0]
+    margins = [one for _, one in parts if one]
     whole = Margins.total(margins) if margins else None
-    first, *others = (part.histogram for part in parts)
-    return sum(others, first), whole
+    return Histogram.total([hist for hist, _ in parts]), whole
 
 
 def survey_table(model: str, pretraining: str, counts: Mapping[Key, Counts]) -> pd.DataFrame:

@@ -10,7 +10,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 def test_the_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    whole, own, parts, tuning = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    whole, own, parts, why, tuning = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(whole, names)
     assert "excess_kurtosis" in capsys.readouterr().out
@@ -23,6 +23,13 @@ def test_the_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):
     exec(parts, names)
     assert isinstance(names["hist"], burst.Histogram)
     assert names["hist"].count == 192 * 64 * 65
+    names["images"] = burst.images_for(names["backbone"], "sample", num_images=3)
+    exec(why, names)
+    assert set(names["found"].summary["source"]) == {
+        "model",
+        "permuted weights",
+        "permuted tokens",
+    }
     exec(tuning, names)
     model = names["model"]
     assert model(names["batch"][:2]).shape == (2, 10)

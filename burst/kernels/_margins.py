@@ -81,14 +81,15 @@ class MarginTally:
         self._columns.append(GroupMoments.from_powers(count, self._origin, *powers).sums())
         self._strip = None
         if len(self._columns) > KEPT:
-            self._columns = [GroupSums.stack(self._columns).total()]
+            self._columns = [GroupSums.total_of(self._columns)]
 
     def result(self) -> Margins:
         """What was taken in so far."""
         count, *powers = self._rows
         rows = GroupMoments.from_powers(count, self._origin or 0.0, *powers)
-        columns = GroupSums.stack([*self._columns, GroupSums.none()]).total()
-        return Margins(rows + self._exact, columns)
+        if self._exact.count.any():
+            rows += self._exact
+        return Margins(rows, GroupSums.total_of(self._columns))
 
     def _set_aside(self, tile: Tensor, first: int, rows: Floats) -> None:
         """Move rows far from the origin, as `rows` has them, over to the exact ones."""

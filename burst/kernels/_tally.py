@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis, RegularAxis
@@ -57,9 +58,20 @@ class Tally:
 
     def result(self, **how: str) -> Histogram:
         """The histogram."""
-        counts = np.zeros(self.axis.bins + 2, np.int64)
-        counts[self._start :][: len(self._counts)] = self._counts.numpy()
-        return Histogram(self.axis, counts, moments=self._moments, nonfinite=self._nonfinite, **how)
+        axis, counts = self._window()
+        return Histogram(axis, counts, moments=self._moments, nonfinite=self._nonfinite, **how)
+
+    def _window(self) -> tuple[Axis, NDArray[np.int64]]:
+        """The axis, one of floats without the many bins that none of the values is near."""
+        first, last = self._start, self._start + len(self._counts)
+        if isinstance(self.axis, FloatAxis) and last > first:
+            axis = self.axis.window(self.axis.first + first - 1, self.axis.first + last - 1)
+            flow = np.zeros(last - first + 2, np.int64)
+            flow[1:-1] = self._counts.numpy()
+            return axis, flow
+        flow = np.zeros(self.axis.bins + 2, np.int64)
+        flow[first:last] = self._counts.numpy()
+        return self.axis, flow
 
     def _count(self, first: int, found: Tensor) -> None:
         """Add counts of the slots from `first` on; none is kept beyond those that are occupied."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burst.decomposition import GroupMoments
-from burst.groups import GROUPS, Counted, GroupedCounter, GrowingGroups, PlannedGroups
+from burst.groups import GROUPS, MOST, Counted, GroupedCounter, GrowingGroups, PlannedGroups
 from burst.kernels import HistogramAccumulator, histogram
 
 sizes = st.lists(st.integers(1, 90), min_size=1, max_size=30)
@@ -54,7 +54,7 @@ def test_growing_groups_are_neighbours_and_never_too_many(batches):
             found += [group] * (last - first)
     assert len(found) == sum(batches)
     assert found == sorted(found)
-    assert min(len(found), GROUPS) <= len(set(found)) <= 2 * GROUPS
+    assert min(len(found), MOST // 2) <= len(set(found)) <= MOST
 
 
 def test_a_counter_keeps_each_group_apart_and_joins_neighbours():
