@@ -37,7 +37,14 @@ class _Arrays:
 
     @classmethod
     def stack(cls, parts: Sequence[Self]) -> Self:
-        """Parts of one shape along a new first axis."""
+        """Parts of one shape along a new first axis.
+
+        Raises:
+            ShapeError: their shapes differ.
+        """
+        shapes = list(dict.fromkeys(part.arrays()[0].shape for part in parts))
+        if len(shapes) > 1:
+            raise ShapeError(f"moments of {shapes[0]} and of {shapes[1]} groups do not add")
         return cls(*(np.stack([getattr(part, name) for part in parts]) for name in cls.names()))
 
     @classmethod
@@ -48,6 +55,25 @@ class _Arrays:
     def arrays(self) -> tuple[Any, ...]:
         """The arrays, in the order of `names`."""
         return tuple(getattr(self, name) for name in self.names())
+
+    def total(self) -> Self:
+        """Of all parts along the first axis."""
+        raise NotImplementedError
+
+    def left_out(self) -> Self:
+        """For each part along the first axis, of all the others.
+
+        Nothing is subtracted: a part that outweighs all others would leave their rounding alone.
+        """
+        parts = len(self.arrays()[0])
+        if parts == 1:
+            return type(self)(*(np.zeros_like(one) for one in self.arrays()))
+        even = [np.concatenate([one, np.zeros_like(one[: parts % 2])]) for one in self.arrays()]
+        first, second = (type(self)(*(one[i::2] for one in even)) for i in (0, 1))
+        beyond = self.stack([first, second]).total().left_out()  # of each two
+        found = self.stack([self.stack([beyond, one]).total() for one in (second, first)])
+        mixed = (one.swapaxes(0, 1).reshape(-1, *one.shape[2:])[:parts] for one in found.arrays())
+        return type(self)(*mixed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,21 +135,7 @@ class GroupMoments(_Arrays):
         sums = (power.sum(axis=0) for power in self.powers(origin))
         return GroupMoments.from_powers(count, origin, *sums)
 
-    def left_out(self) -> "GroupMoments":
-        """For each part along the first axis, those of all the others."""
-        whole = self.total()
-        origin = whole.mean
-        rest = (
-            all_ - mine
-            for all_, mine in zip(whole.powers(origin), self.powers(origin), strict=True)
-        )
-        return GroupMoments.from_powers(whole.count - self.count, origin, *rest)
-
     def __add__(self, other: "GroupMoments") -> "GroupMoments":
-        if self.count.shape != other.count.shape:
-            raise ShapeError(
-                f"moments of {self.count.shape} and of {other.count.shape} groups do not add"
-            )
         return GroupMoments.stack([self, other]).total()
 
     @property
@@ -213,30 +225,6 @@ class GroupSums(_Arrays):
         mean = (self.count * self.mean).sum(axis=0) / np.maximum(self.count.sum(axis=0), 1)
         sums = {name: part.sum(axis=0) for name, part in vars(self.about(mean)).items()}
         return GroupSums(**sums | {"mean": mean})
-
-    def left_out(self) -> "GroupSums":
-        """For each part along the first axis, of the groups of all the others."""
-        whole = self.total()
-        rest = (a - b for a, b in zip(whole.arrays(), self.about(whole.mean).arrays(), strict=True))
-        r = GroupSums(*rest)
-        n = r.count
-        step = self.count * (whole.mean - self.mean) / np.maximum(n, 1)  # their mean from the old
-        return GroupSums(
-            count=n,
-            mean=whole.mean + step,
-            d2=r.d2 - n * step**2,
-            d3=r.d3 - step * (3 * r.d2 - 2 * n * step**2),
-            d4=r.d4 - step * (4 * r.d3 - step * (6 * r.d2 - 3 * n * step**2)),
-            s=r.s,
-            ss=r.ss,
-            sd=r.sd - step * r.s,
-            sdd=r.sdd - step * (2 * r.sd - step * r.s),
-            t=r.t,
-            td=r.td - step * r.t,
-            f=r.f,
-            varying=r.varying,
-            standardised=r.standardised,
-        )
 
     def __add__(self, other: "GroupSums") -> "GroupSums":
         return GroupSums.stack([self, other]).total()
@@ -347,7 +335,7 @@ class Decomposition:
                 scale=spread / unit,
                 within=(sums.f - 3 * sums.ss) / n / unit,
                 means=means / n / unit,
-                null=spread / np.where(s > 0, s, np.nan) ** 2,
+                null=spread / np.where(sums.varying > 0, s, np.nan) ** 2,
                 standardised=sums.standardised / np.where(sums.varying > 0, sums.varying, np.nan)
                 - 3,
             )

@@ -140,6 +140,23 @@ def test_leaving_a_part_out_is_the_sum_of_the_others():
             )
 
 
+@pytest.mark.parametrize("parts", [1, 2, 5, 6, 20])
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_a_part_that_outweighs_all_others_leaves_them_as_they_are(parts, scale):
+    pieces = np.split(uneven((6, 30 * parts)), parts, axis=1)
+    pieces[0] = pieces[0] * scale
+    rows = GroupMoments.stack([GroupMoments.of(piece) for piece in pieces]).left_out()
+    columns = [GroupMoments.of(piece.T).sums() for piece in pieces]
+    sums = GroupSums.stack(columns).left_out()
+    for i in range(parts):
+        rest = np.concatenate([np.zeros((6, 0)), *pieces[:i], *pieces[i + 1 :]], axis=1)
+        for found, groups in ((rows, rest), (sums, rest.T)):
+            expected = vars(Decomposition.of(GroupMoments.of(groups)))
+            one = type(found)(*(values[i] for values in found.arrays()))
+            for name, value in vars(Decomposition.of(one)).items():
+                np.testing.assert_allclose(value, expected[name], rtol=1e-9, atol=1e-9)
+
+
 def test_entries_that_are_not_finite_are_left_out():
     y = uneven((3, 50))
     y[0, 3], y[1, 7], y[2, :] = np.nan, np.inf, np.nan

@@ -87,6 +87,17 @@ def test_a_row_far_from_all_others_keeps_its_own_kurtosis(kind):
     np.testing.assert_allclose(found.margins().rows.kurtosis, kurtosis(y, axis=1), atol=1e-6)
 
 
+def test_rows_that_do_not_vary_have_no_null(kind):
+    random = torch.Generator().manual_seed(0)
+    b = torch.randn(16, 1, generator=random).expand(16, 50)
+    found = accumulate(kind)
+    found.add_product(torch.randn(40, 16, generator=random), b)
+    rows = Decomposition.of(found.margins().rows)
+    assert np.isnan(rows.null)
+    assert np.isnan(rows.standardised)
+    assert rows.scale == pytest.approx(0, abs=1e-12)
+
+
 def test_entries_that_are_not_finite_are_holes(kind):
     a, b = operands(6, 4, 50)
     b[0, 7], b[1, 9] = torch.nan, torch.inf
