@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from burst.float64 import to_float64
 from burst.precision import plain_float32
 
 CPU_TILE = 1 << 19  # entries
@@ -58,11 +59,9 @@ class Peaks:
             for start in range(0, len(x), columns):
                 part = slice(start, start + columns)
                 y = a @ x[part].mT
-                squares = y.square()
-                if x.device.type == "mps":  # has no float64
-                    squares = squares.cpu()
-                by_dimension += squares.sum(dim=1, dtype=torch.float64).cpu()
-                by_token.index_add_(0, token[part], squares.sum(dim=0, dtype=torch.float64).cpu())
+                squares = to_float64(y).square()  # of float32 they would overflow, or vanish
+                by_dimension += squares.sum(dim=1).cpu()
+                by_token.index_add_(0, token[part], squares.sum(dim=0).cpu())
                 self._keep(y, item[part], token[part])
         self.by_dimension = _sum(self.by_dimension, by_dimension.numpy())
         self.by_token = _sum(self.by_token, by_token.numpy())

@@ -113,3 +113,11 @@ def test_numbers_of_items_move_together():
     found = peaks_of(a, x, *numbers(8), 5)
     assert (found.moved(10).item - found.item).tolist() == [10] * 5
     assert found.moved(10).by_token is found.by_token
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_energy_neither_overflows_nor_vanishes(scale):
+    a, x = torch.eye(3), torch.tensor([[1.0, 2.0, 0.0], [2.0, 4.0, 4.0]]) * scale
+    found = peaks_of(a, x, *numbers(2), 1)
+    np.testing.assert_allclose(found.by_dimension, np.array([5, 20, 16]) * scale**2, rtol=1e-6)
+    np.testing.assert_allclose(found.by_token, np.array([5, 36]) * scale**2, rtol=1e-6)
