@@ -212,14 +212,14 @@ def _changed(one: SurveyRun, two: SurveyRun) -> set[str]:
     if first["convention"] != second["convention"]:
         changed |= {"qk", "qkx"}
     if first["tokens"] != second["tokens"]:
-        changed |= {"x", "qkx"}
+        changed |= {"x", "qkx", "logits"}  # prefix tokens that are left out do not ask
     return changed
 
 
 def _mismatch(one: SurveyRun, two: SurveyRun) -> list[str]:
     first, second = (run.survey.record["options"] for run in (one, two))
     lines = []
-    for option, what in {"convention": "qk and qkx", "tokens": "x and qkx"}.items():
+    for option, what in {"convention": "qk and qkx", "tokens": "x, qkx and logits"}.items():
         if first[option] != second[option]:
             lines.append(
                 f"{option} is {second[option]!r} in {two.label} and {first[option]!r} in "

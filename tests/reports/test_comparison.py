@@ -131,10 +131,11 @@ def test_of_runs_that_do_not_match_the_common_part_is_compared_and_the_rest_name
 
 @pytest.mark.parametrize(
     "options, left",
-    [({"convention": "authors"}, {"x"}), ({"tokens": "patch"}, {"qk"})],
+    [({"convention": "authors"}, {"x", "logits"}), ({"tokens": "patch"}, {"qk"})],
 )
 def test_what_is_defined_otherwise_is_not_compared(options, left):
-    pair = runs(survey(range(6)), survey(range(6), **options))
+    keys = [*KEYS, (0, "all", "logits")]
+    pair = runs(survey(range(7), keys=keys), survey(range(7), keys=keys, **options))
     assert set(reports.compare_surveys(pair)["quantity"]) == left
     (line,) = reports.mismatches(pair)
     assert "not compared" in line and next(iter(options.values())) in line
