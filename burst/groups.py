@@ -5,8 +5,9 @@ GrowingGroups  of any other batches: they double in size as more and more come
 GroupedCounter what is counted of each group, by one accumulator after the other
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -40,20 +41,31 @@ class PlannedGroups:
     """`GROUPS` groups of as many items each, as nearly as may be.
 
     Args:
-        sizes: items of each batch of the whole stream.
+        batches: names of the items of each batch of the whole stream.
         rank, size: of this process, which has the batches rank, rank + size, ...
+        skipped: (name, reason) of items that this process could not read; it may grow. A batch of
+            such items alone does not come.
     """
 
-    def __init__(self, sizes: Iterable[int], rank: int, size: int) -> None:
-        ends = np.cumsum([0, *sizes])
-        self._total = int(ends[-1])
-        self._starts = iter(ends[:-1][rank::size].tolist())
+    def __init__(
+        self,
+        batches: Sequence[Sequence[str]],
+        rank: int,
+        size: int,
+        skipped: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        *starts, self._total = accumulate(map(len, batches), initial=0)
+        waiting = list(zip(starts, batches, strict=True))
+        self._waiting, self._skipped = iter(waiting[rank::size]), skipped
 
     def pieces(self, items: int) -> tuple[list[Piece], int]:
         """See `Groups`."""
-        start = next(self._starts)
-        groups = (np.arange(start, start + items) * GROUPS // max(self._total, 1)).tolist()
-        return list(_runs(groups)), 1
+        bad = {name for name, _ in self._skipped}
+        places: list[int] = []
+        while not places:
+            start, names = next(self._waiting)
+            places = [start + i for i, name in enumerate(names) if name not in bad]
+        return list(_runs([place * GROUPS // self._total for place in places[:items]])), 1
 
 
 class GrowingGroups:

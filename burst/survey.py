@@ -264,7 +264,7 @@ def survey(
     rank, size = rank_and_size()
     mine = stream.shard(rank, size)
     prefixes = prefixes_of(subject.model, blocks) if options.need_scores else {}
-    gauge = Gauge(blocks, options, _groups(stream, rank, size), prefixes)
+    gauge = Gauge(blocks, options, _groups(stream, mine, rank, size), prefixes)
 
     def measure() -> _Part:
         if rank == 0:  # weights belong to no image: counted once, not once a process
@@ -324,9 +324,9 @@ class _Part(NamedTuple):
     read: int
 
 
-def _groups(stream: Stream, rank: int, size: int) -> Groups:
+def _groups(stream: Stream, mine: Stream, rank: int, size: int) -> Groups:
     if isinstance(stream, NamedStream):
-        return PlannedGroups(map(len, stream.batch_names), rank, size)
+        return PlannedGroups(stream.batch_names, rank, size, mine.skipped)
     return GrowingGroups()
 
 

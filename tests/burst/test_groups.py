@@ -1,5 +1,7 @@
 """Which images make a group, however their batches come, and what is counted of each."""
 
+import itertools
+
 import numpy as np
 import torch
 from hypothesis import given
@@ -12,9 +14,15 @@ from burst.kernels import HistogramAccumulator, histogram
 sizes = st.lists(st.integers(1, 90), min_size=1, max_size=30)
 
 
+def named(batches):
+    """Names of so many items a batch."""
+    ends = np.cumsum([0, *batches])
+    return [list(map(str, range(start, end))) for start, end in itertools.pairwise(ends)]
+
+
 def planned(batches, rank=0, size=1):
     """The group of each image, in the stream's order; None of those of other processes."""
-    groups, start = PlannedGroups(batches, rank, size), 0
+    groups, start = PlannedGroups(named(batches), rank, size), 0
     found = [None] * sum(batches)
     for i, items in enumerate(batches):
         if i % size == rank:
@@ -41,6 +49,25 @@ def test_an_image_is_of_the_same_group_whichever_process_reads_it(batches, size)
         next(one for one in of_image if one is not None) for of_image in zip(*shared, strict=True)
     ]
     assert together == planned(batches)
+
+
+@given(sizes, st.integers(1, 3), st.data())
+def test_what_cannot_be_read_moves_no_other_image_to_another_group(batches, size, data):
+    bad = {str(one) for one in data.draw(st.sets(st.integers(0, sum(batches) - 1)))}
+    expected = planned(batches)
+    for rank in range(size):
+        skipped: list[tuple[str, str]] = []
+        groups = PlannedGroups(named(batches), rank, size, skipped)
+        for names in named(batches)[rank::size]:
+            skipped += [(name, "broken") for name in names if name in bad]
+            kept = [int(name) for name in names if name not in bad]
+            if kept:  # a batch of bad ones alone does not come
+                found = [
+                    group
+                    for group, first, last in groups.pieces(len(kept))[0]
+                    for _ in range(first, last)
+                ]
+                assert found == [expected[i] for i in kept]
 
 
 @given(sizes)
