@@ -123,25 +123,37 @@ def _of_block(row: pd.Series, rows: GroupMoments) -> Iterable[str]:
         int(row["block"]), row["excess_kurtosis"], row["kurtosis_within_rows"],
     )  # fmt: skip
     third, dimensions = carriers(rows, 1 / 3), len(rows.count)
+    parts = Decomposition.of(rows)
     yield (
         f"Why: {third} of {dimensions} dimensions carry a third of block {block}'s energy. With "
         f"each dimension centred and divided by its own deviation the excess kurtosis is "
-        f"{_number(within)} instead of {_number(pooled)}: {_verdict(pooled, within)}."
+        f"{_number(within)} instead of {_number(pooled)}: "
+        f"{_verdict(pooled, max(within, float(parts.within)))}."
     )
     null = row["kurtosis_null"]
     yield (
-        f"Gaussian tokens of the same covariance would give {_number(null)} there, so tails of the "
-        f"tokens themselves {'are not needed for it' if null > pooled / 2 else 'add to it'}."
+        f"Gaussian tokens of the same covariance, centred, would give {_number(null)} there, "
+        f"{_beside_null(pooled, null, parts)}."
     )
 
 
 def _verdict(pooled: float, within: float) -> str:
+    """Of what remains, or, if that is more, lies within: one heavy-tailed dimension may hold all
+    the energy, and count little among standardised ones."""
     gone = (pooled - max(within, 0.0)) / pooled
     if gone > 0.9:
         return "nearly all of it is that dimensions differ in scale and mean"
     if gone > 0.5:
         return f"{100 * gone:.0f} % of it is that dimensions differ in scale and mean"
     return "most of it is within dimensions, where a few tokens stand out"
+
+
+def _beside_null(pooled: float, null: float, parts: Decomposition) -> str:
+    if null > pooled / 2:
+        return "so tails of the tokens themselves are not needed for it"
+    if parts.means > max(float(parts.within), 0.0):
+        return "so it is the dimensions' means that make the tails"
+    return "so tails of the tokens themselves add to it"
 
 
 def _count(blocks: int) -> str:

@@ -51,6 +51,23 @@ def test_a_spread_of_scales_is_told_from_heavy_tails():
     assert "add to it" in tails
 
 
+def test_tails_of_the_one_dimension_that_carries_all_are_not_called_a_spread_of_scales():
+    loud = 0.1 * GAUSSIAN
+    loud[0] = np.random.default_rng(2).logistic(size=800)
+    said = " ".join(where_it_sits(survey_of(loud)))
+    parts = Decomposition.of(GroupMoments.of(loud))
+    share = 100 * (parts.scale + parts.means) / parts.kurtosis
+    assert 50 < share < 85
+    assert f"{share:.0f} % of it is that dimensions differ in scale and mean" in said
+
+
+def test_means_that_differ_are_not_called_tails_of_the_tokens():
+    apart = GAUSSIAN + 40 * (np.arange(60) == 0)[:, None]
+    said = " ".join(where_it_sits(survey_of(apart)))
+    assert "nearly all of it is that dimensions differ in scale and mean" in said
+    assert "it is the dimensions' means that make the tails" in said
+
+
 def test_blocks_that_are_heavy_tailed_for_their_scales_alone_are_counted():
     found = where_it_sits(survey_of(SCALES, TAILS, GAUSSIAN, SCALES))[-1]
     assert found.startswith("Of the 3 blocks with an excess kurtosis above 1")
