@@ -184,6 +184,8 @@ class WeightCounter:
 def query_weights(tile: Tile, prefix: Prefix) -> Tensor:
     """What each query has of `WEIGHTS`, (7, r) float32; NaN where it has not.
 
+    It has none where a logit that it sees is infinite or not a number.
+
     Where keys are not tokens, none of them is the first, a class token or a register.
 
     With e = exp(logit - highest logit) and z = sum(e) the weights are e / z, the largest is 1 / z,
@@ -207,7 +209,7 @@ def query_weights(tile: Tile, prefix: Prefix) -> Tensor:
         classes = e[:, : prefix.classes].sum(dim=1) / z if prefix.classes else missing
         behind = e[:, prefix.classes : prefix.total]
         registers = behind.sum(dim=1) / z if prefix.registers else missing
-    seen = keys.where(keys > 0, math.nan)
+    seen = keys.where((keys > 0) & z.isfinite(), math.nan)
     return torch.stack([seen, entropy, entropy / keys.log(), 1 / z, first, classes, registers])
 
 

@@ -125,6 +125,16 @@ def test_scores_that_are_not_numbers_are_in_no_mean():
     assert accumulator.histograms()[0].nonfinite.nan == 1
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_a_query_whose_scores_are_not_finite_is_not_counted(masked, odd):
+    logits = torch.randn(4, 6)
+    logits[1, 2] = odd
+    found = query_weights(Tile(logits, masked), Prefix()).numpy()
+    assert np.isnan(found[:, 1]).all()
+    assert np.isfinite(found[0, [0, 2, 3]]).all()
+
+
 def test_fewer_keys_than_queries_are_no_tokens():
     [found] = accumulated(scores_of(torch.randn(1, 1, 6, 2)), prefix=Prefix(1)).weights()
     means = found.means()
