@@ -118,6 +118,11 @@ class GroupMoments(_Arrays):
         m4 = np.maximum(s4 - d * (4 * s3 - d * (6 * s2 - 3 * d * s1)), 0.0)
         return cls(count, np.where(count > 0, origin + d, 0.0), m2, m3, m4)
 
+    @property
+    def energy(self) -> Floats:
+        """(..., G): the sum of squares of each group."""
+        return self.m2 + self.count * self.mean**2
+
     def powers(self, origin: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Sums of powers 1 to 4 of the deviation from `origin`."""
         n, d = self.count, np.where(self.count > 0, self.mean - origin, 0.0)

@@ -10,7 +10,7 @@ import pandas as pd
 from burst.backbone import Backbone
 from burst.errors import UnsupportedModel
 from burst.extremes import Extremes, extremes
-from burst.extremes_tables import MODEL
+from burst.extremes_tables import MODEL, carriers
 from burst.gauge import WHOLE
 from burst.nulls import random_weights
 from burst.spectrum import Spectrum, spectrum
@@ -20,7 +20,7 @@ from reports.depth import whole_blocks
 from reports.page import Page
 from reports.softmax import shown_measures, softmax_figure, softmax_words
 from reports.spectrum import spectrum_figure, spectrum_frame, spectrum_words
-from reports.where import ENOUGH, carriers, kurtosis_parts
+from reports.where import ENOUGH, kurtosis_parts
 
 NULLS = {"random": "random weights", "permuted": "permuted tokens"}
 LARGEST = 3  # extremes of each block that the page shows
@@ -109,7 +109,7 @@ def where_frame(one: Survey, nulls: Mapping[str, Survey]) -> pd.DataFrame:
     found["share of tokens' scales"] = table["token_scale_share"].where(much)
     found["rows with ⅓ of energy"] = pd.Series(
         {
-            block: carriers(margins.rows, 1 / 3)
+            block: carriers(margins.rows.energy, 1 / 3)
             for (block, head, _), margins in one.margins.items()
             if head == WHOLE
         }

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from burst.decomposition import Decomposition, GroupMoments
 from burst.errors import EmptyResult
+from burst.extremes_tables import carriers
 from burst.gauge import WHOLE
 from burst.survey import Survey
 from reports.depth import MEASURES, draw_band, scale_measure, whole_blocks
@@ -112,17 +113,11 @@ def diagonal_is_enough(table: pd.DataFrame) -> bool:
     return bool(len(rows)) and bool((rows["kurtosis_within_rows"] < ENOUGH).mean() > 0.5)
 
 
-def carriers(rows: GroupMoments, share: float) -> int:
-    """How many dimensions, the largest first, carry that share of the energy (sum of squares)."""
-    energy = np.sort(rows.m2 + rows.count * rows.mean**2)[::-1]
-    return int(np.searchsorted(np.cumsum(energy), share * energy.sum())) + 1
-
-
 def _of_block(row: pd.Series, rows: GroupMoments) -> Iterable[str]:
     block, pooled, within = (
         int(row["block"]), row["excess_kurtosis"], row["kurtosis_within_rows"],
     )  # fmt: skip
-    third, dimensions = carriers(rows, 1 / 3), len(rows.count)
+    third, dimensions = carriers(rows.energy, 1 / 3), len(rows.count)
     parts = Decomposition.of(rows)
     yield (
         f"Why: {third} of {dimensions} dimensions carry a third of block {block}'s energy. With "

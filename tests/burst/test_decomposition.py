@@ -188,3 +188,8 @@ def test_a_share_of_what_is_not_there_is_not_a_number():
 def test_moments_of_different_rows_do_not_add():
     with pytest.raises(ShapeError, match="do not add"):
         GroupMoments.of(np.ones((2, 3))) + GroupMoments.of(np.ones((3, 3)))
+
+
+@given(tables)
+def test_the_energy_of_a_group_is_its_sum_of_squares(y):
+    np.testing.assert_allclose(GroupMoments.of(y).energy, (y**2).sum(axis=1), rtol=1e-9, atol=1e-9)

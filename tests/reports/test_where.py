@@ -11,7 +11,6 @@ from burst.histogram import Histogram
 from burst.survey import Survey
 from reports.where import (
     PARTS,
-    carriers,
     decompositions,
     diagonal_is_enough,
     kurtosis_parts,
@@ -91,11 +90,6 @@ def test_a_table_that_was_made_before_is_read_as_before():
     table = survey_of(SCALES).table.drop(columns=["kurtosis_within_rows", "kurtosis_null"])
     assert not diagonal_is_enough(table)
     assert findings(table)[0].commands
-
-
-def test_carriers_are_the_fewest_dimensions_with_that_share():
-    y = np.diag([3.0, 1.0, 1.0, 1.0])  # squares 9, 1, 1, 1
-    assert [carriers(GroupMoments.of(y), share) for share in (0.5, 0.8, 1.0)] == [1, 2, 4]
 
 
 def test_the_figure_draws_the_parts_that_add_up_to_the_kurtosis():
