@@ -20,7 +20,7 @@ import bpt
 import burst
 import reports
 from reports.bpt_report import shade
-from reports.page import Page, cell
+from reports.page import Page, cell, image_uri
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -311,3 +311,13 @@ def test_a_figure_is_shown_at_the_size_that_it_was_made_for(tmp_path):
     page.section("s").figure(figure, tmp_path / "f", "caption")
     part = page.sections[0].parts[0]
     assert (part["width"], part["height"]) == (520, 390)
+
+
+def test_a_figure_in_the_page_keeps_its_white_and_its_colours_to_2_of_255(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    pixels[:10] = 255
+    Image.fromarray(pixels).save(tmp_path / "f.png", dpi=(160, 160))
+    coded = image_uri(tmp_path / "f.png").partition(",")[2]
+    with Image.open(io.BytesIO(base64.b64decode(coded))) as image:
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(shown - pixels).max() <= 2 and (shown[:10] == 255).all()
