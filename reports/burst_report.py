@@ -44,9 +44,8 @@ from reports.whitening import (
 from reports.words import caveats, comparison, findings
 
 LEAD = (
-    "Attention scores each prompt against the tokens of an image or a text. Where a few of these "
-    "scores are huge and most are small, in bursts, prompts learn slowly. This page says whether "
-    "it is so here, in which blocks, why, and what to do about it.",
+    "Attention scores a prompt against every token of its input. It is bursty where a few scores "
+    "are huge and most are small; prompts then learn slowly (arXiv 2506.22908).",
 )
 HOW_TO_READ = (
     "In self-attention a prompt P meets the tokens X through P · W_q W_kᵀ · Xᵀ, so the response "
@@ -121,8 +120,8 @@ def save_burst_report(
     files: list[Path] = []
     origins = {one.model: one.origins for one in backbones if one.origins}
     _summary(page.section("What was found"), table, [one.survey for one in backbones])
-    files += where_section(page, [one.survey for one in backbones], origins, folder)
     files += _over_depth(page.section("Over depth"), table, folder)
+    files += where_section(page, [one.survey for one in backbones], origins, folder)
     _explore(page.section("Explorer"), backbones)
     for quantity in QUANTITIES:
         measured = {one.model: whole for one in backbones if (whole := one.survey.whole(quantity))}
@@ -147,15 +146,16 @@ def save_burst_report(
 
 def _summary(section: Section, table: pd.DataFrame, surveys: Sequence[Survey]) -> None:
     where = {str(one.record["model"]): where_it_sits(one) for one in surveys}
+    for finding in findings(table):
+        if len(surveys) > 1:
+            section.heading(finding.model)
+        section.text(finding.headline, strong=True)
+        if finding.burstiest:
+            section.items([finding.burstiest, *where[finding.model][:1], finding.advice])
+        if finding.commands:
+            section.code("\n".join(finding.commands))
     for caveat in dict.fromkeys(line for one in surveys for line in caveats(one)):
         section.text(caveat)
-    for finding in findings(table):
-        section.heading(finding.model)
-        section.text(finding.headline, strong=True)
-        section.items([finding.burstiest, *where[finding.model]] if finding.burstiest else [])
-        if finding.commands:
-            section.text(finding.advice)
-            section.code("\n".join(finding.commands))
     if sentences := comparison(table):
         section.heading("How they differ")
         section.items(sentences)

@@ -20,7 +20,7 @@ from reports.depth import whole_blocks
 from reports.page import Page
 from reports.softmax import shown_measures, softmax_figure, softmax_words
 from reports.spectrum import spectrum_figure, spectrum_frame, spectrum_words
-from reports.where import ENOUGH, kurtosis_parts
+from reports.where import PEAKED_KURTOSIS, kurtosis_parts, where_it_sits
 
 NULLS = {"random": "random weights", "permuted": "permuted tokens"}
 LARGEST = 3  # extremes of each block that the page shows
@@ -72,9 +72,10 @@ def where_section(
         "entries together look heavy-tailed even if no row is. So the excess kurtosis of all "
         "entries is split, exactly, into a part of the rows' variances, a part of their means and "
         "a part within rows, which is below 0 where rows are lighter-tailed than a Gaussian. "
-        "Beside it: what remains once each row is centred and divided by its own deviation; and "
-        "what chance would give, by tokens that are Gaussian with the same covariance, by weights "
-        "whose entries are in random order, and by tokens of which each dimension's values are."
+        "Shares of the whole may so be above 1. Beside it: what remains once each row is centred "
+        "and divided by its own deviation; and what chance would give, by tokens that are Gaussian "
+        "with the same covariance, by tokens of which each dimension's values are in random order, "
+        "and by weights whose entries are."
     )
     files: list[Path] = []
     for one in shown:
@@ -85,6 +86,7 @@ def where_section(
             f"{model}: excess kurtosis of W_q W_kᵀ Xᵀ and where it sits; bands are 95 % intervals "
             "over images.",
         )
+        section.items(where_it_sits(one)[1:])  # the first stands in front of the page
         nulls = origins[model].nulls if model in origins else {}
         section.frame(where_frame(one, nulls), f"{model}: block by block")
     return files
@@ -104,7 +106,7 @@ def where_frame(one: Survey, nulls: Mapping[str, Survey]) -> pd.DataFrame:
     for name, null in nulls.items():
         of_null = whole_blocks(null.table).query("quantity == 'qkx'").set_index("block")
         found[f"κ, {NULLS[name]}"] = of_null["excess_kurtosis"]
-    much = table["excess_kurtosis"] > ENOUGH  # of next to nothing any share is large
+    much = table["excess_kurtosis"] > PEAKED_KURTOSIS  # of next to nothing any share is large
     found["share of rows' scales"] = table["row_scale_share"].where(much)
     found["share of tokens' scales"] = table["token_scale_share"].where(much)
     found["rows with ⅓ of energy"] = pd.Series(

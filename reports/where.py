@@ -25,7 +25,7 @@ from reports.style import (
     quantity_style,
 )
 
-ENOUGH = 1.0  # excess kurtosis below which there is little to explain
+PEAKED_KURTOSIS = 1.0  # excess kurtosis below which there is little to explain
 _BLUE, _, _, _YELLOW, _PURPLE, _SKY, *_ = OBJECT_COLOURS
 PARTS = {  # of a Decomposition
     "scale": ("part: variances of the dimensions", _YELLOW),
@@ -88,19 +88,19 @@ def decompositions(survey: Survey) -> dict[int, Decomposition]:
 
 
 def where_it_sits(survey: Survey) -> list[str]:
-    """Sentences on the burstiest block and on all blocks; none where nothing is heavy-tailed."""
+    """Why the burstiest block is so, and more of it and all; none if nothing is heavy-tailed."""
     table = whole_blocks(survey.table)
-    rows = table[(table["quantity"] == "qkx") & (table["excess_kurtosis"] > ENOUGH)]
+    rows = table[(table["quantity"] == "qkx") & (table["excess_kurtosis"] > PEAKED_KURTOSIS)]
     if rows.empty or not survey.margins:
         return []
     worst = rows.iloc[int(rows["excess_kurtosis"].argmax())]
     sentences = [*_of_block(worst, survey.margins[int(worst["block"]), WHOLE, "qkx"].rows)]
-    explained = rows["kurtosis_within_rows"] < ENOUGH
+    below = int((rows["kurtosis_within_rows"] < PEAKED_KURTOSIS).sum())
     if len(rows) > 1:
         sentences.append(
-            f"Of the {len(rows)} blocks with an excess kurtosis above {ENOUGH:g}, "
-            f"{_count(int(explained.sum()))} so only because dimensions differ: with each centred "
-            "and divided by its own deviation it is below."
+            f"Of the {len(rows)} blocks with an excess kurtosis above {PEAKED_KURTOSIS:g}, "
+            f"{_count(below, len(rows))} below it once each dimension is centred and divided by "
+            "its own deviation."
         )
     return sentences
 
@@ -109,8 +109,8 @@ def diagonal_is_enough(table: pd.DataFrame) -> bool:
     """Whether scales alone make most heavy-tailed blocks so: a diagonal whitening mends them."""
     if "kurtosis_within_rows" not in table:  # made before surveys knew it
         return False
-    rows = table[(table["quantity"] == "qkx") & (table["excess_kurtosis"] > ENOUGH)]
-    return bool(len(rows)) and bool((rows["kurtosis_within_rows"] < ENOUGH).mean() > 0.5)
+    rows = table[(table["quantity"] == "qkx") & (table["excess_kurtosis"] > PEAKED_KURTOSIS)]
+    return bool(len(rows)) and bool((rows["kurtosis_within_rows"] < PEAKED_KURTOSIS).mean() > 0.5)
 
 
 def _of_block(row: pd.Series, rows: GroupMoments) -> Iterable[str]:
@@ -121,15 +121,15 @@ def _of_block(row: pd.Series, rows: GroupMoments) -> Iterable[str]:
     parts = Decomposition.of(rows)
     yield (
         f"Why: {third} of {dimensions} dimensions carry a third of block {block}'s energy. With "
-        f"each dimension centred and divided by its own deviation the excess kurtosis is "
-        f"{_number(within)} instead of {_number(pooled)}: "
-        f"{_verdict(pooled, max(within, float(parts.within)))}."
+        f"each centred and divided by its own deviation, excess kurtosis is {_number(within)}, not "
+        f"{_number(pooled)}: {_verdict(pooled, max(within, float(parts.within)))}."
     )
     null = row["kurtosis_null"]
-    yield (
-        f"Gaussian tokens of the same covariance, centred, would give {_number(null)} there, "
-        f"{_beside_null(pooled, null, parts)}."
-    )
+    if math.isfinite(null):
+        yield (
+            f"Gaussian tokens of the same covariance, centred, would give block {block} an excess "
+            f"kurtosis of {_number(null)}, {_beside_null(pooled, null, parts)}."
+        )
 
 
 def _verdict(pooled: float, within: float) -> str:
@@ -151,8 +151,8 @@ def _beside_null(pooled: float, null: float, parts: Decomposition) -> str:
     return "so tails of the tokens themselves add to it"
 
 
-def _count(blocks: int) -> str:
-    return {0: "none is", 1: "one is"}.get(blocks, f"{blocks} are")
+def _count(blocks: int, of: int) -> str:
+    return {0: "none is", 1: "one is", of: "all are"}.get(blocks, f"{blocks} are")
 
 
 def _number(value: float) -> str:

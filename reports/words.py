@@ -9,11 +9,10 @@ from burst.images import SAMPLE
 from burst.survey import Survey
 from reports.depth import MEASURES, whole_blocks
 from reports.style import quantity_style
-from reports.where import diagonal_is_enough
+from reports.where import PEAKED_KURTOSIS, diagonal_is_enough
 
 _BY_COLUMN = {one.column: one for one in MEASURES}
 LAPLACIAN_KURTOSIS = _BY_COLUMN["excess_kurtosis"].laplacian
-PEAKED_KURTOSIS = 1.0
 GAUSSIAN_ENERGY = _BY_COLUMN["top1_energy"].gaussian
 SPOKEN = {
     name: f"{noun} {quantity_style(name).plain}"
@@ -33,7 +32,7 @@ class Finding:
     Attributes:
         model: its name.
         headline: whether it is bursty, in one sentence.
-        burstiest: its burstiest block, in one sentence; empty where nothing varies.
+        burstiest: its burstiest block, in short; empty where nothing varies.
         laws: the law that each quantity follows, a sentence each.
         advice: what to do next.
         commands: to do it with; none for a model that no prompts can be put on.
@@ -134,8 +133,8 @@ def _finding(model: str, part: pd.DataFrame) -> Finding:
 def _headline(model: str, rows: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.DataFrame) -> str:
     if len(bursty):
         return (
-            f"{model} is bursty: in {len(bursty)} of {len(rows)} blocks ({_numbers(bursty)}) the "
-            "scores that prompts would get are heavier-tailed than a Laplacian."
+            f"{model} is bursty: in {len(bursty)} of {len(rows)} blocks ({_numbers(bursty)}) a few "
+            "scores are far larger than the rest, with heavier tails than a Laplacian."
         )
     if len(peaked):
         return (
@@ -149,9 +148,9 @@ def _headline(model: str, rows: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.D
 def _worst_block(row: pd.Series) -> str:
     times = row["top1_energy"] / GAUSSIAN_ENERGY
     return (
-        f"Burstiest is block {int(row['block'])}: excess kurtosis {row['excess_kurtosis']:.1f}, "
-        f"and its largest 1 % of entries hold {100 * row['top1_energy']:.0f} % of the energy, "
-        f"{times:.1f} times as much as in a Gaussian."
+        f"Where: most in block {int(row['block'])}. Its largest 1 % of entries hold "
+        f"{100 * row['top1_energy']:.0f} % of the energy, {times:.1f} times as much as in a "
+        f"Gaussian; excess kurtosis {row['excess_kurtosis']:.1f} (Gaussian 0, Laplacian 3)."
     )
 
 
@@ -178,15 +177,15 @@ def _laws(part: pd.DataFrame) -> list[str]:
 
 def _advice(bursty: pd.DataFrame, peaked: pd.DataFrame, *, scales: bool) -> str:
     if len(bursty):
-        why = "Prompts meet very uneven values here: whitened or bilinear prompts may gain."
+        what = "try whitened or bilinear prompts, for plain ones meet very uneven values here."
     elif len(peaked):
-        why = "There is a little for a whitening to mend; whether prompts gain must be tried."
+        what = "there is a little for a whitening to mend; whether prompts gain must be tried."
     else:
-        why = "There is little for a whitening to mend; plain prompts are the baseline to beat."
+        what = "there is little for a whitening to mend; plain prompts are the baseline to beat."
     if scales:
-        why += " As it is dimensions that differ in scale, the diagonal whitening, one number a "
-        why += "dimension, is what a full one must be compared with."
-    return f"{why} What to try next:"
+        what += " Begin with the diagonal whitening, one number a dimension: a full one has to be "
+        what += "better."
+    return f"What to do: {what}"
 
 
 def _commands(model: str, *, scales: bool) -> tuple[str, ...]:
@@ -196,7 +195,7 @@ def _commands(model: str, *, scales: bool) -> tuple[str, ...]:
     train = f"bpt train DATASET --model {model} --method"
     diagonal = f"burst whiten --model {model} --method diagonal --out V.pt"
     return (
-        *([diagonal] if scales else []),
+        *([diagonal, f"{train} bpt-fwhiten --whitening V.pt"] if scales else []),
         f"burst whiten --model {model} --out W.pt",
         f"{train} bpt-fwhiten --whitening W.pt",
         f"{train} bpt-bilinear",

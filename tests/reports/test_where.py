@@ -69,8 +69,15 @@ def test_means_that_differ_are_not_called_tails_of_the_tokens():
 
 def test_blocks_that_are_heavy_tailed_for_their_scales_alone_are_counted():
     found = where_it_sits(survey_of(SCALES, TAILS, GAUSSIAN, SCALES))[-1]
-    assert found.startswith("Of the 3 blocks with an excess kurtosis above 1")
-    assert "2 are so only because dimensions differ" in found
+    assert found.startswith("Of the 3 blocks with an excess kurtosis above 1, 2 are below it once")
+    assert "above 1, all are below" in where_it_sits(survey_of(SCALES, SCALES))[-1]
+
+
+def test_a_null_that_is_not_defined_is_not_spoken_of():
+    survey = survey_of(SCALES)
+    survey.table["kurtosis_null"] = float("nan")
+    (sentence,) = where_it_sits(survey)
+    assert sentence.startswith("Why: ")
 
 
 def test_nothing_is_said_where_nothing_is_heavy_tailed():

@@ -43,7 +43,8 @@ def test_the_headline_follows_the_kurtosis(kurtoses, headline):
 def test_the_burstiest_block_and_the_law_are_named():
     (finding,) = reports.findings(table_of([0.5, 7.25, 1.0], shape=0.6))
     text = " ".join([finding.burstiest, *finding.laws])
-    assert "Burstiest is block 1: excess kurtosis 7.2" in text and "hold 20 % of the energy" in text
+    assert "Where: most in block 1. Its largest 1 % of entries hold 20 % of the energy" in text
+    assert "excess kurtosis 7.2 (Gaussian 0, Laplacian 3)" in text
     assert "hyper-Laplacian in 3 of 3 blocks" in text
     assert "best Laplacian is closer than the best Gaussian in 3" in text
     assert any("--whitening W.pt" in one for one in finding.commands)
