@@ -149,9 +149,10 @@ def extremes_words(found: Extremes) -> list[str]:
         often = massive.groupby(what)["block"].nunique()
         recurring = often.index[int(often.argmax())]
         sentences.append(
-            f"In {massive['block'].nunique()} blocks there are massive {what}s. The largest, "
-            f"{_named(what, top)} of block {top['block']}, holds {100 * top['share']:.0f} % of its "
-            f"energy; {what} {recurring} is massive in {often.max()}."
+            f"Massive {what}s: in {massive['block'].nunique()} blocks. The largest, "
+            f"{_named(what, top)} of block {top['block']}, holds {100 * top['share']:.1f} % of its "
+            f"energy, {top['share'] * _how_many(of_model, top):.1f} times an even share; {what} "
+            f"{recurring} is massive in {often.max()}."
         )
     return sentences
 
@@ -203,6 +204,10 @@ def plain_name(model: str) -> str:
 
 def _response_of(model: Backbone, images: NamedStream, tokens: str) -> Survey:
     return survey(model, images, SurveyOptions(quantities=("qkx",), tokens=tokens))
+
+
+def _how_many(table: pd.DataFrame, row: pd.Series) -> int:
+    return int((table["block"] == row["block"]).sum())
 
 
 def _named(what: str, row: pd.Series) -> str:

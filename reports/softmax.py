@@ -63,8 +63,8 @@ def softmax_words(table: pd.DataFrame) -> str:
     whole = whole_blocks(table)
     peaked = whole.iloc[int(whole["relative_entropy"].argmin())]
     text = (
-        f"Softmax is most peaked in block {peaked['block']}, with {peaked['relative_entropy']:.0%} "
-        "of the entropy of an even one"
+        f"Softmax is most peaked in block {peaked['block']}, with "
+        f"{100 * peaked['relative_entropy']:.0f} % of the entropy of an even one"
     )
     sinks = [name for name in shown_measures(table) if name.endswith("_weight")][1:]
     if not sinks:
@@ -72,7 +72,8 @@ def softmax_words(table: pd.DataFrame) -> str:
     sink = sinks[int(whole[sinks].to_numpy().max(axis=0).argmax())]
     most = whole.iloc[int(whole[sink].argmax())]
     token = MEASURES[sink].removeprefix("weight on ")
-    return f"{text}; {token} gets most in block {most['block']}, {most[sink]:.0%} of all weight."
+    share = f"{100 * most[sink]:.0f} % of all weight"
+    return f"{text}; {token} gets most in block {most['block']}, {share}."
 
 
 def _draw(ax: Axes, table: pd.DataFrame, column: str) -> dict[str, Artist]:

@@ -220,8 +220,8 @@ def spectrum_words(spectrum: Spectrum) -> str:
     middle = whole[[*MEASURES, *(f"{name}_null" for name in MEASURES)]].median()
     least = whole.sort_values("stable_rank").iloc[0]
     return (
-        f"In the median block {middle['symmetric_share']:.0%} of W_q W_kᵀ is symmetric (random "
-        f"factors: {middle['symmetric_share_null']:.0%}) and its effective rank is "
+        f"In the median block {100 * middle['symmetric_share']:.0f} % of W_q W_kᵀ is symmetric "
+        f"(random factors: {100 * middle['symmetric_share_null']:.0f} %) and its effective rank is "
         f"{middle['effective_rank']:.0f} ({middle['effective_rank_null']:.0f}); block "
         f"{least['block']} is nearest to a single direction, with a stable rank of "
         f"{least['stable_rank']:.1f} ({least['stable_rank_null']:.1f})."

@@ -39,8 +39,8 @@ def test_the_first_token_stands_for_models_without_a_class_token():
 
 def test_the_sentence_names_the_most_peaked_block_and_the_sink():
     said = softmax_words(table_of(relative_entropy=(0.9, 0.4)))
-    assert "most peaked in block 1, with 40% of the entropy" in said
-    assert "the first token gets most in block 1, 60% of all weight" in said
+    assert "most peaked in block 1, with 40 % of the entropy" in said
+    assert "the first token gets most in block 1, 60 % of all weight" in said
 
 
 def test_no_softmax_is_not_drawn():

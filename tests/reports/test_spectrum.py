@@ -113,7 +113,7 @@ def test_the_frame_is_that_of_whole_blocks(found):
 def test_the_sentence_names_median_and_extreme(found):
     table = found.table[found.table["head"] == "all"]
     words = spectrum_words(found)
-    assert f"{table['symmetric_share'].median():.0%} of W_q W_kᵀ is symmetric" in words
+    assert f"{100 * table['symmetric_share'].median():.0f} % of W_q W_kᵀ is symmetric" in words
     assert f"block {table['stable_rank'].to_numpy().argmin()} is nearest" in words
 
 

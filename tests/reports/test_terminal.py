@@ -15,6 +15,7 @@ from reports.terminal import (
     survey_notes,
     survey_table,
 )
+from reports.where import where_it_sits
 from reports.words import caveats
 
 
