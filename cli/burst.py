@@ -389,6 +389,8 @@ def compare(
             console.print(f"{label} against {opened[0].label}", highlight=False)
             for line in sentences:
                 console.print(f"  {line}", highlight=False, soft_wrap=True)
+        for line in reports.caveats(*(run.survey for run in opened)):
+            console.print(line, highlight=False, soft_wrap=True)
         for line in reports.mismatches(opened):
             console.print(f"not compared: {line}", highlight=False, soft_wrap=True)
         if files:

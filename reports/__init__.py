@@ -109,7 +109,7 @@ from reports.whitening import (
     whitening_table,
     whitening_words,
 )
-from reports.words import findings
+from reports.words import caveats, findings
 
 __all__ = [
     "STUDIES",
@@ -124,6 +124,7 @@ __all__ = [
     "SurveyRun",
     "beside_published",
     "beside_published_detectors",
+    "caveats",
     "check_table",
     "choose_scenes",
     "chosen_blocks",

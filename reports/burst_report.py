@@ -154,7 +154,7 @@ def _summary(section: Section, table: pd.DataFrame, surveys: Sequence[Survey]) -
             section.items([finding.burstiest, *where[finding.model][:1], finding.advice])
         if finding.commands:
             section.code("\n".join(finding.commands))
-    for caveat in dict.fromkeys(line for one in surveys for line in caveats(one)):
+    for caveat in caveats(*surveys):
         section.text(caveat)
     if sentences := comparison(table):
         section.heading("How they differ")

@@ -26,7 +26,7 @@ from reports.depth import whole_blocks
 from reports.explorer import LABELS
 from reports.page import Page, Section
 from reports.style import QUANTITIES, quantity_style
-from reports.words import SPOKEN
+from reports.words import SPOKEN, caveats
 
 FEW = 3  # runs beside the first that are all spoken of
 LEAD = (
@@ -37,7 +37,8 @@ LEAD = (
 )
 SAME_IMAGES = (
     "All runs read the same inputs in the same order, so the intervals of the differences are "
-    "conservative: the true ones are narrower, and more may differ than is said here."
+    "as a rule conservative: what an input does to all runs cancels, and more may differ than is "
+    "said here."
 )
 
 
@@ -110,6 +111,8 @@ def _what_differs(section: Section, runs: Sequence[SurveyRun], table: pd.DataFra
         section.text("The runs between are in the figures and in comparison.csv.")
     if same_images(runs) and table["low"].notna().any():
         section.text(SAME_IMAGES)
+    for caveat in caveats(*(run.survey for run in runs)):
+        section.text(caveat)
     if lines := mismatches(runs):
         section.heading("What could not be compared")
         section.items(lines)

@@ -83,10 +83,9 @@ def comparison(table: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def caveats(survey: Survey) -> list[str]:
-    """What a reader must know of the images before the numbers are believed."""
-    images = survey.record["images"] or {}
-    if images.get("source") != SAMPLE:
+def caveats(*surveys: Survey) -> list[str]:
+    """What a reader must know of the images before the numbers are believed, each thing once."""
+    if all((one.record["images"] or {}).get("source") != SAMPLE for one in surveys):
         return []
     return [
         "The images are crops of two photographs, so intervals say how crops differ, not how "

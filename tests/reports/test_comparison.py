@@ -176,6 +176,16 @@ def folders(tmp_path):
     return made
 
 
+def test_what_was_made_of_the_sample_says_so(tmp_path):
+    given, sample = survey(range(6)), survey(range(6))
+    sample.record["images"] = {"count": 2, "source": "sample"}
+    assert reports.caveats(given, given) == []
+    assert len(reports.caveats(sample, given, sample)) == 1
+    runs = [reports.SurveyRun("one", given), reports.SurveyRun("two", sample)]
+    page = reports.save_comparison(runs, tmp_path)[0].read_text()
+    assert "crops of two photographs" in page
+
+
 def test_steps_are_read_from_names(folders):
     assert [run.step for run in reports.open_survey_runs(folders)] == [0, 10, 100]
     assert [run.label for run in reports.open_survey_runs(folders)][1] == "epoch_010"
