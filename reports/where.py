@@ -29,8 +29,8 @@ PEAKED_KURTOSIS = 1.0  # excess kurtosis below which there is little to explain
 _BLUE, _, _, _YELLOW, _PURPLE, _SKY, *_ = OBJECT_COLOURS
 PARTS = {  # of a Decomposition
     "scale": ("part: variances of the dimensions", _YELLOW),
-    "means": ("part: their means", _PURPLE),
-    "within": ("part: within them", _SKY),
+    "means": ("part: means of the dimensions", _PURPLE),
+    "within": ("part: within the dimensions", _SKY),
 }
 LINES = {
     "excess_kurtosis": ("all entries", quantity_style("qkx").line.colour, "-", "o"),
@@ -64,7 +64,7 @@ def kurtosis_parts(survey: Survey, *, figure: Figure | None = None) -> Figure:
         _draw_parts(right, parts)
         scale_measure(left, MEASURES[0], pd.concat([table[name] for name in LINES]))
         left.set_ylabel(r"excess kurtosis $\kappa$")
-        for ax, title in ((left, "pooled, and by itself"), (right, "the parts of it")):
+        for ax, title in ((left, "of all entries, and compared"), (right, "its parts")):
             ax.set_title(title, loc="left")
             ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         handles = {
