@@ -16,7 +16,7 @@ meet         wait for all
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
@@ -25,9 +25,7 @@ import torch
 import torch.distributed as dist
 
 from burst.errors import BurstError
-from burst.histogram import Histogram
 
-K = TypeVar("K")
 T = TypeVar("T")
 
 # How long one process waits for another, which may unpack ImageNet meanwhile: 1.3 million files
@@ -138,15 +136,6 @@ def meet() -> None:
         BurstError: another process raised it; of any subclass.
     """
     highest(0)
-
-
-def add_histograms(parts: Iterable[dict[K, Histogram]]) -> dict[K, Histogram]:
-    """The histograms of all parts, those of one key added up."""
-    whole: dict[K, Histogram] = {}
-    for part in parts:
-        for key, hist in part.items():
-            whole[key] = whole[key] + hist if key in whole else hist
-    return whole
 
 
 def _highest(mine: int, error: BurstError | None) -> int:

@@ -12,7 +12,7 @@ from burst.axis import Axis, FloatAxis
 from burst.backbone import Backbone
 from burst.collect import split_images
 from burst.decorrelation import diagonal_gains
-from burst.distributed import add_histograms, rank_and_size, together
+from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, EmptyResult, ShapeError
 from burst.fingerprint import subject_of
 from burst.float64 import to_float64
@@ -130,7 +130,10 @@ def _count(
         return {key: counter.result() for key, counter in counters.items()}, mine.skipped
 
     parts = together(read)
-    whole = add_histograms(part for part, _ in parts)
+    whole: dict[tuple[int, str], Histogram] = {}
+    for part, _ in parts:
+        for key, hist in part.items():
+            whole[key] = whole[key] + hist if key in whole else hist
     if not whole:
         stream.check_some_read([bad for _, skipped in parts for bad in skipped])
         raise EmptyResult(f"nothing was read from {stream.source}")
