@@ -13,8 +13,9 @@ from bpt.tokens import prompt_tokens
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError, ImageError
 from burst.images import ImageStream
-from burst.whitening import Whitening, WhiteningOptions, whiten
+from burst.whitening import Whitening, whiten
 from burst.whitening_file import load_whitening
+from burst.whitening_options import WhiteningOptions
 
 NUM_IMAGES = 1000  # training images that matrices and tokens are taken from, where there are more
 BATCH_SIZE = 32

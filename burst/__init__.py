@@ -88,11 +88,11 @@ from burst.whitening import (
     BlockDiagnostics,
     RankWarning,
     Whitening,
-    WhiteningOptions,
     whiten,
     whiten_moments,
 )
 from burst.whitening_file import check_whitening_path, load_whitening, save_whitening
+from burst.whitening_options import WhiteningOptions
 
 __all__ = [
     "QUANTITIES",

@@ -21,7 +21,8 @@ from burst.histogram import Histogram
 from burst.interaction import response_histogram, response_matrices
 from burst.kernels import HistogramAccumulator
 from burst.stream import NamedStream, Stream, as_stream
-from burst.whitening import Whitening, WhiteningOptions
+from burst.whitening import Whitening
+from burst.whitening_options import WhiteningOptions
 
 
 class WhitenedEntries(NamedTuple):

@@ -6,7 +6,7 @@ The libraries are imported inside the commands: PyTorch takes seconds, and `--he
 import json
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,17 +18,29 @@ from cli._common import (
     add_version,
     parse_blocks,
     parse_shrinkage,
-    parse_steps,
     plain_console,
     reported_errors,
     run,
 )
-
-if TYPE_CHECKING:
-    from burst import Backbone, ImageStream, TextStream
+from cli._explain import compare, map_, spectrum
+from cli._reading import (
+    SAMPLE,
+    Blocks,
+    Convention,
+    Images,
+    ImageSize,
+    Model,
+    NumImages,
+    Seed,
+    SkipBad,
+    Text,
+    Tokens,
+    Weights,
+    open_backbone,
+    open_inputs,
+)
 
 QUANTITIES = ["qk", "x", "qkx"]  # and logits, where asked for
-SAMPLE = "sample"
 
 app = typer.Typer(
     name="burst",
@@ -37,43 +49,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 add_version(app)
-
-Model = Annotated[
-    str,
-    typer.Option(
-        help="A name from `burst models`, or timm:NAME, hf:ORG/NAME, hf:FOLDER, torchvision:NAME, "
-        "open_clip:NAME/PRETRAINED, python:package.module:factory."
-    ),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(help="A checkpoint file, or `random`; nothing is downloaded then."),
-]
-Images = Annotated[
-    str,
-    typer.Option(help="A folder, a zip or plain tar of images, an image, or `sample` (embedded)."),
-]
-NumImages = Annotated[
-    int,
-    typer.Option(help="How many images, or sequences of a text, drawn at random by the seed."),
-]
-ImageSize = Annotated[
-    int | None,
-    typer.Option(help="Pixels a side, where not the pretraining's; positions are resampled."),
-]
-Text = Annotated[
-    Path | None,
-    typer.Option(help="A text file, for a language model or the text tower of one for both."),
-]
-Blocks = Annotated[str, typer.Option(help="`all`, or blocks counted from 0, such as 0,3-5.")]
-Convention = Annotated[
-    str, typer.Option(help="`paper`: W_q W_k^T; `authors`: what their code computes.")
-]
-Tokens = Annotated[str, typer.Option(help="`all`, or `patch` to leave the class token etc. out.")]
-Seed = Annotated[
-    int, typer.Option(help="Of the choice of images or sequences, and of the sample's crops.")
-]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read.")]
 
 
 @app.command()
@@ -162,12 +137,14 @@ def histogram(
         with burst.process_group() as (rank, _):
             if out and rank == 0:
                 burst.make_folder(out)
-            backbone = _backbone(model, weights, text, device=device, image_size=image_size)
+            backbone = open_backbone(model, weights, text, device=device, image_size=image_size)
             weights_alone = not (options.need_images or text or images != SAMPLE)
             stream = (
                 ()
                 if weights_alone
-                else _inputs(backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad)
+                else open_inputs(
+                    backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad
+                )
             )
             with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
                 survey = burst.survey(backbone, stream, options, progress=progress)
@@ -247,8 +224,10 @@ def whiten(
         with burst.process_group() as (rank, _):
             if rank == 0:
                 burst.make_folder(out.parent)
-            backbone = _backbone(model, weights, text, device=device, image_size=image_size)
-            stream = _inputs(backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad)
+            backbone = open_backbone(model, weights, text, device=device, image_size=image_size)
+            stream = open_inputs(
+                backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad
+            )
             with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
                 whitening = burst.whiten(backbone, stream, options, progress=progress)
             pairs = burst.whitened_histograms(backbone, stream, whitening, options)
@@ -263,40 +242,6 @@ def whiten(
             console.print(reports.whitening_table(whitening, pairs))
             names = ", ".join(file.name for file in files)
             console.print(f"written to {out.parent}: {names}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def spectrum(
-    model: Model = "mae_tiny",
-    weights: Weights = None,
-    blocks: Blocks = "all",
-    per_head: Annotated[bool, typer.Option("--per-head", help="Measure each head too.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for table, singular values, record and figure.")
-    ] = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Measure the singular values of W_q W_k^T, block by block, from the weights alone."""
-    log = plain_console(stderr=True)
-    with reported_errors():
-        import burst
-        import reports
-
-        chosen = parse_blocks(blocks)
-        if out:
-            burst.make_folder(out)
-        backbone = burst.load_backbone(model, weights)
-        with Steps(log, "blocks", quiet=quiet) as progress:
-            found = burst.spectrum(backbone, chosen, per_head, progress=progress)
-        files = reports.save_spectrum(found, out) if out else []
-        if as_json:
-            typer.echo(found.table.to_json(orient="records", indent=2))
-        elif not quiet:
-            console = plain_console()
-            console.print(reports.spectrum_table(found))
-            for line in reports.spectrum_notes(found, files=files):
-                console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -339,8 +284,8 @@ def report(
         shown = []
         with reports.figure_style(style):
             for name, file in zip_longest(model, weights or []):
-                backbone = _backbone(name, file, text, device=device, image_size=image_size)
-                stream = _inputs(
+                backbone = open_backbone(name, file, text, device=device, image_size=image_size)
+                stream = open_inputs(
                     backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad
                 )
                 with Steps(log, f"{name}: batches", quiet=quiet) as progress:
@@ -356,119 +301,9 @@ def report(
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 
-@app.command()
-def compare(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN RUN...",
-            help="Folders of `burst histogram --out`, or survey.npz files; the first is what the "
-            "others are compared with.",
-        ),
-    ],
-    steps: Annotated[
-        str | None,
-        typer.Option(help="Of the training, one a run, such as 0,10,20; else read from names."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the page, its figures and comparison.csv.")
-    ] = None,
-    quiet: Quiet = False,
-) -> None:
-    """Compare surveys: two models, or checkpoints of one training, block by block."""
-    with reported_errors():
-        import reports
-
-        opened = reports.open_survey_runs(runs, steps=parse_steps(steps))
-        table = reports.compare_surveys(opened)
-        files = reports.save_comparison(opened, out) if out else []
-        if quiet:
-            return
-        console = plain_console()
-        for label, sentences in reports.comparison_words(opened, table).items():
-            console.print(f"{label} against {opened[0].label}", highlight=False)
-            for line in sentences:
-                console.print(f"  {line}", highlight=False, soft_wrap=True)
-        for line in reports.caveats(*(run.survey for run in opened)):
-            console.print(line, highlight=False, soft_wrap=True)
-        for line in reports.mismatches(opened):
-            console.print(f"not compared: {line}", highlight=False, soft_wrap=True)
-        if files:
-            console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
-
-
-@app.command(name="map")
-def map_(
-    photo: Annotated[
-        list[str],
-        typer.Argument(help="An image, or a folder, zip or plain tar of some, or `sample`."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for figures, page, tables and record.")],
-    model: Model = "mae_tiny",
-    weights: Weights = None,
-    image_size: ImageSize = None,
-    blocks: Annotated[
-        str | None,
-        typer.Option(
-            help="`all`, or blocks counted from 0; without it the first, burstiest and last."
-        ),
-    ] = None,
-    device: Device = "auto",
-    quiet: Quiet = False,
-) -> None:
-    """Show where in a photograph the bursts are: in which patches, tokens and dimensions."""
-    log = plain_console(stderr=True)
-    with reported_errors():
-        import burst
-        import reports
-
-        asked = parse_blocks(blocks) if blocks else None
-        burst.make_folder(out)
-        backbone = _backbone(model, weights, None, device=device, image_size=image_size)
-        with Steps(log, "batches", quiet=quiet) as progress:
-            found = burst.map_photos(backbone, photo, blocks=asked, progress=progress)
-        shown = found.maps[0].blocks if blocks else reports.map_blocks(found.maps)
-        files = reports.save_maps(found, out, blocks=shown)
-        if not quiet:
-            console = plain_console()
-            console.print(reports.map_table(found.maps, shown))
-            for name, reason in found.bad_images:
-                console.print(f"left out: image {name}: {reason}", highlight=False, soft_wrap=True)
-            console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
-
-
-def _backbone(
-    model: str, weights: str | None, text: Path | None, *, device: str, image_size: int | None
-) -> "Backbone":
-    """The model that is named; of one with two towers that of text, where a text is given."""
-    import burst
-
-    return burst.load_backbone(
-        model,
-        weights,
-        device=burst.choose_device(device),
-        image_size=image_size,
-        kind="text" if text else None,
-    )
-
-
-def _inputs(
-    backbone: "Backbone",
-    images: str,
-    text: Path | None,
-    *,
-    count: int,
-    seed: int,
-    skip_bad: bool,
-) -> "ImageStream | TextStream":
-    """What the model reads: the text where one is given, else images."""
-    import burst
-
-    if text is None:
-        return burst.images_for(backbone, images, num_images=count, seed=seed, skip_bad=skip_bad)
-    if images != SAMPLE:
-        raise burst.BurstError(f"--images {images} and --text {text}: give one of them")
-    return burst.text_for(backbone, text, num_sequences=count, seed=seed)
+app.command()(spectrum)
+app.command()(compare)
+app.command(name="map")(map_)
 
 
 def main() -> NoReturn:

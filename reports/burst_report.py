@@ -18,7 +18,8 @@ from burst.histogram import Histogram
 from burst.stream import NamedStream
 from burst.survey import Survey
 from burst.whitened import whitened_histograms
-from burst.whitening import Whitening, WhiteningOptions, whiten
+from burst.whitening import Whitening, whiten
+from burst.whitening_options import WhiteningOptions
 from reports.backbones import head_maps, law_lines, overlay_grid
 from reports.depth import depth_grid, depth_lines
 from reports.explorer import without_intervals

@@ -109,3 +109,19 @@ def test_nothing_that_the_caller_allows_changes_a_number(setting, autocast):
     assert response.precision == head.precision == "ieee"
     assert response.moments.minimum == pytest.approx(expected[1], rel=1e-6)
     assert head.moments.minimum == pytest.approx(expected[2], rel=1e-6)
+
+
+def test_inside_of_another_it_looks_at_nothing_and_the_outer_one_puts_all_back():
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with plain_float32(CPU):
+            with plain_float32(CPU):
+                assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+        with pytest.raises(RuntimeError, match="within"), plain_float32(CPU):
+            raise RuntimeError("within")
+        with plain_float32(CPU):
+            assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("highest")

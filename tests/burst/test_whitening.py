@@ -19,7 +19,8 @@ from burst.statistics import describe
 from burst.survey import images_for
 from burst.tokens import capture
 from burst.whitened import whitened_histogram, whitened_histograms
-from burst.whitening import RankWarning, WhiteningOptions, whiten, whiten_moments
+from burst.whitening import RankWarning, whiten, whiten_moments
+from burst.whitening_options import WhiteningOptions
 
 
 @pytest.fixture(scope="module")

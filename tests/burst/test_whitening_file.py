@@ -13,8 +13,9 @@ from support import backbone_of, vit
 from burst.errors import CheckpointError, OutputError
 from burst.survey import images_for
 from burst.whitened import whitened_histograms
-from burst.whitening import WhiteningOptions, whiten
+from burst.whitening import whiten
 from burst.whitening_file import check_whitening_path, load_whitening, save_whitening
+from burst.whitening_options import WhiteningOptions
 
 DIM = 24
 SUFFIXES = (".pt", ".safetensors")
