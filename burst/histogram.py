@@ -256,7 +256,7 @@ def _trim(axis: FloatAxis, flow: Counts) -> tuple[FloatAxis, Counts]:
     if flow[0] or flow[-1]:
         raise ShapeError("a float axis holds every value, so nothing can lie outside its bins")
     if flow.size > 2 and flow[1] and flow[-2]:
-        return axis, flow
+        return axis.window(axis.first, axis.last), flow
     occupied = np.flatnonzero(flow[1:-1])
     if not occupied.size:
         return axis.window(0, 1), np.zeros(3, np.int64)
@@ -274,7 +274,7 @@ def _add(parts: Sequence[Histogram]) -> tuple[Axis, Counts]:
     if len(axes) < len(parts):
         other = next(part.axis for part in parts if part.axis != first)
         raise ShapeError(f"histograms on different axes do not add: {first} and {other}")
-    bits = sorted({axis.mantissa_bits for axis in axes})
+    bits = list(dict.fromkeys(axis.mantissa_bits for axis in axes))
     if len(bits) > 1:
         raise ShapeError(f"float axes of {bits[0]} and {bits[1]} mantissa bits do not add")
     axis = axes[0].window(min(axis.first for axis in axes), max(axis.last for axis in axes))

@@ -33,6 +33,7 @@ def shared(
     key = make, size, device, stream
     found: Buffers | None = _known.buffers.get(key)
     if found is None:
-        found = make(size, device)
+        with torch.inference_mode(False):  # those can be written to in either mode
+            found = make(size, device)
         _known.buffers[key] = found
     return found

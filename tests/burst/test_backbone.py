@@ -119,7 +119,7 @@ def test_a_file_of_another_model_is_refused():
         ("vit_base_patch16_224", "timm:vit_base_patch16_224"),
         ("timm:", "timm:"),
         ("hf-hub:", "timm:"),
-        ("qqqq", "known: mae_tiny"),
+        ("qqqq", "known: dinov2_vits_saliency"),
     ],
 )
 def test_an_unknown_name_gets_the_nearest(name, nearest):

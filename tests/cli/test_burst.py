@@ -23,6 +23,7 @@ from support import two_processes
 from typer.testing import CliRunner
 
 import burst
+from burst.survey_table import COLUMNS
 from cli import burst as command
 from cli._common import parse_blocks
 from cli._common import run as run_command
@@ -101,7 +102,7 @@ def test_json_is_the_table(tmp_path):
     result = run("histogram", *QUICK, "--json", "--quantity", "qk", "--per-head")
     rows = json.loads(result.stdout)
     assert [row["head"] for row in rows] == ["all", "0", "1", "2"] * 2
-    assert set(rows[0]) == set(burst.survey.__globals__["COLUMNS"])
+    assert set(rows[0]) == set(COLUMNS)
 
 
 @pytest.mark.parametrize("kind", ["folder", "imagefolder", "zip", "tar"])
