@@ -50,10 +50,9 @@ def test_the_parts_are_those_of_the_law_of_total_cumulance_and_add_up(y):
 @given(tables)
 def test_they_add_up_whatever_the_values(y):
     found = Decomposition.of(GroupMoments.of(y))
-    if y.var() > 1e-12 * np.abs(y).max() ** 2 and y.var() > 1e-200:
-        # about the fourth moment, which the kurtosis may cancel
+    if y.var() > 1e-6 * np.abs(y).max() ** 2:  # nearer, float64 loses the deviations themselves
         expected = ((y - y.mean()) ** 4).mean() / y.var() ** 2
-        assert parts(found).sum() + 3 == pytest.approx(expected, rel=1e-8)
+        assert parts(found).sum() + 3 == pytest.approx(expected, rel=1e-10)
     elif y.var() == 0:
         assert np.isnan(found.kurtosis)
 
