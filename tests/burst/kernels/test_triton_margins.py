@@ -152,6 +152,8 @@ def test_columns_far_from_the_origin_keep_their_own_kurtosis(device):
     np.testing.assert_allclose(found, exact, atol=1e-5)
 
 
+# Triton 3.5's interpreter takes extremes by NumPy's nanmin, which warns of lines of holes alone.
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")
 def test_entries_that_are_not_finite_are_holes(device):
     a, b = torch.eye(34, device=device), small_integers(34, 40, device=device)
     a[3, 4] = torch.nan  # row 3
