@@ -51,7 +51,7 @@ class Gauge:
         self._weights: dict[Key, HistogramAccumulator] = {}
         self._counters: dict[Key, GroupedCounter] = {}
         self._prefixes = prefixes or {}
-        self._softmax: dict[tuple[int, int], WeightCounter] = {}
+        self._softmax: dict[tuple[int, int, int], WeightCounter] = {}
         if options.need_weights:
             for block in blocks:
                 self._read(block)
@@ -76,8 +76,8 @@ class Gauge:
         return found
 
     @property
-    def weights(self) -> dict[tuple[int, int], WeightStatistics]:
-        """What softmax made of the logits of each (block, head)."""
+    def weights(self) -> dict[tuple[int, int, int], WeightStatistics]:
+        """What softmax made of the logits of each (block, head, group of images)."""
         return {key: counter.result() for key, counter in self._softmax.items()}
 
     def measure_weights(self) -> None:
@@ -96,6 +96,7 @@ class Gauge:
         if joined > 1:
             for counter in self._counters.values():
                 counter.join(joined)
+            self._join_weights(joined)
 
     def measure_tokens(self, block: int, tokens: Tensor) -> None:
         """Count the entries of X and of A X^T for what one block's attention reads."""
@@ -113,15 +114,22 @@ class Gauge:
             for head in range(scores.heads):
                 name = str(head) if self.options.per_head else WHOLE
                 entries = self._counter((block, name, LOGITS)).at(group)
-                weights = self._weight_counter(block, head)
+                weights = self._weight_counter(block, head, group)
                 for tile in scores.tiles(head, first, last):
                     entries.add(tile.seen())
                     weights.add(tile)
 
-    def _weight_counter(self, block: int, head: int) -> WeightCounter:
-        if (block, head) not in self._softmax:
-            self._softmax[block, head] = WeightCounter(self._prefixes.get(block))
-        return self._softmax[block, head]
+    def _weight_counter(self, block: int, head: int, group: int) -> WeightCounter:
+        key = block, head, group
+        if key not in self._softmax:
+            self._softmax[key] = WeightCounter(self._prefixes.get(block))
+        return self._softmax[key]
+
+    def _join_weights(self, neighbours: int) -> None:
+        """Make one group of so many neighbours, as `GroupedCounter.join` does."""
+        before, self._softmax = self._softmax, {}
+        for (block, head, group), counter in before.items():
+            self._weight_counter(block, head, group // neighbours).join(counter)
 
     def _divided(self, tokens: Tensor) -> Iterable[tuple[int, Tensor]]:
         """The tokens (B, N, d) of each group's images; windows of an image are neighbours.
@@ -179,16 +187,21 @@ class Gauge:
         return ((str(i), weights.head(i)) for i in heads if weights)
 
 
-def add_weights(parts: Iterable[Mapping[tuple[int, int], WeightStatistics]]) -> Found:
-    """Of processes: each block's heads in order, after all of them together."""
-    heads: dict[tuple[int, int], WeightStatistics] = {}
-    for part in parts:
-        for key, weights in part.items():
-            heads[key] = heads[key] + weights if key in heads else weights
-    found: dict[tuple[int, str], WeightStatistics] = {}
-    for block in sorted({block for block, _ in heads}):
-        of_block = {str(head): heads[block, head] for b, head in sorted(heads) if b == block}
-        first, *others = of_block.values()
-        found[block, WHOLE] = sum(others, first)
-        found |= {(block, head): weights for head, weights in of_block.items()}
-    return found
+def add_weights(
+    parts: Iterable[Mapping[tuple[int, int, int], WeightStatistics]], *, planned: bool
+) -> Found:
+    """Of processes, which have parts of the same groups if these are planned, else others.
+
+    Each block's heads in order, after all of them together; of each group of images.
+    """
+    found: dict[tuple[int, int], dict[tuple[int, int], WeightStatistics]] = {}
+    for process, part in enumerate(parts):
+        for (block, head, group), weights in part.items():
+            name = 0 if planned else process, group
+            for which in (-1, head):  # -1: heads together
+                groups = found.setdefault((block, which), {})
+                groups[name] = groups[name] + weights if name in groups else weights
+    return {
+        (block, WHOLE if head < 0 else str(head)): list(found[block, head].values())
+        for block, head in sorted(found)
+    }

@@ -8,7 +8,7 @@ softmax_table       one row a block and head
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from burst.axis import Axis, FloatAxis
 from burst.errors import UnsupportedModel
 from burst.float64 import to_float64
 from burst.histogram import Histogram
+from burst.jackknife import NONE, Interval, Scale, interval
 from burst.kernels import HistogramAccumulator
 from burst.score_tiles import Scores, Tile
 
@@ -43,7 +44,12 @@ SOFTMAX_COLUMNS = (
     "head",
     "queries",
     *(name for weight in WEIGHTS for name in (weight, f"{weight}_std")),
+    *(f"{weight}_{end}" for weight in WEIGHTS for end in ("low", "high")),
 )
+SCALES = {weight: Scale(least=0.0, most=1.0) for weight in WEIGHTS} | {
+    "keys": Scale(least=0.0),
+    "entropy": Scale(least=0.0),
+}
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 _DEFAULT_AXIS = FloatAxis()
 
@@ -176,6 +182,10 @@ class WeightCounter:
         sums = torch.stack([has.double().sum(1), values.sum(1), values.square().sum(1)], dim=1)
         self._sums = self._sums.to(sums.device) + sums
 
+    def join(self, other: "WeightCounter") -> None:
+        """Add what another one of the same head has."""
+        self._sums = self._sums + other._sums.to(self._sums.device)
+
     def result(self) -> WeightStatistics:
         """Of all that was added."""
         return WeightStatistics(self._sums.cpu().numpy())
@@ -246,15 +256,31 @@ def _has_class_token(block: str, parameters: list[str]) -> bool:
     return False
 
 
-Found = Mapping[tuple[int, str], WeightStatistics]
+Found = Mapping[tuple[int, str], Sequence[WeightStatistics]]
 
 
 def softmax_table(model: str, pretraining: str, found: Found) -> pd.DataFrame:
-    """One row for each (block, head), with the columns `SOFTMAX_COLUMNS`."""
+    """One row for each (block, head), with the columns `SOFTMAX_COLUMNS`.
+
+    Args:
+        model, pretraining: of every row.
+        found: of each group of images; means have 95 % intervals over these.
+    """
     rows = []
-    for (block, head), weights in found.items():
+    for (block, head), groups in found.items():
+        weights = WeightStatistics(np.sum([group.sums for group in groups], axis=0))
         pairs = zip(weights.means().values(), weights.deviations().values(), strict=True)
-        rows.append(
-            (model, pretraining, block, head, weights.queries, *(x for xs in pairs for x in xs))
-        )
+        numbers = [x for xs in (*pairs, *_intervals(weights, groups)) for x in xs]
+        rows.append((model, pretraining, block, head, weights.queries, *numbers))
     return pd.DataFrame(rows, columns=list(SOFTMAX_COLUMNS))
+
+
+def _intervals(whole: WeightStatistics, groups: Sequence[WeightStatistics]) -> Iterator[Interval]:
+    """Of the means of `WEIGHTS`, in their order."""
+    for place, (name, mean) in enumerate(whole.means().items()):
+        sums = np.array([group.sums[place] for group in groups if group.sums[place, 0]])
+        others = whole.sums[place] - sums.reshape(-1, 3)
+        if len(sums) > 1:
+            yield interval(mean, others[:, 1] / others[:, 0], sums[:, 0], scale=SCALES[name])
+        else:
+            yield NONE

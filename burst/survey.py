@@ -287,7 +287,8 @@ def survey(
     parts = together(measure)
     bad = tuple(one for part in parts for one in part.skipped)
     stream.check_some_read(bad)
-    counts = _counts(parts, planned=isinstance(stream, NamedStream))
+    planned = isinstance(stream, NamedStream)
+    counts = _counts(parts, planned=planned)
     histograms = {key: one.histogram for key, one in counts.items()}
     _check_complete(histograms, options, f"{subject.name} on {stream.source}")
     record = _record(subject, options, histograms)
@@ -296,9 +297,8 @@ def survey(
         record["images"] = stream.record | {"count": read, "bad": [list(one) for one in bad]}
     table = survey_table(subject.name, subject.pretraining, counts)
     margins = {key: one.margins for key, one in counts.items() if one.margins}
-    softmax = softmax_table(
-        subject.name, subject.pretraining, add_weights(part.softmax for part in parts)
-    )
+    weights = add_weights((part.softmax for part in parts), planned=planned)
+    softmax = softmax_table(subject.name, subject.pretraining, weights)
     return Survey(table, histograms, skipped, omitted, bad, record, margins, softmax)
 
 
@@ -319,7 +319,7 @@ class _Part(NamedTuple):
 
     of_weights: dict[Key, Counted]
     of_tokens: Mapping[Key, Mapping[int, list[Counted]]]
-    softmax: dict[tuple[int, int], WeightStatistics]
+    softmax: dict[tuple[int, int, int], WeightStatistics]
     skipped: list[tuple[str, str]]
     read: int
 

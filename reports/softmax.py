@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from burst.errors import EmptyResult
 from burst.gauge import WHOLE
-from reports.depth import whole_blocks
+from reports.depth import draw_band, whole_blocks
 from reports.style import INK, PAGE_WIDTH, blank_page, house_style, legend_above
 
 MEASURES = {
@@ -21,7 +21,7 @@ MEASURES = {
 
 
 def softmax_figure(table: pd.DataFrame, *, title: str, figure: Figure | None = None) -> Figure:
-    """Means over queries of what softmax gives, block by block; a dot is a head.
+    """Means over queries of what softmax gives, block by block, with 95 % bands; a dot is a head.
 
     Of weights on tokens that a model does not have there is no panel; the first token's stands for
     models without a class token.
@@ -81,6 +81,7 @@ def _draw(ax: Axes, table: pd.DataFrame, column: str) -> dict[str, Artist]:
     heads = table[table["head"].astype(str) != WHOLE]
     (line,) = ax.plot(whole["block"], whole[column], color=INK, marker="o", lw=1.2)
     handles: dict[str, Artist] = {"heads together": line}
+    draw_band(ax, whole, column, INK)
     if len(heads):
         (handles["one head"],) = ax.plot(
             heads["block"], heads[column], ls="", marker=".", ms=3, color="0.6", zorder=1

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.special import softmax
 from scipy.stats import entropy
 from support import float_histogram, vit
@@ -175,7 +176,8 @@ def test_the_class_token_is_told_from_registers(options, prefix):
 
 def test_the_table_has_a_row_for_each_block_and_head():
     one, two = accumulated(scores_of(torch.randn(2, 2, 5, 5)), prefix=Prefix(1)).weights()
-    table = softmax_table("m", "mae", {(0, "all"): one + two, (0, "0"): one, (0, "1"): two})
+    found = {(0, "all"): [one + two], (0, "0"): [one], (0, "1"): [two]}
+    table = softmax_table("m", "mae", found)
     assert list(table.columns) == list(SOFTMAX_COLUMNS)
     assert list(table["head"]) == ["all", "0", "1"]
     assert list(table["queries"]) == [20, 10, 10]
@@ -183,3 +185,19 @@ def test_the_table_has_a_row_for_each_block_and_head():
     assert means["all"] == pytest.approx((means["0"] + means["1"]) / 2)
     assert table["register_weight"].isna().all()
     assert (table["class_weight"] == table["first_weight"]).all()
+
+
+def test_means_have_intervals_over_groups_of_images():
+    random = torch.Generator().manual_seed(0)
+    scores = [torch.randn(1, 1, 8, 8, generator=random) * (1 + i / 10) for i in range(10)]
+    groups = [accumulated(scores_of(one), prefix=Prefix(1)).weights()[0] for one in scores]
+    row = softmax_table("m", "mae", {(0, "all"): groups}).iloc[0]
+    each = np.array([group.means()["entropy"] for group in groups])
+    reach = stats.t.ppf(0.975, 9) * each.std(ddof=1) / np.sqrt(10)  # of a mean of equal groups
+    assert row["entropy"] == pytest.approx(each.mean())
+    assert row["entropy_high"] - row["entropy"] >= reach * (1 - 1e-9)
+    assert row["entropy_high"] - row["entropy"] < 1.5 * reach
+    assert row["keys_low"] == row["keys"] == row["keys_high"] == 8
+    assert np.isnan(row["register_weight_low"])
+    few = softmax_table("m", "mae", {(0, "all"): groups[:2]}).iloc[0]
+    assert np.isnan(few["entropy_low"])

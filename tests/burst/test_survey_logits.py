@@ -52,6 +52,8 @@ def test_the_softmax_table_is_that_of_the_weights(batches):
     model = vit(reg_tokens=2).eval()
     found = survey(model, batches, LOGITS).softmax
     assert list(found.columns) == list(SOFTMAX_COLUMNS)
+    assert (found["entropy_low"] <= found["entropy"]).all()
+    assert (found["entropy"] <= found["entropy_high"]).all()
     table = found.set_index(["block", "head"])
     for block, x in scores(model, batches).items():
         p = softmax(x.double().numpy(), axis=-1)
