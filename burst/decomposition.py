@@ -18,7 +18,7 @@ Decomposition  the parts
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -33,7 +33,7 @@ ROUNDING = 2.0**-24  # of a float32 number: what varies less about its mean does
 
 
 class _Arrays:
-    """Numbers of one shape, which stacks and takes indices like an array."""
+    """Arrays of one shape, that stack and add up."""
 
     @classmethod
     def stack(cls, parts: Sequence[Self]) -> Self:
@@ -111,11 +111,7 @@ class GroupMoments(_Arrays):
         cls, count: Floats, origin: Floats | float, s1: Floats, s2: Floats, s3: Floats, s4: Floats
     ) -> "GroupMoments":
         """From sums of powers of the deviation from `origin`, which should lie near the means."""
-        n = np.maximum(count, 1)
-        d = s1 / n
-        m2 = np.maximum(s2 - d * s1, 0.0)
-        m3 = s3 - d * (3 * s2 - 2 * d * s1)
-        m4 = np.maximum(s4 - d * (4 * s3 - d * (6 * s2 - 3 * d * s1)), 0.0)
+        d, m2, m3, m4 = central(count, s1, s2, s3, s4)
         return cls(count, np.where(count > 0, origin + d, 0.0), m2, m3, m4)
 
     @property
@@ -157,7 +153,9 @@ class GroupMoments(_Arrays):
 
     def sums(self) -> "GroupSums":
         """Sums over the groups, the last axis."""
-        return GroupSums(*group_sums(*self.arrays()))
+        number = np.maximum(self.count.sum(axis=-1), 1)
+        middle = (self.count * self.mean).sum(axis=-1) / number
+        return GroupSums.about_origin(middle, *group_sums(middle, *self.arrays()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,31 +196,32 @@ class GroupSums(_Arrays):
         return cls(*np.zeros(len(cls.names())))
 
     @classmethod
-    def total_of(cls, parts: Sequence["GroupSums"]) -> "GroupSums":
-        """Of the groups of all parts, if there are any."""
-        if len(parts) < 2:
-            return parts[0] if parts else cls.none()
-        return cls.stack(parts).total()
+    def about_origin(cls, origin: Floats | float, *sums: Floats) -> "GroupSums":
+        """From what `group_sums` gives about `origin`, which should lie near the mean."""
+        about = cls(*sums)
+        means = GroupMoments.from_powers(
+            about.count, origin, about.mean, about.d2, about.d3, about.d4
+        )
+        step = np.where(about.count > 0, means.mean - origin, 0.0)
+        return about._moved(means, -step)
 
     def about(self, mean: Floats) -> "GroupSums":
         """The same with d taken from another mean."""
+        _, d2, d3, d4 = GroupMoments(self.count, self.mean, self.d2, self.d3, self.d4).powers(mean)
         step = np.where(self.count > 0, self.mean - mean, 0.0)
-        n = self.count
-        return GroupSums(
-            count=n,
-            mean=mean,
-            d2=self.d2 + n * step**2,
-            d3=self.d3 + step * (3 * self.d2 + n * step**2),
-            d4=self.d4 + step * (4 * self.d3 + step * (6 * self.d2 + n * step**2)),
-            s=self.s,
-            ss=self.ss,
+        return self._moved(GroupMoments(self.count, mean, d2, d3, d4), step)
+
+    def _moved(self, means: GroupMoments, step: Floats) -> "GroupSums":
+        """With `step` added to d; `means` has the sums of its powers."""
+        return replace(
+            self,
+            mean=means.mean,
+            d2=means.m2,
+            d3=means.m3,
+            d4=means.m4,
             sd=self.sd + step * self.s,
             sdd=self.sdd + step * (2 * self.sd + step * self.s),
-            t=self.t,
             td=self.td + step * self.t,
-            f=self.f,
-            varying=self.varying,
-            standardised=self.standardised,
         )
 
     def total(self) -> "GroupSums":
@@ -235,18 +234,32 @@ class GroupSums(_Arrays):
         return GroupSums.stack([self, other]).total()
 
 
-def group_sums(count: N, mean: N, m2: N, m3: N, m4: N) -> tuple[N, ...]:
-    """The numbers of `GroupSums`, over the last axis: of NumPy's arrays or float64 tensors."""
-    number = count.sum(-1)
+def central(count: N, s1: N, s2: N, s3: N, s4: N) -> tuple[N, N, N, N]:
+    """How far means lie from an origin, and sums of powers 2 to 4 about them, from those about it.
+
+    Of NumPy's arrays or float64 tensors.
+    """
+    d = s1 / (count + (count == 0))
+    m2 = (s2 - d * s1).clip(0)
+    m3 = s3 - d * (3 * s2 - 2 * d * s1)
+    m4 = (s4 - d * (4 * s3 - d * (6 * s2 - 3 * d * s1))).clip(0)
+    return d, m2, m3, m4
+
+
+def group_sums(origin: N, count: N, mean: N, m2: N, m3: N, m4: N) -> tuple[N, ...]:
+    """The numbers of `GroupSums` over the last axis, for `GroupSums.about_origin`.
+
+    d is taken from `origin` (...), and n d stands in place of the mean, so they simply add up. Of
+    NumPy's arrays or float64 tensors.
+    """
     n = count + (count == 0)
-    middle = (count * mean).sum(-1) / (number + (number == 0))
-    d = (mean - middle[..., None]) * (count > 0)
+    d = (mean - origin[..., None]) * (count > 0)
     s = m2 / n
     varies = _varies(count, mean, m2)
     square = m2 * m2 * varies + (1 - varies)
     return (
-        number,
-        middle,
+        count.sum(-1),
+        (count * d).sum(-1),
         (count * d**2).sum(-1),
         (count * d**3).sum(-1),
         (count * d**4).sum(-1),

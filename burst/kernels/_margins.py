@@ -4,17 +4,15 @@ MarginTally      on the CPU, where a number is read as soon as it is known
 DeferredMargins  on a device, which is asked for numbers at the end alone
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from burst.decomposition import Floats, GroupMoments, GroupSums, Margins, group_sums
+from burst.decomposition import Floats, GroupMoments, GroupSums, Margins, central, group_sums
 from burst.errors import ShapeError
 
 FAR = 32.0  # deviations from the origin: beyond, the fourth power loses half of its digits
-KEPT = 256  # strips whose sums are kept apart before they are added up
+COLUMN_SUMS = len(GroupSums.names())
 
 
 class MarginTally:
@@ -29,7 +27,7 @@ class MarginTally:
         self._rows = np.zeros((5, 0))  # count, four sums
         self._exact = GroupMoments(*self._rows)  # of rows far from the origin
         self._strip: Floats | None = None  # (5, n): of the columns being worked on
-        self._columns: list[GroupSums] = []
+        self._columns = np.zeros(COLUMN_SUMS)  # about the origin
 
     def begin(self, a: Tensor, b: Tensor) -> None:
         """Before the product a @ b.
@@ -78,18 +76,17 @@ class MarginTally:
         if self._strip is None or self._origin is None:
             return
         count, *powers = self._strip
-        self._columns.append(GroupMoments.from_powers(count, self._origin, *powers).sums())
+        found = GroupMoments.from_powers(count, self._origin, *powers)
+        self._columns += np.array(group_sums(np.float64(self._origin), *found.arrays()))
         self._strip = None
-        if len(self._columns) > KEPT:
-            self._columns = [GroupSums.total_of(self._columns)]
 
     def result(self) -> Margins:
         """What was taken in so far."""
-        count, *powers = self._rows
-        rows = GroupMoments.from_powers(count, self._origin or 0.0, *powers)
+        origin, (count, *powers) = self._origin or 0.0, self._rows
+        rows = GroupMoments.from_powers(count, origin, *powers)
         if self._exact.count.any():
             rows += self._exact
-        return Margins(rows, GroupSums.total_of(self._columns))
+        return Margins(rows, GroupSums.about_origin(origin, *self._columns))
 
     def _set_aside(self, tile: Tensor, first: int, rows: Floats) -> None:
         """Move rows far from the origin, as `rows` has them, over to the exact ones."""
@@ -116,18 +113,14 @@ class DeferredMargins:
         rows: (5, m): for each row its count and four sums of powers, to be added to.
         row_origins: (m,): about what.
         origin: (): about what the sums over columns are.
-        sums: (14,): those of `GroupSums` with d taken from `origin`, and of n d in place of the
-            mean; to be added to where columns are summed up on the spot.
+        sums: (14,): over the columns, as `group_sums` has them, to be added to.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.rows = torch.zeros(5, 0, dtype=torch.float64, device=device)
         self.row_origins, self.origin = self.rows[0], torch.zeros_like(self.rows.sum())
-        self.sums = self.rows.new_zeros(len(GroupSums.names()))
+        self.sums = self.rows.new_zeros(COLUMN_SUMS)
         self._strip: Tensor | None = None
-        self._columns = torch.empty(KEPT, 14, dtype=torch.float64, device=device)
-        self._used = 0
-        self._total = GroupSums.none()
 
     def begin(self, a: Tensor, b: Tensor) -> None:
         """Before the product a @ b.
@@ -141,20 +134,6 @@ class DeferredMargins:
             self.row_origins = (a.double() @ b.double().mean(1)).nan_to_num(0.0, 0.0, 0.0)
             self.origin = self.row_origins.mean()
 
-    def add_columns(self, powers: Tensor) -> None:
-        """Take in the count and the four sums of powers of some columns, (5, n), all rows done."""
-        if self._used == len(self._columns):
-            self._collect()
-        count, s1, s2, s3, s4 = powers
-        n = count.clamp(min=1)
-        d = s1 / n
-        m2 = (s2 - d * s1).clamp(min=0)
-        m3 = s3 - d * (3 * s2 - 2 * d * s1)
-        m4 = (s4 - d * (4 * s3 - d * (6 * s2 - 3 * d * s1))).clamp(min=0)
-        mean = (self.origin + d) * (count > 0)
-        self._columns[self._used] = torch.stack(group_sums(count, mean, m2, m3, m4))
-        self._used += 1
-
     def add(self, tile: Tensor, first: int) -> None:
         """Take in a float32 tile by PyTorch operations; see `MarginTally.add`."""
         finite = tile.isfinite()
@@ -165,39 +144,19 @@ class DeferredMargins:
 
     def end_strip(self) -> None:
         """All rows of some columns have been taken in."""
-        if self._strip is not None:
-            self.add_columns(self._strip)
+        if self._strip is None:
+            return
+        count, *powers = self._strip
+        d, *moments = central(count, *powers)
+        self.sums += torch.stack(group_sums(self.origin, count, self.origin + d, *moments))
         self._strip = None
 
     def result(self) -> Margins:
         """Read what the device holds."""
-        self._collect()
         count, *powers = self.rows.cpu().numpy()
-        origins = self.row_origins.cpu().numpy()
-        columns = self._total + _about_mean(self.sums.cpu().numpy(), self.origin.item())
-        return Margins(GroupMoments.from_powers(count, origins, *powers), columns)
-
-    def _collect(self) -> None:
-        rows = self._columns[: self._used].cpu().numpy()
-        self._total = GroupSums.stack([self._total, *(GroupSums(*row) for row in rows)]).total()
-        self._used = 0
-
-
-def _about_mean(sums: Floats, origin: float) -> GroupSums:
-    """Sums with d taken from the mean, from `DeferredMargins.sums`."""
-    about = GroupSums(*sums)
-    n = about.count
-    step = about.mean / np.maximum(n, 1)
-    return replace(
-        about,
-        mean=(n > 0) * (origin + step),
-        d2=about.d2 - n * step**2,
-        d3=about.d3 - step * (3 * about.d2 - 2 * n * step**2),
-        d4=about.d4 - step * (4 * about.d3 - step * (6 * about.d2 - 3 * n * step**2)),
-        sd=about.sd - step * about.s,
-        sdd=about.sdd - step * (2 * about.sd - step * about.s),
-        td=about.td - step * about.t,
-    )
+        rows = GroupMoments.from_powers(count, self.row_origins.cpu().numpy(), *powers)
+        columns = GroupSums.about_origin(self.origin.item(), *self.sums.cpu().numpy())
+        return Margins(rows, columns)
 
 
 def _check_rows(known: Floats | Tensor, rows: int) -> None:

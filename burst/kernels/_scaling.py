@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from burst.axis import Axis, FloatAxis
+from burst.decomposition import central
 from burst.errors import BackendError
 from burst.histogram import NonFinite
 from burst.kernels._tiles import MOST_BINS
@@ -110,18 +111,10 @@ def merge(
 
 
 def from_rows(rows: Numbers) -> tuple[Moments, NonFinite]:
-    """What the programs of a kernel kept, see `_triton_moments`, put together.
-
-    With s_p = sum of (y - origin)^p and u = s1 / n: m2 = s2 - n u^2, m3 = s3 - 3 u s2 + 2 n u^3,
-    m4 = s4 - 4 u s3 + 6 u^2 s2 - 3 n u^4.
-    """
+    """What the programs of a kernel kept, see `_triton_moments`, put together."""
     origin, s1, s2, s3, s4, low, high, *seen = rows.T
     nan, negative, positive, entries = seen
     count = entries - nan - negative - positive
-    n = np.maximum(count, 1)
-    u = s1 / n
-    m2 = np.maximum(s2 - n * u**2, 0.0)
-    m3 = s3 - 3 * u * s2 + 2 * n * u**3
-    m4 = np.maximum(s4 - 4 * u * s3 + 6 * u**2 * s2 - 3 * n * u**4, 0.0)
+    u, m2, m3, m4 = central(count, s1, s2, s3, s4)
     moments = merge(count, origin + u, (m2, m3, m4), (low, high))
     return moments, NonFinite(*(int(one.sum()) for one in (nan, negative, positive)))
