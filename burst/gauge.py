@@ -76,7 +76,7 @@ class Gauge:
         return found
 
     @property
-    def weights(self) -> dict[tuple[int, int, int], WeightStatistics]:
+    def softmax(self) -> dict[tuple[int, int, int], WeightStatistics]:
         """What softmax made of the logits of each (block, head, group of images)."""
         return {key: counter.result() for key, counter in self._softmax.items()}
 
@@ -106,11 +106,7 @@ class Gauge:
 
     def measure_scores(self, block: int, scores: Scores) -> None:
         """Count the logits of one block's attention, and weigh its keys."""
-        windows, rest = divmod(scores.shape[0], max(self._items, 1))
-        pieces = [(group, first * windows, last * windows) for group, first, last in self._pieces]
-        if rest:
-            pieces = [(self._pieces[0].group, 0, scores.shape[0])]
-        for group, first, last in pieces:
+        for group, first, last in self._shares(scores.shape[0]):
             for head in range(scores.heads):
                 name = str(head) if self.options.per_head else WHOLE
                 entries = self._counter((block, name, LOGITS)).at(group)
@@ -131,17 +127,27 @@ class Gauge:
         for (block, head, group), counter in before.items():
             self._weight_counter(block, head, group // neighbours).join(counter)
 
+    def _shares(self, length: int) -> list[Piece]:
+        """Which of so many items, or windows of items, are each group's; an item's are neighbours.
+
+        Where they do not divide evenly it is not known whose they are.
+        """
+        windows, rest = divmod(length, max(self._items, 1))
+        if rest:
+            return [Piece(self._pieces[0].group, 0, length)]
+        return [
+            Piece(group, first * windows, last * windows) for group, first, last in self._pieces
+        ]
+
     def _divided(self, tokens: Tensor) -> Iterable[tuple[int, Tensor]]:
-        """The tokens (B, N, d) of each group's images; windows of an image are neighbours.
+        """The tokens (B, N, d) of each group's images.
 
         Where padding was left out, it is not known any more whose tokens are whose.
         """
-        windows, rest = divmod(len(tokens), max(self._items, 1))
-        if tokens.ndim != 3 or rest:
+        if tokens.ndim != 3:
             return [(self._pieces[0].group, tokens)]
-        return [
-            (group, tokens[first * windows : last * windows]) for group, first, last in self._pieces
-        ]
+        shares = self._shares(len(tokens))
+        return [(group, tokens[first:last]) for group, first, last in shares]
 
     def _measure(self, block: int, x: Tensor, group: int) -> None:
         if "x" in self.options.quantities:

@@ -282,7 +282,7 @@ def survey(
                 progress=progress,
             )
         read = mine.count - len(mine.skipped)
-        return _Part(gauge.of_weights, gauge.of_tokens, gauge.weights, mine.skipped, read)
+        return _Part(gauge.of_weights, gauge.of_tokens, gauge.softmax, mine.skipped, read)
 
     parts = together(measure)
     bad = tuple(one for part in parts for one in part.skipped)
