@@ -1,4 +1,6 @@
-"""Histograms of samples that exist, to draw."""
+"""Histograms of samples that exist, to draw, and a browser to look at pages with."""
+
+import shutil
 
 import numpy as np
 import pytest
@@ -6,6 +8,8 @@ import pytest
 from burst.axis import FloatAxis
 from burst.histogram import Histogram
 from burst.moments import Moments
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture
@@ -20,3 +24,14 @@ def histogram_of():
         return Histogram(axis, counts, moments=Moments.of(values))
 
     return build
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with sync_api.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()

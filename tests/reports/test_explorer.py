@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import json
 import re
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,6 @@ from burst.distribution import fit_gaussian, fit_generalised_gaussian, fit_lapla
 from reports.explorer import explorer_data, packed, without_intervals
 from reports.page import Page
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LAWS = {
     "gaussian": fit_gaussian,
     "laplacian": fit_laplace,
@@ -145,17 +143,6 @@ def test_odd_values_are_taken_as_they_are(histogram_of, surveys, values):
     data = json.loads(json.dumps(explorer_data([one]), allow_nan=False))
     assert data["rows"][0]["finer"] == 0  # nothing to be seen there
     assert sum(map(sum, unpacked(data["counts"], 128))) == len(values)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
-    with sync_api.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -21,8 +20,6 @@ import burst
 import reports
 from reports.bpt_report import shade
 from reports.page import Page, cell, image_uri
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="module")
@@ -223,17 +220,6 @@ def test_text_is_escaped(tmp_path):
     page.section("x").frame(pd.DataFrame({"n": ["<b>"]}), "caption")
     assert "<script>alert" not in page.html() and "a &amp; b" in page.html()
     assert "&lt;b&gt;" in page.html()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
-    with sync_api.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
 
 
 def opened(browser, path, width):
