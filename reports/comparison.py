@@ -128,11 +128,17 @@ def _file(path: Path) -> Path:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Folders' names where they differ, else whole paths, and a number behind equal ones."""
+    """Names, with as many folders before them as tell the runs apart; a number behind equal ones.
+
+    A whole path would leave a figure no room.
+    """
     names = [path.parent if path.name == FILE else path for path in paths]
-    labels = [(path.resolve() if path.is_dir() else path.with_suffix("")).name for path in names]
-    if len(set(labels)) < len(labels):
-        labels = [str(path) for path in names]
+    parts = [
+        (path.resolve() if path.is_dir() else path.with_suffix("").absolute()).parts
+        for path in names
+    ]
+    tails = ([one[-length:] for one in parts] for length in range(1, max(map(len, parts)) + 1))
+    labels = ["/".join(tail) for tail in next(t for t in tails if len(set(t)) == len(set(parts)))]
     seen: Counter[str] = Counter()
     for i, label in enumerate(labels):
         seen[label] += 1
