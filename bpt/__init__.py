@@ -1,6 +1,7 @@
 """Prompt tuning of Vision Transformers, with what `burst` finds out about their attention."""
 
-from bpt.build import build_model, restore_model
+from bpt.configuration import default_folder
+from bpt.construction import build_model, restore_model
 from bpt.cost import TrainingCost, dataset_sizes, training_cost
 from bpt.dataset import (
     Benchmark,
@@ -19,7 +20,7 @@ from bpt.dataset import (
     open_dataset,
 )
 from bpt.detection.backbone import FineTunedMap, PromptedMap, detection_backbone
-from bpt.detection.build import build_detector, restore_detector
+from bpt.detection.construction import build_detector, restore_detector
 from bpt.detection.cost import DetectionCost, detection_cost, known_detection_cost
 from bpt.detection.detector import Detector, DetectorOptions
 from bpt.detection.evaluate import DetectionScores, average_precision
@@ -33,7 +34,7 @@ from bpt.detection.inference import (
 from bpt.detection.objects import Batch, Detections, Targets
 from bpt.detection.published import detection_recipe_for
 from bpt.detection.recipe import DetectionRecipe
-from bpt.detection.run import DetectionRun
+from bpt.detection.run_folder import DetectionRun
 from bpt.engine import Scores, evaluate
 from bpt.errors import Interrupted, NonFiniteLoss, RunExists
 from bpt.export import export_run, load_exported
@@ -54,8 +55,7 @@ from bpt.prompt import (
 )
 from bpt.published import PublishedRecipe, published_recipes, recipe_for
 from bpt.recipe import Recipe
-from bpt.run import Run, open_run
-from bpt.setup import default_folder
+from bpt.run_folder import Run, open_run
 from bpt.study import run_study
 from bpt.tokens import prompt_tokens
 from bpt.train import train, train_seeds

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bpt.errors import NonFiniteLoss
-from bpt.optimisation import MovingAverage
+from bpt.model import TrainedModule
+from bpt.optimisation import MovingAverage, make_optimizer, schedule
+from bpt.recipe import Recipe
 from burst.distributed import gather, meet, rank_and_size, together
 from burst.errors import EmptyResult
 
 B = TypeVar("B")
+T = TypeVar("T")
 Labelled = tuple[Tensor, Tensor]  # (b, 3, H, W) images and (b,) labels
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -84,7 +88,7 @@ def add_up(mine: Tensor) -> Tensor:
 
 
 @dataclass
-class Progress:
+class EpochState:
     """How far an epoch is: steps, seconds, and this process's sums.
 
     `sums` float64 are the loss, what else the trainer counts, and over steps the norm of the
@@ -139,18 +143,18 @@ class Trainer(ABC, Generic[B]):
     def loss(self, part: B) -> tuple[Tensor, Tensor]:
         """The mean loss of a part; and (counted,) float64, its sum over images and other counts."""
 
-    def start(self) -> Progress:
+    def start(self) -> EpochState:
         """Nothing done yet."""
-        return Progress(torch.zeros(self.counted + 1, dtype=torch.float64, device=self.device))
+        return EpochState(torch.zeros(self.counted + 1, dtype=torch.float64, device=self.device))
 
     def train_epoch(
         self,
         batches: Iterable[B],
         *,
         first_step: int,
-        done: Progress,
-        after_step: Callable[[Progress], None],
-    ) -> Progress:
+        done: EpochState,
+        after_step: Callable[[EpochState], None],
+    ) -> EpochState:
         """Run the rest of an epoch.
 
         Args:
@@ -177,7 +181,7 @@ class Trainer(ABC, Generic[B]):
         return done
 
     def step(self, batch: B) -> Tensor:
-        """One step; what it adds to the sums of `Progress`."""
+        """One step; what it adds to the sums of `EpochState`."""
         if isinstance(self.network, nn.parallel.DistributedDataParallel):
             meet()  # no process alone can leave the sum of the gradients
         total = torch.zeros(self.counted, dtype=torch.float64, device=self.device)
@@ -271,6 +275,53 @@ class ClassifierTrainer(Trainer[Labelled]):
         logits = self.network(images)
         loss = functional.cross_entropy(logits.float(), labels)
         return loss, _tally(loss.detach(), logits.detach(), labels)
+
+
+def make_trainer(
+    recipe: Recipe, model: TrainedModule, forward: Callable[[Tensor], Tensor], steps: int
+) -> ClassifierTrainer:
+    """The optimiser and all around it.
+
+    Args:
+        recipe: how.
+        model: whose parameters are trained.
+        forward: what gives logits of a batch: the model, compiled perhaps, or the head alone.
+        steps: an epoch has.
+    """
+    device, rank = next(model.parameters()).device, rank_and_size()[0]
+    torch.manual_seed(recipe.seed + rank)  # of stochastic depth; each process drops others
+    optimizer = make_optimizer(model, recipe)
+    average = None
+    if recipe.ema_decay is not None:
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        average = MovingAverage(trained, recipe.ema_decay)
+    prompts = getattr(model, "prompts", None)
+    return ClassifierTrainer(
+        model,
+        shared(forward, device),
+        optimizer,
+        prompts=list(prompts.parameters()) if prompts is not None else [],
+        set_lr=schedule(optimizer, recipe, steps).step_update,
+        device=device,
+        precision=recipe.precision,
+        accumulation=recipe.accumulation,
+        average=average,
+    )
+
+
+def shared(forward: Callable[..., T], device: torch.device) -> Callable[..., T]:
+    """With gradients averaged over the processes, if there are several."""
+    if rank_and_size()[1] == 1:
+        return forward
+    # The backbone is the same everywhere, and has no buffers that training changes.
+    devices = [device.index] if device.type == "cuda" else None
+    assert isinstance(forward, nn.Module)
+    meet()  # nobody waits in there for a process that failed before
+    with warnings.catch_warnings():  # newer versions of torch have a new name for the argument
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers")
+        return nn.parallel.DistributedDataParallel(
+            forward, device_ids=devices, broadcast_buffers=False
+        )
 
 
 def cut(count: int, parts: int) -> list[slice]:

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bpt.build import Model
+from bpt.construction import Model
 from bpt.fine_tuning import FineTunedViT
 from bpt.model import PromptedViT
 from bpt.prompt import PlainPrompt
-from bpt.run import Run, RunFolder
+from bpt.run_folder import Run, RunFolder
 from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError, OutputError
 from burst.files import write_atomically

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from bpt.configuration import open_benchmark
 from bpt.dataset import FileOpener
 from bpt.engine import autocast
 from bpt.loading import eval_batches, eval_transform
-from bpt.run import Run
-from bpt.setup import open_benchmark
+from bpt.run_folder import Run
 from burst.device import choose_device
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, CheckpointError, ImageError, check_known

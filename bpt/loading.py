@@ -203,7 +203,7 @@ class _Transformed(Dataset[Item | BurstError]):
             if self.draw is None:
                 return self.transform(image), label, index
             with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(_mixed(*self.draw, index))
+                torch.default_generator.manual_seed(mixed_seed(*self.draw, index))
                 return self.transform(image), label, index
         except BurstError as error:
             return error
@@ -313,7 +313,7 @@ class _Augment:
         with torch.random.fork_rng(devices=[]):
             for place in places.tolist():
                 image = self.pixels[self.split.names[place]]
-                torch.default_generator.manual_seed(_mixed(*self.seed, place))
+                torch.default_generator.manual_seed(mixed_seed(*self.seed, place))
                 found.append((image, self.transform.draw(*image.shape[:2])))
         return found
 
@@ -364,6 +364,6 @@ def _centre_crops(
             yield images, torch.from_numpy(split.labels[places]), torch.from_numpy(places)
 
 
-def _mixed(*numbers: int) -> int:
+def mixed_seed(*numbers: int) -> int:
     """One seed from several, well spread."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

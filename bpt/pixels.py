@@ -15,7 +15,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -34,17 +33,17 @@ from torchvision.transforms.v2 import functional as transforms
 
 from bpt.dataset import FileOpener, Split
 from burst.archive import reason
-from burst.files import cache_folder
+from burst.files import cache_folder, make_folder_atomically
 from burst.lock import one_at_a_time
 from burst.preprocess import INTERPOLATIONS, Preprocess
+from burst.progress import Say
 
 A = TypeVar("A")
 B = TypeVar("B")
-Say = Callable[[str], None]
 U8 = NDArray[np.uint8]
 
 VERSION = 1  # of the files' format
-PIXELS, SHAPES, PART = "pixels.u8", "shapes.npy", ".part"
+PIXELS, SHAPES = "pixels.u8", "shapes.npy"
 MAX_THREADS = 16
 SAMPLE = 16  # images whose sizes tell how large the file will be
 SAY_EVERY = 30.0  # seconds
@@ -255,23 +254,10 @@ def _build(folder: Path, names: Sequence[str], load: Callable[[str], U8], say: S
         OSError: it cannot be written, or there is no room.
         ImageError: of `load`.
     """
-    root = folder.parent
-    root.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(root)
-    part = root / f"{PART}-{socket.gethostname()}-{os.getpid()}"
-    shutil.rmtree(part, ignore_errors=True)  # of a process that had our number
-    try:
-        part.mkdir()
-        size = _room_for(names, load, root)
+    with make_folder_atomically(folder) as part:
+        size = _room_for(names, load, folder.parent)
         say(f"decoding {len(names):,} images once into {folder} (about {size >> 20:,} MiB)")
         _write(part, names, load, say)
-        try:
-            part.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(part: Path, names: Sequence[str], load: Callable[[str], U8], say: Say) -> None:
@@ -309,24 +295,6 @@ def _room_for(names: Sequence[str], load: Callable[[str], U8], root: Path) -> in
         text = f"they take about {size >> 20:,} MiB, and {free >> 20:,} MiB are free"
         raise OSError(errno.ENOSPC, text)
     return size
-
-
-def _remove_leftovers(root: Path) -> None:
-    """Of processes of this machine that were killed while they built."""
-    for part in root.glob(f"{PART}-{socket.gethostname()}-*"):
-        process = part.name.rpartition("-")[2]
-        if process.isdecimal() and not _alive(int(process)):
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        pass
-    return True
 
 
 def _files(split: Split) -> FileOpener:

@@ -1,9 +1,10 @@
 """Every hyper-parameter of a training, in one object that checks itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from bpt.machine import FREE_ON_RESUME, Machine
 from bpt.model import AFTER, POOLINGS
 from bpt.prompt import METHODS as PROMPT_METHODS
 from bpt.prompt import PromptOptions
@@ -36,20 +37,18 @@ DEFAULTS = {
     "linear": {"lr": 1e-2, "weight_decay": 0.0, "head_weight_decay": 0.0},
     "full": {"lr": 1.25e-4, "weight_decay": 0.05, "head_weight_decay": 0.05},
 }
-# What may differ between two parts of one training: it changes where things are and how fast.
-FREE_ON_RESUME = ("data", "weights", "whitening", "workers", "eval_batch_size", "origins")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuning:
+class Tuning(Machine):
     """What every training is told: images, backbone, prompts, steps. None: it depends on the rest.
+
+    What of it a machine, and not the result, depends on is in `Machine`.
 
     Attributes:
         dataset: a name of `known_datasets`; "folder:PATH" or "coco:PATH" for one's own images.
-        data: the folder or archive of the dataset.
         train_fraction: share of the training images to use.
         model: see `burst.load_backbone`.
-        weights: its checkpoint, or "random".
         normalisation: of the images: "native", as the backbone was pretrained, or "reference",
             with ImageNet's mean and deviation for every backbone, as the published numbers.
         method: one of `METHODS`: how prompts are parameterised, "linear" (what stands behind a
@@ -59,21 +58,14 @@ class Tuning:
         rank: r of bpt-bilinear.
         spt_tokens: what spt starts from.
         bilinear_init: "xavier" or "whitening"; the latter if `whitening` is given.
-        whitening: a file of `burst whiten`; made from the training images where a method needs
-            one and none is given.
         after: what becomes of prompt tokens behind the last prompted block: "carry" or "drop".
         batch_size: images an optimiser step, over all processes.
-        accumulation: parts that each process cuts its share of a step into, one after another.
-        eval_batch_size: images a step of an evaluation, on each process.
         lr: learning rate at its peak.
         weight_decay: of prompts; for full, of all matrices. Vectors never decay.
         layer_decay: factor of the learning rate from one block to the one before it (full only).
         drop_path: stochastic depth of the last block, falling linearly to 0 (full only).
         precision: "float32", or "bfloat16" or "float16" for autocast.
-        compile: use torch.compile.
         seed: of the start, the order of the images and their augmentation.
-        workers: processes that read images.
-        origins: of each hyper-parameter that was chosen, by whom; see `recipe_for`.
 
     Raises:
         UnknownName: a name that is not known; the nearest are offered.
@@ -81,10 +73,8 @@ class Tuning:
     """
 
     dataset: str
-    data: str | None = None
     train_fraction: float | None = None
     model: str = "mae_tiny"
-    weights: str | None = None
     normalisation: str = "native"
     method: str = "bpt-bilinear"
     placement: str = "shallow"
@@ -92,20 +82,14 @@ class Tuning:
     rank: int = 75
     spt_tokens: str = "random"
     bilinear_init: str = "xavier"
-    whitening: str | None = None
     after: str = "carry"
     batch_size: int = 32
-    accumulation: int = 1
-    eval_batch_size: int = 128
     lr: float | None = None
     weight_decay: float | None = None
     layer_decay: float = 0.65
     drop_path: float = 0.1
     precision: str = "float32"
-    compile: bool = False
     seed: int = 0
-    workers: int = 0
-    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         known = {

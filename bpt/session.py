@@ -6,7 +6,7 @@ What it saves, when, and in which order: so that a kill at any moment loses noth
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NoReturn, Protocol, TypeVar
@@ -15,24 +15,23 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from bpt import run as folder
-from bpt.engine import Progress, Trainer, add_up
+from bpt import run_folder as folder
+from bpt.configuration import existing_result
+from bpt.engine import EpochState, Trainer, add_up
 from bpt.errors import Interrupted, NonFiniteLoss
 from bpt.model import TrainedModule
 from bpt.recipe import Tuning
-from bpt.setup import existing_result
 from bpt.signals import Signals, resume_command
-from burst import forward
 from burst.device import choose_device
 from burst.distributed import agreed, process_group, rank_and_size
 from burst.errors import BurstError, OutputError
 from burst.files import make_folder
+from burst.progress import Progress, Say
 
 T = TypeVar("T")
 B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
 R = TypeVar("R", bound=Tuning)
-Say = Callable[[str], None]
 SAVE_EVERY = 600.0  # seconds between states that are kept within an epoch
 
 
@@ -66,7 +65,7 @@ class Session(ABC, Generic[R, B]):
         recipe: R,
         out: Path,
         device: torch.device,
-        progress: forward.Progress | None,
+        progress: Progress | None,
         say: Say | None,
     ) -> None:
         self.recipe, self.out, self.device = recipe, out, device
@@ -84,7 +83,7 @@ class Session(ABC, Generic[R, B]):
         *,
         device: str = "auto",
         resume: bool = False,
-        progress: forward.Progress | None = None,
+        progress: Progress | None = None,
         say: Say | None = None,
     ) -> dict[str, Any]:
         """Train, or go on, and leave a run folder; what result.json holds.
@@ -113,7 +112,7 @@ class Session(ABC, Generic[R, B]):
         """Fill in `model`, `epochs` and `trainer`, and the numbers of parameters in `config`."""
 
     @abstractmethod
-    def _evaluated(self, done: Progress) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _evaluated(self, done: EpochState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What an epoch's line says beside its number and its times; and the trained tensors."""
 
     @abstractmethod
@@ -166,10 +165,10 @@ class Session(ABC, Generic[R, B]):
                 raise _SignalledError
             yield batch
 
-    def _train_epoch(self, done: Progress) -> None:
+    def _train_epoch(self, done: EpochState) -> None:
         steps, saved = self.epochs.steps, time.monotonic()
 
-        def after_step(done: Progress) -> None:
+        def after_step(done: EpochState) -> None:
             nonlocal saved
             self.progress(self.epoch * steps + done.step, self.total_steps)
             signalled = self.signals.agreed()
@@ -185,7 +184,7 @@ class Session(ABC, Generic[R, B]):
         first = self.epoch * steps
         self.trainer.train_epoch(batches, first_step=first, done=done, after_step=after_step)
 
-    def _finish_epoch(self, done: Progress) -> dict[str, Any]:
+    def _finish_epoch(self, done: EpochState) -> dict[str, Any]:
         """Evaluate, keep the tensors if they are to be kept, save; the line of metrics."""
         try:
             found, trained = self._evaluated(done)
@@ -215,7 +214,7 @@ class Session(ABC, Generic[R, B]):
             folder.save_metrics(self.out, self.metrics)
         return line
 
-    def _save(self, done: Progress | None) -> None:
+    def _save(self, done: EpochState | None) -> None:
         """Keep the state after a whole epoch, or after some steps of one."""
         within = None
         if done:
@@ -231,7 +230,7 @@ class Session(ABC, Generic[R, B]):
         if self.writes:
             folder.save_checkpoint(self.out, content)
 
-    def _load(self, state: dict[str, Any]) -> Progress:
+    def _load(self, state: dict[str, Any]) -> EpochState:
         """Take over a saved state; how far its epoch was."""
         self.epoch, self.seconds, self.metrics = state["epoch"], state["seconds"], state["metrics"]
         self.trainer.load(state["trainer"])

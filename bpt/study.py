@@ -15,11 +15,10 @@ from bpt.recipe import Recipe
 from bpt.signals import this_command
 from bpt.train import train_seeds
 from burst.errors import BurstError
-from burst.forward import Progress
+from burst.progress import Progress, Say
 
 Result = dict[str, Any]
 AnyRecipe = Recipe | DetectionRecipe
-Say = Callable[[str], None]
 
 
 def run_study(

@@ -10,26 +10,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bpt import run as folder
-from bpt.build import Model, build_model, open_backbone, prompted_blocks
-from bpt.detection.recipe import DetectionRecipe
-from bpt.detection.train import DetectionSession
-from bpt.engine import Labelled, Progress, Scores, add_up, evaluate
-from bpt.features import Batches, FeatureBatches, ImageBatches
-from bpt.model import PromptedViT
-from bpt.recipe import Recipe
-from bpt.session import Say, Session
-from bpt.setup import (
+from bpt import run_folder as folder
+from bpt.batches import Batches, FeatureBatches, ImageBatches
+from bpt.configuration import (
     configuration,
-    count_parameters,
-    make_trainer,
     open_benchmark,
-    prompt_starts,
     training_split,
 )
-from burst import forward
+from bpt.construction import (
+    Model,
+    build_model,
+    count_parameters,
+    open_backbone,
+    prompted_blocks,
+)
+from bpt.detection.recipe import DetectionRecipe
+from bpt.detection.train import DetectionSession
+from bpt.engine import EpochState, Labelled, Scores, add_up, evaluate, make_trainer
+from bpt.model import PromptedViT
+from bpt.prompt_starts import prompt_starts
+from bpt.recipe import Recipe
+from bpt.session import Session
 from burst.distributed import agreed, first_alone, is_first_process, rank_and_size
 from burst.errors import BurstError
+from burst.progress import Progress, Say
 from burst.provenance import provenance
 
 LABELS = {
@@ -44,10 +48,10 @@ def train(
     *,
     device: str = "auto",
     resume: bool = False,
-    progress: forward.Progress | None = None,
+    progress: Progress | None = None,
     say: Say | None = None,
 ) -> dict[str, Any]:
-    """Train what the recipe says and leave a run folder, see `bpt.run`.
+    """Train what the recipe says and leave a run folder, see `bpt.run_folder`.
 
     Under `torchrun` the batch is split over the processes. Resumed after a kill at any moment, it
     comes to the same numbers (bit for bit on a CPU in one process).
@@ -84,7 +88,7 @@ def train_seeds(
     *,
     device: str = "auto",
     resume: bool = False,
-    progress: forward.Progress | None = None,
+    progress: Progress | None = None,
     say: Say | None = None,
 ) -> dict[str, Any]:
     """`train` with each seed, into `out`/seed_N; and `summary.json`, which it returns.
@@ -156,7 +160,7 @@ class _Classification(Session[Recipe, Labelled]):
         self.forward = torch.compile(forward) if recipe.compile else forward
         self.trainer = make_trainer(recipe, self.model, self.forward, self.epochs.steps)
 
-    def _evaluated(self, done: Progress) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _evaluated(self, done: EpochState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         world = rank_and_size()[1]
         authors = self.recipe.protocol == "authors"
         loss, correct, images, grad_norm = add_up(done.sums.clone()).tolist()

@@ -19,7 +19,8 @@ from burst.backbone import Backbone
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, EmptyResult, check_known
 from burst.fingerprint import Subject, check_tokens, qk_sha256, subject_of
-from burst.forward import TOKENS, Progress, read_tokens
+from burst.forward import TOKENS, read_tokens
+from burst.progress import Progress
 from burst.second_moments import SecondMoments, TokenMoments
 from burst.stream import GivenBatches, NamedStream, Stream, as_stream
 

@@ -27,10 +27,11 @@ from burst.extremes_tables import (
     TableWriter,
 )
 from burst.fingerprint import check_tokens, identity, subject_of
-from burst.forward import TOKENS, Progress, read_tokens
+from burst.forward import TOKENS, read_tokens
 from burst.interaction import interaction
 from burst.nulls import content_generator, permuted_columns, permuted_weights
 from burst.patches import Origins, PatchGrid, prefix_names
+from burst.progress import Progress
 from burst.projection import projection
 from burst.stream import NamedStream, Stream, as_stream
 

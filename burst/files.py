@@ -4,12 +4,15 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from burst.errors import OutputError
 
+PART = ".part-"  # what a folder begins with that is being made
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # how writing on may fail
 
 
@@ -43,6 +46,37 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             _settle(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def make_folder_atomically(target: Path) -> Iterator[Path]:
+    """Give a fresh folder beside `target`, which takes its place when the block ends well.
+
+    Whatever is left of it after an error goes; so do such folders beside it of this machine's
+    processes that were killed. The block may rename the folder, or one within it, itself.
+
+    Raises:
+        OSError: it cannot be made or renamed; not if another process made the target meanwhile.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ours = f"{PART}{socket.gethostname()}-"
+    for left in target.parent.glob(f"{ours}*"):
+        process = left.name.rpartition("-")[2]
+        if process.isdecimal() and not _alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    part = target.parent / f"{ours}{os.getpid()}"
+    shutil.rmtree(part, ignore_errors=True)  # of a process that had our number
+    try:
+        part.mkdir()
+        yield part
+        try:
+            if part.exists():
+                part.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def cache_folder(variable: str, name: str) -> Path:
@@ -101,6 +135,16 @@ def _settle(temporary: Path, target: Path) -> None:
     with temporary.open("rb+") as stream:
         os.fsync(stream.fileno())
     temporary.replace(target)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
 
 
 def _reason(error: OSError) -> str:

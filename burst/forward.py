@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from burst.adapters import prefix_tokens_of, select_blocks, unwrap
 from burst.errors import UnsupportedModel
 from burst.nulls import content_generator, permuted_columns
+from burst.progress import Progress
 from burst.score_tiles import Scores
 from burst.scores import OnScores, capture_scores
 from burst.stream import Call, Stream, as_call, batch_size
@@ -19,7 +20,6 @@ TOKENS = ("all", "patch")
 PERMUTED = "permuted"
 """All tokens, each dimension's values shuffled over a batch: see `permuted_columns`."""
 FORWARD_PRECISIONS = ("float32", "bfloat16", "float16")
-Progress = Callable[[int, int], None]
 OnTokens = Callable[[int, Tensor], None]
 Shapes = tuple[tuple[int, ...], ...]
 

@@ -23,9 +23,9 @@ from burst.backbone import Backbone
 from burst.errors import BurstError, ShapeError
 from burst.fingerprint import identity, subject_of
 from burst.float64 import to_float64
-from burst.forward import Progress
 from burst.gauge import WHOLE
 from burst.power_law import fit_power_law
+from burst.progress import Progress
 from burst.projection import Projection, projection
 
 Floats = NDArray[np.float64]

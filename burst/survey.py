@@ -17,7 +17,7 @@ from burst.device import tokens_a_batch
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, EmptyResult, check_known
 from burst.fingerprint import Subject, check_tokens, identity, subject_of
-from burst.forward import FORWARD_PRECISIONS, PERMUTED, TOKENS, Progress, read_tokens
+from burst.forward import FORWARD_PRECISIONS, PERMUTED, TOKENS, read_tokens
 from burst.gauge import LOGITS, WHOLE, Gauge, Key, add_weights
 from burst.groups import Counted, Groups, GrowingGroups, PlannedGroups
 from burst.histogram import Histogram
@@ -25,6 +25,7 @@ from burst.images import ImageStream, open_images
 from burst.interaction import CONVENTIONS
 from burst.kernels import PRECISIONS, kernel_trials
 from burst.loading.common import patch_size
+from burst.progress import Progress
 from burst.scores import readable_blocks
 from burst.softmax import (
     SOFTMAX_COLUMNS,

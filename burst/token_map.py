@@ -26,11 +26,12 @@ from burst.backbone import Backbone
 from burst.errors import BurstError, ImageError, UnsupportedModel
 from burst.fingerprint import identity, subject_of
 from burst.float64 import to_float64
-from burst.forward import Progress, read_tokens
+from burst.forward import read_tokens
 from burst.images import SAMPLE
 from burst.interaction import interaction
 from burst.patches import Origins, PatchGrid, prefix_names
 from burst.precision import plain_float32
+from burst.progress import Progress
 from burst.projection import projection
 from burst.stream import as_stream
 from burst.survey import images_for

@@ -37,8 +37,8 @@ from burst.decorrelation import (
 )
 from burst.errors import BurstError
 from burst.fingerprint import Subject, identity, model_differences, subject_of
-from burst.forward import Progress
 from burst.interaction import response_matrices
+from burst.progress import Progress
 from burst.second_moments import SecondMoments, TokenMoments
 from burst.whitening_options import WhiteningOptions
 

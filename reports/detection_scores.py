@@ -25,7 +25,7 @@ THEIRS = {"image_size": 1024, "schedule": "3x", "dataset": "coco", "train_fracti
 
 
 class DetectorRun(Protocol):
-    """What a report reads of a trained detector; `bpt.detection.run.DetectionRun` is one.
+    """What a report reads of a trained detector; `bpt.detection.run_folder.DetectionRun` is one.
 
     Attributes:
         folder: of the run.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bpt.dataset.benchmark import Benchmark, DatasetInfo
 from bpt.dataset.coco import CocoDataset
 from burst.errors import ImageError
-from burst.forward import Progress
+from burst.progress import Progress
 
 AHEAD = 64  # images in flight, so that memory stays flat
 Read = Callable[[int], object]  # the image at a place

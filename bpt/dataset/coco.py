@@ -9,7 +9,7 @@ What of a file is taken, and what is an error, `bpt.dataset.coco_json` says.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,9 @@ from bpt.dataset.coco_layout import (
 from bpt.dataset.place import Layout, data_root, prepare
 from bpt.dataset.split import FileOpener
 from burst.errors import BurstError, ImageError, check_known
+from burst.progress import Say
 
 HELD_OUT = 10  # one image of so many, where a set has no validation split
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from burst.archive import DAMAGED, reason
 from burst.errors import ImageError, OutputError
 from burst.files import cache_folder
 from burst.lock import one_at_a_time
+from burst.progress import Say
 
 FORMAT = 1  # of the kept arrays
 BLOCK = 1 << 20  # bytes
@@ -46,7 +47,6 @@ LONG = 20 << 20  # bytes of a JSON that takes seconds to parse
 LARGEST = 2**62  # of ids
 FARTHEST = 1e6  # pixels; a corner beyond it would let pycocotools ask for any amount of memory
 
-Say = Callable[[str], None]
 Open = Callable[[], AbstractContextManager[IO[bytes]]]
 Record: TypeAlias = dict[str, Any]
 

@@ -15,8 +15,8 @@ from typing import Any
 from burst.archive import reason
 from burst.errors import BurstError, OutputError
 from burst.files import make_folder, write_atomically
-from burst.forward import Progress
 from burst.lock import one_at_a_time
+from burst.progress import Progress
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60.0  # seconds without a byte

@@ -1,14 +1,12 @@
 """Where a dataset's files lie: the place that was named, its usual folders, archives in them."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bpt.dataset.unpack import unpack, unpack_nested
 from burst.errors import ImageError
-
-Say = Callable[[str], None]
+from burst.progress import Say
 
 
 @dataclass(frozen=True)

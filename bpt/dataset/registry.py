@@ -1,27 +1,25 @@
 """The known datasets: found by name, opened, fetched."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-from bpt.dataset import cars, coco, cub, digits, dogs, flowers, folder, imagenet, nabirds
+from bpt.dataset import birds, cars, coco, digits, dogs, flowers, folder, imagenet
 from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request, how_to_get
 from bpt.dataset.download import fetch
 from bpt.dataset.place import data_root, prepare
 from burst.errors import BurstError, ImageError, check_known
-from burst.forward import Progress
+from burst.progress import Progress, Say
 
 DATASETS = (
     digits.INFO,
     folder.INFO,
-    cub.INFO,
-    nabirds.INFO,
+    birds.CUB,
+    birds.NABIRDS,
     flowers.INFO,
     dogs.INFO,
     cars.INFO,
     imagenet.INFO,
     coco.INFO,
 )
-Say = Callable[[str], None]
 
 
 def known_datasets() -> tuple[DatasetInfo, ...]:

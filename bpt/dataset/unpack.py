@@ -1,6 +1,5 @@
 """Archives -> folders that appear whole or not at all."""
 
-import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -10,9 +9,9 @@ from typing import IO
 
 from burst.archive import DAMAGED, reason
 from burst.errors import ImageError, OutputError
+from burst.files import make_folder_atomically
 from burst.lock import one_at_a_time
-
-Say = Callable[[str], None]
+from burst.progress import Say
 
 
 def unpack(archive: Path, target: Path, *, top: str | None = None, say: Say | None = None) -> Path:
@@ -89,13 +88,8 @@ def _make(archive: Path, target: Path, fill: Callable[[Path], Path], say: Say | 
     with _errors_told(archive, target), one_at_a_time(target, "unpacks", say=say):
         if target.exists():
             return target
-        part = target.with_name(f".{target.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-        try:
-            part.mkdir()
+        with make_folder_atomically(target) as part:
             fill(part).rename(target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return target
 
 

@@ -6,12 +6,12 @@ from torch import nn
 
 from bpt.dataset.coco import open_coco
 from bpt.detection.box_heads import POOLED_SIDE, SAMPLED, STAGES
-from bpt.detection.build import HIDDEN
+from bpt.detection.configuration import training_images
+from bpt.detection.construction import HIDDEN
 from bpt.detection.masks import POOLED_SIDE as MASK_SIDE
 from bpt.detection.proposals import AFTER
 from bpt.detection.pyramid import POOLED, STRIDES
 from bpt.detection.recipe import DetectionRecipe, detection_patch
-from bpt.detection.setup import training_images
 from bpt.placement import parse_placement
 from burst.backbone_spec import BackboneSpec
 

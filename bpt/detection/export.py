@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 
 from bpt.detection.backbone import PromptedMap
-from bpt.detection.build import restore_detector
+from bpt.detection.construction import restore_detector
 from bpt.detection.detector import Detector
 from bpt.detection.recipe import DetectionRecipe
-from bpt.detection.run import DetectionRun
+from bpt.detection.run_folder import DetectionRun
 from bpt.export import (
     SUFFIX,
     about_run,

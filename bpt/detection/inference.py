@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from bpt.dataset import FileOpener
 from bpt.dataset.coco import CocoSplit, open_coco
+from bpt.detection.configuration import training_images
 from bpt.detection.detector import Detector
 from bpt.detection.evaluate import DetectionScores, average_precision
 from bpt.detection.jitter import whole
@@ -17,8 +18,7 @@ from bpt.detection.loading import eval_batches
 from bpt.detection.objects import Batch, Detections
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.results import Results, coco_results, save_results
-from bpt.detection.run import DETECTIONS, DetectionRun
-from bpt.detection.setup import training_images
+from bpt.detection.run_folder import DETECTIONS, DetectionRun
 from bpt.engine import autocast
 from burst.device import choose_device
 from burst.distributed import agreed, rank_and_size, together

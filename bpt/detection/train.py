@@ -7,11 +7,18 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from bpt import run as folder
-from bpt.build import open_backbone, prompted_blocks
+from bpt import run_folder as folder
+from bpt.construction import open_backbone, prompted_blocks
 from bpt.dataset.coco import CocoSplit, open_coco
 from bpt.detection.backbone import Trunk, detection_backbone
-from bpt.detection.build import build_detector, count_detector
+from bpt.detection.configuration import (
+    detection_configuration,
+    finite,
+    score_record,
+    training_images,
+    unlabelled,
+)
+from bpt.detection.construction import build_detector, count_detector
 from bpt.detection.cost import Shape, detection_cost, detection_memory
 from bpt.detection.detector import Detector
 from bpt.detection.evaluate import DetectionScores, average_precision
@@ -21,18 +28,11 @@ from bpt.detection.loading import train_batches
 from bpt.detection.objects import Batch
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.results import save_results
-from bpt.detection.run import DETECTIONS
-from bpt.detection.setup import (
-    detection_configuration,
-    finite,
-    score_record,
-    training_images,
-    unlabelled,
-)
+from bpt.detection.run_folder import DETECTIONS
 from bpt.detection.training import DetectorTrainer, loss_names, make_detector_trainer
-from bpt.engine import Progress, add_up
+from bpt.engine import EpochState, add_up
+from bpt.prompt_starts import prompt_starts
 from bpt.session import Session
-from bpt.setup import prompt_starts
 from burst.distributed import agreed, first_alone, rank_and_size
 from burst.errors import BurstError
 from burst.provenance import provenance
@@ -99,7 +99,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
             "(with accumulation or recompute less)"
         )
 
-    def _evaluated(self, done: Progress) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def _evaluated(self, done: EpochState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         world = rank_and_size()[1]
         loss, images, *losses, grad_norm = add_up(done.sums.clone()).tolist()
         every = self.recipe.eval_every

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from bpt.detection.box_heads import STAGES
-from bpt.detection.build import detector_groups
+from bpt.detection.construction import detector_groups
 from bpt.detection.detector import Detector
 from bpt.detection.objects import Batch
 from bpt.detection.recipe import WARMUP_START, DetectionRecipe
-from bpt.engine import Trainer, cut
-from bpt.setup import shared
+from bpt.engine import Trainer, cut, shared
 from burst.distributed import rank_and_size
 
 

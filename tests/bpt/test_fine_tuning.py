@@ -5,7 +5,7 @@ import torch
 from support import SIZE, backbone_of, vit
 
 from bpt import FineTunedViT, Recipe, layer_decay_groups
-from bpt.build import build_model
+from bpt.construction import build_model
 from bpt.optimisation import make_optimizer, schedule
 
 

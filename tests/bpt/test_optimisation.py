@@ -6,7 +6,7 @@ import pytest
 import torch
 from support import DIM, backbone_of, vit
 
-from bpt.build import build_model
+from bpt.construction import build_model
 from bpt.optimisation import MovingAverage, make_optimizer, parameter_groups, schedule
 from bpt.recipe import Recipe
 

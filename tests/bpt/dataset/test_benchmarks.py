@@ -408,10 +408,10 @@ def test_a_place_without_the_dataset_says_how_to_get_it(tmp_path, monkeypatch):
 def test_another_dataset_with_more_classes_is_refused(tmp_path, monkeypatch):
     import dataclasses
 
-    from bpt.dataset import cub, registry
+    from bpt.dataset import birds, registry
 
     layouts.cub(tmp_path)
-    small = dataclasses.replace(cub.INFO, classes=2)
+    small = dataclasses.replace(birds.CUB, classes=2)
     monkeypatch.setattr(registry, "DATASETS", (small,))
     with pytest.raises(ImageError, match=r"has 3 classes, and cub 2: is it another dataset"):
         open_dataset("cub", tmp_path)

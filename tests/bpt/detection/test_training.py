@@ -5,7 +5,12 @@ import pytest
 import torch
 from support import backbone_of, vit
 
-from bpt.detection.build import build_detector, count_detector, detector_groups, restore_detector
+from bpt.detection.construction import (
+    build_detector,
+    count_detector,
+    detector_groups,
+    restore_detector,
+)
 from bpt.detection.cost import Shape, detection_cost, detection_memory
 from bpt.detection.objects import FRAME, Batch, Targets
 from bpt.detection.recipe import DetectionRecipe

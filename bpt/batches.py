@@ -4,7 +4,7 @@ Both give, of their splits, `steps` an epoch, `train(epoch, start)` and `evaluat
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -15,6 +15,7 @@ from bpt.engine import autocast
 from bpt.loading import (
     eval_batches,
     eval_transform,
+    mixed_seed,
     train_batches,
     train_transform,
 )
@@ -23,9 +24,9 @@ from bpt.recipe import Recipe
 from burst.backbone import Backbone
 from burst.distributed import first_alone, rank_and_size, together
 from burst.errors import BurstError
+from burst.progress import Say
 
 TrainBatches = Iterable[tuple[Tensor, Tensor]]
-Say = Callable[[str], None]
 EvalBatches = Iterable[tuple[Tensor, Tensor, Tensor]]
 
 
@@ -135,7 +136,7 @@ class FeatureBatches:
 
     def train(self, epoch: int, start: int) -> TrainBatches:
         """(b, d) float32 and (b,) int64, in an order that depends on seed and epoch alone."""
-        generator = torch.Generator().manual_seed(_mixed(self.recipe.seed, epoch))
+        generator = torch.Generator().manual_seed(mixed_seed(self.recipe.seed, epoch))
         order = torch.randperm(len(self.labels), generator=generator)
         size, (rank, world) = self.recipe.batch_size, rank_and_size()
         for step in range(start, self.steps):
@@ -185,8 +186,3 @@ def _steps(recipe: Recipe, images: int) -> int:
             "lower batch_size"
         )
     return images // recipe.batch_size
-
-
-def _mixed(seed: int, epoch: int) -> int:
-    """A seed for an epoch's order; other seeds do not meet it at other epochs."""
-    return (seed * 1_000_003 + epoch) % 2**63

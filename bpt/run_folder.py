@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from bpt.build import Model, open_backbone, restore_model
+from bpt.construction import Model, open_backbone, restore_model
 from bpt.errors import RunExists
 from bpt.recipe import Recipe, Tuning
 from burst._weightfile import read_stored
@@ -30,7 +30,7 @@ from burst.files import write_atomically
 from burst.whitening_file import load_whitening
 
 if TYPE_CHECKING:
-    from bpt.detection.run import DetectionRun
+    from bpt.detection.run_folder import DetectionRun
 
 KIND, DETECTION_KIND = "bpt run 1", "bpt detection run 1"
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
@@ -154,7 +154,7 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
     kind = config.get("kind") if isinstance(config, dict) else None
     if kind not in (KIND, DETECTION_KIND):
         raise CheckpointError(f"{path} is not the configuration of a run")
-    from bpt.detection.run import DetectionRun
+    from bpt.detection.run_folder import DetectionRun
 
     run = DetectionRun(folder, config) if kind == DETECTION_KIND else Run(folder, config)
     try:

@@ -8,7 +8,7 @@ import torch
 
 import burst
 from bpt import Recipe, eval_transform, open_dataset
-from bpt.prepare import image_stream, matrices, tokens_for, whitening_for
+from bpt.prompt_starts import image_stream, matrices, tokens_for, whitening_for
 from burst import BurstError, CheckpointError
 
 

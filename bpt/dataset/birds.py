@@ -1,11 +1,15 @@
-"""The five text files that CUB-200-2011 and NABirds share."""
+"""Caltech-UCSD Birds-200-2011 and NABirds: birds in the same five text files."""
 
+from functools import partial
 from pathlib import Path
 
-from bpt.dataset.benchmark import Benchmark, Request
+from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
+from bpt.dataset.download import RemoteFile
 from bpt.dataset.listing import Listed, read_table, vpt_benchmark
-from bpt.dataset.place import required
+from bpt.dataset.place import Archive, Layout, required
 from burst.errors import ImageError
+
+CUB_FOLDER = "CUB_200_2011"
 
 
 def open_birds(request: Request, name: str) -> Benchmark:
@@ -65,3 +69,47 @@ def _readable(name: str) -> str:
     """001.Black_footed_Albatross -> Black footed Albatross."""
     number, dot, rest = name.partition(".")
     return (rest if dot and number.isdigit() else name).replace("_", " ")
+
+
+CUB = DatasetInfo(
+    name="cub",
+    title="Caltech-UCSD Birds-200-2011",
+    classes=200,
+    sizes=(5_394, 600, 5_794),
+    licence="images belong to their photographers; for research",
+    citation="Wah et al. 2011, Caltech CNS-TR-2011-001",
+    source="https://data.caltech.edu/records/65de6-vp158",
+    files=f"{CUB_FOLDER}.tgz, or {CUB_FOLDER}/ with images.txt, image_class_labels.txt, "
+    "train_test_split.txt, classes.txt and images/",
+    opener=partial(open_birds, name="cub"),
+    layout=Layout(
+        folders=(CUB_FOLDER, "cub", f"cub/{CUB_FOLDER}"),
+        markers=("images.txt", "train.json"),
+        archives=(Archive(f"{CUB_FOLDER}.tgz", CUB_FOLDER, top=CUB_FOLDER),),
+    ),
+    downloads=(
+        RemoteFile(
+            f"https://data.caltech.edu/records/65de6-vp158/files/{CUB_FOLDER}.tgz",
+            f"{CUB_FOLDER}.tgz",
+            "97eceeb196236b17998738112f37df78",
+        ),
+    ),
+)
+
+NABIRDS = DatasetInfo(
+    name="nabirds",
+    title="NABirds",
+    classes=555,
+    sizes=(21_536, 2_393, 24_633),
+    licence="Cornell Lab of Ornithology's terms of use; for research, after registration",
+    citation="Van Horn et al. 2015, doi 10.1109/CVPR.2015.7298658",
+    source="https://dl.allaboutbirds.org/nabirds (registration)",
+    files="nabirds.tar.gz, or nabirds/ with images.txt, image_class_labels.txt, "
+    "train_test_split.txt, classes.txt and images/",
+    opener=partial(open_birds, name="nabirds"),
+    layout=Layout(
+        folders=("nabirds", "NABirds", "nabirds/nabirds"),
+        markers=("images.txt", "train.json"),
+        archives=(Archive("nabirds.tar.gz", "nabirds", top="nabirds"),),
+    ),
+)

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from bpt.configuration import backbone_record
 from bpt.dataset import Split, class_fraction
 from bpt.dataset.coco import CocoDataset, CocoSplit
 from bpt.detection.evaluate import DetectionScores
 from bpt.detection.recipe import DetectionRecipe
-from bpt.run import DETECTION_KIND
-from bpt.setup import backbone_record
+from bpt.run_folder import DETECTION_KIND
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size
 from burst.provenance import provenance

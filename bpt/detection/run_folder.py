@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from bpt.detection.build import restore_detector
+from bpt.detection.construction import restore_detector
 from bpt.detection.detector import Detector
 from bpt.detection.recipe import DetectionRecipe
-from bpt.run import RunFolder
+from bpt.run_folder import RunFolder
 from burst.backbone import Backbone
 from burst.errors import CheckpointError
 

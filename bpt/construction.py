@@ -198,3 +198,14 @@ def _kept_prompt(
     if block not in whitening:
         raise CheckpointError(f"the frozen whitening matrix of block {block} is missing")
     return WhitenedPrompt(kept("values"), whitening[block], trained=False)
+
+
+def count_parameters(model: Model) -> dict[str, int]:
+    """How many numbers are trained, those of prompts and head among them, and how many are not."""
+    trained = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
+    return {
+        "trained": sum(trained.values()),
+        "prompts": sum(count for name, count in trained.items() if name.startswith("prompts.")),
+        "head": sum(count for name, count in trained.items() if name.startswith("head.")),
+        "total": sum(p.numel() for p in model.parameters()),
+    }

@@ -2,23 +2,58 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from bpt.build import prompted_blocks
+from bpt import run_folder as folder
+from bpt.construction import prompted_blocks
 from bpt.dataset import Split
 from bpt.recipe import Tuning
 from bpt.tokens import prompt_tokens
 from burst.backbone import Backbone
+from burst.distributed import agreed, rank_and_size
 from burst.errors import BurstError, CheckpointError, ImageError
 from burst.images import ImageStream
 from burst.whitening import Whitening, whiten
-from burst.whitening_file import load_whitening
+from burst.whitening_file import load_whitening, save_whitening
 from burst.whitening_options import WhiteningOptions
 
 NUM_IMAGES = 1000  # training images that matrices and tokens are taken from, where there are more
 BATCH_SIZE = 32
+
+
+def prompt_starts(
+    recipe: Tuning,
+    backbone: Backbone,
+    train: Split,
+    digest: str,
+    *,
+    out: Path,
+    say: Callable[[str], None],
+) -> dict[str, dict[int, Tensor]]:
+    """`whitening` and `tokens` for `build_model`.
+
+    A whitening is left in the run folder, and taken from there when the training goes on.
+    """
+    starts: dict[str, dict[int, Tensor]] = {}
+    if recipe.needs_whitening:
+        kept = out / folder.WHITENING
+        # Without a configuration it is the leftover of a start that never came to be a run.
+        there = kept.exists() and (out / folder.CONFIG).exists()
+        whitening = agreed(lambda: load_whitening(kept, backbone) if there else None)
+        if whitening is None:
+            if recipe.whitening is None:
+                say("whitening matrices from training images")
+            whitening = whitening_for(recipe, backbone, train, digest)
+            if rank_and_size()[0] == 0:
+                save_whitening(whitening, kept)
+        starts["whitening"] = matrices(whitening)
+    if recipe.method == "spt":
+        say(f"prompts start from {recipe.spt_tokens} tokens of training images")
+        starts["tokens"] = tokens_for(recipe, backbone, train, digest)
+    return starts
 
 
 def whitening_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str) -> Whitening:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bpt.build import build_prompts, kept_prompts, prompted_blocks
+from bpt.construction import build_prompts, kept_prompts, prompted_blocks
 from bpt.detection.backbone import FineTunedMap, PromptedMap, Trunk, detection_backbone
 from bpt.detection.detector import Detector, DetectorOptions
 from bpt.detection.recipe import DetectionRecipe

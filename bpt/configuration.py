@@ -1,0 +1,112 @@
+"""What a training opens, and what its run folder says of it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bpt import run_folder as folder
+from bpt.dataset import Benchmark, Split, open_dataset
+from bpt.errors import RunExists
+from bpt.recipe import Recipe, Tuning
+from burst.backbone import Backbone
+from burst.distributed import rank_and_size
+from burst.errors import BurstError
+from burst.provenance import provenance
+
+
+def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
+    """Where a training leaves its run if nobody says: the same for the same recipe."""
+    dataset = recipe.dataset.partition(":")[0]
+    parts = [dataset, recipe.model, recipe.method]
+    if recipe.prompted:
+        parts.append(recipe.placement)
+    if not several:
+        parts.append(f"seed{recipe.seed}")
+    return Path("runs") / re.sub(r"[^\w.+-]", "-", "-".join(parts))
+
+
+def open_benchmark(
+    recipe: Recipe, data: str | Path | None = None, *, say: Callable[[str], None] | None = None
+) -> Benchmark:
+    """The recipe's dataset; `data` says where it lies now, if it was moved.
+
+    Raises:
+        BurstError: see `open_dataset`.
+    """
+    name = recipe.dataset.partition(":")[0] if data else recipe.dataset
+    return open_dataset(
+        name,
+        data or recipe.data,
+        train_fraction=recipe.train_fraction,
+        train_list=recipe.train_list,
+        say=say,
+    )
+
+
+def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> dict[str, Any]:
+    """What config.json says before the parameters are counted."""
+    splits = {"train": benchmark.train, "val": benchmark.val, "test": benchmark.test}
+    return {
+        "kind": folder.KIND,
+        "recipe": recipe.to_dict(),
+        "dataset": {
+            "name": benchmark.name,
+            "source": benchmark.source,
+            "digest": benchmark.digest,
+            "classes": list(benchmark.classes),
+            **{name: len(split) if split else 0 for name, split in splits.items()},
+        },
+        "backbone": backbone_record(backbone),
+        "processes": rank_and_size()[1],
+        **provenance(),
+    }
+
+
+def backbone_record(backbone: Backbone) -> dict[str, Any]:
+    """What config.json says of a backbone."""
+    return {
+        "name": backbone.name,
+        "pretraining": backbone.pretraining,
+        "weights_source": backbone.weights_source,
+        "weights_sha256": backbone.weights_sha256,
+        "crop_fraction": backbone.crop_fraction,
+        "crop_mode": backbone.crop_mode,
+    }
+
+
+def existing_result(
+    out: Path, recipe: Tuning, config: dict[str, Any], *, resume: bool
+) -> dict[str, Any] | None:
+    """The result of the run in `out` if it is at its end; None if it must be trained (on).
+
+    Raises:
+        RunExists: there is a run, and `resume` is not given, or it is of another recipe, or it was
+            begun by a version that cropped images otherwise.
+    """
+    if not (out / folder.CONFIG).exists():
+        return None
+    if not resume:
+        raise RunExists(f"{out} already holds a run; resume it, or choose another folder")
+    run = folder.open_run(out)
+    folder.check_same(run, recipe, config)
+    before, now = folder.crop_of(run.config), folder.crop_of(config)
+    if run.result is None and before != now:
+        raise RunExists(
+            f"{out} was begun with images cropped at {before[0]:g} ({before[1]}), and they are now "
+            f"at {now[0]:g} ({now[1]}); choose another folder"
+        )
+    return run.result
+
+
+def training_split(recipe: Recipe, benchmark: Benchmark) -> Split:
+    """The images that the protocol trains on.
+
+    Raises:
+        BurstError: there is no validation split, and the protocol needs one.
+    """
+    if recipe.protocol == "standard" and benchmark.val is None:
+        raise BurstError(f"{recipe.dataset} has no validation split to choose the epoch on")
+    if recipe.protocol == "authors" and benchmark.val is not None:
+        return benchmark.train + benchmark.val
+    return benchmark.train

@@ -1,0 +1,35 @@
+"""Where a training finds its files, and how the machine goes about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What changes nothing of what is learned, but for the order of floating-point sums.
+
+    A training that goes on may do so with other values of it; of all else with the same.
+
+    Attributes:
+        data: the folder or archive of the dataset.
+        weights: the backbone's checkpoint, or "random".
+        whitening: a file of `burst whiten`; made from the training images where a method needs
+            one and none is given.
+        accumulation: parts that each process cuts its share of a step into, one after another.
+        eval_batch_size: images a step of an evaluation, on each process.
+        compile: use torch.compile.
+        workers: processes that read images.
+        origins: of each hyper-parameter that was chosen, by whom; see `recipe_for`.
+    """
+
+    data: str | None = None
+    weights: str | None = None
+    whitening: str | None = None
+    accumulation: int = 1
+    eval_batch_size: int = 128
+    compile: bool = False
+    workers: int = 0
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+FREE_ON_RESUME = frozenset(one.name for one in fields(Machine))
