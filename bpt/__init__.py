@@ -47,12 +47,14 @@ from bpt.placement import parse_placement
 from bpt.prompt import (
     METHODS,
     BilinearPrompt,
+    DiagonalPrompt,
     PlainPrompt,
     PromptModule,
     PromptOptions,
     WhitenedPrompt,
     build_prompt,
 )
+from bpt.prompt_matrices import prompt_matrices, prompt_whitening
 from bpt.published import PublishedRecipe, published_recipes, recipe_for
 from bpt.recipe import Recipe
 from bpt.run_folder import Run, open_run
@@ -76,6 +78,7 @@ __all__ = [
     "Detections",
     "Detector",
     "DetectorOptions",
+    "DiagonalPrompt",
     "Evaluation",
     "FineTunedMap",
     "FineTunedViT",
@@ -131,7 +134,9 @@ __all__ = [
     "parse_placement",
     "predict",
     "predict_objects",
+    "prompt_matrices",
     "prompt_tokens",
+    "prompt_whitening",
     "published_recipes",
     "recipe_for",
     "restore_detector",

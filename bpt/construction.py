@@ -10,7 +10,14 @@ from torch import Tensor
 from bpt.fine_tuning import FineTunedViT
 from bpt.model import PromptedViT, plain_vit
 from bpt.placement import parse_placement
-from bpt.prompt import BilinearPrompt, PlainPrompt, PromptModule, WhitenedPrompt, build_prompt
+from bpt.prompt import (
+    BilinearPrompt,
+    DiagonalPrompt,
+    PlainPrompt,
+    PromptModule,
+    WhitenedPrompt,
+    build_prompt,
+)
 from bpt.recipe import Recipe, Tuning
 from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError
@@ -58,7 +65,7 @@ def build_model(
         recipe: how.
         backbone: on what; shared, but for full fine-tuning, which works on a copy.
         num_classes: outputs of the head.
-        whitening: block -> (d, d), where the recipe `needs_whitening`.
+        whitening: block -> what `prompt_matrices` gives, where the recipe `needs_whitening`.
         tokens: block -> (m, d), for spt.
 
     Raises:
@@ -120,7 +127,7 @@ def restore_model(
         backbone: the same, on the device that the model shall be on.
         num_classes: outputs of the head.
         state: what `trained_state` gave.
-        whitening: block -> (d, d), where W is frozen (bpt-fwhiten).
+        whitening: block -> what `prompt_matrices` gives, where that is frozen.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape.
@@ -197,6 +204,8 @@ def _kept_prompt(
         return WhitenedPrompt(kept("values"), kept("whitening"), trained=True)
     if block not in whitening:
         raise CheckpointError(f"the frozen whitening matrix of block {block} is missing")
+    if recipe.method == "bpt-dwhiten":
+        return DiagonalPrompt(kept("values"), whitening[block])
     return WhitenedPrompt(kept("values"), whitening[block], trained=False)
 
 

@@ -4,9 +4,11 @@ vpt             P, uniform at the start
 spt             P, tokens of the training set at the start
 bpt-fwhiten     P W^T with the whitening matrix W of the block, frozen
 bpt-twhiten     the same, W trained too
+bpt-dwhiten     P V^(-1/2), the diagonal alone: d frozen numbers, V = diag(Sigma)
 bpt-bilinear    A B^T with A (m x r) and B (d x r): no bias, no norm, no non-linearity
 
-Each gives its m x d tokens once a step, whatever the batch, and always by a float32 product.
+W and V^(-1/2) come at the scale that `bpt.prompt_matrices` gives them. Each prompt gives its m x d
+tokens once a step, whatever the batch, and always by a float32 product.
 Source: Wang et al., "Attention to the Burstiness in Visual Prompt Tuning!", ICCV 2025,
 arXiv 2506.22908; vpt: Jia et al. 2022, arXiv 2203.12119; spt: Wang et al. 2024, arXiv 2402.02382.
 """
@@ -20,10 +22,13 @@ from torch import Tensor, nn
 from burst.errors import BurstError, ShapeError, check_known
 from burst.precision import plain_float32
 
-METHODS = ("vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
+METHODS = ("vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-dwhiten", "bpt-bilinear")
+FROZEN = ("bpt-fwhiten", "bpt-dwhiten")  # whose whitening matrix is kept as it is
 SPT_TOKENS = ("random", "mean", "max", "kmeans")
 BILINEAR_STARTS = ("xavier", "whitening")
+SCALES = ("unit", "paper")
 STD = 0.02  # of P and A at the start, of the bpt methods
+NULL_GAIN = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +40,15 @@ class PromptOptions:
         num_prompts: m, tokens a prompted block.
         rank: r, columns of A and B (bpt-bilinear only).
         spt_tokens: which tokens spt starts from, one of `SPT_TOKENS`.
-        bilinear_init: "xavier", or "whitening": B starts from columns of the whitening matrix.
+        bilinear_init: "xavier", or "whitening": B starts from the leading whitened directions,
+            those in which the response varies most; with the paper's scale from columns of W.
+        prompt_scale: of whitening matrices: "unit" RMS gain, or "paper" for W as it is.
+        null_gain: gain of the directions below the floor, in units of the RMS gain of the kept
+            ones; of no use with the paper's scale. See `prompt_whitening` for both.
 
     Raises:
         UnknownName: a name that is not known; the nearest are offered.
-        BurstError: a number that is not positive.
+        BurstError: a number that is not positive, or a null gain that is negative or not finite.
     """
 
     method: str = "bpt-bilinear"
@@ -47,11 +56,16 @@ class PromptOptions:
     rank: int = 75
     spt_tokens: str = "random"
     bilinear_init: str = "xavier"
+    prompt_scale: str = "unit"
+    null_gain: float = NULL_GAIN
 
     def __post_init__(self) -> None:
         check_known("method", self.method, METHODS)
         check_known("kind of spt tokens", self.spt_tokens, SPT_TOKENS)
         check_known("start of the bilinear prompt", self.bilinear_init, BILINEAR_STARTS)
+        check_known("prompt scale", self.prompt_scale, SCALES)
+        if not 0 <= self.null_gain < math.inf:
+            raise BurstError(f"null_gain is {self.null_gain}; it must not be negative")
         for name in ("num_prompts", "rank"):
             if getattr(self, name) < 1:
                 raise BurstError(f"{name} is {getattr(self, name)}; it must be positive")
@@ -60,7 +74,7 @@ class PromptOptions:
     def needs_whitening(self) -> bool:
         """Whether `build_prompt` must be given the block's whitening matrix."""
         from_whitening = self.method == "bpt-bilinear" and self.bilinear_init == "whitening"
-        return self.method in ("bpt-fwhiten", "bpt-twhiten") or from_whitening
+        return self.method in (*FROZEN, "bpt-twhiten") or from_whitening
 
     @property
     def needs_tokens(self) -> bool:
@@ -116,6 +130,20 @@ class WhitenedPrompt(PromptModule):
         return _product(self.values, self.whitening)
 
 
+class DiagonalPrompt(PromptModule):
+    """P V^(-1/2): each entry of P (m, d) times the frozen gain (d,) of its dimension."""
+
+    def __init__(self, values: Tensor, gains: Tensor) -> None:
+        super().__init__()
+        self.values = nn.Parameter(values)
+        self.gains: Tensor
+        self.register_buffer("gains", gains)
+
+    def forward(self) -> Tensor:
+        """P V^(-1/2), (m, d)."""
+        return self.values * self.gains
+
+
 class BilinearPrompt(PromptModule):
     """A B^T, with A `left` (m, r) and B `right` (d, r)."""
 
@@ -144,7 +172,8 @@ def build_prompt(
         width: d.
         patch_size: pixels; vpt's range depends on it.
         generator: of the start; the global random state is left alone.
-        whitening: (d, d) of the block that the prompt is for, where `needs_whitening`.
+        whitening: of the block that the prompt is for, where `needs_whitening`: (d, d), or (d,)
+            gains for bpt-dwhiten, as `prompt_matrices` gives them.
         tokens: (m, d) to start from, where `needs_tokens`.
 
     Raises:
@@ -160,6 +189,9 @@ def build_prompt(
     if method == "bpt-bilinear":
         left = _normal(m, options.rank, generator)
         return BilinearPrompt(left, _right(options, width, whitening, generator))
+    if method == "bpt-dwhiten":
+        gains = _given("whitening", whitening, (width,))
+        return DiagonalPrompt(_normal(m, width, generator), gains)
     matrix = _given("whitening", whitening, (width, width))
     start = _normal(m, width, generator)
     return WhitenedPrompt(start, matrix, trained=method == "bpt-twhiten")
@@ -181,10 +213,12 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 def _right(
     options: PromptOptions, width: int, whitening: Tensor | None, generator: torch.Generator
 ) -> Tensor:
-    """B, (d, r): Xavier-uniform, or r columns of W drawn once, so that they stay its directions.
+    """B, (d, r): Xavier-uniform, or r whitened directions.
 
-    (The authors' code draws other columns for each row, after which nothing of W is left but the
-    distribution of its values.)
+    At unit scale the first r, which are those that the response varies most in, and was measured
+    best in; ||B||_F = sqrt(d), so that tokens start at the deviation of A. As in the paper: r
+    columns of W drawn once, so that they stay its directions. (The authors' code draws other
+    columns for each row, after which nothing of W is left but the distribution of its values.)
     """
     rank = options.rank
     if options.bilinear_init == "xavier":
@@ -192,11 +226,14 @@ def _right(
     matrix = _given("whitening", whitening, (width, width))
     if rank > width:
         raise ShapeError(f"rank {rank} exceeds the {width} columns of the whitening matrix")
+    if options.prompt_scale == "unit":
+        leading = matrix[:, :rank]
+        return leading * (math.sqrt(width) / float(torch.linalg.matrix_norm(leading)))
     columns = torch.randperm(width, generator=generator)[:rank]
     return matrix[:, columns].contiguous()
 
 
-def _given(name: str, matrix: Tensor | None, shape: tuple[int, int]) -> Tensor:
+def _given(name: str, matrix: Tensor | None, shape: tuple[int, ...]) -> Tensor:
     if matrix is None:
         raise ShapeError(f"this prompt needs {name} of shape {shape}; none was given")
     if tuple(matrix.shape) != shape:

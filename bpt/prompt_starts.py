@@ -10,6 +10,7 @@ from torch import Tensor
 from bpt import run_folder as folder
 from bpt.construction import prompted_blocks
 from bpt.dataset import Split
+from bpt.prompt_matrices import prompt_matrices, prompt_whitening
 from bpt.recipe import Tuning
 from bpt.tokens import prompt_tokens
 from burst.backbone import Backbone
@@ -18,7 +19,6 @@ from burst.errors import BurstError, CheckpointError, ImageError
 from burst.images import ImageStream
 from burst.whitening import Whitening, whiten
 from burst.whitening_file import load_whitening, save_whitening
-from burst.whitening_options import WhiteningOptions
 
 NUM_IMAGES = 1000  # training images that matrices and tokens are taken from, where there are more
 BATCH_SIZE = 32
@@ -35,7 +35,8 @@ def prompt_starts(
 ) -> dict[str, dict[int, Tensor]]:
     """`whitening` and `tokens` for `build_model`.
 
-    A whitening is left in the run folder, and taken from there when the training goes on.
+    The matrices that prompts are multiplied by are left in the run folder, as a whitening file, and
+    taken from there when the training goes on.
     """
     starts: dict[str, dict[int, Tensor]] = {}
     if recipe.needs_whitening:
@@ -46,10 +47,11 @@ def prompt_starts(
         if whitening is None:
             if recipe.whitening is None:
                 say("whitening matrices from training images")
-            whitening = whitening_for(recipe, backbone, train, digest)
+            made = whitening_for(recipe, backbone, train, digest)
+            whitening = prompt_whitening(made, recipe.prompt_options)
             if rank_and_size()[0] == 0:
                 save_whitening(whitening, kept)
-        starts["whitening"] = matrices(whitening)
+        starts["whitening"] = prompt_matrices(whitening, recipe.method)
     if recipe.method == "spt":
         say(f"prompts start from {recipe.spt_tokens} tokens of training images")
         starts["tokens"] = tokens_for(recipe, backbone, train, digest)
@@ -65,7 +67,7 @@ def whitening_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str)
     blocks = prompted_blocks(recipe, backbone)
     if recipe.whitening is None:
         stream = image_stream(train, backbone, seed=recipe.seed, digest=digest)
-        return whiten(backbone, stream, WhiteningOptions(blocks=blocks))
+        return whiten(backbone, stream, recipe.whitening_options(blocks))
     whitening = load_whitening(recipe.whitening, backbone)
     if lacking := sorted(set(blocks) - {one.block for one in whitening.blocks}):
         raise CheckpointError(
@@ -73,11 +75,6 @@ def whitening_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str)
             "make it again of all blocks"
         )
     return whitening
-
-
-def matrices(whitening: Whitening) -> dict[int, Tensor]:
-    """Block -> its (d, d) matrix W."""
-    return {one.block: w for one, w in zip(whitening.blocks, whitening.W, strict=True)}
 
 
 def tokens_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str) -> dict[int, Tensor]:

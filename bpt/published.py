@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.dataset import dataset_info
-from bpt.recipe import USED_BY, Recipe, check_fields, check_used
+from bpt.recipe import USED_BY, Recipe, check_fields, check_used, check_whitening
 from burst.backbone_spec import known_backbones
 from burst.errors import BurstError
 
@@ -35,7 +35,7 @@ class PublishedRecipe:
     Attributes:
         pretraining: as `burst.known_backbones` calls it.
         dataset: of `known_datasets`; "fgvc" is any of the five fine-grained ones.
-        method: a method, or "bpt" for the three of them.
+        method: a method, or "bpt" for the four of them.
         placement: "shallow" or "deep", which stands for every other.
         source: where it was published.
         values: hyper-parameters of `Recipe`.
@@ -91,6 +91,7 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
         given["model"], origins["model"] = "mae_vitb", "the paper's headline run"
     asked = Recipe(dataset=dataset, **given)
     check_used(asked.method, given)
+    check_whitening(asked, given)
     if asked.whitening and given.get("bilinear_init", "whitening") != "whitening":
         raise BurstError(
             f"bilinear_init is {given['bilinear_init']}, but a bilinear prompt starts from the "

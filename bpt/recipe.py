@@ -1,14 +1,15 @@
 """Every hyper-parameter of a training, in one object that checks itself."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from bpt.machine import FREE_ON_RESUME, Machine
 from bpt.model import AFTER, POOLINGS
 from bpt.prompt import METHODS as PROMPT_METHODS
-from bpt.prompt import PromptOptions
+from bpt.prompt import NULL_GAIN, PromptOptions
 from burst.errors import BurstError, check_known
+from burst.whitening_options import WhiteningOptions
 
 METHODS = (*PROMPT_METHODS, "linear", "full")
 WHITENED = tuple(name for name in PROMPT_METHODS if name.startswith("bpt-"))
@@ -20,12 +21,19 @@ USED_BY = {
     "spt_tokens": ("spt",),
     "bilinear_init": ("bpt-bilinear",),
     "whitening": WHITENED,
+    "prompt_scale": WHITENED,
+    "null_gain": WHITENED,
+    "floor": WHITENED,
+    "shrinkage": WHITENED,
+    "through_norm": WHITENED,
     "after": PROMPT_METHODS,
     "weight_decay": (*PROMPT_METHODS, "full"),
     "head_weight_decay": (*PROMPT_METHODS, "linear"),
     "layer_decay": ("full",),
     "drop_path": ("full",),
 }
+MADE_WITH = ("floor", "shrinkage", "through_norm")  # matrices that no file brings
+FLOOR = 1e-3
 PRECISIONS = ("float32", "bfloat16", "float16")
 PROTOCOLS = ("standard", "authors")
 NORMALISATIONS = ("native", "reference")
@@ -58,6 +66,11 @@ class Tuning(Machine):
         rank: r of bpt-bilinear.
         spt_tokens: what spt starts from.
         bilinear_init: "xavier" or "whitening"; the latter if `whitening` is given.
+        prompt_scale: of whitening matrices: "unit" RMS gain, or the "paper"'s.
+        null_gain: of directions below the floor, in units of the RMS gain of the kept ones; of no
+            use with the paper's scale.
+        floor, shrinkage, through_norm: of matrices that are made from the training images, see
+            `burst.WhiteningOptions`; of no use where `whitening` is given, which has its own.
         after: what becomes of prompt tokens behind the last prompted block: "carry" or "drop".
         batch_size: images an optimiser step, over all processes.
         lr: learning rate at its peak.
@@ -82,6 +95,11 @@ class Tuning(Machine):
     rank: int = 75
     spt_tokens: str = "random"
     bilinear_init: str = "xavier"
+    prompt_scale: str = "unit"
+    null_gain: float = NULL_GAIN
+    floor: float = FLOOR
+    shrinkage: str | float = "none"
+    through_norm: bool = False
     after: str = "carry"
     batch_size: int = 32
     lr: float | None = None
@@ -106,6 +124,7 @@ class Tuning(Machine):
         self._check_numbers()
         if self.prompted:
             self.prompt_options  # noqa: B018  checks itself
+            self.whitening_options()
         if self.whitening:
             check_used(self.method, ["whitening"])
 
@@ -119,6 +138,11 @@ class Tuning(Machine):
         """How each prompt is made; only where `prompted`."""
         names = [one.name for one in fields(PromptOptions)]
         return PromptOptions(**{name: getattr(self, name) for name in names})
+
+    def whitening_options(self, blocks: tuple[int, ...] | None = None) -> WhiteningOptions:
+        """How the matrices of these blocks are made, where no file brings them."""
+        made = {name: getattr(self, name) for name in MADE_WITH}
+        return WhiteningOptions(blocks=blocks, **made)
 
     @property
     def needs_whitening(self) -> bool:
@@ -152,12 +176,18 @@ class Tuning(Machine):
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """What `to_dict` gave.
 
+        Of a version that knew no scale: the paper's, and the floor of `burst whiten`.
+
         Raises:
             UnknownName: a key that is no hyper-parameter.
         """
         for name in values:
             check_known("hyper-parameter", name, [one.name for one in fields(cls)])
-        return cls(**values)
+        recipe = cls(**values)
+        if "prompt_scale" in values or not recipe.needs_whitening:
+            return recipe
+        floor = recipe.floor if recipe.whitening else WhiteningOptions().floor
+        return replace(recipe, prompt_scale="paper", floor=floor)
 
     def differences(self, other: "Tuning") -> list[str]:
         """Names of what differs, apart from what may differ between two parts of one training."""
@@ -300,3 +330,28 @@ def check_used(
                 f"method {method} makes no use of {name}, which is for {', '.join(users)}; "
                 "leave it out, or choose another method"
             )
+
+
+def check_whitening(asked: Tuning, given: Iterable[str]) -> None:
+    """Refuse an option of whitening matrices that another one leaves without an effect.
+
+    Args:
+        asked: what was given, as a recipe.
+        given: the names of it.
+
+    Raises:
+        BurstError: there is one; it is named.
+    """
+    names = [name for name in (*MADE_WITH, "prompt_scale", "null_gain") if name in given]
+    if names and not asked.needs_whitening:
+        raise BurstError(
+            f"{names[0]} is of whitening matrices, and {asked.method} from {asked.bilinear_init} "
+            "has none; leave it out, or choose bilinear_init whitening"
+        )
+    if asked.whitening and names[:1] and names[0] in MADE_WITH:
+        raise BurstError(
+            f"{names[0]} is of matrices that are made from the training images, but the whitening "
+            f"{asked.whitening} is given, which has its own; leave one of them out"
+        )
+    if "null_gain" in names and asked.prompt_scale == "paper":
+        raise BurstError("prompt_scale paper takes W as it is; leave null_gain out")

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from bpt.construction import Model, open_backbone, restore_model
 from bpt.errors import RunExists
+from bpt.prompt import FROZEN
+from bpt.prompt_matrices import prompt_matrices
 from bpt.recipe import Recipe, Tuning
 from burst._weightfile import read_stored
 from burst.backbone import Backbone
@@ -103,15 +105,15 @@ class RunFolder:
         return replace(backbone, crop_fraction=fraction, crop_mode=mode)
 
     def frozen_whitening(self, backbone: Backbone) -> dict[int, Tensor]:
-        """Block -> its matrix W, where the method keeps one frozen.
+        """Block -> what its prompt is multiplied by, where that is frozen.
 
         Raises:
             CheckpointError: see `load_whitening`.
         """
-        if self.recipe.method != "bpt-fwhiten":
+        if self.recipe.method not in FROZEN:
             return {}
-        whitening = load_whitening(self.folder / WHITENING, backbone)
-        return {one.block: w for one, w in zip(whitening.blocks, whitening.W, strict=True)}
+        used = load_whitening(self.folder / WHITENING, backbone)
+        return prompt_matrices(used, self.recipe.method)
 
 
 @dataclass(frozen=True)

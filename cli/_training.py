@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from cli._common import Device, Json, Quiet, Steps, parse_seeds, plain_console, reported_errors
+from cli._common import (
+    Device,
+    Json,
+    Quiet,
+    Steps,
+    parse_seeds,
+    parse_shrinkage,
+    plain_console,
+    reported_errors,
+)
 
 
 def train(
@@ -41,8 +50,8 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear; linear (a head on frozen "
-            "features) or full (fine-tuning of all weights)."
+            help="vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-dwhiten, bpt-bilinear; linear (a head on "
+            "frozen features) or full (fine-tuning of all weights)."
         ),
     ] = "bpt-bilinear",
     placement: Annotated[
@@ -71,6 +80,32 @@ def train(
     whitening: Annotated[
         str | None,
         typer.Option(help="A file of `burst whiten`; else made from the training images."),
+    ] = None,
+    prompt_scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Of whitening matrices: unit RMS gain (if not given), or paper: W as it is."
+        ),
+    ] = None,
+    null_gain: Annotated[
+        float | None,
+        typer.Option(
+            help="Gain of directions below the floor, in units of the RMS gain of the others; 0."
+        ),
+    ] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            help="Of matrices from the training images: least eigenvalue kept, as a share of the "
+            "largest; 0.001."
+        ),
+    ] = None,
+    shrinkage: Annotated[
+        str | None, typer.Option(help="The same: none (if not given), oas, or a number in 0..1.")
+    ] = None,
+    through_norm: Annotated[
+        bool | None,
+        typer.Option("--through-norm", help="The same: whiten what the block's first norm leaves."),
     ] = None,
     pooling: Annotated[
         str | None,
@@ -201,6 +236,11 @@ def train(
             spt_tokens=spt_tokens,
             bilinear_init=bilinear_init,
             whitening=whitening,
+            prompt_scale=prompt_scale,
+            null_gain=null_gain,
+            floor=floor,
+            shrinkage=parse_shrinkage(shrinkage) if shrinkage else None,
+            through_norm=through_norm,
             pooling=pooling,
             after=after,
             epochs=epochs,

@@ -31,7 +31,7 @@ def build_detector(
         recipe: how.
         backbone: on what; its weights are shared, but for full fine-tuning, which has a copy.
         num_classes: C, without background.
-        whitening: block -> (d, d), where the recipe `needs_whitening`.
+        whitening: block -> what `prompt_matrices` gives, where the recipe `needs_whitening`.
         tokens: block -> (m, d), for spt.
 
     Raises:
@@ -64,7 +64,7 @@ def restore_detector(
         backbone: the same, on the device that the detector shall be on.
         num_classes: C.
         state: what `trained_state` gave.
-        whitening: block -> (d, d), where W is frozen (bpt-fwhiten).
+        whitening: block -> what `prompt_matrices` gives, where that is frozen.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected or of another shape.

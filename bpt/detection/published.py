@@ -8,7 +8,7 @@ from typing import Any
 
 from bpt.detection.recipe import DETECTION_USED_BY, DetectionRecipe
 from bpt.prompt import METHODS as PROMPT_METHODS
-from bpt.recipe import check_fields, check_used
+from bpt.recipe import check_fields, check_used, check_whitening
 
 OFFICIAL = "coco"
 
@@ -41,6 +41,7 @@ def detection_recipe_for(dataset: str, **given: Any) -> DetectionRecipe:  # noqa
         given["model"], origins["model"] = "mae_vitb", "the paper's"
     asked = DetectionRecipe(dataset=dataset, **given)
     check_used(asked.method, given, DETECTION_USED_BY)
+    check_whitening(asked, given)
     for name, value, source in _published(asked):
         if name not in given and asked.method in DETECTION_USED_BY.get(name, (asked.method,)):
             given[name], origins[name] = value, source

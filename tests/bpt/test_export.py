@@ -33,7 +33,7 @@ def runs(recipe, tmp_path_factory):
     small = replace(recipe, model="timm:test_vit", weights="random", pooling="patches")
     for method in ("bpt-bilinear", "linear"):
         train(replace(recipe, method=method, lr=None), root / method)
-    for method in ("bpt-fwhiten", "full"):
+    for method in ("bpt-fwhiten", "bpt-dwhiten", "full"):
         train(replace(small, method=method, lr=None), root / method)
     return root
 
@@ -43,7 +43,7 @@ def images_for(backbone):
     return torch.randn(3, 3, *backbone.image_size, generator=generator)
 
 
-@pytest.mark.parametrize("method", ["bpt-bilinear", "bpt-fwhiten", "linear", "full"])
+@pytest.mark.parametrize("method", ["bpt-bilinear", "bpt-fwhiten", "bpt-dwhiten", "linear", "full"])
 def test_an_exported_model_is_the_same_function(runs, tmp_path, method):
     run = open_run(runs / method)
     export_run(run, tmp_path / "m.safetensors")

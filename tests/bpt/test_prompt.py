@@ -15,6 +15,7 @@ COUNTS = [  # the paper's, at d = 768
     ("spt", 100, 75, 1, 76_800),
     ("bpt-fwhiten", 100, 75, 1, 76_800),
     ("bpt-twhiten", 100, 75, 1, 666_624),
+    ("bpt-dwhiten", 100, 75, 1, 76_800),
     ("bpt-bilinear", 100, 75, 1, 65_100),
     ("bpt-bilinear", 50, 50, 12, 490_800),
     ("bpt-bilinear", 50, 50, 4, 163_600),
@@ -28,6 +29,8 @@ def generator(seed=0):
 def built(method, width=D, **options):
     chosen = PromptOptions(method=method, **{"num_prompts": 7, "rank": 5, **options})
     whitening = torch.randn(width, width, generator=generator(1))
+    if method == "bpt-dwhiten":
+        whitening = whitening.diagonal().clone()
     tokens = torch.randn(chosen.num_prompts, width, generator=generator(2))
     return chosen, build_prompt(
         chosen,
@@ -54,6 +57,8 @@ def test_a_prompt_is_its_product(method):
     given |= {name: value.double().numpy() for name, value in prompt.named_buffers()}
     if method == "bpt-bilinear":
         expected = np.einsum("mr,dr->md", given["left"], given["right"])
+    elif "gains" in given:
+        expected = given["values"] * given["gains"]
     elif "whitening" in given:
         expected = np.einsum("mk,dk->md", given["values"], given["whitening"])
     else:
@@ -86,8 +91,15 @@ def test_bilinear_starts_normal_and_xavier():
     assert float(prompt.right.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
 
-def test_bilinear_from_whitening_starts_from_distinct_whole_columns():
+def test_bilinear_from_whitening_starts_from_the_leading_columns_at_unit_rms_gain():
     _, prompt = built("bpt-bilinear", bilinear_init="whitening")
+    leading = torch.randn(D, D, generator=generator(1))[:, :5].double().numpy()
+    expected = leading * math.sqrt(D) / np.sqrt(np.sum(leading**2))
+    np.testing.assert_allclose(prompt.right.detach().numpy(), expected, rtol=1e-6)
+
+
+def test_bilinear_from_whitening_at_the_papers_scale_starts_from_distinct_whole_columns():
+    _, prompt = built("bpt-bilinear", bilinear_init="whitening", prompt_scale="paper")
     whitening = torch.randn(D, D, generator=generator(1))
     places = [
         [j for j in range(D) if torch.equal(whitening[:, j], column)]
@@ -120,6 +132,9 @@ def test_training_a_prompt_leaves_what_it_was_given_alone():
         ({"method": "vtp"}, UnknownName, "vpt"),
         ({"spt_tokens": "median"}, UnknownName, "mean"),
         ({"bilinear_init": "svd"}, UnknownName, "xavier"),
+        ({"prompt_scale": "units"}, UnknownName, "unit"),
+        ({"null_gain": -1.0}, BurstError, "null_gain is -1"),
+        ({"null_gain": math.nan}, BurstError, "null_gain is nan"),
         ({"num_prompts": 0}, BurstError, "num_prompts is 0"),
         ({"rank": -1}, BurstError, "rank is -1"),
     ],
@@ -173,7 +188,8 @@ def test_a_less_precise_product_that_is_allowed_elsewhere_changes_no_bit(method,
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(allowed)
-    assert set(seen) == ({"highest"} if method.startswith("bpt-") else set())
+    multiplied = method in ("bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
+    assert set(seen) == ({"highest"} if multiplied else set())
 
 
 def test_a_plain_prompt_is_its_values():

@@ -5,8 +5,10 @@ from dataclasses import fields
 import pytest
 
 from bpt import Recipe, published_recipes, recipe_for
+from bpt.recipe import USED_BY
 from burst import BurstError, UnknownName, known_backbones
 
+PROMPTED, WHITENED = (", ".join(USED_BY[name]) for name in ("placement", "whitening"))
 # Typed from the paper's sources anew: lr, weight decay, head's weight decay, prompts, rank.
 TABLE = {
     ("mae_vitb", "cub", "shallow"): (0.05, 0.005, 0.5, 100, 75),
@@ -185,14 +187,14 @@ def test_every_entry_is_a_recipe_that_can_be_made():
         ("bpt-fwhiten", "rank", 5, "bpt-bilinear"),
         ("vpt", "bilinear_init", "xavier", "bpt-bilinear"),
         ("bpt-bilinear", "spt_tokens", "mean", "spt"),
-        ("linear", "num_prompts", 5, "vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
-        ("linear", "after", "carry", "vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+        ("linear", "num_prompts", 5, PROMPTED),
+        ("linear", "after", "carry", PROMPTED),
         ("linear", "weight_decay", 0.0, "bpt-bilinear, full"),
-        ("full", "placement", "last:4", "vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+        ("full", "placement", "last:4", PROMPTED),
         ("full", "head_weight_decay", 0.1, "bpt-bilinear, linear"),
         ("bpt-bilinear", "layer_decay", 0.65, "full"),
         ("linear", "drop_path", 0.0, "full"),
-        ("spt", "whitening", "W.pt", "bpt-fwhiten, bpt-twhiten, bpt-bilinear"),
+        ("spt", "whitening", "W.pt", WHITENED),
     ],
 )
 def test_an_option_that_the_method_ignores_is_refused(method, option, value, users):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from bpt.published import recipe_for
 from bpt.recipe import Recipe
 from burst import BurstError, UnknownName
 
@@ -39,6 +40,49 @@ def test_an_unknown_hyper_parameter_is_refused_with_the_nearest():
 
 def test_a_whitening_given_to_the_bilinear_prompt_is_its_start():
     assert Recipe(whitening="W.pt").bilinear_init == "whitening"
+
+
+@pytest.mark.parametrize("method", ["bpt-fwhiten", "bpt-twhiten"])
+def test_a_run_of_before_there_was_a_scale_has_the_papers(method):
+    before = Recipe(dataset="folder", method=method).to_dict()
+    for name in ("prompt_scale", "null_gain", "floor", "shrinkage", "through_norm"):
+        del before[name]
+    read = Recipe.from_dict(before)
+    assert (read.prompt_scale, read.floor, read.shrinkage) == ("paper", 1e-6, "none")
+    assert read == Recipe(dataset="folder", method=method, prompt_scale="paper", floor=1e-6)
+    from_file = Recipe.from_dict({**before, "whitening": "W.pt"})
+    typed = recipe_for("folder", method=method, whitening="W.pt", prompt_scale="paper")
+    assert (from_file.prompt_scale, from_file.floor) == (typed.prompt_scale, typed.floor)
+
+
+@pytest.mark.parametrize("method", ["vpt", "bpt-bilinear", "linear"])
+def test_a_run_of_before_there_was_a_scale_goes_on_where_it_has_no_whitening(method):
+    before = Recipe(dataset="folder", method=method).to_dict()
+    for name in ("prompt_scale", "null_gain", "floor", "shrinkage", "through_norm"):
+        del before[name]
+    now = Recipe(dataset="folder", method=method)
+    assert Recipe.from_dict(before).differences(now) == []
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ({"method": "vpt", "null_gain": 1.0}, "makes no use of null_gain"),
+        ({"method": "bpt-bilinear", "prompt_scale": "paper"}, "bilinear from xavier has none"),
+        ({"method": "bpt-bilinear", "floor": 0.1}, "floor is of whitening matrices"),
+        ({"whitening": "W.pt", "floor": 0.1}, "W.pt is given, which has its own"),
+        ({"whitening": "W.pt", "shrinkage": "oas"}, "shrinkage is of matrices that are made"),
+        ({"whitening": "W.pt", "through_norm": True}, "through_norm is of matrices that are made"),
+        ({"method": "bpt-dwhiten", "floor": 1.0}, "floor is 1.0"),
+        ({"method": "bpt-dwhiten", "shrinkage": "osa"}, "oas"),
+        ({"method": "bpt-dwhiten", "prompt_scale": "unti"}, "unit"),
+        ({"prompt_scale": "paper", "null_gain": 0.0, "whitening": "W.pt"}, "leave null_gain out"),
+    ],
+)
+def test_an_option_of_whitening_that_has_no_effect_is_refused_in_one_line(given, says):
+    with pytest.raises(BurstError, match=says) as caught:
+        recipe_for("folder", **given)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

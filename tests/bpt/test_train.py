@@ -143,7 +143,9 @@ def test_a_run_folder_holds_what_was_promised(packaged, tmp_path):
     assert logged == pytest.approx([line["val_accuracy"] for line in run.metrics])
 
 
-@pytest.mark.parametrize("method", ["vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "linear", "full"])
+@pytest.mark.parametrize(
+    "method", ["vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-dwhiten", "linear", "full"]
+)
 def test_every_method_trains_and_is_read_back(recipe, tmp_path, method):
     changes = {"method": method, "epochs": 1, "precision": "float32"}
     result = train(replace(recipe, lr=None, **changes), tmp_path)
