@@ -144,6 +144,7 @@ def test_a_loss_that_is_not_finite_ends_it_in_one_line(recipe, tmp_path, monkeyp
         ("spt", {"placement": "deep"}),
         ("vpt", {"precision": "bfloat16", "sampling_ratio": 2}),
         ("bpt-fwhiten", {"placement": "last:2"}),
+        ("bpt-dwhiten", {"floor": 0.01, "null_gain": 1.0}),
         ("bpt-bilinear", {"detector": "cascade", "recompute": True, "accumulation": 2}),
     ],
 )

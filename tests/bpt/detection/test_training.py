@@ -154,11 +154,13 @@ def test_the_same_seed_has_the_same_start_and_the_global_state_is_left_alone():
     assert not torch.equal(one.get_parameter(name), third.get_parameter(name))
 
 
-@pytest.mark.parametrize("method", ["linear", "vpt", "bpt-bilinear", "bpt-fwhiten", "full"])
+@pytest.mark.parametrize(
+    "method", ["linear", "vpt", "bpt-bilinear", "bpt-fwhiten", "bpt-dwhiten", "full"]
+)
 @pytest.mark.parametrize("detector", ["mask-rcnn", "cascade"])
 def test_what_was_trained_restores_the_detector(method, detector):
     chosen = recipe(method=method, detector=detector, placement="deep")
-    w = {block: torch.randn(32, 32) for block in range(3)}
+    w = {block: torch.randn((32,) if method == "bpt-dwhiten" else (32, 32)) for block in range(3)}
     model = build_detector(chosen, backbone(), CLASSES, whitening=w)
     with torch.no_grad():
         for p in model.parameters():

@@ -1,0 +1,159 @@
+"""The scale of whitened prompts: from the option that is typed to the numbers in the run folder."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from colours import write_images
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import bpt
+import burst
+from bpt.prompt_starts import whitening_for
+from cli import bpt as command
+
+RUNNER = CliRunner()
+SMALL = ("--epochs", "1", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
+BLOCK, WIDTH = 11, 192
+
+
+def succeeded(*arguments):
+    result = RUNNER.invoke(command.app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(*arguments) -> str:
+    result = RUNNER.invoke(command.app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def trained(images, out, *options):
+    succeeded("train", f"folder:{images}", "--out", out, *SMALL, "--device", "cpu", *options)
+    return bpt.open_run(out)
+
+
+def in_folder(run):
+    """P, and what it is multiplied by, as the files have them."""
+    values = load_file(run.folder / "prompt.safetensors")[f"prompts.{BLOCK}.values"]
+    used = load_file(run.folder / "whitening.safetensors")["W"][0]
+    return values.double().numpy(), used.double().numpy()
+
+
+def made_by_burst(run):
+    """The whitening that the recipe asks for, before a prompt has a use for it."""
+    benchmark = bpt.open_dataset("folder", run.recipe.dataset.partition(":")[2])
+    recipe = replace(run.recipe, whitening=None)
+    return whitening_for(recipe, run.load_backbone(), benchmark.train, benchmark.digest)
+
+
+@pytest.fixture(scope="module")
+def diagonal(images, tmp_path_factory):
+    return trained(images, tmp_path_factory.mktemp("runs") / "d", "--method", "bpt-dwhiten")
+
+
+def test_the_tensors_in_the_folder_give_the_tokens_of_the_diagonal_prompt(diagonal):
+    values, used = in_folder(diagonal)
+    model, _ = diagonal.load_model()
+    tokens = model.prompt_values()[BLOCK].numpy()
+    np.testing.assert_allclose(tokens, values * used.diagonal(), rtol=1e-5, atol=1e-7)
+    expected = made_by_burst(diagonal).variances[0].numpy() ** -0.5
+    expected /= np.sqrt(np.mean(expected**2))
+    np.testing.assert_allclose(used.diagonal(), expected, rtol=1e-5)
+    assert np.count_nonzero(used - np.diag(used.diagonal())) == 0
+
+
+def test_a_diagonal_prompt_is_evaluated_resumed_exported_and_reported(diagonal, tmp_path):
+    record = json.loads(succeeded("evaluate", diagonal.folder, "--json").stdout)
+    assert record["accuracy"] == pytest.approx(diagonal.result["test_accuracy"])
+    dataset = diagonal.recipe.dataset
+    method = ("--method", "bpt-dwhiten")
+    again = ("train", dataset, "--out", diagonal.folder, *SMALL, *method, "--resume", "--json")
+    assert json.loads(succeeded(*again).stdout) == diagonal.result
+    succeeded("export", diagonal.folder, "--out", tmp_path / "m.safetensors")
+    exported, _ = bpt.load_exported(tmp_path / "m.safetensors")
+    model, _ = diagonal.load_model()
+    assert torch.equal(exported.prompt_values()[BLOCK], model.prompt_values()[BLOCK])
+    succeeded("report", diagonal.folder, "--out", tmp_path / "report")
+    assert "bpt-dwhiten" in (tmp_path / "report/index.html").read_text()
+
+
+def test_the_null_gain_that_is_typed_is_the_gain_below_the_floor(images, tmp_path):
+    options = ("--method", "bpt-fwhiten", "--null-gain", "0.5", "--floor", "0.01")
+    run = trained(images, tmp_path / "run", *options)
+    values, used = in_folder(run)
+    kept = made_by_burst(run).blocks[0].kept
+    gains = np.linalg.svd(used, compute_uv=False)
+    below = np.isclose(gains, np.median(gains), rtol=1e-3)  # more than half of the directions
+    assert np.count_nonzero(below) == WIDTH - kept
+    assert np.median(gains) == pytest.approx(0.5 * np.sqrt(np.mean(gains[~below] ** 2)), rel=1e-3)
+    assert np.mean(gains**2) == pytest.approx(1.0, rel=1e-5)
+    model, _ = run.load_model()
+    tokens = model.prompt_values()[BLOCK].numpy()
+    np.testing.assert_allclose(tokens, values @ used.T, rtol=1e-4, atol=1e-6)
+
+
+def test_the_papers_scale_that_is_typed_leaves_w_as_it_is(images, tmp_path):
+    run = trained(images, tmp_path, "--method", "bpt-fwhiten", "--prompt-scale", "paper")
+    assert run.recipe.prompt_scale == "paper"
+    _, used = in_folder(run)
+    np.testing.assert_array_equal(used, made_by_burst(run).W[0].double().numpy())
+
+
+def test_floor_shrinkage_and_norm_that_are_typed_are_those_of_the_matrices(images, tmp_path):
+    options = ("--floor", "0.1", "--shrinkage", "0.2", "--through-norm")
+    run = trained(images, tmp_path, "--method", "bpt-dwhiten", *options)
+    record = burst.load_whitening(run.folder / "whitening.safetensors").record
+    assert (record["floor"], record["shrinkage"], record["through_norm"]) == (0.1, 0.2, True)
+    about = {"method": "bpt-dwhiten", "prompt_scale": "unit", "null_gain": 0.0}
+    assert record["used_by_prompts"] == about
+
+
+def test_a_bilinear_prompt_starts_from_the_leading_directions_of_a_file(
+    images, tmp_path, monkeypatch
+):
+    starts = []
+    build = bpt.train.__globals__["build_model"]
+
+    def watched(*arguments, **more):
+        model = build(*arguments, **more)
+        starts.append(model.prompts[str(BLOCK)].right.detach().double().numpy().copy())
+        return model
+
+    monkeypatch.setitem(bpt.train.__globals__, "build_model", watched)
+    backbone = burst.load_backbone("mae_tiny")
+    sample = burst.images_for(backbone, "sample", num_images=30)
+    whitening = burst.whiten(backbone, sample, burst.WhiteningOptions(blocks=(BLOCK,), floor=1e-3))
+    burst.save_whitening(whitening, tmp_path / "W.pt")
+    trained(images, tmp_path / "run", "--rank", "3", "--whitening", tmp_path / "W.pt")
+    (b,) = starts
+    assert np.linalg.norm(b) == pytest.approx(np.sqrt(WIDTH), rel=1e-6)
+    gains, right = np.linalg.eigh(whitening.W[0].double().numpy())
+    expected = right[:, :3] * gains[:3]
+    expected *= np.sqrt(WIDTH) / np.linalg.norm(expected)
+    np.testing.assert_allclose(np.abs(b), np.abs(expected), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (("--method", "vpt", "--prompt-scale", "paper"), "makes no use of prompt_scale"),
+        (("--null-gain", "1"), "has none"),
+        (("--whitening", "W.pt", "--floor", "0.1"), "has its own"),
+        (("--method", "bpt-dwhiten", "--null-gain", "-1"), "null_gain is -1"),
+        (("--method", "bpt-dwhiten", "--prompt-scale", "units"), "did you mean unit"),
+    ],
+)
+def test_an_option_without_an_effect_is_one_line(options, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused("train", "digits", *options)
