@@ -57,7 +57,12 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
             "classes": list(benchmark.classes),
             **{name: len(split) if split else 0 for name, split in splits.items()},
         },
-        "backbone": backbone_record(backbone),
+        "backbone": {
+            **backbone_record(backbone),
+            "image_size": list(backbone.image_size),
+            "resized_from": list(backbone.resized_from) if backbone.resized_from else None,
+            "notes": list(backbone.notes),
+        },
         "processes": rank_and_size()[1],
         **provenance(),
     }

@@ -31,10 +31,18 @@ HEAD_STD = {"moco_v3": 0.01}
 def open_backbone(recipe: Tuning, device: str | torch.device = "cpu") -> Backbone:
     """The recipe's backbone; with ImageNet's mean and deviation if it asks for the reference.
 
+    It reads images of a classifier's `image_size`; a detector has its own way to other sizes.
+
     Raises:
         BurstError: see `load_backbone`.
     """
-    backbone = load_backbone(recipe.model, recipe.weights, device=device, seed=recipe.seed)
+    backbone = load_backbone(
+        recipe.model,
+        recipe.weights,
+        device=device,
+        seed=recipe.seed,
+        image_size=recipe.image_size if isinstance(recipe, Recipe) else None,
+    )
     if recipe.normalisation == "native":
         return backbone
     return dataclasses.replace(backbone, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)

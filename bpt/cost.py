@@ -79,7 +79,7 @@ def dataset_sizes(recipe: Recipe) -> tuple[int, int, int]:
 
 def _forward(recipe: Recipe, spec: BackboneSpec) -> float:
     """Operations that one image takes through all blocks."""
-    tokens = 1 + (spec.image_size // spec.patch_size) ** 2
+    tokens = 1 + ((recipe.image_size or spec.image_size) // spec.patch_size) ** 2
     if recipe.prompted:
         tokens += recipe.num_prompts
     return spec.depth * (24.0 * tokens * spec.width**2 + 4.0 * tokens**2 * spec.width)

@@ -92,7 +92,9 @@ def load_exported(
     """
     tensors, about = read_exported(Path(path), KIND)
     try:
-        backbone = exported_backbone(about, path, weights, device)
+        # Files of earlier versions are of runs at the size of the pretraining.
+        size = about["backbone"].get("image_size")
+        backbone = exported_backbone(about, path, weights, device, image_size=size)
         classes, pooling = tuple(about["classes"]), about["pooling"]
         blocks, after, tuned = about["blocks"], about["after"], about["method"] == "full"
     except (KeyError, TypeError) as error:
@@ -112,9 +114,11 @@ def load_exported(
 
 def _metadata(run: Run, model: Model, backbone: Backbone) -> dict[str, Any]:
     prompted = model if isinstance(model, PromptedViT) else None
+    about = about_run(run, backbone)
+    about["backbone"]["image_size"] = run.recipe.image_size
     return {
         "kind": KIND,
-        **about_run(run, backbone),
+        **about,
         "blocks": list(prompted.blocks) if prompted else [],
         "pooling": model.pooling,
         "after": prompted.after if prompted else "carry",
@@ -149,8 +153,10 @@ def exported_backbone(
     path: str | Path,
     weights: str | Path | None,
     device: str | torch.device,
+    *,
+    image_size: int | None = None,
 ) -> Backbone:
-    """The backbone that an exported file needs.
+    """The backbone that an exported file needs, reading images of this size if one is given.
 
     Raises:
         CheckpointError: its weights are others.
@@ -158,7 +164,11 @@ def exported_backbone(
     """
     kept = about["backbone"]
     backbone = load_backbone(
-        kept["name"], weights or kept["weights"], device=device, seed=kept["seed"]
+        kept["name"],
+        weights or kept["weights"],
+        device=device,
+        seed=kept["seed"],
+        image_size=image_size,
     )
     if backbone.weights_sha256 != kept["weights_sha256"]:
         raise CheckpointError(

@@ -48,6 +48,8 @@ def prompt_starts(
             if recipe.whitening is None:
                 say("whitening matrices from training images")
             made = whitening_for(recipe, backbone, train, digest)
+            if warning := size_warning(made, backbone):
+                say(warning)
             whitening = prompt_whitening(made, recipe.prompt_options)
             if rank_and_size()[0] == 0:
                 save_whitening(whitening, kept)
@@ -75,6 +77,22 @@ def whitening_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str)
             "make it again of all blocks"
         )
     return whitening
+
+
+def size_warning(whitening: Whitening, backbone: Backbone) -> str | None:
+    """A line where matrices were made of images of another size than the backbone reads now.
+
+    Nothing forbids them: they fit the weights. But tokens of other sizes have other covariances.
+    """
+    height, _ = backbone.image_size
+    sources = whitening.record["images"]["sources"]
+    sizes = {one["image_size"] for one in sources if "image_size" in one} - {height}
+    if not sizes:
+        return None
+    return (
+        f"the whitening was made of images of {', '.join(map(str, sorted(sizes)))} pixels, but "
+        f"{backbone.name} reads {height} here; `burst whiten --image-size {height}` makes one"
+    )
 
 
 def tokens_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str) -> dict[int, Tensor]:

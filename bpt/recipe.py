@@ -237,6 +237,8 @@ class Recipe(Tuning):
 
     Attributes:
         train_list: for imagenet: a file that names the training images.
+        image_size: pixels a side that the backbone reads, where not its pretraining's; its
+            position embeddings are resampled, see `burst.load_backbone`.
         pooling: see `PromptedViT`.
         epochs: passes over the training images; 100, and 10 for digits.
         warmup_epochs: of them with a rising learning rate; a tenth.
@@ -255,6 +257,7 @@ class Recipe(Tuning):
 
     dataset: str = "digits"
     train_list: str | None = None
+    image_size: int | None = None
     pooling: str = "default"
     epochs: int | None = None
     warmup_epochs: int | None = None
@@ -286,6 +289,8 @@ class Recipe(Tuning):
 
     def _check_numbers(self) -> None:
         self._check_positive("epochs")
+        if self.image_size is not None:
+            self._check_positive("image_size")
         super()._check_numbers()
         self._check_not_negative("min_lr", "head_weight_decay")
         if self.min_lr > self.peak_lr:

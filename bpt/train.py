@@ -146,7 +146,7 @@ class _Classification(Session[Recipe, Labelled]):
         train = training_split(recipe, self.benchmark)
         digest = self.benchmark.digest
         starts = prompt_starts(recipe, self.backbone, train, digest, out=self.out, say=self.say)
-        for line in recipe.provenance():
+        for line in (*self.backbone.notes, *recipe.provenance()):
             self.say(line)
         self.model = build_model(recipe, self.backbone, len(self.benchmark.classes), **starts)
         self.config["parameters"] = count_parameters(self.model)

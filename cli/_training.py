@@ -154,7 +154,10 @@ def train(
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option(help="coco: pixels of the square that images are scaled into, such as 1024."),
+        typer.Option(
+            help="Pixels a side, where not the pretraining's; positions are resampled. coco: of "
+            "the square that images are scaled into, such as 1024."
+        ),
     ] = None,
     schedule: Annotated[
         str | None, typer.Option(help="coco: 1x, 3x (12 and 37 epochs), or a number of epochs.")
@@ -319,7 +322,10 @@ def study(
     schedule: Annotated[
         str | None, typer.Option(help="Of detectors, instead of the recipes'.")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(help="Of detectors; 1024.")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Pixels a side; the pretraining's, of detectors 1024."),
+    ] = None,
     channels: Annotated[int | None, typer.Option(help="Of detectors; 256.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the recipes'.")] = None,
     accumulation: Annotated[

@@ -99,6 +99,7 @@ def labels(runs: Sequence[Run]) -> dict[str, Run]:
         recipe = run.recipe
         part = {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
         part |= {"model": recipe.model, "dataset": run.config["dataset"]["name"]}
+        part["image_size"] = f"{recipe.image_size} pixels" if recipe.image_size else ""
         part |= {name: f"{name} {getattr(recipe, name)}" for name in ("lr", "seed")}
         part["folder"] = run.folder.name
         parts.append(part)
@@ -128,7 +129,7 @@ def beside_published(runs: dict[str, Run]) -> pd.DataFrame:
     """Each run beside the paper's number that is nearest to it.
 
     Columns: label, ours, published, difference (points), table, row (what the number is of), and
-    differs (dataset, backbone, placement, epochs, protocol).
+    differs (dataset, backbone, placement, epochs, image_size, protocol).
     """
     table = published()
     accuracies = table[table["metric"] == "top1"].drop_duplicates()
@@ -159,6 +160,7 @@ def _nearest(label: str, run: Run, rows: list[dict[Any, Any]]) -> dict[str, Any]
             "train_fraction": (asked.get("train_fraction", 1.0), recipe.train_fraction or 1.0),
             "num_prompts": (asked.get("num_prompts", recipe.num_prompts), recipe.num_prompts),
             "rank": (asked.get("rank", recipe.rank), recipe.rank),
+            "image_size": (224, recipe.image_size or 224),
             "protocol": ("authors", recipe.protocol),
         }
         return [name for name, (one, other) in expected.items() if one != other]
@@ -308,5 +310,5 @@ def _how(section: Section, runs: dict[str, Run]) -> None:
             f"Dataset: {run.config['dataset']['source']}, digest {run.config['dataset']['digest']}",
             f"Parameters: {run.config['parameters']}",
         ]
-        section.items([*lines, *recipe.provenance()])
+        section.items([*lines, *backbone.get("notes", []), *recipe.provenance()])
     section.versions(made["versions"])

@@ -150,14 +150,16 @@ def predictions_table(answers: Sequence[Mapping[str, Any]]) -> Table:
 def compare(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a run: how it was trained and how good it is; NaN where it has not ended.
 
-    Columns: run, dataset, model, method, placement, prompts and trained (parameters), seed, epochs,
-    best_epoch, val_accuracy, test_accuracy (percent), images_per_second, seconds, protocol.
+    Columns: run, dataset, model, image_size (pixels, where not the pretraining's), method,
+    placement, prompts and trained (parameters), seed, epochs, best_epoch, val_accuracy,
+    test_accuracy (percent), images_per_second, seconds, protocol.
     """
     rows = []
     for run in runs:
         recipe, result = run.recipe, run.result or {}
         row = {"run": run.folder.name, "dataset": run.config["dataset"]["name"]}
-        row |= {name: getattr(recipe, name) for name in ("model", "method", "placement")}
+        chosen = ("model", "image_size", "method", "placement")
+        row |= {name: getattr(recipe, name) for name in chosen}
         row["placement"] = recipe.placement if recipe.prompted else ""
         row["prompts"] = run.config["parameters"]["prompts"]
         row["trained"] = run.config["parameters"].get("trained")

@@ -104,6 +104,13 @@ def test_later_prompts_and_linear_probes_cost_less_and_fine_tuning_more():
     assert training_cost(Recipe(model="timm:vit_tiny_patch16_224"), (1, 1, 1)) is None
 
 
+def test_a_cost_is_that_of_the_size_that_is_read():
+    """At 32 pixels mae_tiny has 16 patches of its 64 and a class token."""
+    recipe = Recipe(dataset="folder", method="linear", image_size=32)
+    per_image = 12 * (24 * 17 * 192**2 + 4 * 17**2 * 192)
+    assert training_cost(recipe, (5, 3, 2)).operations == 10 * per_image
+
+
 def test_ones_own_images_are_counted(colours):
     assert dataset_sizes(Recipe(dataset=f"folder:{colours}")) == (24, 9, 12)
     assert dataset_sizes(Recipe(dataset="imagenet", train_fraction=0.1)) == (118117, 10000, 50000)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import bpt
 from cli import bpt as command
+from cli import burst as burst_command
 from cli._common import parse_seeds
 from cli._common import run as run_command
 
@@ -281,6 +282,8 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
             ("train", "digits", "--method", "linear", "--placement", "shallow"),
             "no use of placement",
         ),
+        (("train", "digits", "--image-size", "70"), "choose 64 or 72"),
+        (("train", "digits", "--image-size", "0"), "image_size is 0"),
         (("train", "digits", "--seeds", "0;1"), "0,1,2"),
         (("train", "digits", "--device", "cuda:99"), "cuda:99"),
         (("train", "digits", "--whitening", "missing.pt"), "missing.pt does not exist"),
@@ -330,3 +333,62 @@ def test_an_interrupted_training_says_how_to_go_on(images, tmp_path, monkeypatch
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1].endswith(shlex.join(["bpt", *arguments, "--resume"]))
     assert (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_size_that_is_typed_is_that_of_every_image_from_training_to_export(images, tmp_path):
+    """mae_tiny was pretrained at 64 pixels, in patches of 8."""
+    out, file = tmp_path / "run", tmp_path / "m.safetensors"
+    said = succeeded("train", f"folder:{images}", "--image-size", "40", "--out", out, *ONCE).stderr
+    assert "images are read at 40 x 40 pixels, not at the 64 x 64 of the pretraining" in said
+    run = bpt.open_run(out)
+    assert run.config["recipe"]["image_size"] == 40
+    assert run.config["backbone"]["image_size"] == [40, 40]
+    assert run.config["backbone"]["resized_from"] == [64, 64]
+    assert "resampled" in run.config["backbone"]["notes"][0]
+
+    model, backbone = run.load_model()
+    assert backbone.preprocess.image_size == 40
+    scores = json.loads(succeeded("evaluate", out, "--json").stdout)
+    assert scores["accuracy"] == pytest.approx(run.result["test_accuracy"])
+    likely = json.loads(succeeded("predict", out, images / "test" / "red", "--json").stdout)
+    assert len(likely) == 4
+
+    succeeded("export", out, "--out", file)
+    exported, _ = bpt.load_exported(file)
+    batch = torch.randn(2, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(exported(batch), model(batch), atol=1e-5)
+    with pytest.raises(AssertionError, match="64"):
+        exported(torch.zeros(1, 3, 64, 64))
+
+    succeeded("report", out, "--out", tmp_path / "page")
+    assert "resampled" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert "image_size" in (tmp_path / "page" / "runs.csv").read_text()
+    resumed = refused("train", f"folder:{images}", "--resume", "--out", out, *ONCE)
+    assert "image_size 40, not None" in resumed
+
+
+@pytest.mark.parametrize("method", ["spt", "bpt-fwhiten", "full", "linear"])
+def test_every_method_is_trained_at_a_size_that_is_typed(images, tmp_path, method):
+    size = ("--image-size", "48", "--epochs", "1", "--batch-size", "8", "--device", "cpu")
+    prompts = () if method in ("full", "linear") else ("--placement", "last:2", "--num-prompts", 4)
+    out = tmp_path / "run"
+    succeeded("train", f"folder:{images}", "--method", method, *prompts, *size, "--out", out)
+    scores = json.loads(succeeded("evaluate", out, "--json").stdout)
+    assert scores["accuracy"] == pytest.approx(bpt.open_run(out).result["test_accuracy"])
+    succeeded("export", out, "--out", tmp_path / "m.safetensors")
+    bpt.load_exported(tmp_path / "m.safetensors")[0](torch.zeros(1, 3, 48, 48))
+
+
+def test_matrices_of_images_of_another_size_are_used_with_a_warning(images, tmp_path):
+    for size in ("64", "40"):
+        arguments = ("--images", images, "--num-images", "16", "--image-size", size)
+        where = ("--blocks", "11", "--out", tmp_path / f"{size}.pt")
+        words = ["whiten", *map(str, arguments + where)]
+        result = RUNNER.invoke(burst_command.app, words)
+        assert result.exit_code == 0, result.output
+    train = ("train", f"folder:{images}", "--method", "bpt-fwhiten", "--image-size", "40")
+    options = (*QUICK, "--epochs", "1", "--device", "cpu", "--whitening")
+    said = succeeded(*train, *options, tmp_path / "64.pt", "--out", tmp_path / "a").stderr
+    assert "made of images of 64 pixels, but mae_tiny reads 40 here" in said
+    said = succeeded(*train, *options, tmp_path / "40.pt", "--out", tmp_path / "b").stderr
+    assert "made of images" not in said
