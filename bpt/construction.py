@@ -88,6 +88,7 @@ def build_model(
             pooling=recipe.pooling,
             drop_path=recipe.drop_path,
             head_std=FINE_TUNING_HEAD_STD,
+            checkpoint_activations=recipe.checkpoint_activations,
             generator=generator,
         ).to(device)
     prompts = build_prompts(recipe, backbone, generator, whitening=whitening, tokens=tokens)
@@ -164,6 +165,7 @@ def _prompted(
         pooling=recipe.pooling,
         after=recipe.after,
         head_std=HEAD_STD.get(backbone.pretraining, 0.02),
+        checkpoint_activations=recipe.checkpoint_activations,
         generator=generator,
     )
 

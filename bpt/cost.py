@@ -34,7 +34,8 @@ def training_cost(recipe: Recipe, sizes: tuple[int, int, int]) -> TrainingCost |
 
     A block of width d costs a token 24 d^2 operations, and 4 N d with each of the N tokens. Going
     back through a frozen block costs as much as going forward, through a trained one twice as much;
-    blocks before the first prompt have no way back. A linear probe sees each image once.
+    blocks before the first prompt have no way back. With `checkpoint_activations`, those that have
+    one go forward twice. A linear probe sees each image once.
 
     Args:
         recipe: what is trained.
@@ -50,7 +51,9 @@ def training_cost(recipe: Recipe, sizes: tuple[int, int, int]) -> TrainingCost |
     if recipe.method == "linear":
         images, passes = train + val + test, float(train + val + test)
     else:
-        back = 2.0 if recipe.method == "full" else _share_behind_first_prompt(recipe, spec)
+        full = recipe.method == "full"
+        behind = 1.0 if full else _share_behind_first_prompt(recipe, spec)
+        back = behind * ((2.0 if full else 1.0) + recipe.checkpoint_activations)
         evaluated = epochs * val + test
         images = epochs * train + evaluated
         passes = epochs * train * (1.0 + back) + evaluated

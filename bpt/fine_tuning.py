@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from bpt.model import TrainedModule, choose_pooling, plain_vit, pool
+from bpt.model import TrainedModule, choose_pooling, plain_vit, pool, run_block
 from burst.adapters import num_prefix_tokens
 from burst.backbone import Backbone
 
@@ -25,6 +25,7 @@ class FineTunedViT(TrainedModule):
         drop_path: chance to skip the last block's branches in training; it falls linearly to 0 at
             the first block (Huang et al. 2016, arXiv 1603.09382).
         head_std: of the head's truncated normal start; its bias starts at 0.
+        checkpoint_activations: see `Machine`.
         generator: of the head's start; the global random state is left alone.
 
     Raises:
@@ -40,11 +41,12 @@ class FineTunedViT(TrainedModule):
         pooling: str = "default",
         drop_path: float = 0.1,
         head_std: float = 2e-5,
+        checkpoint_activations: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.vit = copy.deepcopy(plain_vit(backbone)).requires_grad_(True)
-        self.info = backbone
+        self.info, self.checkpoint_activations = backbone, checkpoint_activations
         self.prefix = num_prefix_tokens(self.vit)
         self.pooling = choose_pooling(backbone, pooling)
         drop_paths(self.vit, drop_path)
@@ -61,7 +63,9 @@ class FineTunedViT(TrainedModule):
     def features(self, images: Tensor) -> Tensor:
         """(B, d): what the head reads of (B, 3, H, W) normalised images."""
         x = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
-        return pool(self.vit, self.vit.blocks(x), self.pooling, prefix=self.prefix)
+        for block in self.vit.blocks:
+            x = run_block(block, x, checkpointed=self.checkpoint_activations)
+        return pool(self.vit, x, self.pooling, prefix=self.prefix)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Which parameters make a layer, as timm asks."""

@@ -17,6 +17,8 @@ class Machine:
             one and none is given.
         accumulation: parts that each process cuts its share of a step into, one after another.
         eval_batch_size: images a step of an evaluation, on each process.
+        checkpoint_activations: keep the inputs of blocks alone for the way back, and compute the
+            rest again (Chen et al. 2016, arXiv 1604.06174): less memory, more time.
         compile: use torch.compile.
         workers: processes that read images.
         origins: of each hyper-parameter that was chosen, by whom; see `recipe_for`.
@@ -27,9 +29,13 @@ class Machine:
     whitening: str | None = None
     accumulation: int = 1
     eval_batch_size: int = 128
+    checkpoint_activations: bool = False
     compile: bool = False
     workers: int = 0
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
+
+RENAMED = {"recompute": "checkpoint_activations"}
+"""A field as runs of earlier versions call it -> its name now."""
 
 FREE_ON_RESUME = frozenset(one.name for one in fields(Machine))

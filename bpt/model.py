@@ -76,7 +76,7 @@ class PromptedTokens(TrainedModule):
     Source: Jia et al. 2022, arXiv 2203.12119 (prompts); Wang et al. 2025, arXiv 2506.22908.
     """
 
-    recompute = False  # blocks' activations on the way back, which holds fewer of them
+    checkpoint_activations = False  # see `Machine`
 
     def __init__(
         self, backbone: Backbone, prompts: Mapping[int, PromptModule], *, after: str = "carry"
@@ -116,7 +116,8 @@ class PromptedTokens(TrainedModule):
         for index in range(first, len(self.vit.blocks)):
             if index in self.blocks:
                 x, present = self._prompted(x, index, present), self.num_prompts
-            x = run_block(self.vit.blocks[index], x, recompute=self.recompute)
+            block = self.vit.blocks[index]
+            x = run_block(block, x, checkpointed=self.checkpoint_activations)
             if self.after == "drop" and index == self.blocks[-1]:
                 x, present = self._without_prompts(x, present), 0
         return x, present
@@ -167,6 +168,7 @@ class PromptedViT(PromptedTokens):
             tokens behind the last block, then the pretrained norm; "token": norm, then the class
             token; "default": "prompts+patches" where `backbone.pooling` is "avg", else "token".
         head_std: of the head's truncated normal start; its bias starts at 0.
+        checkpoint_activations: see `Machine`.
         generator: of the head's start; the global random state is left alone.
 
     Raises:
@@ -183,9 +185,11 @@ class PromptedViT(PromptedTokens):
         pooling: str = "default",
         after: str = "carry",
         head_std: float = 0.02,
+        checkpoint_activations: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(backbone, prompts, after=after)
+        self.checkpoint_activations = checkpoint_activations
         self.pooling = choose_pooling(backbone, pooling)
         if self.pooling == "prompts" and (not prompts or after == "drop"):
             raise BurstError("pooling prompts needs prompts that are carried to the last block")
@@ -212,12 +216,14 @@ class PromptedViT(PromptedTokens):
         return model.train(self.training)
 
 
-def run_block(block: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
-    """A block's output; with `recompute` what it computed in between is not kept for the way back.
+def run_block(block: nn.Module, x: Tensor, *, checkpointed: bool) -> Tensor:
+    """A block's output; checkpointed, what it computed in between is not kept for the way back.
+
+    The random state is, so that paths which are dropped are the same when it is computed again.
 
     Source: Chen et al. 2016, arXiv 1604.06174.
     """
-    if recompute and torch.is_grad_enabled():
+    if checkpointed and torch.is_grad_enabled():
         x = checkpoint(block, x, use_reentrant=False)
     else:
         x = block(x)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
-from bpt.machine import FREE_ON_RESUME, Machine
+from bpt.machine import FREE_ON_RESUME, RENAMED, Machine
 from bpt.model import AFTER, POOLINGS
 from bpt.prompt import METHODS as PROMPT_METHODS
 from bpt.prompt import NULL_GAIN, PromptOptions
@@ -31,6 +31,7 @@ USED_BY = {
     "head_weight_decay": (*PROMPT_METHODS, "linear"),
     "layer_decay": ("full",),
     "drop_path": ("full",),
+    "checkpoint_activations": (*PROMPT_METHODS, "full"),
 }
 MADE_WITH = ("floor", "shrinkage", "through_norm")  # matrices that no file brings
 FLOOR = 1e-3
@@ -174,13 +175,14 @@ class Tuning(Machine):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave.
+        """What `to_dict` gave, also of an earlier version.
 
         Of a version that knew no scale: the paper's, and the floor of `burst whiten`.
 
         Raises:
             UnknownName: a key that is no hyper-parameter.
         """
+        values = {RENAMED.get(name, name): value for name, value in values.items()}
         for name in values:
             check_known("hyper-parameter", name, [one.name for one in fields(cls)])
         recipe = cls(**values)

@@ -172,10 +172,11 @@ def train(
         int | None,
         typer.Option(help="coco: points a bin that regions are read at; 0 (if not given) adapts."),
     ] = None,
-    recompute: Annotated[
+    checkpoint_activations: Annotated[
         bool | None,
         typer.Option(
-            "--recompute", help="coco: compute blocks again on the way back, for less memory."
+            "--checkpoint-activations",
+            help="Keep the inputs of blocks alone, and compute the rest again: less memory.",
         ),
     ] = None,
     eval_every: Annotated[
@@ -264,7 +265,7 @@ def train(
             smallest_scale=smallest_scale,
             largest_scale=largest_scale,
             sampling_ratio=sampling_ratio,
-            recompute=recompute,
+            checkpoint_activations=checkpoint_activations,
             eval_every=eval_every,
             precision=precision,
             compile=use_compile,

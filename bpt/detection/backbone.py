@@ -81,7 +81,7 @@ class PromptedMap(PromptedTokens):
     Args:
         backbone: from `detection_backbone`.
         prompts, after: see `PromptedTokens`.
-        recompute: hold the inputs of blocks alone, and compute the rest again on the way back.
+        checkpoint_activations: see `Machine`.
     """
 
     def __init__(
@@ -90,10 +90,10 @@ class PromptedMap(PromptedTokens):
         prompts: Mapping[int, PromptModule],
         *,
         after: str = "carry",
-        recompute: bool = False,
+        checkpoint_activations: bool = False,
     ) -> None:
         super().__init__(backbone, prompts, after=after)
-        self.recompute = recompute
+        self.checkpoint_activations = checkpoint_activations
         self.stride = int(self.vit.patch_embed.patch_size[0])
 
     def forward(self, images: Tensor) -> Tensor:
@@ -113,15 +113,15 @@ class FineTunedMap(TrainedModule):
     Args:
         backbone: from `detection_backbone`; it stays as it is.
         drop_path: see `bpt.FineTunedViT`.
-        recompute: see `PromptedMap`.
+        checkpoint_activations: see `PromptedMap`.
     """
 
     def __init__(
-        self, backbone: Backbone, *, drop_path: float = 0.1, recompute: bool = False
+        self, backbone: Backbone, *, drop_path: float = 0.1, checkpoint_activations: bool = False
     ) -> None:
         super().__init__()
         self.vit = copy.deepcopy(plain_vit(backbone)).requires_grad_(True)
-        self.info, self.recompute = backbone, recompute
+        self.info, self.checkpoint_activations = backbone, checkpoint_activations
         self.prefix = num_prefix_tokens(self.vit)
         self.width = int(self.vit.embed_dim)
         self.stride = int(self.vit.patch_embed.patch_size[0])
@@ -133,7 +133,7 @@ class FineTunedMap(TrainedModule):
         """(B, 3, S, S) normalised images -> (B, d, S/p, S/p)."""
         x = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
         for block in self.vit.blocks:
-            x = run_block(block, x, recompute=self.recompute)
+            x = run_block(block, x, checkpointed=self.checkpoint_activations)
         return _as_map(x[:, self.prefix :], self.vit.patch_embed.grid_size)
 
 

@@ -39,13 +39,14 @@ def build_detector(
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     resized = detection_backbone(backbone, recipe.size)
+    again = {"checkpoint_activations": recipe.checkpoint_activations}
     if recipe.method == "full":
-        trunk: Trunk = FineTunedMap(resized, drop_path=recipe.drop_path, recompute=recipe.recompute)
+        trunk: Trunk = FineTunedMap(resized, drop_path=recipe.drop_path, **again)
     else:
         prompts = {}
         if prompted_blocks(recipe, backbone):
             prompts = build_prompts(recipe, resized, generator, whitening=whitening, tokens=tokens)
-        trunk = PromptedMap(resized, prompts, after=recipe.after, recompute=recipe.recompute)
+        trunk = PromptedMap(resized, prompts, after=recipe.after, **again)
     return _detector(recipe, trunk, num_classes, generator)
 
 

@@ -83,7 +83,7 @@ def detection_cost(
     weights, attention = 24.0 * tokens * width**2, 4.0 * tokens**2 * width
     block = weights + attention
     back = weights * (2.0 if recipe.method == "full" else 1.0) + 2.0 * attention
-    again = block if recipe.recompute else 0.0
+    again = block if recipe.checkpoint_activations else 0.0
     forward = shape.depth * block
     train = forward + _behind(recipe, shape) * (back + again)
     train += 3.0 * _heads(recipe, shape, classes, SAMPLED, POSITIVE)
@@ -132,7 +132,7 @@ def detection_memory(
     numbers = float(_tokens(recipe, shape) * shape.width)
     kept = numbers * (KEPT_TRAINED if recipe.method == "full" else KEPT)
     behind = _behind(recipe, shape)
-    blocks = behind * numbers + kept if recipe.recompute else behind * kept
+    blocks = behind * numbers + kept if recipe.checkpoint_activations else behind * kept
     pixels = sum((recipe.size // stride) ** 2 for stride in STRIDES)
     regions = len(STAGES[recipe.detector]) * SAMPLED * POOLED_SIDE**2 * KEPT_OF_BOXES
     masks = POSITIVE * MASK_SIDE**2 * KEPT_OF_MASKS

@@ -35,7 +35,6 @@ class DetectionRecipe(Tuning):
         class_agnostic: one box regression for all classes; yes for cascade, no for mask-rcnn.
         smallest_scale, largest_scale: of the images in training, where 1 fills the square.
         sampling_ratio: points that regions are read at, in a bin and direction; 0 adapts them.
-        recompute: blocks' activations on the way back, to save memory.
         eval_every: epochs between evaluations on the way; 0 evaluates at the end alone.
         lr: at its peak; 0.0005, for full 0.0001.
         weight_decay: of all matrices that are trained; 0.1.
@@ -53,7 +52,6 @@ class DetectionRecipe(Tuning):
     smallest_scale: float = 0.1
     largest_scale: float = 2.0
     sampling_ratio: int = 0
-    recompute: bool = False
     eval_every: int = 0
 
     def __post_init__(self) -> None:

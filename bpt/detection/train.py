@@ -96,7 +96,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
         self.say(
             f"by estimate {cost.operations:.1e} operations, {spoken_hours(cost.hours)} on one H100 "
             f"in {recipe.precision}, and {memory / 2**30:.1f} GiB for {images} images at once "
-            "(with accumulation or recompute less)"
+            "(with accumulation or activation checkpointing less)"
         )
 
     def _evaluated(self, done: EpochState) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -55,6 +55,19 @@ def test_stochastic_depth_rises_linearly_and_rests_in_evaluation(backbone, image
     assert not torch.equal(model(images), model(images))
 
 
+def test_the_paths_that_are_dropped_are_the_same_when_blocks_are_computed_again(backbone, images):
+    found = []
+    for again in (False, True):
+        generator = torch.Generator().manual_seed(0)
+        options = {"drop_path": 0.5, "head_std": 0.02, "generator": generator}
+        model = FineTunedViT(backbone, 5, checkpoint_activations=again, **options).train()
+        torch.manual_seed(3)
+        model(images).square().sum().backward()
+        found.append([p.grad for p in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 LAYERS = {  # of three blocks
     "vit.cls_token": (0, 0.0),
     "vit.reg_token": (0, 0.0),

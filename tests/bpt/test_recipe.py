@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from bpt import DetectionRecipe
 from bpt.published import recipe_for
 from bpt.recipe import Recipe
 from burst import BurstError, UnknownName
@@ -31,6 +32,13 @@ def test_the_learning_rate_depends_on_the_method(method, lr):
 def test_a_recipe_survives_json():
     recipe = Recipe(dataset="folder:x", method="spt", epochs=3, ema_decay=0.9)
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_a_recipe_of_an_earlier_version_keeps_what_it_said_under_the_name_of_now():
+    for kind in (Recipe, DetectionRecipe):
+        kept = kind.from_dict({"recompute": True})
+        assert kept.checkpoint_activations
+        assert kept.differences(kind()) == []
 
 
 def test_an_unknown_hyper_parameter_is_refused_with_the_nearest():

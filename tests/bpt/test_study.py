@@ -101,6 +101,9 @@ def test_later_prompts_and_linear_probes_cost_less_and_fine_tuning_more():
     assert cost(placement="last:4") == pytest.approx(shallow * (1 + 4 / 12) / 2)
     assert cost(method="full") < 1.5 * shallow < 1.5 * cost(method="full")
     assert cost(method="linear") * 100 < shallow
+    assert cost(checkpoint_activations=True) == pytest.approx(shallow * 3 / 2)
+    full = cost(method="full")
+    assert cost(method="full", checkpoint_activations=True) == pytest.approx(full * 4 / 3)
     assert training_cost(Recipe(model="timm:vit_tiny_patch16_224"), (1, 1, 1)) is None
 
 

@@ -392,3 +392,34 @@ def test_matrices_of_images_of_another_size_are_used_with_a_warning(images, tmp_
     assert "made of images of 64 pixels, but mae_tiny reads 40 here" in said
     said = succeeded(*train, *options, tmp_path / "40.pt", "--out", tmp_path / "b").stderr
     assert "made of images" not in said
+
+
+@pytest.mark.parametrize("method", ["vpt", "full"])
+def test_activations_that_are_computed_again_are_not_kept_and_change_nothing(
+    images, tmp_path, method
+):
+    """From the option to the numbers of the run, and what autograd holds on the way."""
+    prompts = ("--placement", "shallow", "--num-prompts", 4) if method == "vpt" else ()
+    options = ("--epochs", "1", "--batch-size", "8", "--device", "cpu", *prompts)
+    train = ("train", f"folder:{images}", "--method", method, *options)
+
+    def trained(name, *more):
+        held = 0
+
+        def count(tensor):
+            nonlocal held
+            held += tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            succeeded(*train, *more, "--out", tmp_path / name)
+        return held, bpt.open_run(tmp_path / name)
+
+    more, plain = trained("plain")
+    less, again = trained("again", "--checkpoint-activations")
+    assert less < 0.2 * more
+    assert again.config["recipe"]["checkpoint_activations"]
+    assert again.metrics[0]["train_loss"] == pytest.approx(plain.metrics[0]["train_loss"], rel=1e-6)
+    for one, other in zip(*(run.trained_state().values() for run in (plain, again)), strict=True):
+        torch.testing.assert_close(one, other)
+    succeeded(*train, "--out", tmp_path / "again", "--resume")  # a machine's choice, free to change

@@ -137,11 +137,15 @@ def test_nothing_before_the_first_prompted_block_is_kept_for_the_way_back():
 def test_blocks_that_are_computed_again_have_the_same_gradients(method):
     resized = detection_backbone(plain(), 64)
     found = []
-    for recompute in (False, True):
+    for checkpoint_activations in (False, True):
         if method == "full":
-            model = FineTunedMap(resized, drop_path=0.0, recompute=recompute)
+            model = FineTunedMap(
+                resized, drop_path=0.0, checkpoint_activations=checkpoint_activations
+            )
         else:
-            model = PromptedMap(resized, prompts("deep"), recompute=recompute)
+            model = PromptedMap(
+                resized, prompts("deep"), checkpoint_activations=checkpoint_activations
+            )
         model(images(64)).square().sum().backward()
         found.append([p.grad for p in model.parameters() if p.requires_grad])
     for one, other in zip(*found, strict=True):
@@ -160,7 +164,7 @@ def test_stochastic_depth_rises_linearly_to_the_last_block():
 def test_computing_again_keeps_fewer_activations(method):
     resized = detection_backbone(plain(depth=12), 64)
 
-    def kept(recompute):
+    def kept(checkpoint_activations):
         total = 0
 
         def count(tensor):
@@ -169,14 +173,16 @@ def test_computing_again_keeps_fewer_activations(method):
             return tensor
 
         if method == "full":
-            model = FineTunedMap(resized, recompute=recompute)
+            model = FineTunedMap(resized, checkpoint_activations=checkpoint_activations)
         else:
-            model = PromptedMap(resized, prompts("shallow"), recompute=recompute)
+            model = PromptedMap(
+                resized, prompts("shallow"), checkpoint_activations=checkpoint_activations
+            )
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             model(images(64))
         return total
 
-    assert kept(recompute=True) < 0.2 * kept(recompute=False)
+    assert kept(checkpoint_activations=True) < 0.2 * kept(checkpoint_activations=False)
 
 
 def test_patches_of_14_pixels_become_16():

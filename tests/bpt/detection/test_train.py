@@ -145,7 +145,10 @@ def test_a_loss_that_is_not_finite_ends_it_in_one_line(recipe, tmp_path, monkeyp
         ("vpt", {"precision": "bfloat16", "sampling_ratio": 2}),
         ("bpt-fwhiten", {"placement": "last:2"}),
         ("bpt-dwhiten", {"floor": 0.01, "null_gain": 1.0}),
-        ("bpt-bilinear", {"detector": "cascade", "recompute": True, "accumulation": 2}),
+        (
+            "bpt-bilinear",
+            {"detector": "cascade", "checkpoint_activations": True, "accumulation": 2},
+        ),
     ],
 )
 def test_every_method_trains_and_comes_back(method, more, shapes, tmp_path):

@@ -196,7 +196,9 @@ def test_the_cost_of_the_papers_run_is_about_what_the_operations_add_up_to():
     later = detection_cost(DetectionRecipe(model="mae_vitb", placement="last:4"), shape, **images)
     none = detection_cost(DetectionRecipe(model="mae_vitb", method="linear"), shape, **images)
     assert none.operations < later.operations < found.operations
-    again = detection_cost(DetectionRecipe(model="mae_vitb", recompute=True), shape, **images)
+    again = detection_cost(
+        DetectionRecipe(model="mae_vitb", checkpoint_activations=True), shape, **images
+    )
     assert again.operations > found.operations
 
 
@@ -210,6 +212,6 @@ def test_memory_counts_what_a_step_keeps():
     one, two, three = (bytes_of(images) for images in (1, 2, 3))
     assert two > one
     assert two - one == pytest.approx(three - two)
-    assert bytes_of(2, recompute=True) < two
+    assert bytes_of(2, checkpoint_activations=True) < two
     assert bytes_of(2, precision="bfloat16") < two
     assert one > 4 * sum(p.numel() for p in model.parameters())
