@@ -1,25 +1,35 @@
-"""Where a training's batches come from: images, or features that were computed once.
+"""Where a training's batches come from: images, or what a frozen backbone makes of them, once.
 
 Both give, of their splits, `steps` an epoch, `train(epoch, start)` and `evaluation(split)`.
 """
 
-import dataclasses
-from collections.abc import Iterable
-from typing import Protocol
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bpt.dataset import Benchmark, FileOpener, Split
 from bpt.engine import autocast
 from bpt.loading import (
+    Places,
+    augmented,
     eval_batches,
     eval_transform,
+    mirrored,
     mixed_seed,
+    places_of,
     train_batches,
     train_transform,
 )
-from bpt.pixels import Kept, stored_pixels
+from bpt.model import PromptedViT
+from bpt.pixels import Kept, in_order, stored_pixels
+from bpt.prefix import Part, Rows, Wanted, images_digest, stored_rows, weights_digest
 from bpt.recipe import Recipe
 from burst.backbone import Backbone
 from burst.distributed import first_alone, rank_and_size, together
@@ -45,11 +55,8 @@ class Batches(Protocol):
 class ImageBatches:
     """Augmented images for training, centre crops for evaluation.
 
-    If the recipe wants a cache, the images of files are decoded now, once and for all trainings:
-    those to train on, and those of the split that chooses the epoch.
-
     Args:
-        recipe: batch sizes, seed, and whether there is a cache.
+        recipe: batch sizes, seed, augmentation, and whether there is a cache.
         benchmark: splits to evaluate on.
         backbone: whose size and normalisation are used.
         train: images to train on.
@@ -57,7 +64,6 @@ class ImageBatches:
 
     Raises:
         BurstError: there are fewer training images than a batch holds.
-        ImageError: an image cannot be read; it is named.
     """
 
     def __init__(
@@ -69,19 +75,17 @@ class ImageBatches:
         *,
         say: Say = lambda _: None,
     ) -> None:
-        self.recipe, self.benchmark, self.backbone = recipe, benchmark, backbone
+        self.recipe, self.benchmark, self.backbone, self.say = recipe, benchmark, backbone, say
         self.split, self.steps = train, _steps(recipe, len(train))
+        self.transform = train_transform(benchmark, backbone, recipe.augmentation)
         self._evaluated: dict[str, Split] = {}
-        # A linear probe computes its features once; to keep pixels too would be of no use.
-        if recipe.cache and recipe.total_epochs > 1 and recipe.method != "linear":
-            self._keep_pixels(say)
 
     def train(self, epoch: int, start: int) -> TrainBatches:
         """(b, 3, H, W) float32 normalised and (b,) int64."""
         rank, world = rank_and_size()
         return train_batches(
             self.split,
-            train_transform(self.benchmark, self.backbone),
+            self.transform,
             batch_size=self.recipe.batch_size,
             seed=self.recipe.seed,
             epoch=epoch,
@@ -90,6 +94,7 @@ class ImageBatches:
             world=world,
             workers=self.recipe.workers,
             device=next(self.backbone.model.parameters()).device,
+            views=self.recipe.views,
         )
 
     def evaluation(self, split: str) -> EvalBatches:
@@ -108,13 +113,165 @@ class ImageBatches:
             workers=self.recipe.workers,
         )
 
-    def _keep_pixels(self, say: Say) -> None:
-        preprocess = self.backbone.preprocess
-        whole = Kept(preprocess=preprocess, smallest_crop=self.benchmark.smallest_crop)
-        self.split = _kept(self.split, whole, say)
-        chooses = "test" if self.recipe.protocol == "authors" else "val"
-        split = getattr(self.benchmark, chooses)
-        self._evaluated[chooses] = _kept(split, Kept(preprocess=preprocess), say)
+    def keep_pixels(self, *, train: bool = True, evaluation: bool = True) -> None:
+        """Decode the images of files now, once and for all trainings, if the recipe wants that.
+
+        Args:
+            train: those to train on.
+            evaluation: those of the split that chooses the epoch.
+
+        Raises:
+            ImageError: an image cannot be read; it is named.
+        """
+        if not self.recipe.cache or self.recipe.total_epochs == 1:
+            return
+        centre = Kept(preprocess=self.backbone.preprocess)
+        if train:
+            crops = self.recipe.augmentation == "crop"
+            least = self.benchmark.smallest_crop if crops else None
+            self.split = _kept(self.split, replace(centre, smallest_crop=least), self.say)
+        if evaluation:
+            chooses = "test" if self.recipe.protocol == "authors" else "val"
+            split = getattr(self.benchmark, chooses)
+            self._evaluated[chooses] = _kept(split, centre, self.say)
+
+
+class PrefixBatches:
+    """Tokens in front of the first prompted block, computed once and for all trainings.
+
+    Those of evaluation images always. Those of training images where no more than so many views of
+    each are wanted, or the augmentation is so simple that all are known; else they are images.
+    What cannot be kept, as there is no room, is images as well.
+
+    Args:
+        recipe: batch sizes, seed, augmentation and precision. In bfloat16 the tokens are kept so.
+        images: of the same splits.
+        model: its `prefix_tokens` are kept; on its device, in eval mode.
+        say: called with a line now and then.
+
+    Raises:
+        ImageError: an image cannot be read; it is named.
+        Interrupted: by a signal; see `stored_rows`.
+    """
+
+    def __init__(
+        self, recipe: Recipe, images: ImageBatches, model: PromptedViT, *, say: Say = lambda _: None
+    ) -> None:
+        self.recipe, self.images, self.model, self.say = recipe, images, model, say
+        self.steps, self.device = images.steps, next(model.parameters()).device
+        self._weights = weights_digest(model.vit, blocks=model.first_block)
+        self._row = self._prefix(torch.zeros(1, 3, *images.backbone.image_size)).shape[1:]
+        read = ("test",) if recipe.protocol == "authors" else ("val", "test")
+        self._evaluated = {name: self._centres(getattr(images.benchmark, name)) for name in read}
+        images.keep_pixels(train=False, evaluation=self._evaluated[read[0]] is None)
+        self._train = self._training_rows()
+
+    def train(self, epoch: int, start: int) -> TrainBatches:
+        """(b, N, d) and (b,) int64; or images, see `ImageBatches`."""
+        if self._train is None:
+            return self.images.train(epoch, start)
+        recipe, split, (rank, world) = self.recipe, self.images.split, rank_and_size()
+        size, seed = recipe.batch_size, recipe.seed
+        batches = places_of(
+            len(split), batch_size=size, seed=seed, epoch=epoch, start=start, rank=rank, world=world
+        )
+        view = epoch if recipe.views is None else epoch % recipe.views
+        rows, variants = self._train, partial(self._variants, view)
+        found = _taken(split, batches, lambda places: rows.take(variants(places), places))
+        return ((tokens, labels) for tokens, labels, _ in found)
+
+    def evaluation(self, split: str) -> EvalBatches:
+        """(b, N, d), or images, (b,) int64 labels and indices."""
+        rows = self._evaluated.get(split)
+        if rows is None:
+            return self.images.evaluation(split)
+        found, (rank, world) = getattr(self.images.benchmark, split), rank_and_size()
+        batches = _in_order(len(found), self.recipe.eval_batch_size)[rank::world]
+        return _taken(found, batches, lambda places: rows.take(0, places))
+
+    def _variants(self, view: int, places: Places) -> int | NDArray[np.int64]:
+        """Which rows of these images the view is."""
+        if self.recipe.augmentation == "crop":
+            return view
+        if not self.images.transform.flip:
+            return 0
+        return mirrored((self.recipe.seed, view), places).astype(np.int64)
+
+    def _training_rows(self) -> Rows | None:
+        if self.recipe.augmentation != "crop":
+            found = self._centres(self.images.split, flip=self.images.transform.flip)
+            self.images.keep_pixels(train=found is None, evaluation=False)
+            return found
+        whole = self.images.split
+        self.images.keep_pixels(evaluation=False)
+        return self._crops(whole) if self.recipe.views else None
+
+    def _crops(self, whole: Split) -> Rows | None:
+        """Views of training images: what they would be in so many epochs."""
+        assert self.recipe.views is not None
+        views = min(self.recipe.views, self.recipe.total_epochs)
+        split, transform, benchmark = (
+            self.images.split,
+            self.images.transform,
+            self.images.benchmark,
+        )
+        batches = _in_order(len(split), self.recipe.eval_batch_size)
+
+        def compute() -> Iterator[Part]:
+            for view in range(views):
+                images = augmented(
+                    split,
+                    transform,
+                    batches,
+                    draw=(self.recipe.seed, view),
+                    workers=self.recipe.workers,
+                    device=self.device,
+                )
+                for places, (batch, _) in zip(batches, images, strict=True):
+                    yield view * len(split) + int(places[0]), self._prefix(batch)
+
+        reads = type(split.opener).__name__  # which decides how crops are resized
+        facts = ["crop", reads, self.recipe.seed, benchmark.smallest_crop, benchmark.flip]
+        return self._stored(whole, facts, views, compute)
+
+    def _centres(self, split: Split, *, flip: bool = False) -> Rows | None:
+        """Centre crops; with `flip` the mirrored ones behind them."""
+
+        def compute() -> Iterator[Part]:
+            transform, size = eval_transform(self.images.backbone), self.recipe.eval_batch_size
+            batches = eval_batches(split, transform, batch_size=size, workers=self.recipe.workers)
+            for images, _, places in batches:
+                yield int(places[0]), self._prefix(images)
+                if flip:
+                    yield len(split) + int(places[0]), self._prefix(images.flip(-1))
+
+        return self._stored(split, ["centre"], 2 if flip else 1, compute)
+
+    def _stored(
+        self, split: Split, facts: list[Any], variants: int, compute: Callable[[], Iterable[Part]]
+    ) -> Rows | None:
+        block, precision = self.model.first_block, self.recipe.precision
+        backbone, benchmark = self.images.backbone, self.images.benchmark
+
+        def work() -> Rows | None:
+            images = images_digest(split, backbone)
+            wanted = Wanted(
+                what=f"tokens in front of block {block}",
+                name=f"{benchmark.name}-{backbone.name}".replace("/", "-").replace(":", "-"),
+                facts=[*facts, self._weights, block, images, precision, self.device.type],
+                variants=variants,
+                images=len(split),
+                row=tuple(self._row),
+                dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
+            )
+            return stored_rows(wanted, compute, say=self.say)
+
+        return first_alone(work)
+
+    @torch.no_grad()
+    def _prefix(self, images: Tensor) -> Tensor:
+        with autocast(self.device, self.recipe.precision):
+            return self.model.prefix_tokens(images.to(self.device))
 
 
 class FeatureBatches:
@@ -171,12 +328,51 @@ class FeatureBatches:
         return features[order], labels[order], indices[order]
 
 
+def batches_for(
+    recipe: Recipe,
+    benchmark: Benchmark,
+    backbone: Backbone,
+    train: Split,
+    model: nn.Module,
+    *,
+    say: Say = lambda _: None,
+) -> Batches:
+    """Features for a linear probe, tokens where no prompt changes the first blocks, else images.
+
+    Arguments and errors as of these classes.
+    """
+    images = ImageBatches(recipe, benchmark, backbone, train, say=say)
+    if recipe.method == "linear":
+        say("features of all images, computed once")
+        return FeatureBatches(recipe, images, model)
+    if recipe.cache and recipe.total_epochs > 1 and recipe.prompted:
+        assert isinstance(model, PromptedViT)
+        if model.first_block > 0:
+            return PrefixBatches(recipe, images, model, say=say)
+    images.keep_pixels()
+    return images
+
+
+def _taken(
+    split: Split, batches: Sequence[Places], take: Callable[[Places], Tensor]
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rows, labels and places; a thread reads the next ones while these are used."""
+    with contextlib.closing(in_order(take, batches, ahead=1)) as taken:
+        for places, rows in zip(batches, taken, strict=True):
+            yield rows, torch.from_numpy(split.labels[places]), torch.from_numpy(places)
+
+
+def _in_order(images: int, size: int) -> list[Places]:
+    places = np.arange(images)
+    return [places[start : start + size] for start in range(0, images, size)]
+
+
 def _kept(split: Split, kept: Kept, say: Say) -> Split:
     """The split with its pixels kept, where its images are files and there is room."""
     if not isinstance(split.opener, FileOpener) or not len(split):
         return split
     pixels = first_alone(lambda: stored_pixels(split, kept, say=say))
-    return dataclasses.replace(split, opener=pixels) if pixels else split
+    return replace(split, opener=pixels) if pixels else split
 
 
 def _steps(recipe: Recipe, images: int) -> int:

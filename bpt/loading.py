@@ -71,24 +71,35 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Image -> (3, size, size) float32: resized, the centre, normalised."""
+    """Image -> (3, size, size) float32: resized, the centre, mirrored or not, normalised.
 
-    def __init__(self, preprocess: Preprocess) -> None:
-        self.preprocess = preprocess
+    Args:
+        preprocess: size, interpolation and normalisation.
+        flip: whether half of the images are mirrored, as torch's global generator draws.
+    """
+
+    def __init__(self, preprocess: Preprocess, *, flip: bool = False) -> None:
+        self.preprocess, self.flip = preprocess, flip
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The centre crop."""
-        return self.preprocess.normalise(self.preprocess.centre(image))
+        pixels = self.preprocess.normalise(self.preprocess.centre(image))
+        return pixels.flip(-1) if self.flip and torch.rand(1).item() < 0.5 else pixels
 
 
-def train_transform(benchmark: Benchmark, backbone: Backbone) -> TrainTransform:
-    """A random crop of 8 % of the area or more, mirrored or not.
+def train_transform(
+    benchmark: Benchmark, backbone: Backbone, augmentation: str = "crop"
+) -> TrainTransform | EvalTransform:
+    """What a training does to its images.
 
-    The dataset may ask for larger crops, or for no mirroring. Source: WangYZ1608/BPT,
-    Dataset/FGVC.py:43-55.
+    "crop": a random crop of 8 % of the area or more, mirrored or not; the dataset may ask for
+    larger crops, or for no mirroring. Source: WangYZ1608/BPT, Dataset/FGVC.py:43-55. "flip": the
+    centre crop, mirrored or not; "none": the centre crop.
     """
-    preprocess = backbone.preprocess
-    return TrainTransform(preprocess, smallest_crop=benchmark.smallest_crop, flip=benchmark.flip)
+    preprocess, flip = backbone.preprocess, benchmark.flip
+    if augmentation == "crop":
+        return TrainTransform(preprocess, smallest_crop=benchmark.smallest_crop, flip=flip)
+    return EvalTransform(preprocess, flip=flip and augmentation == "flip")
 
 
 def eval_transform(backbone: Backbone) -> EvalTransform:
@@ -108,14 +119,12 @@ def train_batches(
     world: int = 1,
     workers: int = 0,
     device: torch.device = CPU,
+    views: int | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One process's share of an epoch's batches.
 
-    Seed and epoch decide the order of the images, and with an image's place in the split what is
-    drawn for it. Global batch b holds images b * batch_size to (b + 1) * batch_size of the order;
-    process `rank` of `world` takes every world-th of them, so that all processes together see what
-    one alone would. The last, incomplete batch is left out. Torch's global generator stays as it
-    was.
+    Seed and epoch decide the order of the images, see `places_of`, and with an image's place in
+    the split what is drawn for it. Torch's global generator stays as it was.
 
     Where the split's images are `Pixels`, threads prepare the next batches while one is used. The
     same boxes are drawn of an image that is kept as it was; torch resizes them then, not Pillow,
@@ -133,6 +142,7 @@ def train_batches(
         world: how many there are.
         workers: processes that read images; 0 reads them in this one.
         device: where `Pixels` are resized, and their batches are.
+        views: of each image; epoch e draws what epoch e mod `views` does. None: always another.
 
     Yields:
         (b, 3, H, W) float32 and (b,) int64.
@@ -140,18 +150,65 @@ def train_batches(
     Raises:
         ImageError: an image cannot be read; it is named.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(split))
-    batches = [
+    places = places_of(
+        len(split),
+        batch_size=batch_size,
+        seed=seed,
+        epoch=epoch,
+        start=start,
+        rank=rank,
+        world=world,
+    )
+    draw = seed, epoch if views is None else epoch % views
+    return augmented(split, transform, places, draw=draw, workers=workers, device=device)
+
+
+def places_of(
+    images: int,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> list[Places]:
+    """One process's share of the places of an epoch's batches in a split of so many images.
+
+    Seed and epoch decide the order. Global batch b holds images b * batch_size to
+    (b + 1) * batch_size of it; process `rank` of `world` takes every world-th of them, so that all
+    processes together see what one alone would. The last, incomplete batch is left out.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(images)
+    return [
         order[step * batch_size : (step + 1) * batch_size][rank::world]
-        for step in range(start, len(split) // batch_size)
+        for step in range(start, images // batch_size)
     ]
-    if isinstance(split.opener, Pixels) and isinstance(transform, TrainTransform):
-        assert split.opener.kept.smallest_crop is not None, "centre crops are for evaluation"
-        if transform.preprocess.interpolation in SMOOTH:
-            augment = _Augment(split, split.opener, transform, draw=(seed, epoch), device=device)
+
+
+def augmented(
+    split: Split,
+    transform: Transform,
+    batches: Sequence[Places],
+    *,
+    draw: tuple[int, int],
+    workers: int = 0,
+    device: torch.device = CPU,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images at these places, transformed as seed and view `draw` it, and labels."""
+    if isinstance(split.opener, Pixels):
+        kept = split.opener.kept
+        if isinstance(transform, EvalTransform):
+            assert kept == Kept(preprocess=transform.preprocess)
+            crops = _centre_crops(split, split.opener, batches, draw if transform.flip else None)
+            yield from ((images, labels) for images, labels, _ in crops)
+            return
+        assert kept.smallest_crop is not None, "centre crops are for evaluation"
+        if isinstance(transform, TrainTransform) and kept.preprocess.interpolation in SMOOTH:
+            augment = _Augment(split, split.opener, transform, draw=draw, device=device)
             yield from augment.batches(batches)
             return
-    dataset = _Transformed(split, transform, draw=(seed, epoch))
+    dataset = _Transformed(split, transform, draw=draw)
     for images, labels, _ in _read(dataset, batches, workers):
         yield images, labels
 
@@ -180,7 +237,7 @@ def eval_batches(
     if isinstance(split.opener, Pixels):
         assert isinstance(transform, EvalTransform)
         assert split.opener.kept == Kept(preprocess=transform.preprocess)
-        return _centre_crops(split, split.opener, batches)
+        return _centre_crops(split, split.opener, batches, None)
     return _read(_Transformed(split, transform, draw=None), batches, workers)
 
 
@@ -352,16 +409,28 @@ def crop(image: U8, box: Box, size: int, mode: str, *, device: torch.device = CP
 
 
 def _centre_crops(
-    split: Split, pixels: Pixels, batches: Sequence[Places]
+    split: Split, pixels: Pixels, batches: Sequence[Places], draw: tuple[int, int] | None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     def load(places: Places) -> Tensor:
         images = np.stack([pixels[split.names[place]] for place in places])
         contiguous = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        return pixels.kept.preprocess.normalise(contiguous)
+        normal = pixels.kept.preprocess.normalise(contiguous)
+        if draw is None:
+            return normal
+        mirror = torch.from_numpy(mirrored(draw, places)).view(-1, 1, 1, 1)
+        return torch.where(mirror, normal.flip(-1), normal)
 
     with contextlib.closing(in_order(load, batches, ahead=1)) as loaded:
         for places, images in zip(batches, loaded, strict=True):
             yield images, torch.from_numpy(split.labels[places]), torch.from_numpy(places)
+
+
+def mirrored(draw: tuple[int, int], places: Places) -> NDArray[np.bool_]:
+    """Whether `EvalTransform` mirrors the images at these places, as seed and view `draw` it."""
+    one = torch.Generator()
+    seeds = (mixed_seed(*draw, place) for place in places.tolist())
+    drawn = [torch.rand(1, generator=one.manual_seed(seed)).item() for seed in seeds]
+    return np.array(drawn) < 0.5
 
 
 def mixed_seed(*numbers: int) -> int:

@@ -101,19 +101,35 @@ class PromptedTokens(TrainedModule):
         """The prompted blocks, ascending."""
         return tuple(int(block) for block in self.prompts)
 
+    @property
+    def first_block(self) -> int:
+        """The first that a prompt stands in front of; without prompts, how many there are."""
+        return self.blocks[0] if self.blocks else len(self.vit.blocks)
+
     def tokens(self, images: Tensor) -> tuple[Tensor, int]:
         """(B, N, d), the tokens behind the last block, and how many of them are prompts'.
 
         Class token and registers come first, then prompts, then patches.
+
+        Args:
+            images: (B, 3, H, W) normalised, or what `prefix_tokens` makes of them, perhaps rounded
+                to bfloat16.
         """
-        first = self.blocks[0] if self.blocks else len(self.vit.blocks)
-        with torch.no_grad():
-            x = self.vit._pos_embed(self.vit.patch_embed(images))
-            x = self.vit.norm_pre(x)
-            for block in self.vit.blocks[:first]:
-                x = block(x)
+        x = images.float() if images.ndim == 3 else self.prefix_tokens(images)
+        return self._behind_prefix(x)
+
+    @torch.no_grad()
+    def prefix_tokens(self, images: Tensor) -> Tensor:
+        """(B, N, d), the tokens in front of the first prompted block: no prompt changes them."""
+        x: Tensor = self.vit._pos_embed(self.vit.patch_embed(images))
+        x = self.vit.norm_pre(x)
+        for block in self.vit.blocks[: self.first_block]:
+            x = block(x)
+        return x
+
+    def _behind_prefix(self, x: Tensor) -> tuple[Tensor, int]:
         present = 0
-        for index in range(first, len(self.vit.blocks)):
+        for index in range(self.first_block, len(self.vit.blocks)):
             if index in self.blocks:
                 x, present = self._prompted(x, index, present), self.num_prompts
             block = self.vit.blocks[index]
@@ -198,12 +214,12 @@ class PromptedViT(PromptedTokens):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images -> (B, num_classes) logits."""
+        """(B, 3, H, W) normalised images, or see `tokens` -> (B, num_classes) logits."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, d): what the head reads of (B, 3, H, W) normalised images."""
+        """(B, d): what the head reads of (B, 3, H, W) normalised images, or see `tokens`."""
         x, present = self.tokens(images)
         return pool(self.vit, x, self.pooling, prefix=self.prefix, prompts=present)
 

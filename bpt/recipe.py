@@ -32,12 +32,15 @@ USED_BY = {
     "layer_decay": ("full",),
     "drop_path": ("full",),
     "checkpoint_activations": (*PROMPT_METHODS, "full"),
+    "augmentation": tuple(name for name in METHODS if name != "linear"),
+    "views": tuple(name for name in METHODS if name != "linear"),
 }
 MADE_WITH = ("floor", "shrinkage", "through_norm")  # matrices that no file brings
 FLOOR = 1e-3
 PRECISIONS = ("float32", "bfloat16", "float16")
 PROTOCOLS = ("standard", "authors")
 NORMALISATIONS = ("native", "reference")
+AUGMENTATIONS = ("crop", "flip", "none")
 OPTIMIZERS = ("adamw", "sgd", "lars")
 # Where nobody asks for others. Prompts: the paper's, of CUB with MAE. Fine-tuning: the supplement's
 # (Table 8), its learning rate scaled from 1,024 images a step to 32.
@@ -254,7 +257,14 @@ class Recipe(Tuning):
         protocol: "standard": train on the training split, choose the epoch on the validation
             split, read the test split once. "authors": train on both and report the last epoch
             and the best one on the test split, as the published numbers do.
-        cache: decode each image once, into a memory-mapped file, see `bpt.pixels`.
+        augmentation: of training images: "crop", a random crop, mirrored or not; "flip", the
+            centre crop, mirrored or not; "none", the centre crop. (linear reads centre crops.)
+        views: of each training image: epoch e draws the same crops and flips as epoch e mod
+            `views`. None: each epoch draws others.
+        cache: decode each image once, into a memory-mapped file, see `bpt.pixels`; and where the
+            first prompted block is not the first of all, compute the tokens in front of it once,
+            see `bpt.prefix`: of evaluation images, and of training images if there are `views` or
+            the augmentation is not "crop".
     """
 
     dataset: str = "digits"
@@ -268,9 +278,12 @@ class Recipe(Tuning):
     head_weight_decay: float | None = None
     ema_decay: float | None = None
     protocol: str = "standard"
+    augmentation: str = "crop"
+    views: int | None = None
     cache: bool = True
 
     def __post_init__(self) -> None:
+        check_known("augmentation", self.augmentation, AUGMENTATIONS)
         check_known("pooling", self.pooling, POOLINGS)
         check_known("protocol", self.protocol, PROTOCOLS)
         check_known("optimizer", self.optimizer, OPTIMIZERS)
@@ -290,9 +303,8 @@ class Recipe(Tuning):
         self._derive(DEFAULTS.get(self.method, PROMPT_DEFAULTS))
 
     def _check_numbers(self) -> None:
-        self._check_positive("epochs")
-        if self.image_size is not None:
-            self._check_positive("image_size")
+        optional = [name for name in ("image_size", "views") if getattr(self, name) is not None]
+        self._check_positive("epochs", *optional)
         super()._check_numbers()
         self._check_not_negative("min_lr", "head_weight_decay")
         if self.min_lr > self.peak_lr:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bpt import run_folder as folder
-from bpt.batches import Batches, FeatureBatches, ImageBatches
+from bpt.batches import Batches, batches_for
 from bpt.configuration import (
     configuration,
     open_benchmark,
@@ -150,13 +150,12 @@ class _Classification(Session[Recipe, Labelled]):
             self.say(line)
         self.model = build_model(recipe, self.backbone, len(self.benchmark.classes), **starts)
         self.config["parameters"] = count_parameters(self.model)
-        images = ImageBatches(recipe, self.benchmark, self.backbone, train, say=self.say)
-        self.epochs = images
-        forward: Callable[[Tensor], Tensor] = self.model
-        if recipe.method == "linear":
-            self.say("features of all images, computed once")
-            self.epochs = FeatureBatches(recipe, images, self.model)
-            forward = self.model.head
+        self.epochs = batches_for(
+            recipe, self.benchmark, self.backbone, train, self.model, say=self.say
+        )
+        # A probe's batches are features; prompts take images, or tokens in front of the first.
+        linear = recipe.method == "linear"
+        forward: Callable[[Tensor], Tensor] = self.model.head if linear else self.model
         self.forward = torch.compile(forward) if recipe.compile else forward
         self.trainer = make_trainer(recipe, self.model, self.forward, self.epochs.steps)
 

@@ -199,9 +199,26 @@ def train(
         str | None, typer.Option(help="Several, such as 0,1,2: mean and spread.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    augmentation: Annotated[
+        str | None,
+        typer.Option(
+            help="Of training images: crop (if not given; random, mirrored or not), flip (centre, "
+            "mirrored or not) or none. Not for coco."
+        ),
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Crops and flips drawn for each image, used in turn: placements such as last:4 "
+            "then compute the blocks before the prompts once for each."
+        ),
+    ] = None,
     cache: Annotated[
         bool | None,
-        typer.Option(help="Decode each image once, into $BPT_CACHE or ~/.cache/bpt. Not for coco."),
+        typer.Option(
+            help="Decode each image once, and compute once what lies before all prompts, into "
+            "$BPT_CACHE or ~/.cache/bpt. Not for coco."
+        ),
     ] = None,
     device: Device = "auto",
     resume: Annotated[
@@ -273,6 +290,8 @@ def train(
             protocol=protocol,
             seed=seed,
             workers=workers,
+            augmentation=augmentation,
+            views=views,
             cache=cache,
         )
         several = parse_seeds(seeds) if seeds else None
