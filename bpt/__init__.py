@@ -58,6 +58,14 @@ from bpt.prompt_matrices import prompt_matrices, prompt_whitening
 from bpt.published import PublishedRecipe, published_recipes, recipe_for
 from bpt.recipe import Recipe
 from bpt.run_folder import Run, open_run
+from bpt.search import (
+    Difference,
+    SearchOptions,
+    paired_difference,
+    search_base,
+    search_folder,
+    search_methods,
+)
 from bpt.study import run_study
 from bpt.tokens import prompt_tokens
 from bpt.train import train, train_seeds
@@ -79,6 +87,7 @@ __all__ = [
     "Detector",
     "DetectorOptions",
     "DiagonalPrompt",
+    "Difference",
     "Evaluation",
     "FineTunedMap",
     "FineTunedViT",
@@ -96,6 +105,7 @@ __all__ = [
     "Run",
     "RunExists",
     "Scores",
+    "SearchOptions",
     "Split",
     "Targets",
     "TrainingCost",
@@ -131,6 +141,7 @@ __all__ = [
     "open_dataset",
     "open_images",
     "open_run",
+    "paired_difference",
     "parse_placement",
     "predict",
     "predict_objects",
@@ -142,6 +153,9 @@ __all__ = [
     "restore_detector",
     "restore_model",
     "run_study",
+    "search_base",
+    "search_folder",
+    "search_methods",
     "train",
     "train_batches",
     "train_seeds",

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bpt.dataset import Benchmark, FileOpener, Split
+from bpt.dataset import Benchmark, FileOpener, Split, all_training_images
 from bpt.engine import autocast
 from bpt.loading import (
     Places,
@@ -126,14 +126,18 @@ class ImageBatches:
         if not self.recipe.cache or self.recipe.total_epochs == 1:
             return
         centre = Kept(preprocess=self.backbone.preprocess)
+        # All folds of a dataset share one file, which holds the images of all of them.
+        every = all_training_images(self.benchmark) if self.recipe.fold else None
         if train:
             crops = self.recipe.augmentation == "crop"
             least = self.benchmark.smallest_crop if crops else None
-            self.split = _kept(self.split, replace(centre, smallest_crop=least), self.say)
-        if evaluation:
-            chooses = "test" if self.recipe.protocol == "authors" else "val"
+            self.split = _kept(
+                self.split, replace(centre, smallest_crop=least), self.say, within=every
+            )
+        chooses = self.recipe.chooses
+        if evaluation and chooses is not None:
             split = getattr(self.benchmark, chooses)
-            self._evaluated[chooses] = _kept(split, centre, self.say)
+            self._evaluated[chooses] = _kept(split, centre, self.say, within=every)
 
 
 class PrefixBatches:
@@ -161,7 +165,7 @@ class PrefixBatches:
         self.steps, self.device = images.steps, next(model.parameters()).device
         self._weights = weights_digest(model.vit, blocks=model.first_block)
         self._row = self._prefix(torch.zeros(1, 3, *images.backbone.image_size)).shape[1:]
-        read = ("test",) if recipe.protocol == "authors" else ("val", "test")
+        read = ("val", "test") if recipe.chooses == "val" else ("test",)
         self._evaluated = {name: self._centres(getattr(images.benchmark, name)) for name in read}
         images.keep_pixels(train=False, evaluation=self._evaluated[read[0]] is None)
         self._train = self._training_rows()
@@ -367,11 +371,14 @@ def _in_order(images: int, size: int) -> list[Places]:
     return [places[start : start + size] for start in range(0, images, size)]
 
 
-def _kept(split: Split, kept: Kept, say: Say) -> Split:
-    """The split with its pixels kept, where its images are files and there is room."""
+def _kept(split: Split, kept: Kept, say: Say, *, within: Split | None = None) -> Split:
+    """The split with its pixels kept, where its images are files and there is room.
+
+    `within` is what it was taken from, if the pixels of all of that are to be kept.
+    """
     if not isinstance(split.opener, FileOpener) or not len(split):
         return split
-    pixels = first_alone(lambda: stored_pixels(split, kept, say=say))
+    pixels = first_alone(lambda: stored_pixels(within or split, kept, say=say))
     return replace(split, opener=pixels) if pixels else split
 
 

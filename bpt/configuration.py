@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bpt import run_folder as folder
-from bpt.dataset import Benchmark, Split, open_dataset
+from bpt.dataset import Benchmark, Split, all_training_images, fold_of, open_dataset
 from bpt.errors import RunExists
 from bpt.recipe import Recipe, Tuning
 from burst.backbone import Backbone
@@ -29,19 +29,20 @@ def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
 def open_benchmark(
     recipe: Recipe, data: str | Path | None = None, *, say: Callable[[str], None] | None = None
 ) -> Benchmark:
-    """The recipe's dataset; `data` says where it lies now, if it was moved.
+    """The recipe's dataset, cut as its fold says; `data` says where it lies now, if it was moved.
 
     Raises:
-        BurstError: see `open_dataset`.
+        BurstError: see `open_dataset` and `fold_of`.
     """
     name = recipe.dataset.partition(":")[0] if data else recipe.dataset
-    return open_dataset(
+    benchmark = open_dataset(
         name,
         data or recipe.data,
         train_fraction=recipe.train_fraction,
         train_list=recipe.train_list,
         say=say,
     )
+    return fold_of(benchmark, recipe.fold) if recipe.fold else benchmark
 
 
 def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> dict[str, Any]:
@@ -112,6 +113,4 @@ def training_split(recipe: Recipe, benchmark: Benchmark) -> Split:
     """
     if recipe.protocol == "standard" and benchmark.val is None:
         raise BurstError(f"{recipe.dataset} has no validation split to choose the epoch on")
-    if recipe.protocol == "authors" and benchmark.val is not None:
-        return benchmark.train + benchmark.val
-    return benchmark.train
+    return benchmark.train if recipe.protocol == "standard" else all_training_images(benchmark)

@@ -45,8 +45,8 @@ def training_cost(recipe: Recipe, sizes: tuple[int, int, int]) -> TrainingCost |
     if spec is None:
         return None
     train, val, test = sizes
-    if recipe.protocol == "authors":
-        train, val = train + val, test
+    if recipe.protocol != "standard":
+        train, val = train + val, test if recipe.protocol == "authors" else 0
     epochs = recipe.total_epochs
     if recipe.method == "linear":
         images, passes = train + val + test, float(train + val + test)

@@ -104,7 +104,7 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
         if name not in given:
             given[name], origins[name] = value, origin
     train, val = (info.sizes or (0, 0))[:2]
-    images = train + val if asked.protocol == "authors" else train
+    images = train if asked.protocol == "standard" else train + val
     images = int(images * (asked.train_fraction or 1.0))
     if origins.get("batch_size", "given") != "given" and 0 < images < given["batch_size"]:
         given["batch_size"], origins["batch_size"] = images, "as many as there are"

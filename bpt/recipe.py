@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
+from bpt.dataset.folds import parse_fold
 from bpt.machine import FREE_ON_RESUME, RENAMED, Machine
 from bpt.model import AFTER, POOLINGS
 from bpt.prompt import METHODS as PROMPT_METHODS
@@ -38,7 +39,8 @@ USED_BY = {
 MADE_WITH = ("floor", "shrinkage", "through_norm")  # matrices that no file brings
 FLOOR = 1e-3
 PRECISIONS = ("float32", "bfloat16", "float16")
-PROTOCOLS = ("standard", "authors")
+# By protocol the split that chooses the epoch.
+PROTOCOLS = {"standard": "val", "last": None, "authors": "test"}
 NORMALISATIONS = ("native", "reference")
 AUGMENTATIONS = ("crop", "flip", "none")
 OPTIMIZERS = ("adamw", "sgd", "lars")
@@ -255,8 +257,12 @@ class Recipe(Tuning):
         ema_decay: evaluate and keep the moving average of the trained tensors, not their last
             values.
         protocol: "standard": train on the training split, choose the epoch on the validation
-            split, read the test split once. "authors": train on both and report the last epoch
-            and the best one on the test split, as the published numbers do.
+            split, read the test split once. "last": train on both, keep the last epoch, read the
+            test split once. "authors": train on both and report the last epoch and the best one on
+            the test split, as the published numbers do.
+        fold: such as "2/5", for cross-validation: training and validation images together are cut
+            into five parts, see `bpt.dataset.fold_of`; the second is the validation split, and the
+            others are trained on.
         augmentation: of training images: "crop", a random crop, mirrored or not; "flip", the
             centre crop, mirrored or not; "none", the centre crop. (linear reads centre crops.)
         views: of each training image: epoch e draws the same crops and flips as epoch e mod
@@ -278,6 +284,7 @@ class Recipe(Tuning):
     head_weight_decay: float | None = None
     ema_decay: float | None = None
     protocol: str = "standard"
+    fold: str | None = None
     augmentation: str = "crop"
     views: int | None = None
     cache: bool = True
@@ -288,8 +295,20 @@ class Recipe(Tuning):
         check_known("protocol", self.protocol, PROTOCOLS)
         check_known("optimizer", self.optimizer, OPTIMIZERS)
         super().__post_init__()
+        if self.fold is not None:
+            parse_fold(self.fold)
+            if self.protocol != "standard":
+                raise BurstError(
+                    f"protocol {self.protocol} trains on all images, so it has no fold "
+                    f"{self.fold}; leave one of them out"
+                )
         if self.pooling in ("prompts", "prompts+patches") and not self.prompted:
             raise BurstError(f"method {self.method} has no prompts to pool; leave the pooling out")
+
+    @property
+    def chooses(self) -> str | None:
+        """The split that chooses the epoch; None where the last one is kept."""
+        return PROTOCOLS[self.protocol]
 
     @property
     def total_epochs(self) -> int:

@@ -6,6 +6,7 @@ prompt.safetensors   the trained tensors of the best epoch
 whitening.safetensors   the matrices that were used, where the method uses any
 checkpoint.pt        the last state that training can go on from
 events.out.tfevents* for TensorBoard
+predictions.safetensors   of each test image, in order, the class that was named and its own
 result.json          the end: what the test split says
 """
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 KIND, DETECTION_KIND = "bpt run 1", "bpt detection run 1"
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 PROMPT, WHITENING, CHECKPOINT = "prompt.safetensors", "whitening.safetensors", "checkpoint.pt"
+PREDICTIONS = "predictions.safetensors"
 # What identifies the data and the weights of a run, whatever their paths.
 IDENTITY = {
     "images": ("dataset", "digest"),

@@ -83,10 +83,11 @@ class Session(ABC, Generic[R, B]):
         *,
         device: str = "auto",
         resume: bool = False,
+        until: int | None = None,
         progress: Progress | None = None,
         say: Say | None = None,
     ) -> dict[str, Any]:
-        """Train, or go on, and leave a run folder; what result.json holds.
+        """Train, or go on, and leave a run folder; what result.json holds, see `run`.
 
         Raises:
             RunExists, NonFiniteLoss, Interrupted, BurstError: see `bpt.train`.
@@ -101,7 +102,7 @@ class Session(ABC, Generic[R, B]):
             if rank > 0:
                 progress = say = None
             session = cls(recipe, Path(out), chosen, progress, say)
-            return session.open(resume=resume) or session.run()
+            return session.open(resume=resume) or session.run(until)
 
     @abstractmethod
     def _open(self) -> None:
@@ -139,20 +140,25 @@ class Session(ABC, Generic[R, B]):
             make_folder(self.out)
         return agreed(lambda: existing_result(self.out, self.recipe, self.config, resume=resume))
 
-    def run(self) -> dict[str, Any]:
-        """Train from where the folder stands, then evaluate."""
+    def run(self, until: int | None = None) -> dict[str, Any]:
+        """Train from where the folder stands, then evaluate.
+
+        With `until` up to the end of that epoch, with its state saved; then its line of metrics.
+        """
         self._build()
         if self.writes and not (self.out / folder.CONFIG).exists():
             folder.save_json(self.out / folder.CONFIG, self.config)
         state = agreed(lambda: folder.load_checkpoint(self.out))
         done = self._load(state) if state else self.trainer.start()
         with self.signals, self._events() as events:
-            while self.epoch < self.recipe.total_epochs:
+            while self.epoch < (until or self.recipe.total_epochs):
                 self._train_epoch(done)
                 self._tell(self._finish_epoch(done), events)
                 done = self.trainer.start()
                 if self.signals.agreed():
                     self._leave()
+            if until is not None:
+                return self.metrics[-1]
             try:
                 return self._result()
             except _SignalledError:

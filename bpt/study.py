@@ -1,5 +1,6 @@
 """Many trainings, one after another or side by side on several devices; finished ones stay."""
 
+import functools
 import multiprocessing
 import queue
 import signal
@@ -19,6 +20,7 @@ from burst.progress import Progress, Say
 
 Result = dict[str, Any]
 AnyRecipe = Recipe | DetectionRecipe
+Work = Callable[[str], Result | str]  # on a device
 
 
 def run_study(
@@ -66,7 +68,11 @@ def run_study(
             outcome = _run_one(recipe, seeds, Path(out) / name, devices[0], progress, say)
             report(name, outcome)
     else:
-        _side_by_side(recipes, seeds, Path(out), devices, report)
+        works = {
+            name: functools.partial(_run_one, recipe, seeds, Path(out) / name)
+            for name, recipe in recipes.items()
+        }
+        side_by_side(works, devices, report)
     return {name: found[name] for name in recipes if name in found}
 
 
@@ -101,16 +107,23 @@ def _run_one(
         return " ".join(str(error).split())
 
 
-def _side_by_side(
-    recipes: Mapping[str, AnyRecipe],
-    seeds: Sequence[int],
-    out: Path,
+def side_by_side(
+    works: Mapping[str, Work],
     devices: Sequence[str],
     report: Callable[[str, Result | str], None],
 ) -> None:
-    """A thread a device hands it one training after another, in a process of its own."""
-    waiting: queue.SimpleQueue[tuple[str, AnyRecipe]] = queue.SimpleQueue()
-    for item in recipes.items():
+    """A thread a device hands it one work after another, in a process of its own.
+
+    Args:
+        works: by name what is called with a device there; it must pickle.
+        devices: where; one may be named several times.
+        report: called with a name and what came of it, or why there is nothing.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM, after each process has saved what it was at.
+    """
+    waiting: queue.SimpleQueue[tuple[str, Work]] = queue.SimpleQueue()
+    for item in works.items():
         waiting.put(item)
     lock, raised = threading.Lock(), list[BaseException]()
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
@@ -119,11 +132,11 @@ def _side_by_side(
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             while not raised:
                 try:
-                    name, recipe = waiting.get_nowait()
+                    name, work = waiting.get_nowait()
                 except queue.Empty:
                     return
                 try:
-                    outcome = pool.submit(_guarded, recipe, seeds, out / name, device).result()
+                    outcome = pool.submit(_guarded, work, device).result()
                 except Exception as error:  # a process that was killed, or out of memory
                     outcome = f"its process ended: {error}"
                 if isinstance(outcome, int):
@@ -148,9 +161,11 @@ def _side_by_side(
         raise raised[0]
 
 
-def _guarded(recipe: AnyRecipe, seeds: Sequence[int], out: Path, device: str) -> Result | str | int:
+def _guarded(work: Work, device: str) -> Result | str | int:
     """In another process; the number of a signal that interrupted it."""
     try:
-        return _run_one(recipe, seeds, out, device)
+        return work(device)
     except Interrupted as error:
         return error.signum
+    except BurstError as error:
+        return " ".join(str(error).split())

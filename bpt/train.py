@@ -1,6 +1,7 @@
 """Wires recipe, data, model and run folder: `train` for one seed, `train_seeds` for several."""
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,8 @@ from bpt.construction import (
 )
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.train import DetectionSession
-from bpt.engine import EpochState, Labelled, Scores, add_up, evaluate, make_trainer
+from bpt.engine import EpochState, Labelled, Scores, add_up, classify, make_trainer
+from bpt.errors import NonFiniteLoss
 from bpt.model import PromptedViT
 from bpt.prompt_starts import prompt_starts
 from bpt.recipe import Recipe
@@ -38,6 +40,7 @@ from burst.provenance import provenance
 
 LABELS = {
     "standard": "epoch chosen on the validation split, test split read once",
+    "last": "trained on train and val, last epoch, test split read once",
     "authors": "trained on train and val, best epoch chosen on the test split: optimistic",
 }
 
@@ -48,6 +51,7 @@ def train(
     *,
     device: str = "auto",
     resume: bool = False,
+    until: int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> dict[str, Any]:
@@ -62,20 +66,26 @@ def train(
         device: "auto", "cpu", "cuda", ...
         resume: go on with the run in `out`, from its start if it never got to save a state. A
             run that is at its end gives its result again.
+        until: stop at the end of this epoch, as if interrupted: learning rates are those of the
+            whole training, the test split is not read, and the training can be gone on with.
         progress: called as progress(steps done, steps in all).
         say: called with a line now and then.
 
     Returns:
-        The content of result.json.
+        The content of result.json; of a training that stopped before, the last epoch's line of
+        metrics.jsonl.
 
     Raises:
         RunExists: `out` holds a run, and `resume` is not given or the recipe is another.
         NonFiniteLoss: the training diverged; what was saved stays.
         Interrupted: by SIGINT or SIGTERM, after a step and with its state saved.
         BurstError: its subclasses for what `open_dataset`, `load_backbone`, `build_model` and
-            `write_atomically` refuse. All processes raise the same, also if one alone has it.
+            `write_atomically` refuse; `until` is no epoch of the training. All processes raise
+            the same, also if one alone has it.
     """
-    options = {"device": device, "resume": resume, "progress": progress, "say": say}
+    if until is not None and not 1 <= until <= recipe.total_epochs:
+        raise BurstError(f"until is {until}; it must lie in 1..{recipe.total_epochs}, the epochs")
+    options = {"device": device, "resume": resume, "until": until, "progress": progress, "say": say}
     if isinstance(recipe, DetectionRecipe):
         return DetectionSession.train(recipe, out, **options)  # type: ignore[arg-type]
     return _Classification.train(recipe, out, **options)  # type: ignore[arg-type]
@@ -161,19 +171,25 @@ class _Classification(Session[Recipe, Labelled]):
 
     def _evaluated(self, done: EpochState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         world = rank_and_size()[1]
-        authors = self.recipe.protocol == "authors"
+        split = self.recipe.chooses
         loss, correct, images, grad_norm = add_up(done.sums.clone()).tolist()
         with self._evaluated_tensors():
-            scores = self._evaluate("test" if authors else "val")
+            scores = self._evaluate(split) if split else None
             largest = self._largest_prompt()
             trained = self.model.trained_state()
+        if scores and not math.isfinite(scores.loss):
+            raise NonFiniteLoss(
+                f"the loss on {split} is {scores.loss} after epoch {self.epoch + 1}; the last good "
+                "state is kept. Lower lr, warm up longer (warmup_epochs), or train in precision "
+                "float32"
+            )
+        found = {f"{one}_{name}": None for one in ("val", "test") for name in ("loss", "accuracy")}
+        if scores:
+            found |= {f"{split}_loss": scores.loss, f"{split}_accuracy": scores.accuracy}
         return {
             "train_loss": loss / images,
             "train_accuracy": 100 * correct / images,
-            "val_loss": None if authors else scores.loss,
-            "val_accuracy": None if authors else scores.accuracy,
-            "test_loss": scores.loss if authors else None,
-            "test_accuracy": scores.accuracy if authors else None,
+            **found,
             "prompt_grad_norm": grad_norm / done.step / world if self.trainer.prompts else None,
             "largest_prompt": largest,
             "images_per_second": images / done.seconds,
@@ -183,9 +199,11 @@ class _Classification(Session[Recipe, Labelled]):
         return self._best() == line
 
     def _best(self) -> dict[str, Any]:
-        """The first of the epochs with the highest accuracy on the split that chooses."""
-        name = "test_accuracy" if self.recipe.protocol == "authors" else "val_accuracy"
-        return max(self.metrics, key=lambda line: float(line[name]))
+        """The first of the epochs with the highest accuracy on the split that chooses, if any."""
+        split = self.recipe.chooses
+        if split is None:
+            return self.metrics[-1]
+        return max(self.metrics, key=lambda line: float(line[f"{split}_accuracy"]))
 
     def _result(self) -> dict[str, Any]:
         """Read the test split with the best epoch's tensors, and write result.json."""
@@ -193,7 +211,7 @@ class _Classification(Session[Recipe, Labelled]):
         authors = self.recipe.protocol == "authors"
         state = agreed(lambda: folder.open_run(self.out).trained_state())
         self.model.load_trained_state(state)
-        test = self._evaluate("test")
+        test, predicted = self._classify("test")
         rates = [line["images_per_second"] for line in self.metrics]
         result = {
             "protocol": self.recipe.protocol,
@@ -216,13 +234,20 @@ class _Classification(Session[Recipe, Labelled]):
             for name, line in {"last_epoch": last, "best_on_test": best}.items():
                 result[name] = {key: line[key] for key in ("epoch", "test_accuracy")}
         if self.writes:
+            folder.save_tensors(self.out / folder.PREDICTIONS, predicted)
             folder.save_json(self.out / folder.RESULT, result)
         return result
 
     def _evaluate(self, split: str) -> Scores:
+        return self._classify(split)[0]
+
+    def _classify(self, split: str) -> tuple[Scores, dict[str, Tensor]]:
+        """Scores, and of each image the class that was named and its own; (n,) int64."""
         self.model.eval()
         batches = self.watched(self.epochs.evaluation(split))
-        return evaluate(self.forward, batches, device=self.device, precision=self.recipe.precision)
+        precision = self.recipe.precision
+        scores, answers = classify(self.forward, batches, device=self.device, precision=precision)
+        return scores, {"predicted": answers[:, 0], "labels": answers[:, 1]}
 
     @contextmanager
     def _evaluated_tensors(self) -> Iterator[None]:
@@ -244,12 +269,14 @@ class _Classification(Session[Recipe, Labelled]):
         return max(float(values.abs().max()) for values in self.model.prompt_values().values())
 
     def _spoken(self, line: Mapping[str, Any]) -> str:
-        split = "test" if self.recipe.protocol == "authors" else "val"
-        best = self._best()
+        split, best = self.recipe.chooses, self._best()
+        chosen = ""
+        if split is not None:
+            name = f"{split}_accuracy"
+            best_so_far = f"best {best[name]:.1f} % in epoch {best['epoch']}"
+            chosen = f"{split} {line[name]:.1f} %  ({best_so_far})  "
         return (
-            f"loss {line['train_loss']:.3f}  train {line['train_accuracy']:.1f} %  "
-            f"{split} {line[f'{split}_accuracy']:.1f} %  "
-            f"(best {best[f'{split}_accuracy']:.1f} % in epoch {best['epoch']})  "
+            f"loss {line['train_loss']:.3f}  train {line['train_accuracy']:.1f} %  {chosen}"
             f"{line['images_per_second']:.0f} images/s"
         )
 

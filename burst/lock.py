@@ -12,6 +12,34 @@ POLL = 0.2  # seconds between looks at a lock that another process holds
 
 
 @contextmanager
+def if_alone(target: Path) -> Iterator[bool]:
+    """Whether no other process works on `target` now; if so, none begins while the block runs.
+
+    The lock is that of `one_at_a_time`. Where a file system has no locks, it is always so.
+
+    Raises:
+        OSError: the folder that the target lies in cannot be made or written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place = target.with_name(f".{target.name}.lock")
+    lock = FileLock(place, mode=0o666)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in NO_LOCKS:
+            raise
+    try:
+        yield True
+    finally:
+        with suppress(OSError):
+            place.unlink()
+        lock.release()
+
+
+@contextmanager
 def one_at_a_time(
     target: Path, what: str, *, say: Callable[[str], None] | None = None
 ) -> Iterator[None]:

@@ -195,6 +195,25 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
+def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    """`0,0.01` -> (0.0, 0.01); None stays None.
+
+    Raises:
+        BurstError: anything else; it names the option.
+    """
+    if text is None:
+        return None
+    from burst.errors import BurstError
+
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(math.isfinite(number) for number in numbers):
+        raise BurstError(f"{option} {text!r} is no list of numbers such as 0.01,0.1")
+    return numbers
+
+
 def parse_steps(text: str | None) -> tuple[float, ...] | None:
     """`0,10,2.5` -> (0.0, 10.0, 2.5); None stays None.
 

@@ -19,6 +19,7 @@ from cli._common import (
     reported_errors,
     run,
 )
+from cli._search import search
 from cli._training import study, train
 
 app = typer.Typer(
@@ -79,6 +80,7 @@ def datasets(
 
 app.command()(train)
 app.command()(study)
+app.command()(search)
 
 
 @app.command()

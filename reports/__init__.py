@@ -98,6 +98,7 @@ from reports.training import (
     plain,
     predictions_table,
     result_table,
+    search_table,
 )
 from reports.where import kurtosis_parts, where_it_sits
 from reports.whitening import (
@@ -213,6 +214,7 @@ __all__ = [
     "save_survey",
     "save_whitening_run",
     "scores_figure",
+    "search_table",
     "side_by_side_figure",
     "spectrum_figure",
     "spectrum_frame",

@@ -121,6 +121,27 @@ def result_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def search_table(record: Mapping[str, Any]) -> Table:
+    """A search's methods: how often each was tried, the best of each and what it is worth."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("method", "trials", "lr", "weight decay", "val %", "test %", "trained"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for one in record["methods"]:
+        chosen, test = one["chosen"] or {}, one["test"]
+        spread = "" if test["std"] is None else f" ± {test['std']:.1f}"
+        edge = "" if one["inside"] or not chosen else " (edge)"
+        table.add_row(
+            one["method"],
+            str(len(one["trials"])),
+            f"{chosen['lr']:g}{edge}" if chosen else "-",
+            f"{chosen['weight_decay']:g}" if chosen else "-",
+            _number(chosen.get("score")),
+            _number(test["mean"]) + spread,
+            f"{one['trained_parameters']:,}",
+        )
+    return table
+
+
 def evaluation_table(found: Evaluation) -> Table:
     """Accuracy in all and class by class."""
     table = Table(

@@ -13,6 +13,7 @@ from bpt.dataset.check import CheckedDataset, check_dataset
 from bpt.dataset.coco import Categories, CocoDataset, CocoSplit, open_coco
 from bpt.dataset.coco_annotations import Annotations, CocoObjects, coco_masks, encode_mask
 from bpt.dataset.download import DownloadError, RemoteFile
+from bpt.dataset.folds import all_training_images, fold_of, parse_fold
 from bpt.dataset.place import data_root
 from bpt.dataset.registry import (
     dataset_info,
@@ -36,6 +37,7 @@ __all__ = [
     "FileOpener",
     "RemoteFile",
     "Split",
+    "all_training_images",
     "check_dataset",
     "class_fraction",
     "coco_masks",
@@ -43,10 +45,12 @@ __all__ = [
     "dataset_info",
     "download_dataset",
     "encode_mask",
+    "fold_of",
     "hold_out",
     "how_to_get",
     "known_datasets",
     "locate",
     "open_coco",
     "open_dataset",
+    "parse_fold",
 ]

@@ -1,0 +1,24 @@
+"""Every method's learning rate and weight decay, chosen with equal budgets; then who is better.
+
+grid       where a search begins and where it looks further
+halving    which trials go on at a rung
+plan       what is known -> what is to be done next
+trials     trials and final trainings as run folders
+paired     differences by seed and test image, with intervals
+record     search.json, its sentences and search.csv
+search     the processes that share the work
+"""
+
+from bpt.search.options import SearchOptions
+from bpt.search.paired import Difference, paired_difference
+from bpt.search.recipes import search_base, search_folder
+from bpt.search.search import search_methods
+
+__all__ = [
+    "Difference",
+    "SearchOptions",
+    "paired_difference",
+    "search_base",
+    "search_folder",
+    "search_methods",
+]

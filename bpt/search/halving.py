@@ -1,0 +1,116 @@
+"""Successive halving: all trials begin, and at each rung the better half goes on.
+
+Source: Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
+optimization", arXiv 1502.07943.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bpt.search.grid import Point
+
+LEAST = 3  # trials that go on at every rung, if there are so many
+
+
+class Rung(NamedTuple):
+    """Up to where a trial goes before it is compared.
+
+    Attributes:
+        fold: which part of a cross-validation, from 0; None where there is a validation split.
+        epoch: of that training, from 1.
+    """
+
+    fold: int | None
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a trial was at a rung: accuracy in percent and mean loss on so many images.
+
+    Of a trial that diverged all is None, and it loses against any other.
+    """
+
+    accuracy: float | None = None
+    loss: float | None = None
+    images: int = 0
+
+    @property
+    def key(self) -> tuple[float, float]:
+        """Higher is better; among equal accuracies the lower loss."""
+        if self.accuracy is None or self.loss is None:
+            return (-math.inf, -math.inf)
+        return (self.accuracy, -self.loss)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether there is nothing to compare."""
+        return self.accuracy is None
+
+
+DIVERGED = Score()
+Lookup = Callable[[Point, int], Score | None]  # of a point at a rung's number; None: not there yet
+
+
+def rungs(epochs: int, folds: int | None) -> list[Rung]:
+    """Where trials are compared: after a quarter, a half and all epochs; then after each fold.
+
+    >>> rungs(10, None)
+    [Rung(fold=None, epoch=3), Rung(fold=None, epoch=5), Rung(fold=None, epoch=10)]
+    """
+    first = None if folds is None else 0
+    marks = sorted({math.ceil(epochs / 4), math.ceil(epochs / 2), epochs})
+    return [Rung(first, epoch) for epoch in marks] + [
+        Rung(fold, epochs) for fold in range(1, folds or 1)
+    ]
+
+
+def kept(going: Sequence[Point], scores: dict[Point, Score]) -> list[Point]:
+    """Those of `going` that are among the better half of all that came to a rung.
+
+    At least the best three count as the better half; what diverged never goes on.
+
+    Args:
+        going: trials that came to the rung now.
+        scores: of all that ever came to it, of these and of earlier rounds.
+    """
+    ranked = sorted(scores, key=lambda point: scores[point].key, reverse=True)
+    better = set(ranked[: max(LEAST, math.ceil(len(ranked) / 2))])
+    return [point for point in going if point in better and not scores[point].diverged]
+
+
+def race(
+    rounds: Sequence[Sequence[Point]], count: int, lookup: Lookup
+) -> tuple[list[tuple[Point, int]], dict[Point, Score]]:
+    """What is to be done next, or else who came to the end.
+
+    Args:
+        rounds: points that begin together; those of a later round begin when the one before it
+            is at its end, and are compared with all that came before.
+        count: of the rungs.
+        lookup: what is known.
+
+    Returns:
+        (point, number of the rung) to be run now, in any order; and if that is empty, by point
+        the scores at the last rung.
+    """
+    reached: list[dict[Point, Score]] = [{} for _ in range(count)]
+    for batch in rounds:
+        going = list(batch)
+        for rung in range(count):
+            scores = {point: lookup(point, rung) for point in going}
+            missing = [(point, rung) for point, score in scores.items() if score is None]
+            if missing:
+                return missing, {}
+            reached[rung] |= {point: score for point, score in scores.items() if score}
+            if rung < count - 1:
+                going = kept(going, reached[rung])
+    return [], reached[-1]
+
+
+def best_of(scores: dict[Point, Score]) -> Point | None:
+    """The best that did not diverge; the first of equals."""
+    good = {point: score for point, score in scores.items() if not score.diverged}
+    return max(good, key=lambda point: good[point].key) if good else None

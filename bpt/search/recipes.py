@@ -1,0 +1,99 @@
+"""A base recipe -> the recipe of each method, of each trial and of each final training."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bpt.published import recipe_for
+from bpt.recipe import USED_BY, Recipe, check_fields
+from bpt.search.grid import Point, rounded
+from bpt.search.options import searched_decay
+from burst.errors import BurstError
+
+# What a search chooses, and so nobody can give.
+SEARCHED = ("method", "lr", "weight_decay", "seed", "protocol", "fold", "origins")
+NEEDS_PROMPTS = ("prompts", "prompts+patches")
+# A search on digits shall end within minutes without a GPU; said in what it prints.
+SMALL: Mapping[str, Mapping[str, Any]] = {"digits": {"num_prompts": 10, "rank": 8, "epochs": 3}}
+
+
+def given_of(base: Recipe) -> dict[str, Any]:
+    """What of a recipe was asked for: as its `origins` say, or what is no default."""
+    if base.origins:
+        names = [name for name, origin in base.origins.items() if origin == "given"]
+    else:
+        default = Recipe(dataset=base.dataset, method=base.method).to_dict()
+        names = [name for name, value in base.to_dict().items() if value != default[name]]
+    return {name: getattr(base, name) for name in names if name not in (*SEARCHED, "dataset")}
+
+
+def method_recipes(base: Recipe, methods: Sequence[str]) -> dict[str, Recipe]:
+    """By method the recipe that its trials vary: what was asked for, else as published.
+
+    What a method makes no use of is left out of its recipe.
+
+    Raises:
+        BurstError: no method, or one twice; an option that none of them makes use of; or see
+            `recipe_for`.
+    """
+    if not methods or len(set(methods)) < len(methods):
+        raise BurstError(f"methods {list(methods)} must be at least one, and no two the same")
+    given = given_of(base)
+    for name in given:
+        users = USED_BY.get(name, methods)
+        if not set(users) & set(methods):
+            raise BurstError(f"{name} is for {', '.join(users)}; none of them is searched")
+    return {method: _recipe(base.dataset, method, given) for method in methods}
+
+
+def _recipe(dataset: str, method: str, given: Mapping[str, Any]) -> Recipe:
+    used = {name: value for name, value in given.items() if method in USED_BY.get(name, (method,))}
+    small = {
+        name: value
+        for name, value in SMALL.get(dataset, {}).items()
+        if method in USED_BY.get(name, (method,))
+    }
+    plain = recipe_for(dataset, method=method)
+    if not plain.prompted and used.get("pooling") in NEEDS_PROMPTS:
+        used.pop("pooling")
+    return recipe_for(dataset, method=method, **{**small, **used})
+
+
+def trial_recipe(recipe: Recipe, point: Point, seed: int, **changes: Any) -> Recipe:  # noqa: ANN401
+    """The recipe with a point's learning rate and weight decay.
+
+    The head's decay keeps its ratio to that of the prompts, unless it was given.
+    """
+    own = searched_decay(recipe)
+    decays = {"head_weight_decay" if recipe.method == "linear" else "weight_decay": point[1]}
+    if recipe.prompted and own and recipe.origins.get("head_weight_decay") != "given":
+        ratio = (recipe.head_weight_decay or 0.0) / own
+        decays["head_weight_decay"] = rounded(ratio * point.weight_decay)
+    return dataclasses.replace(recipe, lr=point.lr, seed=seed, **decays, **changes)
+
+
+def search_base(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever Recipe takes
+    """A base recipe of a search: what was given, for whatever method makes use of it.
+
+    Args:
+        dataset: as `Recipe` takes it.
+        **given: fields of `Recipe` that a search does not choose; None is as good as left out.
+
+    Raises:
+        BurstError: a field that a search chooses, or that there is none of; or see `Recipe`.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    check_fields(Recipe, given, dataset=dataset)
+    for name in SEARCHED:
+        if name in given:
+            raise BurstError(f"{name} is what a search chooses; leave it out of its recipe")
+    return Recipe(dataset=dataset, **given, origins=dict.fromkeys(given, "given"))
+
+
+def search_folder(base: Recipe) -> Path:
+    """Where a search is left if nobody says: the same for the same dataset and backbone."""
+    model = next(iter(method_recipes(base, [base.method]).values())).model
+    parts = [base.dataset.partition(":")[0], model]
+    return Path("searches") / re.sub(r"[^\w.+-]", "-", "-".join(parts))

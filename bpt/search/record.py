@@ -1,0 +1,180 @@
+"""What a search says in search.json, in its sentences and as rows of search.csv."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from bpt import run_folder as folder
+from bpt.search.grid import Point
+from bpt.search.halving import Score
+from bpt.search.paired import LEVEL, Difference, holm, paired_difference
+from bpt.search.plan import Course
+from bpt.search.trials import Trials
+
+KIND = "bpt search 1"
+REFERENCES = ("vpt", "linear")  # what the others are compared with
+
+
+def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]:
+    """One of `methods` of search.json."""
+    recipe = trials.recipes[method]
+    tried = [_trial(trials, method, point) for point in course.tried]
+    best = course.best
+    runs, counts = [], None
+    for seed in trials.seeds if best else ():
+        job = trials.final_job(method, best, seed)
+        result = trials.result(job)
+        if result is None or "diverged" in result:
+            continue
+        counts = result["parameters"]
+        names = ("val_accuracy", "test_accuracy", "best_epoch")
+        runs.append({"seed": seed, **{one: result[one] for one in names}, "folder": job.name})
+    counts = counts or _counts(trials, tried)
+    values = [one["test_accuracy"] for one in runs]
+    return {
+        "method": method,
+        "placement": recipe.placement if recipe.prompted else None,
+        "prompt_parameters": counts.get("prompts"),
+        "trained_parameters": counts.get("trained"),
+        "recipe": recipe.to_dict(),
+        "trials": [one for one in tried if one["epochs"]],
+        "chosen": _chosen(best, course.finalists) if best else None,
+        "inside": best is not None and not course.edges,
+        "runs": runs,
+        "test": {
+            "mean": statistics.mean(values) if values else None,
+            "std": statistics.stdev(values) if len(values) > 1 else None,
+            "values": values,
+        },
+    }
+
+
+def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any]:
+    """How far a trial came, and how good it was there."""
+    last, epochs, score, place = trials.rungs[-1], 0, None, trials.name(method, point, None)
+    for number, (fold, epoch) in enumerate(trials.rungs):
+        found = trials.score(method, point, number)
+        if found is None:
+            break
+        score, place = found, trials.name(method, point, fold)
+        epochs = epoch + (fold or 0) * last.epoch
+        if found.diverged:
+            break
+    share = None
+    if score and score.accuracy is not None:
+        part = score.accuracy / 100
+        share = 100 * math.sqrt(part * (1 - part) / score.images)
+    return {
+        "lr": point.lr,
+        "weight_decay": point.weight_decay,
+        "epochs": epochs,
+        "of_epochs": last.epoch * (trials.folds or 1),
+        "score": score.accuracy if score else None,
+        "standard_error": share,
+        "folder": place,
+    }
+
+
+def _chosen(best: Point, finalists: Mapping[Point, Score]) -> dict[str, Any]:
+    return {**best._asdict(), "score": finalists[best].accuracy}
+
+
+def _counts(trials: Trials, tried: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Of parameters, as the first trial's configuration says."""
+    for one in tried:
+        if (trials.out / one["folder"] / folder.CONFIG).exists():
+            config = folder.open_run(trials.out / one["folder"]).config
+            counts: dict[str, int] = config["parameters"]
+            return counts
+    return {}
+
+
+def differences(trials: Trials, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each method against vpt, or the first where vpt is not searched, and against linear."""
+    ended = {one["method"]: one for one in records if len(one["runs"]) == len(trials.seeds)}
+    names = [one["method"] for one in records]
+    against = [one for one in REFERENCES if one in names]
+    if "vpt" not in names:
+        against.insert(0, names[0])
+    against = list(dict.fromkeys(against))
+    right = {name: _right(trials, one["runs"]) for name, one in ended.items()}
+    pairs = [
+        (name, other)
+        for other in against
+        for name in names
+        if name != other
+        and {name, other} <= set(ended)
+        and not (name in against and against.index(name) < against.index(other))
+    ]
+    found: list[Difference] = [paired_difference(right[a], right[b]) for a, b in pairs]
+    adjusted = holm([one.p_value for one in found])
+    return [
+        {"method": a, "against": b, **asdict(one), "adjusted_p": p}
+        for (a, b), one, p in zip(pairs, found, adjusted, strict=True)
+    ]
+
+
+def _right(trials: Trials, runs: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+    """(seeds, test images): whether each was named rightly."""
+    rows = []
+    for run in runs:
+        found = load_file(trials.out / run["folder"] / folder.PREDICTIONS)
+        rows.append(found["predicted"] == found["labels"])
+    return np.stack(rows)
+
+
+def sentences(record: Mapping[str, Any]) -> list[str]:
+    """What was found, in plain words."""
+    means = {one["method"]: one["test"]["mean"] for one in record["methods"]}
+    found = [_difference_in_words(one, means) for one in record["differences"]]
+    count = len(record["differences"])
+    if count > 1:
+        found.append(
+            f"Better and worse are said where that holds among all {count} comparisons "
+            "(Holm's correction); the intervals are each for itself."
+        )
+    if len(record["seeds"]) == 1 and count:
+        found.append("One seed: the intervals say how other images, not other seeds would differ.")
+    elif 1 < len(record["seeds"]) < 5 and count:
+        found.append(f"{len(record['seeds'])} seeds tell roughly how much seeds matter.")
+    for one in record["methods"]:
+        if one["chosen"] is None and record["complete"]:
+            found.append(f"{one['method']}: every trial diverged.")
+        elif one["chosen"] and not one["inside"]:
+            rate, decay = one["chosen"]["lr"], one["chosen"]["weight_decay"]
+            found.append(
+                f"{one['method']}: the best trial, lr {rate:g} and weight decay {decay:g}, is "
+                f"still at an edge of what {record['trials_each']} trials tried."
+            )
+    return found
+
+
+def _difference_in_words(one: Mapping[str, Any], means: Mapping[str, float]) -> str:
+    a, b, value = one["method"], one["against"], one["difference"]
+    interval = f"95 % interval {one['low']:+.1f} to {one['high']:+.1f}"
+    start = f"{a} {means[a]:.1f} %"
+    other = f"{b} {means[b]:.1f} %"
+    if one["adjusted_p"] < 1 - LEVEL:
+        word = "better" if value > 0 else "worse"
+        return f"{start} is {word} than {other} by {abs(value):.1f} points ({interval})."
+    if abs(value) < 0.05:
+        return f"{start} is level with {other} ({interval}): not told apart."
+    where = "ahead of" if value > 0 else "behind"
+    alone = one["low"] > 0 or one["high"] < 0
+    ending = "not told apart among so many comparisons" if alone else "not told apart"
+    return f"{start} is {where} {other} by {abs(value):.1f} points ({interval}): {ending}."
+
+
+def trial_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a trial, for search.csv."""
+    return [
+        {"method": one["method"], "placement": one["placement"], **trial}
+        for one in record["methods"]
+        for trial in one["trials"]
+    ]

@@ -1,0 +1,287 @@
+"""`search_methods`: who is best, when all had the same chance. Shared by processes, and resumed.
+
+All that is known lies in the run folders. A process works out what is to be done next, takes the
+first training that no other process holds, runs it, and begins anew; so it does not matter how
+many there are, or which of them ends.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bpt.configuration import open_benchmark
+from bpt.dataset import Benchmark, fold_of
+from bpt.errors import Interrupted, RunExists
+from bpt.recipe import USED_BY, Recipe
+from bpt.run_folder import save_json
+from bpt.search.halving import rungs
+from bpt.search.options import LEAST_VALIDATION, SearchOptions
+from bpt.search.plan import Course, all_work, courses, first_size
+from bpt.search.recipes import SEARCHED, method_recipes
+from bpt.search.record import KIND, differences, method_record, sentences, trial_rows
+from bpt.search.trials import Job, Trials
+from bpt.signals import this_command
+from bpt.study import side_by_side
+from burst.errors import BurstError, OutputError
+from burst.files import make_folder, write_atomically
+from burst.lock import if_alone, one_at_a_time
+from burst.progress import Progress, Say
+
+RECORD, TABLE = "search.json", "search.csv"
+POLL = 1.0  # seconds between looks at what other processes do
+
+
+def search_methods(
+    base: Recipe,
+    methods: Sequence[str],
+    out: str | Path,
+    *,
+    options: SearchOptions | None = None,
+    devices: Sequence[str] = ("auto",),
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Search each method's learning rate and weight decay, and compare the best of each.
+
+    Every method has the same number of trials, on validation images alone. Trials are compared at
+    rungs, and the better half goes on (`bpt.search.halving`); the grid grows until the best lies
+    inside (`bpt.search.plan`). The best of each is trained with every seed and tested once, and
+    methods are compared image by image (`bpt.search.paired`).
+
+    The same call goes on after an end at any moment, and comes to the same. Several at once, on
+    one machine or on several with one disk, share the trainings. More seeds, methods, rates and
+    decays may be asked for later; what is there is used.
+
+    Args:
+        base: dataset, backbone and all else that holds for every method; its own method, rates,
+            decays and seed are not used. What no `origins` call given is as published, or default.
+        methods: of `bpt.recipe.METHODS`.
+        out: the folder of the search.
+        options: grid, seeds, folds, trials.
+        devices: one training at a time on each; several have a process of their own each, and
+            "cpu" named several times shares the threads.
+        progress: called as progress(steps done, steps in all) of the training that runs; only
+            with one device.
+        say: called with a line now and then.
+
+    Returns:
+        The content of search.json.
+
+    Raises:
+        RunExists: `out` holds another search; it names what differs.
+        Interrupted: by SIGINT or SIGTERM; what runs was saved.
+        BurstError: no device; or what a training or `method_recipes` refuses.
+    """
+    if not devices:
+        raise BurstError("a search needs at least one device")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BurstError("a search shares its trainings by itself: start it without torchrun")
+    asked = options or SearchOptions()
+    search = _Search(base, methods, make_folder(out), asked, say=say)
+    search.check_folder()
+    search.save()
+    if len(devices) == 1:
+        search.work(devices[0], progress=progress)
+    else:
+        _share(base, methods, Path(out), asked, devices, search)
+    return search.save()
+
+
+class _Search:
+    """One process's view of a search."""
+
+    def __init__(
+        self,
+        base: Recipe,
+        methods: Sequence[str],
+        out: Path,
+        options: SearchOptions,
+        *,
+        say: Say | None = None,
+    ) -> None:
+        self.out, self.options, self.say = out, options, say or (lambda _: None)
+        recipes = method_recipes(base, methods)
+        benchmark = open_benchmark(next(iter(recipes.values())), say=self.say)
+        self.test_images = len(benchmark.test)
+        validated = len(benchmark.val) if benchmark.val else 0
+        self.folds = options.folds if validated < LEAST_VALIDATION else None
+        self.validated = validated
+        self.recipes = recipes
+        self.grids = {name: options.grid_of(recipe) for name, recipe in recipes.items()}
+        self.max_trials = options.max_trials or 2 * first_size(self.grids)
+        self.trials = Trials(
+            out,
+            recipes,
+            rungs(next(iter(recipes.values())).total_epochs, self.folds),
+            self.folds,
+            _sizes(benchmark, self.folds),
+            options.seeds,
+        )
+
+    def courses(self) -> dict[str, Course]:
+        """How far each method is."""
+        lookups = {name: functools.partial(self.trials.score, name) for name in self.recipes}
+        count = len(self.trials.rungs)
+        return courses(self.grids, lookups, rungs=count, max_trials=self.max_trials)
+
+    def jobs(self, found: dict[str, Course]) -> list[Job]:
+        """What can be run now; nothing if all is done."""
+        if work := all_work(found):
+            return [self.trials.job(*item) for item in work]
+        finals = [
+            self.trials.final_job(method, course.best, seed)
+            for seed in self.options.seeds
+            for method, course in found.items()
+            if course.best
+        ]
+        return [job for job in finals if not self.trials.done(job)]
+
+    def work(self, device: str, *, progress: Progress | None = None) -> None:
+        """Run what is to be run until nothing is left, here or anywhere."""
+        while jobs := self.jobs(self.courses()):
+            if not any(self._take(job, device, progress) for job in jobs):
+                time.sleep(POLL)
+
+    def _take(self, job: Job, device: str, progress: Progress | None) -> bool:
+        """Run a job, if no other process has it; whether there is something new."""
+        with if_alone(self.trials.out / job.name) as alone:
+            if not alone:
+                return False
+            if self.trials.done(job):
+                return True
+            try:
+                self.trials.run(job, device=device, progress=progress)
+            except Interrupted as error:
+                raise Interrupted(error.signum, this_command()) from error
+        self.save()
+        return True
+
+    def check_folder(self) -> None:
+        """Refuse the folder of another search.
+
+        Raises:
+            RunExists: it names what differs.
+        """
+        place = self.out / RECORD
+        if not place.exists():
+            return
+        before = _read(place)
+        differing = _differences(before, self.recipes)
+        if differing:
+            raise RunExists(
+                f"{self.out} holds a search with {'; '.join(differing)}; choose another folder"
+            )
+
+    def save(self) -> dict[str, Any]:
+        """Write search.json and search.csv as things stand; what the former holds."""
+        with one_at_a_time(self.out / RECORD, "writes"):
+            record = self.record()
+            save_json(self.out / RECORD, record)
+            rows = trial_rows(record)
+            with write_atomically(self.out / TABLE) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)
+        return record
+
+    def record(self) -> dict[str, Any]:
+        """The content of search.json, as things stand."""
+        found = self.courses()
+        methods = [method_record(self.trials, name, course) for name, course in found.items()]
+        first = next((one for one in self.recipes.values() if one.prompted), None)
+        base = first or next(iter(self.recipes.values()))
+        record = {
+            "kind": KIND,
+            "dataset": base.dataset,
+            "model": base.model,
+            "base": base.to_dict(),
+            "validation": {
+                "kind": "cross" if self.folds else "split",
+                "images": sum(self.trials.images),
+                "folds": self.folds,
+            },
+            "test_images": self.test_images,
+            "trials_each": max(len(course.tried) for course in found.values()),
+            "seeds": list(self.options.seeds),
+            "complete": not self.jobs(found),
+            "methods": methods,
+            "differences": differences(self.trials, methods),
+        }
+        return {**record, "sentences": sentences(record)}
+
+
+def _sizes(benchmark: Benchmark, folds: int | None) -> tuple[int, ...]:
+    """Validation images, of each fold."""
+    if folds is None:
+        return (len(benchmark.val or ()),)
+    cut = [fold_of(benchmark, f"{number}/{folds}").val for number in range(1, folds + 1)]
+    return tuple(len(one or ()) for one in cut)
+
+
+def _read(place: Path) -> dict[str, Any]:
+    import json
+
+    try:
+        content = json.loads(place.read_text("utf-8"))
+        if content["kind"] != KIND:
+            raise ValueError(f"kind is {content['kind']}")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise OutputError(f"{place} is not the record of a search: {error}") from error
+    return dict(content)
+
+
+def _differences(before: dict[str, Any], recipes: dict[str, Recipe]) -> list[str]:
+    """What of an earlier search is other than now; of a new method, what all have in common."""
+    kept = {one["method"]: one["recipe"] for one in before["methods"]}
+    varied = {*SEARCHED, *USED_BY}
+    found: dict[str, str] = {}
+    for method, recipe in recipes.items():
+        old = Recipe.from_dict(kept.get(method, before["base"]))
+        for name in old.differences(recipe):
+            if method in kept or name not in varied:
+                text = f"{name} {getattr(old, name)}, not {getattr(recipe, name)}"
+                found.setdefault(text, method)
+    return list(found)
+
+
+def _share(
+    base: Recipe,
+    methods: Sequence[str],
+    out: Path,
+    options: SearchOptions,
+    devices: Sequence[str],
+    search: _Search,
+) -> None:
+    """A process on each device."""
+    threads = max(torch.get_num_threads() // max(list(devices).count("cpu"), 1), 1)
+    work = functools.partial(_work_there, base, methods, out, options, threads)
+    failed: list[str] = []
+
+    def report(name: str, outcome: dict[str, Any] | str) -> None:
+        if isinstance(outcome, str):
+            failed.append(outcome)
+            search.say(f"{name}: {outcome}")
+
+    works = {f"process {number + 1} on {one}": work for number, one in enumerate(devices)}
+    side_by_side(works, devices, report)
+    if failed:
+        raise BurstError(failed[0])
+
+
+def _work_there(
+    base: Recipe,
+    methods: Sequence[str],
+    out: Path,
+    options: SearchOptions,
+    threads: int,
+    device: str,
+) -> dict[str, Any]:
+    """In a process of its own."""
+    if device == "cpu":
+        torch.set_num_threads(threads)
+    _Search(base, methods, out, options).work(device)
+    return {}

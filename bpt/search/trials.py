@@ -1,0 +1,162 @@
+"""Trials and final trainings as run folders: what they are called, and what they say."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bpt import run_folder as folder
+from bpt.errors import NonFiniteLoss
+from bpt.recipe import Recipe
+from bpt.search.grid import Point
+from bpt.search.halving import DIVERGED, Rung, Score
+from bpt.search.recipes import trial_recipe
+from bpt.train import train
+from burst.files import write_atomically
+from burst.progress import Progress, Say
+
+RUNS = "runs"  # the folder within the search's that all of them lie in
+FAILED = "diverged.json"  # in a run's folder: why it has no more epochs
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, up to the end of an epoch; None: to its result."""
+
+    name: str
+    recipe: Recipe
+    until: int | None
+
+
+@dataclass
+class Trials:
+    """The run folders of a search.
+
+    Attributes:
+        out: the folder above.
+        recipes: by method; see `method_recipes`.
+        rungs: where trials are compared.
+        folds: of the cross-validation; None where there is a validation split.
+        images: that the validation has, or each fold.
+        seeds: of the final trainings.
+    """
+
+    out: Path
+    recipes: Mapping[str, Recipe]
+    rungs: list[Rung]
+    folds: int | None
+    images: tuple[int, ...]
+    seeds: tuple[int, ...]
+    _scores: dict[tuple[str, Point, int], Score] = field(default_factory=dict)
+
+    def name(self, method: str, point: Point, fold: int | None) -> str:
+        """Of a trial's folder."""
+        part = "" if fold is None else f"-fold{fold + 1}of{self.folds}"
+        return f"{_stem(method, point)}-seed{self.seeds[0]}{part}"
+
+    def job(self, method: str, point: Point, rung: int) -> Job:
+        """What leads to a rung from the one before."""
+        fold, epoch = self.rungs[rung]
+        part = None if fold is None else f"{fold + 1}/{self.folds}"
+        recipe = trial_recipe(self.recipes[method], point, self.seeds[0], fold=part)
+        return Job(self.name(method, point, fold), recipe, epoch)
+
+    def final_job(self, method: str, point: Point, seed: int) -> Job:
+        """The training whose test accuracy counts."""
+        protocol = "last" if self.folds else "standard"
+        recipe = trial_recipe(self.recipes[method], point, seed, protocol=protocol)
+        return Job(f"{_stem(method, point)}-seed{seed}", recipe, None)
+
+    def score(self, method: str, point: Point, rung: int) -> Score | None:
+        """How good a trial was at a rung; None as long as it is not there."""
+        key = (method, point, rung)
+        if key not in self._scores:
+            found = self._read(method, point, rung)
+            if found is None:
+                return None
+            self._scores[key] = found
+        return self._scores[key]
+
+    def _read(self, method: str, point: Point, rung: int) -> Score | None:
+        fold, epoch = self.rungs[rung]
+        if fold is None:
+            lines = self._lines(self.name(method, point, None), epoch)
+            return lines if isinstance(lines, Score | None) else _best(lines, self.images[0])
+        found = []
+        for number in range(fold + 1):
+            upto = epoch if number == fold else self.rungs[-1].epoch
+            lines = self._lines(self.name(method, point, number), upto)
+            if isinstance(lines, Score | None):
+                return lines
+            found.append(lines[-1])
+        return _together(found, self.images)
+
+    def _lines(self, name: str, epoch: int) -> list[dict[str, Any]] | Score | None:
+        """The first epochs' lines; or that the training diverged; or None: it is not there."""
+        place = self.out / name / folder.METRICS
+        lines = place.read_text("utf-8").splitlines()[:epoch] if place.exists() else []
+        if len(lines) == epoch:
+            return [json.loads(line) for line in lines]
+        return DIVERGED if (self.out / name / FAILED).exists() else None
+
+    def result(self, job: Job) -> dict[str, Any] | None:
+        """What a final training came to; None as long as it is not at its end."""
+        for name in (folder.RESULT, FAILED):
+            place = self.out / job.name / name
+            if place.exists():
+                content: dict[str, Any] = json.loads(place.read_text("utf-8"))
+                return content
+        return None
+
+    def done(self, job: Job) -> bool:
+        """Whether a job is behind us."""
+        if job.until is None:
+            return self.result(job) is not None
+        return self._lines(job.name, job.until) is not None
+
+    def run(
+        self, job: Job, *, device: str, progress: Progress | None = None, say: Say | None = None
+    ) -> None:
+        """Train; a training that diverges leaves a note.
+
+        Raises:
+            Interrupted: by a signal; its state was saved.
+            BurstError: see `bpt.train`.
+        """
+        place = self.out / job.name
+        try:
+            train(
+                job.recipe,
+                place,
+                device=device,
+                resume=True,
+                until=job.until,
+                progress=progress,
+                say=say,
+            )
+        except NonFiniteLoss as error:
+            with write_atomically(place / FAILED) as temporary:
+                temporary.write_text(json.dumps({"diverged": str(error)}) + "\n", "utf-8")
+
+
+def _stem(method: str, point: Point) -> str:
+    return f"{RUNS}/{method}/lr{point.lr:g}-wd{point.weight_decay:g}"
+
+
+def _best(lines: list[dict[str, Any]], images: int) -> Score:
+    """The best epoch's, as the protocol chooses it."""
+    best = max(lines, key=lambda line: float(line["val_accuracy"]))
+    return Score(best["val_accuracy"], best["val_loss"], images)
+
+
+def _together(lines: list[dict[str, Any]], images: tuple[int, ...]) -> Score:
+    """Over the images of several folds, of each the last epoch."""
+    counts = images[: len(lines)]
+    total = sum(counts)
+
+    def mean(name: str) -> float:
+        pairs = zip(lines, counts, strict=True)
+        return sum(line[name] * count for line, count in pairs) / total
+
+    return Score(mean("val_accuracy"), mean("val_loss"), total)
