@@ -1,0 +1,83 @@
+"""Who goes on at a rung, and who is best."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bpt.search.grid import Point
+from bpt.search.halving import DIVERGED, LEAST, Rung, Score, best_of, kept, race, rungs
+
+accuracies = st.lists(st.one_of(st.none(), st.integers(0, 100)), min_size=1, max_size=12)
+
+
+def score(accuracy):
+    return DIVERGED if accuracy is None else Score(float(accuracy), 1.0, 100)
+
+
+@pytest.mark.parametrize(
+    "epochs, folds, expected",
+    [
+        (1, None, [(None, 1)]),
+        (3, None, [(None, 1), (None, 2), (None, 3)]),
+        (100, None, [(None, 25), (None, 50), (None, 100)]),
+        (2, 3, [(0, 1), (0, 2), (1, 2), (2, 2)]),
+    ],
+)
+def test_rungs_lie_at_a_quarter_a_half_and_all_then_at_each_fold(epochs, folds, expected):
+    assert rungs(epochs, folds) == [Rung(*one) for one in expected]
+
+
+def test_the_better_half_goes_on_but_at_least_three():
+    points = [Point(0.1 * (i + 1), 0.0) for i in range(8)]
+    scores = {point: score(10 * i) for i, point in enumerate(points)}
+    assert kept(points, scores) == points[4:]
+    assert kept(points[:4], {one: scores[one] for one in points[:4]}) == points[1:4]
+    assert kept(points[:2], {one: scores[one] for one in points[:2]}) == points[:2]
+
+
+def test_a_latecomer_is_compared_with_all_that_came_before():
+    old = {Point(0.1 * (i + 1), 0.0): score(50 + i) for i in range(7)}
+    good, bad = Point(5.0, 0.0), Point(6.0, 0.0)
+    scores = {**old, good: score(54), bad: score(10)}
+    assert kept([good, bad], scores) == [good]
+
+
+def test_equal_accuracies_are_told_apart_by_the_loss():
+    a, b = Point(0.1, 0.0), Point(0.2, 0.0)
+    assert best_of({a: Score(90.0, 0.5, 10), b: Score(90.0, 0.4, 10)}) == b
+    assert best_of({a: DIVERGED, b: DIVERGED}) is None
+
+
+@given(accuracies, st.integers(1, 4))
+def test_whoever_leads_at_every_rung_is_at_the_end_and_nobody_that_diverged(found, count):
+    points = [Point(0.1 * (i + 1), 0.0) for i in range(len(found))]
+    table = dict(zip(points, map(score, found), strict=True))
+    work, finalists = race([points], count, lambda point, rung: table[point])
+    assert work == []
+    best = best_of(table)
+    if count > 1:
+        assert not any(one.diverged for one in finalists.values())
+        good = sum(one is not None for one in found)
+        assert len(finalists) >= min(LEAST, good)
+    assert best_of(finalists) == best
+
+
+@given(accuracies, st.integers(1, 4), st.randoms(use_true_random=False))
+def test_work_in_any_order_comes_to_the_same_end(found, count, random):
+    points = [Point(0.1 * (i + 1), 0.0) for i in range(len(found))]
+    known, runs = {}, []
+
+    def lookup(point, rung):
+        return known.get((point, rung))
+
+    while True:
+        work, finalists = race([points], count, lookup)
+        if not work:
+            break
+        item = random.choice(work)
+        assert item not in known
+        known[item] = score(found[points.index(item[0])])
+        runs.append(item)
+    assert len(set(runs)) == len(runs)
+    direct = race([points], count, lambda point, _: score(found[points.index(point)]))
+    assert finalists == direct[1]
