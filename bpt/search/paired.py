@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.optimize import brentq
+from scipy.stats import norm, t
 
 LEVEL = 0.95
+TINY = 1e-12  # the smallest probability that is told
 
 
 @dataclass(frozen=True)
@@ -37,49 +39,55 @@ class Difference:
 def paired_difference(
     first: NDArray[np.bool_], second: NDArray[np.bool_], *, level: float = LEVEL
 ) -> Difference:
-    """By how many points the first is more accurate.
+    """By how many points the first is more accurate, and how sure that is.
 
-    The two-way random model d = mean + seed + image + rest gives the variance of the mean, from
-    the mean squares between seeds (A), between images (B) and of the rest (R): (A + max(B - R, 0))
-    / (S N). The interval is Student's, with Satterthwaite's degrees of freedom: wide with few
-    seeds where these differ.
+    The two-way random model d = mean + seed + image + rest splits the variance of the mean: A, the
+    mean square between seeds, and what images have beyond the rest, max(B - R, 0), each over S N.
+    Half the interval is sqrt(t^2 A + z^2 max(B - R, 0)) / sqrt(S N), with Student's t of S - 1
+    degrees of freedom and the normal z: so few seeds make it wide as far as seeds matter. In
+    simulations it covers at least 95 % from two seeds on, where a bootstrap over three seeds, or
+    Satterthwaite's degrees of freedom, do not.
 
     Args:
         first: (S, N), whether a method was right with each seed about each image.
         second: the same of another.
         level: of the interval.
 
-    Source: Satterthwaite 1946, doi 10.2307/3002019; the model as in Owen 2007,
-    doi 10.1214/07-AOAS122.
+    Source: Graybill and Wang 1980, doi 10.1080/01621459.1980.10477565 (limits of a sum of
+    variances); the model as in Owen 2007, doi 10.1214/07-AOAS122.
     """
     d = 100.0 * (first.astype(np.float64) - second.astype(np.float64))
-    mean = float(d.mean())
-    error, freedom = _standard_error(d)
-    if error == 0.0:
-        return Difference(mean, mean, mean, float(mean == 0.0), *d.shape)
-    reach = float(t.ppf((1 + level) / 2, freedom)) * error
-    p_value = float(2 * t.sf(abs(mean) / error, freedom))
-    return Difference(mean, mean - reach, mean + reach, p_value, *d.shape)
+    mean, size = float(d.mean()), d.size
+    of_seeds, of_images = _variances(d)
+
+    def reach(p: float) -> float:
+        """Half an interval that misses with this probability."""
+        of_one = norm.isf(p / 2) if d.shape[0] > 1 else t.isf(p / 2, max(d.shape[1] - 1, 1))
+        total = of_one**2 * of_images
+        if of_seeds:
+            total += t.isf(p / 2, d.shape[0] - 1) ** 2 * of_seeds
+        return float(np.sqrt(total / size))
+
+    p_value = 1.0
+    if reach(TINY) <= abs(mean):
+        p_value = TINY if mean else 1.0
+    elif mean:
+        p_value = float(brentq(lambda p: reach(p) - abs(mean), TINY, 1.0))
+    half = reach(1 - level)
+    return Difference(mean, mean - half, mean + half, p_value, *d.shape)
 
 
-def _standard_error(d: NDArray[np.float64]) -> tuple[float, float]:
-    """Of the mean of (S, N) differences, and its degrees of freedom."""
+def _variances(d: NDArray[np.float64]) -> tuple[float, float]:
+    """Of (S, N) differences: the mean square between seeds, and what images have beyond chance."""
     seeds, images = d.shape
     by_image = d.mean(axis=0)
-    between_images = seeds * by_image.var(ddof=1) if images > 1 else 0.0
+    between_images = float(seeds * by_image.var(ddof=1)) if images > 1 else 0.0
     if seeds == 1:
-        return float(np.sqrt(between_images / images)), max(images - 1, 1)
+        return 0.0, between_images
     by_seed = d.mean(axis=1)
-    between_seeds = images * by_seed.var(ddof=1)
     rest = d - by_seed[:, None] - by_image + d.mean()
     within = float((rest**2).sum()) / ((seeds - 1) * max(images - 1, 1))
-    extra = max(between_images - within, 0.0)
-    total = between_seeds + extra
-    parts = between_seeds**2 / (seeds - 1)
-    if extra:
-        parts += between_images**2 / (images - 1) + within**2 / ((seeds - 1) * (images - 1))
-    freedom = total**2 / parts if parts else 1.0
-    return float(np.sqrt(total / (seeds * images))), max(freedom, 1.0)
+    return float(images * by_seed.var(ddof=1)), max(between_images - within, 0.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

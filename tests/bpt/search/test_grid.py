@@ -8,8 +8,12 @@ from bpt.search.grid import Grid, Point, default_grid, extension, outward
 from burst import BurstError
 
 GRID = Grid((0.01, 0.1), (0.0, 0.005))
-lrs = st.lists(st.floats(1e-6, 10).map(lambda x: float(f"{x:.3g}")), min_size=1, max_size=4, unique=True)
-decays = st.lists(st.sampled_from([0.0, 1e-4, 1e-3, 0.01, 0.1]), min_size=1, max_size=3, unique=True)
+lrs = st.lists(
+    st.floats(1e-6, 10).map(lambda x: float(f"{x:.3g}")), min_size=1, max_size=4, unique=True
+)
+decays = st.lists(
+    st.sampled_from([0.0, 1e-4, 1e-3, 0.01, 0.1]), min_size=1, max_size=3, unique=True
+)
 
 
 def test_a_default_grid_has_the_methods_own_values_and_no_decay():
