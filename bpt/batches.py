@@ -4,7 +4,7 @@ Both give, of their splits, `steps` an epoch, `train(epoch, start)` and `evaluat
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -180,8 +180,7 @@ class PrefixBatches:
             len(split), batch_size=size, seed=seed, epoch=epoch, start=start, rank=rank, world=world
         )
         view = epoch if recipe.views is None else epoch % recipe.views
-        rows, variants = self._train, partial(self._variants, view)
-        found = _taken(split, batches, lambda places: rows.take(variants(places), places))
+        found = self._taken(self._train, split, batches, partial(self._variants, view))
         return ((tokens, labels) for tokens, labels, _ in found)
 
     def evaluation(self, split: str) -> EvalBatches:
@@ -191,7 +190,24 @@ class PrefixBatches:
             return self.images.evaluation(split)
         found, (rank, world) = getattr(self.images.benchmark, split), rank_and_size()
         batches = _in_order(len(found), self.recipe.eval_batch_size)[rank::world]
-        return _taken(found, batches, lambda places: rows.take(0, places))
+        return self._taken(rows, found, batches, lambda _: 0)
+
+    def _taken(
+        self,
+        rows: Rows,
+        split: Split,
+        batches: Sequence[Places],
+        variants: Callable[[Places], int | NDArray[np.int64]],
+    ) -> EvalBatches:
+        """Tokens, labels and places; a thread reads the next ones while these are used."""
+
+        def take(places: Places) -> Tensor:
+            found = rows.take(variants(places), places)
+            return found.pin_memory() if self.device.type == "cuda" else found
+
+        with contextlib.closing(in_order(take, batches, ahead=1)) as taken:
+            for places, tokens in zip(batches, taken, strict=True):
+                yield tokens, torch.from_numpy(split.labels[places]), torch.from_numpy(places)
 
     def _variants(self, view: int, places: Places) -> int | NDArray[np.int64]:
         """Which rows of these images the view is."""
@@ -221,7 +237,7 @@ class PrefixBatches:
         )
         batches = _in_order(len(split), self.recipe.eval_batch_size)
 
-        def compute() -> Iterator[Part]:
+        def compute() -> Generator[Part]:
             for view in range(views):
                 images = augmented(
                     split,
@@ -241,7 +257,7 @@ class PrefixBatches:
     def _centres(self, split: Split, *, flip: bool = False) -> Rows | None:
         """Centre crops; with `flip` the mirrored ones behind them."""
 
-        def compute() -> Iterator[Part]:
+        def compute() -> Generator[Part]:
             transform, size = eval_transform(self.images.backbone), self.recipe.eval_batch_size
             batches = eval_batches(split, transform, batch_size=size, workers=self.recipe.workers)
             for images, _, places in batches:
@@ -252,7 +268,7 @@ class PrefixBatches:
         return self._stored(split, ["centre"], 2 if flip else 1, compute)
 
     def _stored(
-        self, split: Split, facts: list[Any], variants: int, compute: Callable[[], Iterable[Part]]
+        self, split: Split, facts: list[Any], variants: int, compute: Callable[[], Generator[Part]]
     ) -> Rows | None:
         block, precision = self.model.first_block, self.recipe.precision
         backbone, benchmark = self.images.backbone, self.images.benchmark
@@ -355,15 +371,6 @@ def batches_for(
             return PrefixBatches(recipe, images, model, say=say)
     images.keep_pixels()
     return images
-
-
-def _taken(
-    split: Split, batches: Sequence[Places], take: Callable[[Places], Tensor]
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Rows, labels and places; a thread reads the next ones while these are used."""
-    with contextlib.closing(in_order(take, batches, ahead=1)) as taken:
-        for places, rows in zip(batches, taken, strict=True):
-            yield rows, torch.from_numpy(split.labels[places]), torch.from_numpy(places)
 
 
 def _in_order(images: int, size: int) -> list[Places]:

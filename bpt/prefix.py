@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Wanted:
 
     def __str__(self) -> str:
         variants = f" x {self.variants} views" if self.variants > 1 else ""
-        row = " x ".join(map(str, self.row))
+        row = " tokens x ".join(map(str, self.row))
         dtype = str(self.dtype).removeprefix("torch.")
         return f"{self.images:,} images{variants} x {row} {dtype}: {_mib(self.size)}"
 
@@ -108,16 +108,14 @@ class Rows:
             raise ValueError(f"{values.dtype} {values.shape}, expected {wanted.shape}")
         self._flat = np.asarray(values).reshape(-1, *wanted.row)
         self._images, self._dtype = wanted.images, wanted.dtype
-        self._pinned = torch.cuda.is_available()
 
-    def take(self, variants: int | NDArray[Any], images: NDArray[np.int64]) -> Tensor:
-        """A copy of the rows of these variants of these images, pinned where there is a GPU."""
+    def take(self, variants: int | NDArray[np.int64], images: NDArray[np.int64]) -> Tensor:
+        """A copy of the rows of these variants of these images."""
         rows = np.take(self._flat, variants * self._images + images, axis=0)
-        found = torch.from_numpy(rows).view(self._dtype)
-        return found.pin_memory() if self._pinned else found
+        return torch.from_numpy(rows).view(self._dtype)
 
 
-def stored_rows(wanted: Wanted, compute: Callable[[], Iterable[Part]], *, say: Say) -> Rows | None:
+def stored_rows(wanted: Wanted, compute: Callable[[], Generator[Part]], *, say: Say) -> Rows | None:
     """The rows, computed now if they are not there yet; by one process.
 
     Args:
@@ -153,12 +151,13 @@ def stored_rows(wanted: Wanted, compute: Callable[[], Iterable[Part]], *, say: S
 
 def weights_digest(model: nn.Module, *, blocks: int) -> str:
     """SHA-256 in hex of a ViT up to so many of its blocks: its tensors, and how it is built."""
-    found = hashlib.sha256(repr(model).encode())
+    heads = [getattr(block.attn, "num_heads", None) for block in model.blocks]  # type: ignore[union-attr]
+    found = hashlib.sha256(f"{model!r}{heads}".encode())
     later = tuple(f"blocks.{block}." for block in range(blocks, len(model.blocks)))  # type: ignore[arg-type]
     for name, value in model.state_dict().items():
         if not name.startswith(later):
             found.update(f"{name}\0{tuple(value.shape)}\0{value.dtype}\0".encode())
-            found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+            found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
 
 
@@ -196,7 +195,7 @@ def _check_room(wanted: Wanted) -> None:
         raise OSError(errno.ENOSPC, f"{wanted}, and {_mib(free)} are free")
 
 
-def _build(wanted: Wanted, compute: Callable[[], Iterable[Part]]) -> None:
+def _build(wanted: Wanted, compute: Callable[[], Generator[Part]]) -> None:
     """Make the folder, up to a signal.
 
     Raises:
@@ -206,18 +205,21 @@ def _build(wanted: Wanted, compute: Callable[[], Iterable[Part]]) -> None:
     stored, header = STORED[wanted.dtype], np.lib.format.write_array_header_2_0
     about = {"descr": stored.str, "fortran_order": False, "shape": wanted.shape}
     each = math.prod(wanted.row) * stored.itemsize
-    with Signals() as signals, make_folder_atomically(wanted.folder) as part:
-        parts = contextlib.closing(iter(compute()))  # type: ignore[type-var]
-        with parts as found, (part / ROWS).open("wb") as stream:
-            header(stream, about)
-            start = stream.tell()
-            for first, rows in found:
-                stream.seek(start + first * each)
-                stream.write(_bits(rows.to(wanted.dtype).cpu()).data)
-                if signals.received is not None:
-                    raise Interrupted(signals.received, resume_command())
-            stream.flush()
-            os.fsync(stream.fileno())
+    with (
+        Signals() as signals,
+        make_folder_atomically(wanted.folder) as part,
+        contextlib.closing(compute()) as found,
+        (part / ROWS).open("wb") as stream,
+    ):
+        header(stream, about)
+        start = stream.tell()
+        for first, rows in found:
+            stream.seek(start + first * each)
+            stream.write(_bits(rows.to(wanted.dtype).cpu()).data)
+            if signals.received is not None:
+                raise Interrupted(signals.received, resume_command())
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _bits(rows: Tensor) -> NDArray[Any]:
