@@ -367,7 +367,7 @@ def batches_for(
         return FeatureBatches(recipe, images, model)
     if recipe.cache and recipe.total_epochs > 1 and recipe.prompted:
         assert isinstance(model, PromptedViT)
-        if model.first_block > 0:
+        if model.has_frozen_prefix:
             return PrefixBatches(recipe, images, model, say=say)
     images.keep_pixels()
     return images

@@ -1,6 +1,7 @@
 """A frozen timm ViT with prompts in front of chosen blocks, and a linear head."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Self
 
 import torch
@@ -8,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from bpt.partial_block import is_known, partial_block
 from bpt.prompt import PlainPrompt, PromptModule
 from burst.adapters import num_prefix_tokens
 from burst.backbone import Backbone
@@ -106,6 +108,12 @@ class PromptedTokens(TrainedModule):
         """The first that a prompt stands in front of; without prompts, how many there are."""
         return self.blocks[0] if self.blocks else len(self.vit.blocks)
 
+    @property
+    def has_frozen_prefix(self) -> bool:
+        """Whether blocks stand in front of the first prompted one, and nothing in them trains."""
+        blocks = self.vit.blocks[: self.first_block]
+        return len(blocks) > 0 and not any(one.requires_grad for one in blocks.parameters())
+
     def tokens(self, images: Tensor) -> tuple[Tensor, int]:
         """(B, N, d), the tokens behind the last block, and how many of them are prompts'.
 
@@ -115,8 +123,10 @@ class PromptedTokens(TrainedModule):
             images: (B, 3, H, W) normalised, or what `prefix_tokens` makes of them, perhaps rounded
                 to bfloat16.
         """
-        x = images.float() if images.ndim == 3 else self.prefix_tokens(images)
-        return self._behind_prefix(x)
+        return self._behind_prefix(self._in_front(images))
+
+    def _in_front(self, images: Tensor) -> Tensor:
+        return images.float() if images.ndim == 3 else self.prefix_tokens(images)
 
     @torch.no_grad()
     def prefix_tokens(self, images: Tensor) -> Tensor:
@@ -152,11 +162,15 @@ class PromptedTokens(TrainedModule):
         """Block -> the same tokens as a prompt of their own."""
         return {block: PlainPrompt(values) for block, values in self.prompt_values().items()}
 
+    def _prompt(self, x: Tensor, block: int) -> Tensor:
+        """(1, m, d): the block's prompt, of the type of (B, N, d) tokens."""
+        values: Tensor = self.prompts[str(block)]().to(x.dtype)
+        return values[None]
+
     def _prompted(self, x: Tensor, block: int, present: int) -> Tensor:
         """Tokens with the block's prompt in place of the `present` prompt tokens."""
-        prompt = (
-            self.prompts[str(block)]().to(x.dtype).expand(x.shape[0], -1, -1)
-        )  # len() would fix it in torch.export
+        # len() would fix it in torch.export
+        prompt = self._prompt(x, block).expand(x.shape[0], -1, -1)
         return torch.cat([x[:, : self.prefix], prompt, x[:, self.prefix + present :]], dim=1)
 
     def _without_prompts(self, x: Tensor, present: int) -> Tensor:
@@ -220,8 +234,44 @@ class PromptedViT(PromptedTokens):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, d): what the head reads of (B, 3, H, W) normalised images, or see `tokens`."""
-        x, present = self.tokens(images)
-        return pool(self.vit, x, self.pooling, prefix=self.prefix, prompts=present)
+        if not self.blocks or not all(map(is_known, self.vit.blocks[self.first_block :])):
+            x, present = self.tokens(images)
+            return pool(self.vit, x, self.pooling, prefix=self.prefix, prompts=present)
+        read = self._read_behind(self._in_front(images))
+        mean: Tensor = final_norm(self.vit)(read.mean(dim=1))
+        return mean
+
+    def _read_behind(self, x: Tensor) -> Tensor:
+        """(B, n, d): the tokens behind the last block that the pooling reads.
+
+        As `tokens`, but for the outputs of blocks that nothing reads; up to rounding the same.
+        """
+        present, last = 0, len(self.vit.blocks) - 1  # prompt tokens in x
+        for index in range(self.first_block, len(self.vit.blocks)):
+            prompt = self._prompt(x, index) if index in self.blocks else None
+            replaced = index + 1 in self.blocks
+            if prompt is not None and present:
+                x, present = self._without_prompts(x, present), 0
+            rows, with_prompt = slice(None), not replaced
+            if index == last:
+                rows = read_rows(self.pooling, prefix=self.prefix, prompts=present)
+                with_prompt = self.pooling.startswith("prompts")
+            if self.after == "drop" and index == self.blocks[-1]:
+                with_prompt = False
+            with_prompt = with_prompt and prompt is not None
+            at = (0 if rows.start else self.prefix) if with_prompt else None
+            x = self._run_partly(index, x, prompt, rows, at)
+            present += self.num_prompts if with_prompt else 0
+        return x
+
+    def _run_partly(
+        self, block: int, x: Tensor, prompt: Tensor | None, rows: slice, at: int | None
+    ) -> Tensor:
+        run = partial(partial_block, self.vit.blocks[block], rows=rows, at=at)
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            found: Tensor = checkpoint(run, x, prompt, use_reentrant=False)
+            return found
+        return run(x, prompt)
 
     def folded(self) -> "PromptedViT":
         """The same function with every prompt as plain tokens; the backbone is shared."""
@@ -276,17 +326,25 @@ def pool(
         prefix: tokens before the prompts.
         prompts: tokens of the prompts.
     """
-    norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
-    if pooling == "token":
-        token: Tensor = norm(x[:, 0])
-        return token
-    read = {
-        "prompts+patches": x[:, prefix:],
-        "patches": x[:, prefix + prompts :],
-        "prompts": x[:, prefix : prefix + prompts],
-    }[pooling]
-    mean: Tensor = norm(read.mean(dim=1))
+    read = x[:, read_rows(pooling, prefix=prefix, prompts=prompts)]
+    mean: Tensor = final_norm(vit)(read.mean(dim=1))
     return mean
+
+
+def read_rows(pooling: str, *, prefix: int, prompts: int) -> slice:
+    """Which tokens behind the last block a pooling reads; arguments as of `pool`."""
+    return {
+        "token": slice(1),
+        "prompts+patches": slice(prefix, None),
+        "patches": slice(prefix + prompts, None),
+        "prompts": slice(prefix, prefix + prompts),
+    }[pooling]
+
+
+def final_norm(vit: VisionTransformer) -> nn.Module:
+    """The pretrained one, wherever timm keeps it."""
+    norm: nn.Module = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
+    return norm
 
 
 def plain_vit(backbone: Backbone) -> VisionTransformer:
