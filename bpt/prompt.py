@@ -25,7 +25,7 @@ from burst.precision import plain_float32
 METHODS = ("vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-dwhiten", "bpt-bilinear")
 FROZEN = ("bpt-fwhiten", "bpt-dwhiten")  # whose whitening matrix is kept as it is
 SPT_TOKENS = ("random", "mean", "max", "kmeans")
-BILINEAR_STARTS = ("xavier", "whitening")
+BILINEAR_STARTS = ("xavier", "balanced", "whitening")
 SCALES = ("unit", "paper")
 STD = 0.02  # of P and A at the start, of the bpt methods
 NULL_GAIN = 0.0
@@ -40,8 +40,9 @@ class PromptOptions:
         num_prompts: m, tokens a prompted block.
         rank: r, columns of A and B (bpt-bilinear only).
         spt_tokens: which tokens spt starts from, one of `SPT_TOKENS`.
-        bilinear_init: "xavier", or "whitening": B starts from the leading whitened directions,
-            those in which the response varies most; with the paper's scale from columns of W.
+        bilinear_init: "xavier"; "balanced": see `_balanced`; or "whitening": B starts from the
+            leading whitened directions, those in which the response varies most; with the paper's
+            scale from columns of W.
         prompt_scale: of whitening matrices: "unit" RMS gain, or "paper" for W as it is.
         null_gain: gain of the directions below the floor, in units of the RMS gain of the kept
             ones; of no use with the paper's scale. See `prompt_whitening` for both.
@@ -183,9 +184,12 @@ def build_prompt(
     m, method = options.num_prompts, options.method
     if options.needs_tokens:
         return PlainPrompt(_given("tokens", tokens, (m, width)))
+    bound = math.sqrt(6 / (3 * patch_size**2 + width))
     if method == "vpt":
-        bound = math.sqrt(6 / (3 * patch_size**2 + width))
         return PlainPrompt(_uniform(m, width, bound, generator))
+    if method == "bpt-bilinear" and options.bilinear_init == "balanced":
+        rms = bound / math.sqrt(3)
+        return BilinearPrompt(*_balanced(m, width, options.rank, rms=rms, generator=generator))
     if method == "bpt-bilinear":
         left = _normal(m, options.rank, generator)
         return BilinearPrompt(left, _right(options, width, whitening, generator))
@@ -231,6 +235,22 @@ def _right(
         return leading * (math.sqrt(width) / float(torch.linalg.matrix_norm(leading)))
     columns = torch.randperm(width, generator=generator)[:rank]
     return matrix[:, columns].contiguous()
+
+
+def _balanced(
+    m: int, width: int, rank: int, *, rms: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """A (m, r) and B (d, r), orthogonal: each has min(m, r) or min(d, r) equal singular values.
+
+    So has A B^T, where r <= d; its entries have vpt's deviation `rms`. AdamW moves every entry by
+    about its rate: from entries of 0.02 a few steps make the rows of A, and of the prompt, alike.
+
+    Source: A^T A = B^T B (where r <= m) is the balance of Arora et al. 2019, arXiv 1905.13655.
+    """
+    gain = math.sqrt(rms * math.sqrt(m * width / min(m, width, rank)))
+    left, right = torch.empty(m, rank), torch.empty(width, rank)
+    nn.init.orthogonal_(left, gain=gain, generator=generator)
+    return left, nn.init.orthogonal_(right, gain=gain, generator=generator)
 
 
 def _given(name: str, matrix: Tensor | None, shape: tuple[int, ...]) -> Tensor:

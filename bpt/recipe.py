@@ -71,7 +71,7 @@ class Tuning(Machine):
         num_prompts: m, tokens a prompted block.
         rank: r of bpt-bilinear.
         spt_tokens: what spt starts from.
-        bilinear_init: "xavier" or "whitening"; the latter if `whitening` is given.
+        bilinear_init: "xavier", "balanced" or "whitening"; the last if `whitening` is given.
         prompt_scale: of whitening matrices: "unit" RMS gain, or the "paper"'s.
         null_gain: of directions below the floor, in units of the RMS gain of the kept ones; of no
             use with the paper's scale.

@@ -74,7 +74,8 @@ def train(
     bilinear_init: Annotated[
         str | None,
         typer.Option(
-            help="Start of bpt-bilinear's right factor: xavier, or whitening (with --whitening)."
+            help="Start of bpt-bilinear: xavier (if not given), balanced (both factors, at vpt's "
+            "scale), or whitening (the right factor; with --whitening)."
         ),
     ] = None,
     whitening: Annotated[

@@ -91,6 +91,20 @@ def test_bilinear_starts_normal_and_xavier():
     assert float(prompt.right.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
 
+@pytest.mark.parametrize(("m", "rank"), [(30, 12), (7, 5), (5, 5), (5, 9), (1, 3), (3, 1)])
+def test_a_balanced_start_has_equal_singular_values_at_the_scale_of_vpt(m, rank):
+    _, prompt = built("bpt-bilinear", bilinear_init="balanced", num_prompts=m, rank=rank)
+    left, right = (x.detach().double().numpy() for x in (prompt.left, prompt.right))
+    deviation = math.sqrt(6 / (3 * 4**2 + D)) / math.sqrt(3)
+    kept = min(m, rank)
+    expected = np.full(kept, deviation * math.sqrt(m * D / kept))
+    np.testing.assert_allclose(np.linalg.svd(left @ right.T)[1][:kept], expected, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.svd(left)[1] ** 2, expected, rtol=1e-5)
+    np.testing.assert_allclose(right.T @ right, expected[0] * np.eye(rank), atol=1e-5)
+    if rank <= m:
+        np.testing.assert_allclose(left.T @ left, right.T @ right, atol=1e-5)
+
+
 def test_bilinear_from_whitening_starts_from_the_leading_columns_at_unit_rms_gain():
     _, prompt = built("bpt-bilinear", bilinear_init="whitening")
     leading = torch.randn(D, D, generator=generator(1))[:, :5].double().numpy()

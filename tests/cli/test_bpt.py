@@ -73,6 +73,17 @@ def test_quiet_prints_nothing_and_json_the_result(images, tmp_path):
     assert json.loads(result.stdout) == bpt.open_run(tmp_path / "j").result
 
 
+def test_a_balanced_start_is_in_the_file_of_a_training_that_moved_nothing(images, tmp_path):
+    options = (*ONCE, "--bilinear-init", "balanced", "--lr", "1e-7", "--out", tmp_path / "run")
+    succeeded("train", f"folder:{images}", *options)
+    run = bpt.open_run(tmp_path / "run")
+    left, right = (run.trained_state()[f"prompts.11.{name}"] for name in ("left", "right"))
+    values = torch.linalg.svdvals(left @ right.mT)[:2]
+    vpt = torch.tensor(2 / (3 * 8**2 + 192)).sqrt()  # deviation of the entries
+    torch.testing.assert_close(values, (vpt * (4 * 192 / 2) ** 0.5).expand(2), rtol=1e-3, atol=0)
+    assert run.config["recipe"]["bilinear_init"] == "balanced"
+
+
 def test_several_seeds_end_with_mean_and_spread(images, tmp_path):
     result = succeeded(
         "train", f"folder:{images}", "--out", tmp_path, *ONCE, "--seeds", "0,1", "--json"
