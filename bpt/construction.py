@@ -8,6 +8,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from bpt.fine_tuning import FineTunedViT
+from bpt.gates import Gates
 from bpt.model import PromptedViT, plain_vit
 from bpt.placement import parse_placement
 from bpt.prompt import (
@@ -25,6 +26,7 @@ from burst.errors import CheckpointError
 Model = PromptedViT | FineTunedViT
 # Of the head's start: MAE's for fine-tuning, and the prompt-tuning code's per pretraining.
 FINE_TUNING_HEAD_STD = 2e-5
+PROMPTS = ("prompts.", "gates.")  # how the names of their parameters begin
 HEAD_STD = {"moco_v3": 0.01}
 
 
@@ -121,6 +123,13 @@ def build_prompts(
     }
 
 
+def build_gates(recipe: Tuning, backbone: Backbone) -> Gates | None:
+    """Those of gatevpt at their start; None for other methods."""
+    if recipe.method != "gatevpt":
+        return None
+    return Gates(len(plain_vit(backbone).blocks), start=recipe.gate_init)
+
+
 def restore_model(
     recipe: Recipe,
     backbone: Backbone,
@@ -164,6 +173,8 @@ def _prompted(
         num_classes,
         pooling=recipe.pooling,
         after=recipe.after,
+        dropout=recipe.prompt_dropout,
+        gates=build_gates(recipe, backbone),
         head_std=HEAD_STD.get(backbone.pretraining, 0.02),
         checkpoint_activations=recipe.checkpoint_activations,
         generator=generator,
@@ -206,7 +217,7 @@ def _kept_prompt(
             raise CheckpointError(f"these tensors do not fit the model: {key} is missing")
         return state[key].clone()
 
-    if recipe.method in ("vpt", "spt"):
+    if recipe.method in ("vpt", "gatevpt", "spt"):
         return PlainPrompt(kept("values"))
     if recipe.method == "bpt-bilinear":
         return BilinearPrompt(kept("left"), kept("right"))
@@ -220,11 +231,14 @@ def _kept_prompt(
 
 
 def count_parameters(model: Model) -> dict[str, int]:
-    """How many numbers are trained, those of prompts and head among them, and how many are not."""
+    """How many numbers are trained, those of prompts and head among them, and how many are not.
+
+    Gates and temperatures count as prompts.
+    """
     trained = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
     return {
         "trained": sum(trained.values()),
-        "prompts": sum(count for name, count in trained.items() if name.startswith("prompts.")),
+        "prompts": sum(count for name, count in trained.items() if name.startswith(PROMPTS)),
         "head": sum(count for name, count in trained.items() if name.startswith("head.")),
         "total": sum(p.numel() for p in model.parameters()),
     }

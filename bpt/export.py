@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bpt.construction import Model
 from bpt.fine_tuning import FineTunedViT
-from bpt.model import PromptedViT
+from bpt.gates import Gates
+from bpt.model import PromptedViT, plain_vit
 from bpt.prompt import PlainPrompt
 from bpt.run_folder import Run, RunFolder
 from burst.backbone import Backbone, load_backbone
@@ -29,7 +30,8 @@ def export_run(run: Run, out: str | Path, *, program: str | Path | None = None) 
     """Write the best epoch's model for use elsewhere.
 
     The file holds `prompts.BLOCK.values` (m, d), the product of whatever the prompt was made of,
-    and `head.weight` and `head.bias`; of a fine-tuned model all weights. A JSON string in its
+    `gates.logits` and `gates.temperatures` of gatevpt, and `head.weight` and `head.bias`; of a
+    fine-tuned model all weights. A JSON string in its
     header says which backbone belongs to it, its SHA-256, how images are prepared, the classes.
 
     Args:
@@ -107,7 +109,10 @@ def load_exported(
             if (name := f"prompts.{block}.values") not in tensors:
                 raise CheckpointError(f"{path} is damaged: {name} is missing")
             prompts[block] = PlainPrompt(tensors[name].clone())
-        model = PromptedViT(backbone, prompts, len(classes), pooling=pooling, after=after)
+        gates = Gates(len(plain_vit(backbone).blocks)) if about["method"] == "gatevpt" else None
+        model = PromptedViT(
+            backbone, prompts, len(classes), pooling=pooling, after=after, gates=gates
+        )
     model.load_trained_state(tensors)
     return model.to(device).eval(), classes
 

@@ -1,5 +1,6 @@
 """A frozen timm ViT with prompts in front of chosen blocks, and a linear head."""
 
+import copy
 from collections.abc import Mapping
 from functools import partial
 from typing import Self
@@ -7,8 +8,10 @@ from typing import Self
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from bpt.gates import Gates
 from bpt.partial_block import is_known, partial_block
 from bpt.prompt import PlainPrompt, PromptModule
 from burst.adapters import num_prefix_tokens
@@ -68,9 +71,11 @@ class PromptedTokens(TrainedModule):
         backbone: its model must be a timm VisionTransformer.
         prompts: block -> its prompt; all of the same number of tokens of the model's width.
         after: "carry" or "drop", of prompt tokens behind the last prompted block.
+        dropout: of the prompts' values in training, drawn anew for each image.
+        gates: of GateVPT; the backbone is then one of its own, which shares the weights.
 
     Raises:
-        UnsupportedModel: another class of model.
+        UnsupportedModel: another class of model, or one whose attention cannot have temperatures.
         ShapeError: a prompt of another width, prompts of different numbers, a block that the model
             does not have.
         UnknownName: an `after` that is not known.
@@ -81,10 +86,18 @@ class PromptedTokens(TrainedModule):
     checkpoint_activations = False  # see `Machine`
 
     def __init__(
-        self, backbone: Backbone, prompts: Mapping[int, PromptModule], *, after: str = "carry"
+        self,
+        backbone: Backbone,
+        prompts: Mapping[int, PromptModule],
+        *,
+        after: str = "carry",
+        dropout: float = 0.0,
+        gates: Gates | None = None,
     ) -> None:
         super().__init__()
-        self.vit = plain_vit(backbone).eval().requires_grad_(False)
+        self.gates, self.dropout = gates, dropout  # before the ViT, which has temperatures too
+        vit = plain_vit(backbone).eval().requires_grad_(False)
+        self.vit = gates.tempered(vit) if gates else vit
         self.info = backbone
         self.prefix = num_prefix_tokens(self.vit)
         self.prompts = nn.ModuleDict({str(block): prompts[block] for block in sorted(prompts)})
@@ -123,6 +136,8 @@ class PromptedTokens(TrainedModule):
             images: (B, 3, H, W) normalised, or what `prefix_tokens` makes of them, perhaps rounded
                 to bfloat16.
         """
+        if self.gates is not None:
+            self.gates.project()
         return self._behind_prefix(self._in_front(images))
 
     def _in_front(self, images: Tensor) -> Tensor:
@@ -142,8 +157,10 @@ class PromptedTokens(TrainedModule):
         for index in range(self.first_block, len(self.vit.blocks)):
             if index in self.blocks:
                 x, present = self._prompted(x, index, present), self.num_prompts
-            block = self.vit.blocks[index]
+            before, block = x, self.vit.blocks[index]
             x = run_block(block, x, checkpointed=self.checkpoint_activations)
+            if self.gates is not None:
+                x = self.gates.mixed(index, before, x, slice(self.prefix, self.prefix + present))
             if self.after == "drop" and index == self.blocks[-1]:
                 x, present = self._without_prompts(x, present), 0
         return x, present
@@ -163,9 +180,11 @@ class PromptedTokens(TrainedModule):
         return {block: PlainPrompt(values) for block, values in self.prompt_values().items()}
 
     def _prompt(self, x: Tensor, block: int) -> Tensor:
-        """(1, m, d): the block's prompt, of the type of (B, N, d) tokens."""
-        values: Tensor = self.prompts[str(block)]().to(x.dtype)
-        return values[None]
+        """(1, m, d): the block's prompt, of the type of (B, N, d) tokens; with dropout (B, m, d)."""
+        values: Tensor = self.prompts[str(block)]().to(x.dtype)[None]
+        if self.dropout and self.training:
+            values = functional.dropout(values.expand(x.shape[0], -1, -1), self.dropout)
+        return values
 
     def _prompted(self, x: Tensor, block: int, present: int) -> Tensor:
         """Tokens with the block's prompt in place of the `present` prompt tokens."""
@@ -192,7 +211,7 @@ class PromptedViT(PromptedTokens):
     """Prompts and a linear head on a frozen backbone; without prompts, the model of a linear probe.
 
     Args:
-        backbone, prompts, after: see `PromptedTokens`.
+        backbone, prompts, after, dropout, gates: see `PromptedTokens`.
         num_classes: outputs of the head.
         pooling: what the head reads. "prompts+patches", "patches" or "prompts": the mean of these
             tokens behind the last block, then the pretrained norm; "token": norm, then the class
@@ -214,11 +233,13 @@ class PromptedViT(PromptedTokens):
         *,
         pooling: str = "default",
         after: str = "carry",
+        dropout: float = 0.0,
+        gates: Gates | None = None,
         head_std: float = 0.02,
         checkpoint_activations: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(backbone, prompts, after=after)
+        super().__init__(backbone, prompts, after=after, dropout=dropout, gates=gates)
         self.checkpoint_activations = checkpoint_activations
         self.pooling = choose_pooling(backbone, pooling)
         if self.pooling == "prompts" and (not prompts or after == "drop"):
@@ -234,7 +255,8 @@ class PromptedViT(PromptedTokens):
 
     def features(self, images: Tensor) -> Tensor:
         """(B, d): what the head reads of (B, 3, H, W) normalised images, or see `tokens`."""
-        if not self.blocks or not all(map(is_known, self.vit.blocks[self.first_block :])):
+        known = self.gates is None and all(map(is_known, self.vit.blocks[self.first_block :]))
+        if not self.blocks or not known:
             x, present = self.tokens(images)
             return pool(self.vit, x, self.pooling, prefix=self.prefix, prompts=present)
         read = self._read_behind(self._in_front(images))
@@ -276,7 +298,8 @@ class PromptedViT(PromptedTokens):
     def folded(self) -> "PromptedViT":
         """The same function with every prompt as plain tokens; the backbone is shared."""
         classes, pooling, after = self.head.out_features, self.pooling, self.after
-        model = PromptedViT(self.info, self.plain_prompts(), classes, pooling=pooling, after=after)
+        gates, prompts = copy.deepcopy(self.gates), self.plain_prompts()
+        model = PromptedViT(self.info, prompts, classes, pooling=pooling, after=after, gates=gates)
         model = model.to(self.head.weight.device)
         model.head.load_state_dict(self.head.state_dict())
         return model.train(self.training)

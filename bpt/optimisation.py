@@ -40,7 +40,8 @@ def _adapted(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """What is trained, for the optimiser: matrices of prompts, the head's matrix, vectors.
 
-    Prompts decay by `weight_decay`, the head by `head_weight_decay`, vectors not at all. For
+    Prompts decay by `weight_decay`, the head by `head_weight_decay`, vectors, with gates and
+    temperatures, not at all. For
     fine-tuning see `layer_decay_groups`. Frozen parameters are in no group.
 
     Source: WangYZ1608/BPT, utils.py:60-80.

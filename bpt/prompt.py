@@ -1,6 +1,7 @@
 """How a prompt (m tokens of width d) is parameterised.
 
 vpt             P, uniform at the start
+gatevpt         the same; what blocks make of it is gated, see `bpt.gates`
 spt             P, tokens of the training set at the start
 bpt-fwhiten     P W^T with the whitening matrix W of the block, frozen
 bpt-twhiten     the same, W trained too
@@ -10,7 +11,8 @@ bpt-bilinear    A B^T with A (m x r) and B (d x r): no bias, no norm, no non-lin
 W and V^(-1/2) come at the scale that `bpt.prompt_matrices` gives them. Each prompt gives its m x d
 tokens once a step, whatever the batch, and always by a float32 product.
 Source: Wang et al., "Attention to the Burstiness in Visual Prompt Tuning!", ICCV 2025,
-arXiv 2506.22908; vpt: Jia et al. 2022, arXiv 2203.12119; spt: Wang et al. 2024, arXiv 2402.02382.
+arXiv 2506.22908; vpt: Jia et al. 2022, arXiv 2203.12119; spt: Wang et al. 2024, arXiv 2402.02382;
+gatevpt: Yoo et al. 2023, arXiv 2306.05067.
 """
 
 import math
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from burst.errors import BurstError, ShapeError, check_known
 from burst.precision import plain_float32
 
-METHODS = ("vpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-dwhiten", "bpt-bilinear")
+METHODS = ("vpt", "gatevpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-dwhiten", "bpt-bilinear")
 FROZEN = ("bpt-fwhiten", "bpt-dwhiten")  # whose whitening matrix is kept as it is
 SPT_TOKENS = ("random", "mean", "max", "kmeans")
 BILINEAR_STARTS = ("xavier", "balanced", "whitening")
@@ -82,15 +84,22 @@ class PromptOptions:
         """Whether `build_prompt` must be given tokens to start from."""
         return self.method == "spt"
 
-    def parameters(self, width: int) -> int:
+    def parameters(self, width: int, depth: int = 0) -> int:
         """Numbers that are trained in one prompt.
+
+        Args:
+            width: d.
+            depth: L, to count the gates and temperatures of so many blocks too (gatevpt).
 
         >>> PromptOptions().parameters(768)
         65100
+        >>> PromptOptions(method="gatevpt").parameters(768, depth=12)
+        76823
         """
         if self.method == "bpt-bilinear":
             return self.rank * (self.num_prompts + width)
         trained = width * width if self.method == "bpt-twhiten" else 0
+        trained += 2 * depth - 1 if self.method == "gatevpt" and depth else 0
         return self.num_prompts * width + trained
 
 
@@ -171,7 +180,7 @@ def build_prompt(
     Args:
         options: its method and sizes.
         width: d.
-        patch_size: pixels; vpt's range depends on it.
+        patch_size: pixels; the range of vpt and gatevpt depends on it.
         generator: of the start; the global random state is left alone.
         whitening: of the block that the prompt is for, where `needs_whitening`: (d, d), or (d,)
             gains for bpt-dwhiten, as `prompt_matrices` gives them.
@@ -185,7 +194,7 @@ def build_prompt(
     if options.needs_tokens:
         return PlainPrompt(_given("tokens", tokens, (m, width)))
     bound = math.sqrt(6 / (3 * patch_size**2 + width))
-    if method == "vpt":
+    if method in ("vpt", "gatevpt"):
         return PlainPrompt(_uniform(m, width, bound, generator))
     if method == "bpt-bilinear" and options.bilinear_init == "balanced":
         rms = bound / math.sqrt(3)

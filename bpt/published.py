@@ -24,7 +24,7 @@ COSTS = {
     "model": 2,
     "train_fraction": 2,
 }
-SIZES = ("num_prompts", "rank")
+SIZES = ("num_prompts", "rank", "gate_init")  # what a prompt is, not how it is trained
 DECAYS = ("lr", "weight_decay", "head_weight_decay")
 
 

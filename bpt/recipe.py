@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from typing import Any, Self
 
 from bpt.dataset.folds import parse_fold
+from bpt.gates import START
 from bpt.machine import FREE_ON_RESUME, RENAMED, Machine
 from bpt.model import AFTER, POOLINGS
 from bpt.prompt import METHODS as PROMPT_METHODS
@@ -27,7 +29,9 @@ USED_BY = {
     "floor": WHITENED,
     "shrinkage": WHITENED,
     "through_norm": WHITENED,
-    "after": PROMPT_METHODS,
+    "after": tuple(name for name in PROMPT_METHODS if name != "gatevpt"),
+    "gate_init": ("gatevpt",),
+    "prompt_dropout": ("vpt", "gatevpt"),
     "weight_decay": (*PROMPT_METHODS, "full"),
     "head_weight_decay": (*PROMPT_METHODS, "linear"),
     "layer_decay": ("full",),
@@ -78,6 +82,8 @@ class Tuning(Machine):
         floor, shrinkage, through_norm: of matrices that are made from the training images, see
             `burst.WhiteningOptions`; of no use where `whitening` is given, which has its own.
         after: what becomes of prompt tokens behind the last prompted block: "carry" or "drop".
+        gate_init: the gates start at sigmoid(-gate_init) (gatevpt only).
+        prompt_dropout: share of a prompt's values that a training image misses (vpt, gatevpt).
         batch_size: images an optimiser step, over all processes.
         lr: learning rate at its peak.
         weight_decay: of prompts; for full, of all matrices. Vectors never decay.
@@ -107,6 +113,8 @@ class Tuning(Machine):
     shrinkage: str | float = "none"
     through_norm: bool = False
     after: str = "carry"
+    gate_init: float = START
+    prompt_dropout: float = 0.0
     batch_size: int = 32
     lr: float | None = None
     weight_decay: float | None = None
@@ -131,6 +139,11 @@ class Tuning(Machine):
         if self.prompted:
             self.prompt_options  # noqa: B018  checks itself
             self.whitening_options()
+        if self.method == "gatevpt" and (self.placement, self.after) != ("shallow", "carry"):
+            raise BurstError(
+                f"gatevpt has one prompt, from the first block to the last, not placement "
+                f"{self.placement}, after {self.after}; leave placement and after out"
+            )
         if self.whitening:
             check_used(self.method, ["whitening"])
 
@@ -222,6 +235,12 @@ class Tuning(Machine):
             raise BurstError(f"layer_decay is {self.layer_decay}; it must lie in 0..1, without 0")
         if not 0 <= self.drop_path < 1:
             raise BurstError(f"drop_path is {self.drop_path}; it must lie in 0..1, without 1")
+        if not isfinite(self.gate_init):
+            raise BurstError(f"gate_init is {self.gate_init}; it must be finite")
+        if not 0 <= self.prompt_dropout < 1:
+            raise BurstError(
+                f"prompt_dropout is {self.prompt_dropout}; it must lie in 0..1, without 1"
+            )
         if self.batch_size % self.accumulation:
             raise BurstError(
                 f"batch_size {self.batch_size} cannot be cut into {self.accumulation} equal parts"

@@ -50,8 +50,8 @@ def train(
     method: Annotated[
         str,
         typer.Option(
-            help="vpt, spt, bpt-fwhiten, bpt-twhiten, bpt-dwhiten, bpt-bilinear; linear (a head on "
-            "frozen features) or full (fine-tuning of all weights)."
+            help="vpt, gatevpt, spt, bpt-fwhiten, bpt-twhiten, bpt-dwhiten, bpt-bilinear; linear "
+            "(a head on frozen features) or full (fine-tuning of all weights)."
         ),
     ] = "bpt-bilinear",
     placement: Annotated[
@@ -117,6 +117,14 @@ def train(
         typer.Option(
             help="Prompt tokens behind the last prompted block: carry (if not given) or drop."
         ),
+    ] = None,
+    gate_init: Annotated[
+        float | None,
+        typer.Option(help="gatevpt: its gates start at sigmoid(-this); 10, published for CUB: 5."),
+    ] = None,
+    prompt_dropout: Annotated[
+        float | None,
+        typer.Option(help="vpt, gatevpt: share of a prompt's values left out in training; 0."),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -265,6 +273,8 @@ def train(
             through_norm=through_norm,
             pooling=pooling,
             after=after,
+            gate_init=gate_init,
+            prompt_dropout=prompt_dropout,
             epochs=epochs,
             warmup_epochs=warmup_epochs,
             batch_size=batch_size,

@@ -47,6 +47,7 @@ METHODS = {
     "linear": ("linear", "shallow"),
     "vpt-shallow": ("vpt", "shallow"),
     "vpt-deep": ("vpt", "deep"),
+    "gatevpt": ("gatevpt", "shallow"),
     "spt-shallow": ("spt", "shallow"),
     "spt-deep": ("spt", "deep"),
     "bpt-shallow": ("bpt-bilinear", "shallow"),

@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from bpt.fine_tuning import drop_paths
+from bpt.gates import Gates
 from bpt.model import PromptedTokens, TrainedModule, plain_vit, run_block
 from bpt.prompt import PromptModule
 from burst.adapters import num_prefix_tokens
@@ -80,7 +81,7 @@ class PromptedMap(PromptedTokens):
 
     Args:
         backbone: from `detection_backbone`.
-        prompts, after: see `PromptedTokens`.
+        prompts, after, dropout, gates: see `PromptedTokens`.
         checkpoint_activations: see `Machine`.
     """
 
@@ -90,9 +91,11 @@ class PromptedMap(PromptedTokens):
         prompts: Mapping[int, PromptModule],
         *,
         after: str = "carry",
+        dropout: float = 0.0,
+        gates: Gates | None = None,
         checkpoint_activations: bool = False,
     ) -> None:
-        super().__init__(backbone, prompts, after=after)
+        super().__init__(backbone, prompts, after=after, dropout=dropout, gates=gates)
         self.checkpoint_activations = checkpoint_activations
         self.stride = int(self.vit.patch_embed.patch_size[0])
 
@@ -103,7 +106,8 @@ class PromptedMap(PromptedTokens):
 
     def folded(self) -> "PromptedMap":
         """The same function with every prompt as plain tokens; the backbone is shared."""
-        plain = PromptedMap(self.info, self.plain_prompts(), after=self.after)
+        gates = copy.deepcopy(self.gates)
+        plain = PromptedMap(self.info, self.plain_prompts(), after=self.after, gates=gates)
         return plain.train(self.training)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bpt.construction import build_prompts, kept_prompts, prompted_blocks
+from bpt.construction import PROMPTS, build_gates, build_prompts, kept_prompts, prompted_blocks
 from bpt.detection.backbone import FineTunedMap, PromptedMap, Trunk, detection_backbone
 from bpt.detection.detector import Detector, DetectorOptions
 from bpt.detection.recipe import DetectionRecipe
@@ -46,7 +46,14 @@ def build_detector(
         prompts = {}
         if prompted_blocks(recipe, backbone):
             prompts = build_prompts(recipe, resized, generator, whitening=whitening, tokens=tokens)
-        trunk = PromptedMap(resized, prompts, after=recipe.after, **again)
+        trunk = PromptedMap(
+            resized,
+            prompts,
+            after=recipe.after,
+            dropout=recipe.prompt_dropout,
+            gates=build_gates(recipe, resized),
+            **again,
+        )
     return _detector(recipe, trunk, num_classes, generator)
 
 
@@ -75,7 +82,8 @@ def restore_detector(
     else:
         resized = detection_backbone(backbone, recipe.size)
         prompts = kept_prompts(recipe, resized, state, whitening=whitening, within=TRUNK)
-        trunk = PromptedMap(resized, prompts, after=recipe.after)
+        gates = build_gates(recipe, resized)
+        trunk = PromptedMap(resized, prompts, after=recipe.after, gates=gates)
         detector = _detector(recipe, trunk, num_classes, torch.Generator())
     detector.load_trained_state(state)
     return detector.eval()
@@ -101,7 +109,8 @@ def detector_groups(detector: Detector, recipe: DetectionRecipe) -> list[dict[st
 def count_detector(detector: Detector) -> dict[str, int]:
     """Numbers that are trained, in prompts, backbone and behind it; and all, frozen ones too."""
     trained = {n: p.numel() for n, p in detector.named_parameters() if p.requires_grad}
-    prompts = sum(count for name, count in trained.items() if name.startswith("trunk.prompts."))
+    named = tuple(f"{TRUNK}{name}" for name in PROMPTS)
+    prompts = sum(count for name, count in trained.items() if name.startswith(named))
     backbone = sum(count for name, count in trained.items() if name.startswith("trunk.vit."))
     return {
         "trained": sum(trained.values()),

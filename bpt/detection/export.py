@@ -87,4 +87,4 @@ def load_exported_detector(
 
 def _plain(method: str) -> str:
     """What restores the same prompts as plain tokens."""
-    return method if method in ("full", "linear") else "vpt"
+    return method if method in ("full", "linear", "gatevpt") else "vpt"
