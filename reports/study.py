@@ -44,7 +44,7 @@ class StudyCell:
         dataset, backbone, method, setting: as the table says.
         metric: "top1", or of a detector "box_ap" and the like.
         value: in percent.
-        recipe: its training; None for a method that is not built.
+        recipe: its training.
         differs: what of the table was overridden, such as "dataset".
     """
 
@@ -55,14 +55,13 @@ class StudyCell:
     setting: str
     metric: str
     value: float
-    recipe: Recipe | DetectionRecipe | None
+    recipe: Recipe | DetectionRecipe
     differs: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """Of the folder of its runs: the same for two numbers of one training."""
         recipe = self.recipe
-        assert recipe is not None
         dataset = re.sub(r"[^\w.-]+", "-", recipe.dataset.partition(":")[0])
         parts = [dataset, recipe.model, self.method]
         asked = settings(self.setting)
@@ -92,8 +91,7 @@ def study_cells(study: str, **overrides: Any) -> list[StudyCell]:  # noqa: ANN40
     seen: set[str] = set()
     for row in published_numbers(study).to_dict("records"):
         cell = _cell(study, {str(name): value for name, value in row.items()}, given)
-        training = cell.name if cell.recipe else f"{cell.dataset} {cell.method}"
-        key = f"{training} {cell.metric}"
+        key = f"{cell.name} {cell.metric}"
         if key not in seen:
             seen.add(key)
             cells.append(cell)
@@ -102,7 +100,7 @@ def study_cells(study: str, **overrides: Any) -> list[StudyCell]:  # noqa: ANN40
 
 def study_recipes(cells: Sequence[StudyCell]) -> dict[str, Recipe | DetectionRecipe]:
     """What `bpt.run_study` takes."""
-    return {cell.name: cell.recipe for cell in cells if cell.recipe}
+    return {cell.name: cell.recipe for cell in cells}
 
 
 def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
@@ -118,9 +116,6 @@ def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
     costs = []
     planned: set[str] = set()
     for cell in cells:
-        if cell.recipe is None:
-            table.add_row(f"{cell.dataset} {cell.method}", "not built", *[""] * 5)
-            continue
         if cell.name in planned:  # another number of the same training
             continue
         planned.add(cell.name)
@@ -222,8 +217,6 @@ def study_table(frame: pd.DataFrame) -> Table:
 def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> StudyCell:
     model = BACKBONES[row["pretraining"], row["backbone"]]
     words = (study, row["dataset"], model, row["method"], row["setting"], row["metric"])
-    if row["method"] not in METHODS:
-        return StudyCell(*words, float(row["value"]), None, ())
     method, placement = METHODS[row["method"]]
     asked = {"dataset": row["dataset"], "model": model, **settings(row["setting"])}
     if method in PROMPT_METHODS:
@@ -271,14 +264,10 @@ def _row(cell: StudyCell, results: Mapping[str, dict[str, Any] | str]) -> dict[s
         "std": nan,
         "seeds": 0,
         "difference": nan,
-        "differs": "",
-        "run": "",
-        "note": "not built",
+        "differs": ", ".join([*cell.differs, *_unasked(cell, cell.recipe)]),
+        "run": cell.name,
     }
-    if cell.recipe is None:
-        return line
     outcome = results.get(cell.name, "not run")
-    line |= {"differs": ", ".join([*cell.differs, *_unasked(cell, cell.recipe)]), "run": cell.name}
     if isinstance(outcome, str):
         return line | {"note": outcome}
     number = outcome.get(METRICS[cell.metric])

@@ -12,6 +12,7 @@ from burst.errors import BurstError, ShapeError, UnknownName
 D = 24
 COUNTS = [  # the paper's, at d = 768
     ("vpt", 100, 75, 1, 76_800),
+    ("gatevpt", 100, 75, 1, 76_800),
     ("spt", 100, 75, 1, 76_800),
     ("bpt-fwhiten", 100, 75, 1, 76_800),
     ("bpt-twhiten", 100, 75, 1, 666_624),

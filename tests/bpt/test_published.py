@@ -140,7 +140,7 @@ def test_the_size_of_a_prompt_goes_with_its_placement(model):
 
 def test_what_our_trainer_does_not_do_is_said():
     assert "(without: random crops" in recipe_for("cub", method="linear").origins["lr"]
-    assert "drop-out" in recipe_for("cub", method="vpt", placement="deep").origins["lr"]
+    assert "crops of 224" in recipe_for("cub", method="vpt", placement="deep").origins["lr"]
     assert "random crops" in recipe_for("imagenet", method="linear").origins["lr"]
 
 
