@@ -39,6 +39,7 @@ from bpt.engine import Scores, evaluate
 from bpt.errors import Interrupted, NonFiniteLoss, RunExists
 from bpt.export import export_run, load_exported
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
+from bpt.gates import Gates
 from bpt.inference import Evaluation, confusion_matrix, evaluate_run, predict
 from bpt.loading import eval_batches, eval_transform, train_batches, train_transform
 from bpt.model import PromptedViT
@@ -92,6 +93,7 @@ __all__ = [
     "FineTunedMap",
     "FineTunedViT",
     "FoundObjects",
+    "Gates",
     "Interrupted",
     "MovingAverage",
     "NonFiniteLoss",

@@ -143,6 +143,7 @@ def test_a_loss_that_is_not_finite_ends_it_in_one_line(recipe, tmp_path, monkeyp
         ("full", {"drop_path": 0.5}),
         ("spt", {"placement": "deep"}),
         ("vpt", {"precision": "bfloat16", "sampling_ratio": 2}),
+        ("gatevpt", {"gate_init": 1.0, "prompt_dropout": 0.1, "checkpoint_activations": True}),
         ("bpt-fwhiten", {"placement": "last:2"}),
         ("bpt-dwhiten", {"floor": 0.01, "null_gain": 1.0}),
         (
@@ -162,6 +163,11 @@ def test_every_method_trains_and_comes_back(method, more, shapes, tmp_path):
     assert path == run.folder / "detections.json"
     assert run.detections() == found
     assert scores.values["mask_AP"] == pytest.approx(result["scores"]["mask_AP"])
+    bpt.export_detector(run, tmp_path / "d.safetensors")
+    exported, _ = bpt.load_exported_detector(tmp_path / "d.safetensors")
+    batch = bpt.Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), ((64, 64),))
+    (mine,), (theirs,) = exported.detect(batch), run.load_detector()[0].detect(batch)
+    torch.testing.assert_close(mine.boxes, theirs.boxes)
 
 
 def test_several_seeds_have_a_mean_and_a_spread(recipe, tmp_path):

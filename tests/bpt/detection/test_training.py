@@ -79,9 +79,9 @@ def test_the_losses_are_counted_by_their_names(detector):
     )
 
 
-@pytest.mark.parametrize("method", ["linear", "vpt", "bpt-bilinear", "full"])
+@pytest.mark.parametrize("method", ["linear", "vpt", "gatevpt", "bpt-bilinear", "full"])
 def test_every_trained_number_moves_and_nothing_else(method):
-    chosen = recipe(method=method, drop_path=0.0)
+    chosen = recipe(method=method, drop_path=0.0, gate_init=1.0)
     model = build_detector(chosen, backbone(), CLASSES)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trainer = make_detector_trainer(chosen, model, model, 10)
@@ -93,7 +93,9 @@ def test_every_trained_number_moves_and_nothing_else(method):
     assert moved == trained
     prompts = {name for name in trained if name.startswith("trunk.prompts.")}
     backbones = {name for name in trained if name.startswith("trunk.vit.")}
-    assert bool(prompts) == (method in ("vpt", "bpt-bilinear"))
+    assert bool(prompts) == (method in ("vpt", "gatevpt", "bpt-bilinear"))
+    gates = {"trunk.gates.logits", "trunk.gates.temperatures"}
+    assert trained & gates == (gates if method == "gatevpt" else set())
     assert bool(backbones) == (method == "full")
 
 
@@ -155,11 +157,12 @@ def test_the_same_seed_has_the_same_start_and_the_global_state_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    "method", ["linear", "vpt", "bpt-bilinear", "bpt-fwhiten", "bpt-dwhiten", "full"]
+    "method", ["linear", "vpt", "gatevpt", "bpt-bilinear", "bpt-fwhiten", "bpt-dwhiten", "full"]
 )
 @pytest.mark.parametrize("detector", ["mask-rcnn", "cascade"])
 def test_what_was_trained_restores_the_detector(method, detector):
-    chosen = recipe(method=method, detector=detector, placement="deep")
+    placement = "shallow" if method == "gatevpt" else "deep"
+    chosen = recipe(method=method, detector=detector, placement=placement)
     w = {block: torch.randn((32,) if method == "bpt-dwhiten" else (32, 32)) for block in range(3)}
     model = build_detector(chosen, backbone(), CLASSES, whitening=w)
     with torch.no_grad():
@@ -180,6 +183,11 @@ def test_numbers_are_counted_apart():
     assert found["backbone"] == 0
     assert found["trained"] == found["prompts"] + found["heads"]
     assert found["total"] == sum(p.numel() for p in model.parameters())
+    plain, gated = (
+        count_detector(build_detector(recipe(method=method), backbone(), CLASSES))
+        for method in ("vpt", "gatevpt")
+    )
+    assert gated["prompts"] - plain["prompts"] == gated["trained"] - plain["trained"] == 2 * 3 - 1
     tuned = count_detector(build_detector(recipe(method="full"), backbone(), CLASSES))
     assert tuned["heads"] == found["heads"] and tuned["backbone"] > 0
 
