@@ -230,11 +230,30 @@ def _prompts(page: Page, runs: dict[str, Run], folder: Path) -> list[Path]:
         folder / "prompt_values",
         "Distribution of the learned values, as the model sees them (products multiplied out).",
     )
-    return files + section.figure(
+    files += section.figure(
         cosine_figure({label: one[min(one)] for label, one in learned.items()}),
         folder / "prompt_cosines",
         "Cosines between the prompts of the first prompted block: prompts that are alike do the "
         "same work twice.",
+    )
+    for label, run in prompted.items():
+        if run.recipe.method == "gatevpt":
+            _gates(section, label, run)
+    return files
+
+
+def _gates(section: Section, label: str, run: Run) -> None:
+    state = run.trained_state()
+    gates = [*state["gates.logits"].double().sigmoid().tolist(), None]
+    temperatures = state["gates.temperatures"].tolist()
+    section.table(
+        ("block", "gate", "temperature"),
+        [
+            [cell(one) for one in row]
+            for row in zip(range(len(gates)), gates, temperatures, strict=True)
+        ],
+        f"{label}: the share of each block's work on the prompt that is kept, at first "
+        f"sigmoid({-run.recipe.gate_init:g}), and the temperature of its attention, at first 1",
     )
 
 

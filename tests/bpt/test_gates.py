@@ -379,7 +379,10 @@ def test_from_the_option_to_the_number_in_the_file(trained, tmp_path):
     record = json.loads(run("evaluate", out, "--json").stdout)
     assert record["accuracy"] == pytest.approx(kept.result["test_accuracy"])
     shown = run("report", out, "--no-confusion", "--out", tmp_path / "report")
-    assert "gatevpt" in shown.stdout and (tmp_path / "report" / "index.html").exists()
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "gatevpt" in shown.stdout and "at first sigmoid(-0.5)" in page
+    for value in state["gates.temperatures"].tolist():
+        assert f"{value:.4g}" in page
 
 
 def test_a_training_that_goes_on_comes_to_the_same_numbers(trained, tmp_path, monkeypatch):
