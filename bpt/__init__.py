@@ -35,6 +35,7 @@ from bpt.detection.objects import Batch, Detections, Targets
 from bpt.detection.published import detection_recipe_for
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.run_folder import DetectionRun
+from bpt.diagnosis import BlockDiagnosis, PromptDiagnosis, diagnose_prompts, prompt_diagnosis
 from bpt.engine import Scores, evaluate
 from bpt.errors import Interrupted, NonFiniteLoss, RunExists
 from bpt.export import export_run, load_exported
@@ -76,6 +77,7 @@ __all__ = [
     "Batch",
     "Benchmark",
     "BilinearPrompt",
+    "BlockDiagnosis",
     "CheckedDataset",
     "CocoDataset",
     "CocoSplit",
@@ -98,6 +100,7 @@ __all__ = [
     "MovingAverage",
     "NonFiniteLoss",
     "PlainPrompt",
+    "PromptDiagnosis",
     "PromptModule",
     "PromptOptions",
     "PromptedMap",
@@ -124,6 +127,7 @@ __all__ = [
     "detection_backbone",
     "detection_cost",
     "detection_recipe_for",
+    "diagnose_prompts",
     "download_dataset",
     "eval_batches",
     "eval_transform",
@@ -147,6 +151,7 @@ __all__ = [
     "parse_placement",
     "predict",
     "predict_objects",
+    "prompt_diagnosis",
     "prompt_matrices",
     "prompt_tokens",
     "prompt_whitening",

@@ -180,7 +180,7 @@ class PromptedTokens(TrainedModule):
         return {block: PlainPrompt(values) for block, values in self.prompt_values().items()}
 
     def _prompt(self, x: Tensor, block: int) -> Tensor:
-        """(1, m, d): the block's prompt, of the type of (B, N, d) tokens; with dropout (B, m, d)."""
+        """The block's prompt, of the type of (B, N, d) tokens: (1, m, d), (B, m, d) with dropout."""
         values: Tensor = self.prompts[str(block)]().to(x.dtype)[None]
         if self.dropout and self.training:
             values = functional.dropout(values.expand(x.shape[0], -1, -1), self.dropout)
@@ -349,9 +349,13 @@ def pool(
         prefix: tokens before the prompts.
         prompts: tokens of the prompts.
     """
-    read = x[:, read_rows(pooling, prefix=prefix, prompts=prompts)]
-    mean: Tensor = final_norm(vit)(read.mean(dim=1))
-    return mean
+    read: Tensor = final_norm(vit)(pooled(x, pooling, prefix=prefix, prompts=prompts))
+    return read
+
+
+def pooled(x: Tensor, pooling: str, *, prefix: int, prompts: int = 0) -> Tensor:
+    """(B, d): what `pool` gives, before the norm."""
+    return x[:, read_rows(pooling, prefix=prefix, prompts=prompts)].mean(dim=1)
 
 
 def read_rows(pooling: str, *, prefix: int, prompts: int) -> slice:

@@ -27,6 +27,7 @@ from bpt.construction import (
 )
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.train import DetectionSession
+from bpt.diagnosis import diagnose_prompts, effective_rank, spread_images
 from bpt.engine import EpochState, Labelled, Scores, add_up, classify, make_trainer
 from bpt.errors import NonFiniteLoss
 from bpt.model import PromptedViT
@@ -175,7 +176,7 @@ class _Classification(Session[Recipe, Labelled]):
         loss, correct, images, grad_norm = add_up(done.sums.clone()).tolist()
         with self._evaluated_tensors():
             scores = self._evaluate(split) if split else None
-            largest = self._largest_prompt()
+            prompts = self._prompts()
             trained = self.model.trained_state()
         if scores and not math.isfinite(scores.loss):
             raise NonFiniteLoss(
@@ -191,7 +192,7 @@ class _Classification(Session[Recipe, Labelled]):
             "train_accuracy": 100 * correct / images,
             **found,
             "prompt_grad_norm": grad_norm / done.step / world if self.trainer.prompts else None,
-            "largest_prompt": largest,
+            **prompts,
             "images_per_second": images / done.seconds,
         }, trained
 
@@ -228,6 +229,7 @@ class _Classification(Session[Recipe, Labelled]):
             "images_per_second": statistics.median(rates),
             "seed": self.recipe.seed,
             "ema": self.recipe.ema_decay is not None,
+            "prompt_diagnosis": self._diagnosis(),
             **provenance(),
         }
         if authors:
@@ -263,10 +265,24 @@ class _Classification(Session[Recipe, Labelled]):
         finally:
             self.model.load_trained_state(trained)
 
-    def _largest_prompt(self) -> float | None:
+    def _prompts(self) -> dict[str, float | None]:
+        """The largest value of the prompts, and the least effective rank of one."""
         if not isinstance(self.model, PromptedViT) or not self.model.blocks:
+            return {"largest_prompt": None, "prompt_effective_rank": None}
+        values = self.model.prompt_values().values()
+        return {
+            "largest_prompt": max(float(one.abs().max()) for one in values),
+            "prompt_effective_rank": min(effective_rank(one) for one in values),
+        }
+
+    def _diagnosis(self) -> dict[str, Any] | None:
+        """Of the prompts that are kept, on images of the split that chose them, if one did."""
+        model = self.model
+        if not isinstance(model, PromptedViT) or not model.blocks:
             return None
-        return max(float(values.abs().max()) for values in self.model.prompt_values().values())
+        split = getattr(self.benchmark, self.recipe.chooses or "train")
+        images = spread_images(split, self.backbone)
+        return agreed(lambda: diagnose_prompts(model, images).to_dict())
 
     def _spoken(self, line: Mapping[str, Any]) -> str:
         split, best = self.recipe.chooses, self._best()
