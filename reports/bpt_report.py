@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bpt import PromptedViT, Run, confusion_matrix
+from bpt import PromptDiagnosis, PromptedViT, Run, confusion_matrix, prompt_diagnosis
 from burst.backbone_spec import known_backbones
 from burst.errors import BurstError, EmptyResult
 from burst.files import make_folder, write_atomically
@@ -21,6 +22,8 @@ from reports.page import Cell, Page, Section, cell
 from reports.prompts import (
     confusion_figure,
     cosine_figure,
+    diagnosis_frame,
+    diagnosis_sentences,
     most_confused,
     trace_figure,
     values_figure,
@@ -55,7 +58,8 @@ def save_bpt_report(
         out: the folder; made if missing.
         data: where the runs' dataset lies, if it was moved.
         device: to evaluate on.
-        confusion: read the test images again, for confusion matrices.
+        confusion: read images again: those of the test for confusion matrices, and for runs of
+            earlier versions those of the validation, for what their prompts do.
 
     Returns:
         The files, the page first.
@@ -79,7 +83,10 @@ def save_bpt_report(
     section = page.section("Curves")
     caption = "Accuracy (validation split, or test where there is none) and training loss."
     files = section.figure(comparison_figure(runs, list(named)), folder / "curves", caption)
-    files += _prompts(page, named, folder)
+    section = page.section("Prompts") if any(run.recipe.prompted for run in runs) else None
+    if section:
+        files += _prompts(section, named, folder)
+        _diagnosis(section, diagnoses(named, data=data, device=device, measure=confusion))
     if confusion:
         files += _confusion(page.section("What is confused"), named, folder, data, device)
     _published(page.section("Beside the published numbers"), beside)
@@ -213,16 +220,13 @@ def _summary(section: Section, table: pd.DataFrame) -> None:
         )
 
 
-def _prompts(page: Page, runs: dict[str, Run], folder: Path) -> list[Path]:
+def _prompts(section: Section, runs: dict[str, Run], folder: Path) -> list[Path]:
     prompted = {label: run for label, run in runs.items() if run.recipe.prompted}
-    if not prompted:
-        return []
-    section = page.section("Prompts")
     files = section.figure(
         trace_figure(prompted),
         folder / "prompt_traces",
-        "Norm of the prompts' gradient (mean of each epoch) and their largest value, over the "
-        "optimiser's steps.",
+        "Norm of the prompts' gradient (mean of each epoch), their largest value, and the least of "
+        "the blocks' effective ranks, over the optimiser's steps.",
     )
     learned = {label: prompt_values(run) for label, run in prompted.items()}
     files += section.figure(
@@ -254,6 +258,38 @@ def _gates(section: Section, label: str, run: Run) -> None:
         ],
         f"{label}: the share of each block's work on the prompt that is kept, at first "
         f"sigmoid({-run.recipe.gate_init:g}), and the temperature of its attention, at first 1",
+    )
+
+
+def diagnoses(
+    runs: Mapping[str, Run], *, data: str | None = None, device: str = "cpu", measure: bool = True
+) -> dict[str, PromptDiagnosis]:
+    """By label: how large each run's prompts are, of which rank, and what they leave of the image.
+
+    As their result says; else measured on validation images, where these can be read.
+    """
+    found = {}
+    for label, run in runs.items():
+        kept = (run.result or {}).get("prompt_diagnosis")
+        if kept:
+            found[label] = PromptDiagnosis.from_dict(kept)
+        elif run.recipe.prompted and measure:
+            with suppress(BurstError):
+                found[label] = prompt_diagnosis(run, data=data, device=device)
+    return found
+
+
+def _diagnosis(section: Section, found: Mapping[str, PromptDiagnosis]) -> None:
+    if not found:
+        return
+    if sentences := diagnosis_sentences(found):
+        section.items(sentences)
+    section.frame(
+        diagnosis_frame(found),
+        "The prompts among the patches that they stand among, in front of each prompted block. The "
+        "effective rank is 1 if all prompts are multiples of one. The last columns say how much of "
+        "the energy of what the head reads, and of the mean of the patches alone, differs between "
+        "images.",
     )
 
 

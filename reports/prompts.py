@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from bpt import Run
+from bpt import PromptDiagnosis, Run
 from burst.errors import EmptyResult
 from reports.style import (
     COLUMN_WIDTH,
@@ -28,32 +29,38 @@ Floats = NDArray[np.float64]
 TRACES = {
     "prompt_grad_norm": "norm of the prompts' gradient",
     "largest_prompt": "largest |prompt value|",
+    "prompt_effective_rank": "least effective rank of a prompt",
 }
+LINEAR = ("prompt_effective_rank",)
+DROWNED = 0.25  # of the share that the patches' mean alone has: below, prompts hide the image
+COLLAPSED = 2.0  # effective rank below which a prompt is little more than one direction
 SPREAD = 200.0  # of the largest value to the width of the innermost bins, about
 MOST_LABELS = 30  # classes that a confusion matrix still names
 
 
 def draw_trace(ax: Axes, run: Run, quantity: str, line: Line) -> Line2D:
-    """A quantity of metrics.jsonl over the optimiser's steps, on a log scale.
+    """A quantity of metrics.jsonl over the optimiser's steps; on a log scale, but for ranks.
 
     Args:
         ax: where to draw.
         run: with a prompt.
-        quantity: of `TRACES`; mean over each epoch's steps, or its largest.
+        quantity: of `TRACES`; mean over each epoch's steps, or as it is at its end. Runs of earlier
+            versions may lack it.
         line: how.
     """
     at = [one["step"] for one in run.metrics]
-    values = [one[quantity] or np.nan for one in run.metrics]
+    values = [one.get(quantity) or np.nan for one in run.metrics]
     (drawn,) = ax.plot(
         *(at, values), color=line.colour, ls=line.dashes, marker=line.marker, label=line.label
     )
-    ax.set(yscale="log", xlabel="step", ylabel=TRACES[quantity])
+    scale = "linear" if quantity in LINEAR else "log"
+    ax.set(yscale=scale, xlabel="step", ylabel=TRACES[quantity])
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return drawn
 
 
 def trace_figure(runs: Mapping[str, Run]) -> Figure:
-    """Gradient norm and largest value of the prompts over the steps, the runs overlaid.
+    """Gradient norm, largest value and rank of the prompts over the steps, the runs overlaid.
 
     Args:
         runs: by label; those without prompts are left out.
@@ -165,6 +172,62 @@ def cosine_figure(prompts: Mapping[str, Floats]) -> Figure:
         figure.supxlabel("prompt")
         figure.draw_without_rendering()
     return figure
+
+
+def diagnosis_frame(found: Mapping[str, PromptDiagnosis]) -> pd.DataFrame:
+    """A row a prompted block of each run: scale, rank, and the share of the image, in percent.
+
+    Columns: label, block, prompt RMS, patch RMS, times larger, effective rank, of (prompts), image
+    in the head's input (%), in the patches' mean (%).
+    """
+    return pd.DataFrame(
+        [
+            {
+                "label": label,
+                "block": block.block,
+                "prompt RMS": block.prompt_rms,
+                "patch RMS": block.patch_rms,
+                "times larger": block.scale,
+                "effective rank": block.effective_rank,
+                "of": one.num_prompts,
+                "image in the head's input (%)": _percent(one.image_share),
+                "in the patches' mean (%)": _percent(one.patches_share),
+            }
+            for label, one in found.items()
+            for block in one.blocks
+        ]
+    )
+
+
+def diagnosis_sentences(found: Mapping[str, PromptDiagnosis]) -> list[str]:
+    """What of it a reader must not overlook, a sentence a finding; none where nothing is amiss."""
+    sentences = []
+    for label, one in found.items():
+        largest = max(one.blocks, key=lambda block: block.scale)
+        flattest = min(one.blocks, key=lambda block: block.effective_rank)
+        share = one.image_share
+        if share is not None and share < DROWNED * one.patches_share:
+            sentences.append(
+                f"{label}: the head hardly sees the image. The prompts of block {largest.block} are "
+                f"{_times(largest.scale)} times as large as the patches there; of what the head "
+                f"reads {100 * share:.2g} % depends on the image, of the patches' mean "
+                f"{100 * one.patches_share:.2g} %."
+            )
+        if flattest.effective_rank < COLLAPSED < one.num_prompts:
+            sentences.append(
+                f"{label}: the {one.num_prompts} prompts of block {flattest.block} are nearly one. "
+                f"Their effective rank is {flattest.effective_rank:.1f}."
+            )
+    return sentences
+
+
+def _times(factor: float) -> str:
+    """Two significant digits, without a power of ten."""
+    return f"{float(f'{factor:.2g}'):,.10g}"
+
+
+def _percent(share: float | None) -> float:
+    return np.nan if share is None else 100 * share
 
 
 def draw_confusion(ax: Axes, counts: NDArray[np.int64], classes: Sequence[str]) -> QuadMesh:

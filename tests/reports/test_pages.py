@@ -158,6 +158,9 @@ def test_runs_are_compared_with_all_that_was_promised(bpt_page, runs):
     for run in runs:
         assert f"{run.result['test_accuracy']:.1f} %" in page
     assert "most often confused" in page
+    for run in runs[:2]:
+        kept = run.result["prompt_diagnosis"]["blocks"][0]
+        assert f"{kept['effective_rank']:.4g}" in page and f"{kept['prompt_rms']:.4g}" in page
 
 
 def test_confusions_add_up_to_the_accuracy(runs):

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.metrics.pairwise import cosine_similarity
 
 import reports
+from bpt import BlockDiagnosis, PromptDiagnosis
 from burst import EmptyResult
 from reports.prompts import draw_confusion, draw_cosines, draw_values, most_confused
 from reports.style import Line
@@ -52,3 +53,31 @@ def test_nothing_to_draw_is_told():
     for draw in (reports.values_figure, reports.cosine_figure, reports.trace_figure):
         with pytest.raises(EmptyResult, match="no run has prompts"):
             draw({})
+
+
+def diagnosed(*, prompt=1.0, rank=6.5, share=0.08):
+    blocks = (BlockDiagnosis(0, prompt, 0.5, rank), BlockDiagnosis(3, 0.6, 0.5, 7.0))
+    return PromptDiagnosis(128, 8, share, 0.1, blocks)
+
+
+def test_a_diagnosis_has_a_row_a_block_with_its_scale_and_shares_in_percent():
+    frame = reports.diagnosis_frame({"one": diagnosed(), "map": diagnosed(share=None)})
+    assert list(frame["label"]) == ["one", "one", "map", "map"]
+    assert list(frame["block"]) == [0, 3, 0, 3]
+    assert list(frame["times larger"]) == pytest.approx([2.0, 1.2, 2.0, 1.2])
+    shares = frame["image in the head's input (%)"]
+    assert list(shares[:2]) == pytest.approx([8.0, 8.0]) and shares[2:].isna().all()
+
+
+def test_prompts_that_hide_the_image_or_are_nearly_one_are_spoken_of_and_no_others():
+    found = {
+        "vpt": diagnosed(),
+        "large": diagnosed(prompt=65.0, share=0.001),
+        "bilinear": diagnosed(rank=1.3),
+    }
+    assert reports.diagnosis_sentences(found) == [
+        "large: the head hardly sees the image. The prompts of block 0 are 130 times as large "
+        "as the patches there; of what the head reads 0.1 % depends on the image, of the patches' "
+        "mean 10 %.",
+        "bilinear: the 8 prompts of block 0 are nearly one. Their effective rank is 1.3.",
+    ]
