@@ -208,9 +208,9 @@ def diagnosis_sentences(found: Mapping[str, PromptDiagnosis]) -> list[str]:
         share = one.image_share
         if share is not None and share < DROWNED * one.patches_share:
             sentences.append(
-                f"{label}: the head hardly sees the image. The prompts of block {largest.block} are "
-                f"{_times(largest.scale)} times as large as the patches there; of what the head "
-                f"reads {100 * share:.2g} % depends on the image, of the patches' mean "
+                f"{label}: the head hardly sees the image. The prompts of block {largest.block} "
+                f"are {_times(largest.scale)} times as large as the patches there; of what the "
+                f"head reads {100 * share:.2g} % depends on the image, of the patches' mean "
                 f"{100 * one.patches_share:.2g} %."
             )
         if flattest.effective_rank < COLLAPSED < one.num_prompts:

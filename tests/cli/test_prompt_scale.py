@@ -110,6 +110,21 @@ def test_the_papers_scale_that_is_typed_leaves_w_as_it_is(images, tmp_path):
     np.testing.assert_array_equal(used, made_by_burst(run).W[0].double().numpy())
 
 
+def test_a_run_of_before_there_was_a_scale_is_read_and_goes_on(images, tmp_path):
+    options = ("--method", "bpt-fwhiten", "--prompt-scale", "paper", "--floor", "1e-6")
+    run = trained(images, tmp_path, *options)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    for name in ("prompt_scale", "null_gain", "floor", "shrinkage", "through_norm"):
+        del config["recipe"][name]
+    path.write_text(json.dumps(config))
+    before = run.load_model()[0].prompt_values()[BLOCK]
+    assert torch.equal(bpt.open_run(tmp_path).load_model()[0].prompt_values()[BLOCK], before)
+    command = ("train", f"folder:{images}", "--out", tmp_path, *SMALL, "--resume", "--quiet")
+    succeeded(*command, *options)
+    assert "prompt_scale paper, not unit" in refused(*command, "--method", "bpt-fwhiten")
+
+
 def test_floor_shrinkage_and_norm_that_are_typed_are_those_of_the_matrices(images, tmp_path):
     options = ("--floor", "0.1", "--shrinkage", "0.2", "--through-norm")
     run = trained(images, tmp_path, "--method", "bpt-dwhiten", *options)
