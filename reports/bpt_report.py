@@ -83,8 +83,8 @@ def save_bpt_report(
     section = page.section("Curves")
     caption = "Accuracy (validation split, or test where there is none) and training loss."
     files = section.figure(comparison_figure(runs, list(named)), folder / "curves", caption)
-    section = page.section("Prompts") if any(run.recipe.prompted for run in runs) else None
-    if section:
+    if any(run.recipe.prompted for run in runs):
+        section = page.section("Prompts")
         files += _prompts(section, named, folder)
         _diagnosis(section, diagnoses(named, data=data, device=device, measure=confusion))
     if confusion:
