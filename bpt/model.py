@@ -180,7 +180,7 @@ class PromptedTokens(TrainedModule):
         return {block: PlainPrompt(values) for block, values in self.prompt_values().items()}
 
     def _prompt(self, x: Tensor, block: int) -> Tensor:
-        """The block's prompt, of the type of (B, N, d) tokens: (1, m, d), (B, m, d) with dropout."""
+        """The block's prompt, as tokens like (B, N, d): (1, m, d), or with dropout (B, m, d)."""
         values: Tensor = self.prompts[str(block)]().to(x.dtype)[None]
         if self.dropout and self.training:
             values = functional.dropout(values.expand(x.shape[0], -1, -1), self.dropout)
