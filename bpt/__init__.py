@@ -65,6 +65,7 @@ from bpt.search import (
     SearchOptions,
     paired_difference,
     search_base,
+    search_devices,
     search_folder,
     search_methods,
 )
@@ -161,6 +162,7 @@ __all__ = [
     "restore_model",
     "run_study",
     "search_base",
+    "search_devices",
     "search_folder",
     "search_methods",
     "train",

@@ -40,6 +40,11 @@ TrainBatches = Iterable[tuple[Tensor, Tensor]]
 EvalBatches = Iterable[tuple[Tensor, Tensor, Tensor]]
 
 
+Features = tuple[Tensor, Tensor, Tensor]
+REMEMBERED = 8  # splits: a search trains many probes on the same features
+_FEATURES: dict[Any, Features] = {}
+
+
 class Batches(Protocol):
     """What a training needs of its data."""
 
@@ -308,7 +313,7 @@ class FeatureBatches:
     def __init__(self, recipe: Recipe, images: ImageBatches, model: nn.Module) -> None:
         self.recipe, self.images, self.model = recipe, images, model
         self.steps = images.steps
-        self.features, self.labels, _ = self._read(images.centre_crops(images.split))
+        self.features, self.labels, _ = self._remembered(images.split)
         self._evaluated: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     def train(self, epoch: int, start: int) -> TrainBatches:
@@ -323,11 +328,31 @@ class FeatureBatches:
     def evaluation(self, split: str) -> EvalBatches:
         """(b, d) float32, (b,) int64 labels and indices."""
         if split not in self._evaluated:
-            self._evaluated[split] = self._read(self.images.evaluation(split))
+            self._evaluated[split] = self._remembered(getattr(self.images.benchmark, split))
         rank, world = rank_and_size()
         size = self.recipe.eval_batch_size
         parts = [torch.split(part, size) for part in self._evaluated[split]]
         return list(zip(*parts, strict=True))[rank::world]
+
+    def _remembered(self, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+        """What `_read` gives of a split, kept for the next training in this process."""
+        recipe, model = self.recipe, self.model
+        backbone = self.images.backbone
+        key = (
+            weights_digest(model.vit, blocks=len(model.vit.blocks)),  # type: ignore[arg-type, union-attr]
+            images_digest(split, backbone),
+            split.labels.tobytes(),
+            model.pooling,
+            recipe.precision,
+            recipe.eval_batch_size,
+            next(model.parameters()).device,
+            rank_and_size(),
+        )
+        found = _FEATURES.pop(key, None) or self._read(self.images.centre_crops(split))
+        _FEATURES[key] = found
+        while len(_FEATURES) > REMEMBERED:
+            _FEATURES.pop(next(iter(_FEATURES)))
+        return found
 
     @torch.no_grad()
     def _read(self, batches: EvalBatches) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,7 +37,7 @@ def search(
     folds: Annotated[
         int,
         typer.Option(help="Of the cross-validation, where validation images are fewer than 500."),
-    ] = 3,
+    ] = 2,
     max_trials: Annotated[
         int | None,
         typer.Option(help="Of each method, also if its best is at an edge; twice the grid."),
@@ -91,8 +91,12 @@ def search(
         str, typer.Option(help="One training at a time on each: auto, or cuda:0,cuda:1.")
     ] = "auto",
     processes: Annotated[
-        int, typer.Option(help="On each device; on a CPU they share its threads.", min=1)
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="On each device; 1, on a CPU one a thread, but no more than 4; they share them.",
+            min=1,
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -150,7 +154,7 @@ def search(
                 [name.strip() for name in methods.split(",")],
                 where,
                 options=options,
-                devices=[device for device in chosen for _ in range(processes)],
+                devices=bpt.search_devices(chosen, processes),
                 progress=progress,
                 say=None if quiet else say,
             )

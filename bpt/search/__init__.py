@@ -12,13 +12,14 @@ search     the processes that share the work
 from bpt.search.options import SearchOptions
 from bpt.search.paired import Difference, paired_difference
 from bpt.search.recipes import search_base, search_folder
-from bpt.search.search import search_methods
+from bpt.search.search import search_devices, search_methods
 
 __all__ = [
     "Difference",
     "SearchOptions",
     "paired_difference",
     "search_base",
+    "search_devices",
     "search_folder",
     "search_methods",
 ]

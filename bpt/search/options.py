@@ -7,7 +7,7 @@ from bpt.recipe import Recipe
 from bpt.search.grid import Grid, default_grid
 from burst.errors import BurstError
 
-FOLDS = 3
+FOLDS = 2
 LEAST_VALIDATION = 500  # images; with fewer, a search cross-validates
 
 

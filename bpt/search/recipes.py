@@ -16,7 +16,16 @@ from burst.errors import BurstError
 SEARCHED = ("method", "lr", "weight_decay", "seed", "protocol", "fold", "origins")
 NEEDS_PROMPTS = ("prompts", "prompts+patches")
 # A search on digits shall end within minutes without a GPU; said in what it prints.
-SMALL: Mapping[str, Mapping[str, Any]] = {"digits": {"num_prompts": 10, "rank": 8, "epochs": 3}}
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "digits": {
+        "num_prompts": 10,
+        "rank": 8,
+        "epochs": 3,
+        "batch_size": 16,
+        "image_size": 32,
+        "train_fraction": 0.5,
+    }
+}
 
 
 def given_of(base: Recipe) -> dict[str, Any]:

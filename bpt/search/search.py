@@ -7,8 +7,9 @@ many there are, or which of them ends.
 
 import functools
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bpt.recipe import USED_BY, Recipe
 from bpt.run_folder import save_json
 from bpt.search.halving import rungs
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
+from bpt.search.outlook import in_words, shares
 from bpt.search.plan import Course, all_work, courses, first_size
 from bpt.search.recipes import SEARCHED, method_recipes
 from bpt.search.record import KIND, differences, method_record, sentences, trial_rows
@@ -35,6 +37,7 @@ from burst.progress import Progress, Say
 
 RECORD, TABLE = "search.json", "search.csv"
 POLL = 1.0  # seconds between looks at what other processes do
+MOST_ON_CPU = 4  # processes, unless asked for more
 
 
 def search_methods(
@@ -123,6 +126,8 @@ class _Search:
             _sizes(benchmark, self.folds),
             options.seeds,
         )
+        self._told: set[tuple[object, ...]] | None = None
+        self._began: tuple[float, float] | None = None
 
     def courses(self) -> dict[str, Course]:
         """How far each method is."""
@@ -144,9 +149,64 @@ class _Search:
 
     def work(self, device: str, *, progress: Progress | None = None) -> None:
         """Run what is to be run until nothing is left, here or anywhere."""
+        self.tell()
         while jobs := self.jobs(self.courses()):
             if not any(self._take(job, device, progress) for job in jobs):
                 time.sleep(POLL)
+            self.tell()
+
+    def tell(self) -> None:
+        """Say what is new since it was last asked, whoever did it, and how long the rest takes."""
+        found = self.courses()
+        news = dict(self._news(found))
+        first, self._told = self._told is None, (self._told or set()) | set(news)
+        done, ahead = shares(self.trials, found)
+        now = time.monotonic()
+        if first:
+            self._began = (now, done)
+            self.say(self._start(found))
+            return
+        assert self._began is not None
+        began, before = self._began
+        rest = ""
+        if done > before and ahead:
+            rest = f"  ({in_words((now - began) / (done - before) * ahead)})"
+        for line in news.values():
+            self.say(line + rest)
+
+    def _start(self, found: dict[str, Course]) -> str:
+        """What is going to be done."""
+        folds = f"{self.folds}-fold cross-validation on {sum(self.trials.images):,} images"
+        why = f"{self.validated} validation images are fewer than {LEAST_VALIDATION}"
+        how = f"{why}: {folds}" if self.folds else f"{self.validated:,} validation images"
+        count = first_size(self.grids)
+        already = len(self._told or ())
+        text = f"{len(found)} methods, {count} trials each at first, {how}"
+        return text + (f"; {already} steps of it are done" if already else "")
+
+    def _news(self, found: dict[str, Course]) -> Iterator[tuple[tuple[object, ...], str]]:
+        """A line for each rung and each final training that was not told of yet."""
+        told, epochs = self._told or set(), self.trials.rungs[-1].epoch
+        for method, course in found.items():
+            for point in course.tried:
+                name = f"{method} lr {point.lr:g} weight decay {point.weight_decay:g}"
+                for number, (fold, epoch) in enumerate(self.trials.rungs):
+                    key = (method, point, number)
+                    score = self.trials.score(*key)
+                    if score is None:
+                        break
+                    if key not in told:
+                        part = "" if fold is None else f" of fold {fold + 1} of {self.folds}"
+                        how = "diverged" if score.diverged else f"val {score.accuracy:.1f} %"
+                        yield key, f"{name}: epoch {epoch} of {epochs}{part}, {how}"
+            for seed in self.options.seeds if course.best else ():
+                assert course.best is not None
+                result = self.trials.result(self.trials.final_job(method, course.best, seed))
+                key = (method, course.best, "seed", seed)
+                if result is not None and key not in told:
+                    accuracy = result.get("test_accuracy")
+                    how = "diverged" if accuracy is None else f"test {accuracy:.1f} %"
+                    yield key, f"{method} seed {seed}: {how}"
 
     def _take(self, job: Job, device: str, progress: Progress | None) -> bool:
         """Run a job, if no other process has it; whether there is something new."""
@@ -260,6 +320,11 @@ def _share(
     threads = max(torch.get_num_threads() // max(list(devices).count("cpu"), 1), 1)
     work = functools.partial(_work_there, base, methods, out, options, threads)
     failed: list[str] = []
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL):
+            search.tell()
 
     def report(name: str, outcome: dict[str, Any] | str) -> None:
         if isinstance(outcome, str):
@@ -267,7 +332,14 @@ def _share(
             search.say(f"{name}: {outcome}")
 
     works = {f"process {number + 1} on {one}": work for number, one in enumerate(devices)}
-    side_by_side(works, devices, report)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        side_by_side(works, devices, report)
+    finally:
+        ended.set()
+        watcher.join()
+    search.tell()
     if failed:
         raise BurstError(failed[0])
 
@@ -285,3 +357,16 @@ def _work_there(
         torch.set_num_threads(threads)
     _Search(base, methods, out, options).work(device)
     return {}
+
+
+def search_devices(devices: Sequence[str], processes: int | None = None) -> list[str]:
+    """Each device as often as it shall have a process.
+
+    Args:
+        devices: such as "cpu", "cuda:0".
+        processes: on each; None: one, and on a CPU one a thread, up to four, where small models
+            gain most.
+    """
+    on_cpu = min(torch.get_num_threads(), MOST_ON_CPU)
+    counts = [processes or (on_cpu if one == "cpu" else 1) for one in devices]
+    return [one for one, count in zip(devices, counts, strict=True) for _ in range(count)]

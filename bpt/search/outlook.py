@@ -1,0 +1,67 @@
+"""How much of a search is behind us, and about how long the rest will take."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from bpt.search.halving import LEAST, Rung
+from bpt.search.plan import Course
+from bpt.search.trials import Trials
+
+PROBE = 0.05  # what an epoch of a linear probe costs against one of prompts, about
+
+
+def lengths(rungs: Sequence[Rung]) -> list[int]:
+    """Epochs from each rung's predecessor to it."""
+    before, found = Rung(None, 0), []
+    for rung in rungs:
+        found.append(rung.epoch - (before.epoch if rung.fold == before.fold else 0))
+        before = rung
+    found[0] = rungs[0].epoch
+    return found
+
+
+def expected(rungs: Sequence[Rung], trials: int) -> int:
+    """Epochs that halving takes of so many trials."""
+    total, going = 0, trials
+    for length in lengths(rungs):
+        total += going * length
+        going = min(going, max(LEAST, math.ceil(going / 2)))
+    return total
+
+
+def shares(trials: Trials, found: Mapping[str, Course]) -> tuple[float, float]:
+    """Epochs that are done, and that are to come at least; those of a probe count for less."""
+    done = ahead = 0.0
+    for method, course in found.items():
+        weight = PROBE if method == "linear" else 1.0
+        mine = 0
+        for point in course.tried:
+            for number, length in enumerate(lengths(trials.rungs)):
+                if trials.score(method, point, number) is None:
+                    break
+                mine += length
+        whole = mine if course.finalists else max(expected(trials.rungs, len(course.tried)), mine)
+        ended = finals = 0
+        for seed in trials.seeds:
+            reused = trials.folds is None and seed == trials.seeds[0]
+            length = 0 if reused else trials.rungs[-1].epoch
+            finals += length
+            best = course.best
+            if best and trials.result(trials.final_job(method, best, seed)):
+                ended += length
+        done += weight * (mine + ended)
+        ahead += weight * (whole - mine + finals - ended)
+    return done, ahead
+
+
+def in_words(seconds: float) -> str:
+    """A time to wait, roughly.
+
+    >>> in_words(250), in_words(20), in_words(7300)
+    ('about 4 min left', 'less than a minute left', 'about 2.0 h left')
+    """
+    if seconds < 60:
+        return "less than a minute left"
+    if seconds < 3600:
+        return f"about {seconds / 60:.0f} min left"
+    return f"about {seconds / 3600:.1f} h left"
