@@ -119,10 +119,8 @@ def test_logits_are_the_definitions(options, changes, fused):
 
 
 def test_open_gates_at_temperature_1_are_plain_vpt():
-    assert torch.equal(
-        model_of(logits=[1e4, 1e4])(images()),
-        model_of(gated=False)(images()),
-    )
+    gated, plain = model_of(logits=[1e4, 1e4]), model_of(gated=False)
+    torch.testing.assert_close(gated(images()), plain(images()))  # which computes less of a block
     other = model_of(logits=[1e4, 1e4], temperatures=[1.0, 1.0, 0.9])
     assert not torch.allclose(other(images()), model_of(gated=False)(images()), atol=1e-3)
 
