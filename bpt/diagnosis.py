@@ -122,9 +122,10 @@ def diagnose_prompts(model: PromptedTokens, batches: Iterable[Tensor]) -> Prompt
 def prompt_diagnosis(
     run: Run, *, data: str | Path | None = None, device: str = "cpu"
 ) -> PromptDiagnosis:
-    """That of a run's best epoch, on up to 128 images spread over the validation split.
+    """That of the prompts that a run kept, on up to 128 images spread over a split.
 
-    Of the test split where there is none.
+    It is the split that chose the epoch, or the training split where the last one was kept: the one
+    that `prompt_diagnosis` in its result is of.
 
     Args:
         run: from `open_run`, of a classifier.
@@ -138,7 +139,8 @@ def prompt_diagnosis(
     model, backbone = run.load_model(choose_device(device))
     if not isinstance(model, PromptedViT):
         raise BurstError(f"method {run.recipe.method} has no prompts to diagnose")
-    return diagnose_prompts(model, spread_images(benchmark.val or benchmark.test, backbone))
+    split = getattr(benchmark, run.recipe.chooses or "train")
+    return diagnose_prompts(model, spread_images(split, backbone))
 
 
 def spread_images(split: Split, backbone: Backbone) -> Iterator[Tensor]:

@@ -108,6 +108,8 @@ def labels(runs: Sequence[Run]) -> dict[str, Run]:
         part |= {"model": recipe.model, "dataset": run.config["dataset"]["name"]}
         part["image_size"] = f"{recipe.image_size} pixels" if recipe.image_size else ""
         part |= {name: f"{name} {getattr(recipe, name)}" for name in ("lr", "seed")}
+        for name in ("prompt_scale", "null_gain", "floor"):
+            part[name] = f"{name} {getattr(recipe, name)}" if recipe.needs_whitening else ""
         part["folder"] = run.folder.name
         parts.append(part)
     return dict(zip(told_apart(parts), runs, strict=True))

@@ -129,6 +129,24 @@ def test_a_run_ends_with_the_diagnosis_that_it_can_be_given_again(colours, tmp_p
     assert run.metrics[-1]["prompt_effective_rank"] == pytest.approx(least, rel=1e-5)
 
 
+def test_a_run_that_kept_its_last_epoch_is_diagnosed_on_what_its_result_says(colours, tmp_path):
+    recipe = bpt.Recipe(
+        dataset="folder",
+        data=str(colours),
+        model="timm:test_vit",
+        weights="random",
+        method="vpt",
+        protocol="last",
+        num_prompts=4,
+        epochs=1,
+        batch_size=8,
+    )
+    kept = bpt.train(recipe, tmp_path / "run", device="cpu")["prompt_diagnosis"]
+    found = prompt_diagnosis(bpt.open_run(tmp_path / "run"))
+    assert found.images == kept["images"] == 24  # those to train on
+    assert found.image_share == pytest.approx(kept["image_share"], rel=1e-4)
+
+
 def test_a_linear_probe_has_no_prompts(colours, tmp_path):
     recipe = bpt.Recipe(
         dataset="folder",

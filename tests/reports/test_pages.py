@@ -201,6 +201,16 @@ def test_labels_tell_runs_apart(runs):
     assert len(reports.labels([runs[0], runs[0]])) == 2
 
 
+def test_labels_tell_scales_of_prompts_apart(runs):
+    made = []
+    for scale in ("unit", "paper"):
+        config = json.loads(json.dumps(runs[0].config))
+        config["recipe"] |= {"method": "bpt-fwhiten", "prompt_scale": scale}
+        made.append(dataclasses.replace(runs[0], config=config))
+    named = list(reports.labels(made))
+    assert named == [f"bpt-fwhiten, last:1, prompt_scale {scale}" for scale in ("unit", "paper")]
+
+
 def test_a_run_without_an_epoch_is_named(runs, tmp_path):
     empty = dataclasses.replace(runs[0], folder=tmp_path / "empty")
     with pytest.raises(burst.EmptyResult, match=r"empty has no epoch"):
