@@ -1,0 +1,256 @@
+"""Whole searches: what they find, that they go on after a kill, and that processes share them."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+import bpt
+import bpt.search.search as module
+from bpt import Interrupted, Recipe, RunExists, SearchOptions, search_base, search_methods
+from burst import BurstError, UnknownName
+
+METHODS = ("linear", "vpt")
+OPTIONS = SearchOptions(lrs=(0.01, 0.1), weight_decays=(0.005,), seeds=(0, 1), max_trials=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _single_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(colours):
+    given = {"model": "timm:test_vit", "weights": "random", "placement": "last:1"}
+    return search_base(
+        "folder", data=str(colours), epochs=2, batch_size=8, num_prompts=2, **given
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(base, tmp_path_factory):
+    """The folder of an undisturbed search, what it gave, and what it said."""
+    out, said = tmp_path_factory.mktemp("search"), []
+    record = search_methods(base, METHODS, out, options=OPTIONS, devices=("cpu",), say=said.append)
+    return out, record, said
+
+
+def sessions(out):
+    """By run folder how many times it was trained on: each time leaves a file of events."""
+    return {
+        str(folder.parent.relative_to(out)): len(list(folder.parent.glob("events.*")))
+        for folder in out.rglob("config.json")
+    }
+
+
+def test_a_search_with_few_validation_images_cross_validates_and_says_so(whole):
+    out, record, said = whole
+    assert record["validation"] == {"kind": "cross", "images": 33, "folds": 2}
+    assert "9 validation images are fewer than 500: 2-fold cross-validation" in said[0]
+    assert record["complete"] and record["test_images"] == 12 and record["seeds"] == [0, 1]
+    assert json.loads((out / "search.json").read_text()) == record
+    assert [one["method"] for one in record["methods"]] == list(METHODS)
+    assert {len(one["trials"]) for one in record["methods"]} == {record["trials_each"]}
+
+
+def test_a_score_is_that_of_the_last_epoch_over_the_images_of_all_folds(whole):
+    out, record, _ = whole
+    for one in record["methods"]:
+        assert one["chosen"]["score"] == max(trial["score"] for trial in one["trials"])
+        for trial in one["trials"]:
+            folder = out / trial["folder"]
+            assert folder.name.endswith("fold2of2") and trial["epochs"] == 4
+            right = images = 0
+            for place in (folder, folder.with_name(folder.name.replace("fold2", "fold1"))):
+                run = bpt.open_run(place)
+                count = run.config["dataset"]["val"]
+                right += run.metrics[-1]["val_accuracy"] / 100 * count
+                images += count
+                assert run.result is None  # its test images were not read
+            assert images == 33 and trial["score"] == pytest.approx(100 * right / images)
+
+
+def test_the_best_is_trained_on_all_images_with_every_seed(whole):
+    out, record, _ = whole
+    for one in record["methods"]:
+        assert [run["seed"] for run in one["runs"]] == [0, 1]
+        for run in one["runs"]:
+            found = bpt.open_run(out / run["folder"])
+            assert found.recipe.protocol == "last" and found.recipe.lr == one["chosen"]["lr"]
+            assert run["best_epoch"] == 2 and run["val_accuracy"] is None
+            answers = load_file(out / run["folder"] / "predictions.safetensors")
+            right = (answers["predicted"] == answers["labels"]).mean()
+            assert 100 * right == pytest.approx(run["test_accuracy"])
+        values = [run["test_accuracy"] for run in one["runs"]]
+        assert one["test"]["values"] == values and one["test"]["mean"] == sum(values) / 2
+
+
+def test_differences_are_those_of_the_means_and_are_put_into_words(whole):
+    _, record, _ = whole
+    means = {one["method"]: one["test"]["mean"] for one in record["methods"]}
+    [found] = record["differences"]
+    assert (found["method"], found["against"]) == ("linear", "vpt")
+    assert found["difference"] == pytest.approx(means["linear"] - means["vpt"])
+    assert found["low"] <= found["difference"] <= found["high"]
+    assert record["sentences"][0].startswith(f"linear {means['linear']:.1f} % is ")
+
+
+def test_the_table_of_trials_has_a_row_each(whole):
+    out, record, _ = whole
+    table = pd.read_csv(out / "search.csv")
+    assert len(table) == sum(len(one["trials"]) for one in record["methods"])
+    assert set(table.method) == set(METHODS) and table.score.notna().all()
+
+
+def test_more_seeds_and_methods_use_what_is_there(base, whole, tmp_path):
+    import shutil
+
+    shutil.copytree(whole[0], tmp_path / "more")
+    before = sessions(whole[0])
+    options = replace(OPTIONS, seeds=(0, 1, 2))
+    methods = (*METHODS, "bpt-bilinear")
+    record = search_methods(base, methods, tmp_path / "more", options=options, devices=("cpu",))
+    assert before.items() <= sessions(tmp_path / "more").items()
+    assert [len(one["runs"]) for one in record["methods"]] == [3, 3, 3]
+    pairs = {(one["method"], one["against"]) for one in record["differences"]}
+    assert pairs == {("linear", "vpt"), ("bpt-bilinear", "vpt"), ("bpt-bilinear", "linear")}
+
+
+@pytest.mark.parametrize(
+    "changes, says", [({"epochs": 3}, "epochs 2, not 3"), ({"num_prompts": 3}, "num_prompts 2")]
+)
+def test_the_folder_of_another_search_is_refused(base, whole, changes, says):
+    other = search_base("folder", **{name: getattr(base, name) for name in base.origins} | changes)
+    with pytest.raises(RunExists, match=f"holds a search with .*{says}"):
+        search_methods(other, ("vpt",), whole[0], options=OPTIONS, devices=("cpu",))
+
+
+def searched(base, out):
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    search_methods(base, METHODS, out, options=OPTIONS, devices=("cpu",))
+
+
+def until_there(condition, process=None):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline and (process is None or process.is_alive())
+        time.sleep(0.005)
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same(base, whole, tmp_path, forkserver):
+    for count in (1, 4, 7):  # run folders that have begun
+        process = forkserver.Process(target=searched, args=(base, tmp_path))
+        process.start()
+        until_there(lambda: len(list(tmp_path.rglob("config.json"))) >= count, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    assert search_methods(base, METHODS, tmp_path, options=OPTIONS, devices=("cpu",)) == whole[1]
+
+
+def test_two_processes_train_each_trial_once(base, whole, tmp_path, forkserver):
+    processes = [forkserver.Process(target=searched, args=(base, tmp_path)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+        assert process.exitcode == 0
+    assert json.loads((tmp_path / "search.json").read_text()) == whole[1]
+    assert sessions(tmp_path) == sessions(whole[0])
+
+
+def test_several_devices_share_a_search(base, whole, tmp_path, monkeypatch, forkserver):
+    monkeypatch.setattr(multiprocessing, "get_context", {"spawn": forkserver}.get)
+    said = []
+    found = search_methods(
+        base, METHODS, tmp_path, options=OPTIONS, devices=("cpu", "cpu"), say=said.append
+    )
+    assert found == whole[1] and sessions(tmp_path) == sessions(whole[0])
+    assert sum(line.startswith("vpt seed 1: test") for line in said) == 1
+
+
+def test_interrupted_it_says_how_to_go_on(base, whole, tmp_path):
+    def interrupt(done, _):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted) as caught:
+        search_methods(
+            base, METHODS, tmp_path, options=OPTIONS, devices=("cpu",), progress=interrupt
+        )
+    assert caught.value.signum == signal.SIGINT and "--resume" not in caught.value.command
+    assert not json.loads((tmp_path / "search.json").read_text())["complete"]
+    assert search_methods(base, METHODS, tmp_path, options=OPTIONS, devices=("cpu",)) == whole[1]
+
+
+def test_with_enough_validation_images_the_first_seeds_trial_becomes_its_run(
+    base, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "LEAST_VALIDATION", 9)
+    record = search_methods(base, ("vpt",), tmp_path, options=OPTIONS, devices=("cpu",))
+    assert record["validation"] == {"kind": "split", "images": 9, "folds": None}
+    [vpt] = record["methods"]
+    chosen = vpt["chosen"]
+    [trial] = [one for one in vpt["trials"] if one["lr"] == chosen["lr"]]
+    assert vpt["runs"][0]["folder"] == trial["folder"]
+    assert vpt["runs"][0]["val_accuracy"] == chosen["score"] == trial["score"]
+    names = [path.parent.name for path in tmp_path.rglob("result.json")]
+    assert sorted(names) == sorted(f"lr{chosen['lr']:g}-wd0.005-seed{seed}" for seed in (0, 1))
+
+
+def test_what_diverges_has_no_score_and_loses(base, tmp_path):
+    options = SearchOptions(lrs=(0.1, 1e25), weight_decays=(0.0,), seeds=(0,), max_trials=2)
+    record = search_methods(base, ("vpt",), tmp_path, options=options, devices=("cpu",))
+    [vpt] = record["methods"]
+    scores = {one["lr"]: one["score"] for one in vpt["trials"]}
+    assert scores[1e25] is None and vpt["chosen"]["lr"] == 0.1
+    assert (tmp_path / "runs" / "vpt" / "lr1e+25-wd0-seed0-fold1of2" / "diverged.json").exists()
+
+
+def test_where_all_diverge_it_says_so(base, tmp_path):
+    options = SearchOptions(lrs=(1e25,), weight_decays=(0.0,), seeds=(0,))
+    record = search_methods(base, ("vpt",), tmp_path, options=options, devices=("cpu",))
+    assert record["complete"] and record["methods"][0]["chosen"] is None
+    assert record["sentences"] == ["vpt: every trial diverged."]
+
+
+@pytest.mark.parametrize(
+    "methods, error, says",
+    [
+        ((), BurstError, "at least one, and no two the same"),
+        (("vpt", "vpt"), BurstError, "at least one, and no two the same"),
+        (("vtp",), UnknownName, "vpt"),
+        (("linear",), BurstError, "placement is for"),
+    ],
+)
+def test_methods_that_make_no_sense_are_refused(base, tmp_path, methods, error, says):
+    with pytest.raises(error, match=says):
+        search_methods(base, methods, tmp_path, devices=("cpu",))
+
+
+def test_options_that_make_no_sense_are_refused():
+    for changes, says in (
+        ({"seeds": ()}, "at least one whole number"),
+        ({"seeds": (1, 1)}, "no two the same"),
+        ({"folds": 1}, "at least 2"),
+        ({"max_trials": 3}, "the grid has 8 points"),
+        ({"lrs": ()}, "at least one number"),
+    ):
+        with pytest.raises(BurstError, match=says):
+            SearchOptions(**changes)
+    with pytest.raises(BurstError, match="lr is what a search chooses"):
+        search_base("digits", lr=0.1)
+
+
+def test_a_plain_recipe_is_a_base_as_well(base):
+    plain = Recipe(dataset="folder", **{name: getattr(base, name) for name in base.origins})
+    assert bpt.search.recipes.given_of(plain) == bpt.search.recipes.given_of(base)
