@@ -23,7 +23,7 @@ nox.options.error_on_missing_interpreters = True
 
 PROJECT = nox.project.load_toml(Path(__file__).with_name("pyproject.toml"))["project"]
 FIRST_DAY = Path(__file__).with_name("tools") / "versions" / "first_day.py"
-EXTRAS = ("pretrain", "detection", "hf", "open-clip")
+EXTRAS = ("pretrain", "detection", "hf", "open-clip", "peft")
 KERNELS = "tests/burst/kernels"
 OTHERS = (*("tests/burst/adapters", "tests/burst/loading"), "tests/bpt/detection")
 # What others plan to change is an error in our own environment; Python hides it from users.

@@ -1,5 +1,6 @@
 """Prompt tuning of Vision Transformers, with what `burst` finds out about their attention."""
 
+from bpt.adaptation import AdapterViT, BitFitViT, PeftViT
 from bpt.configuration import default_folder
 from bpt.construction import build_model, restore_model
 from bpt.cost import TrainingCost, dataset_sizes, training_cost
@@ -75,9 +76,11 @@ from bpt.train import train, train_seeds
 
 __all__ = [
     "METHODS",
+    "AdapterViT",
     "Batch",
     "Benchmark",
     "BilinearPrompt",
+    "BitFitViT",
     "BlockDiagnosis",
     "CheckedDataset",
     "CocoDataset",
@@ -100,6 +103,7 @@ __all__ = [
     "Interrupted",
     "MovingAverage",
     "NonFiniteLoss",
+    "PeftViT",
     "PlainPrompt",
     "PromptDiagnosis",
     "PromptModule",

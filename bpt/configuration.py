@@ -65,7 +65,7 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
             "notes": list(backbone.notes),
         },
         "processes": rank_and_size()[1],
-        **provenance(),
+        **provenance(*recipe.libraries),
     }
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from bpt.fine_tuning import FineTunedViT
+from bpt.adaptation import AdaptedViT, AdapterViT, BitFitViT, PeftViT, lora_config
+from bpt.fine_tuning import FineTunedViT, TunedViT
 from bpt.gates import Gates
 from bpt.model import PromptedViT, plain_vit
 from bpt.placement import parse_placement
@@ -19,11 +21,11 @@ from bpt.prompt import (
     WhitenedPrompt,
     build_prompt,
 )
-from bpt.recipe import Recipe, Tuning
+from bpt.recipe import ADAPTED, Recipe, Tuning
 from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError
 
-Model = PromptedViT | FineTunedViT
+Model = PromptedViT | TunedViT
 # Of the head's start: MAE's for fine-tuning, and the prompt-tuning code's per pretraining.
 FINE_TUNING_HEAD_STD = 2e-5
 PROMPTS = ("prompts.", "gates.")  # how the names of their parameters begin
@@ -73,7 +75,7 @@ def build_model(
 
     Args:
         recipe: how.
-        backbone: on what; shared, but for full fine-tuning, which works on a copy.
+        backbone: on what; shared, but for fine-tuning, full or of a part, which works on a copy.
         num_classes: outputs of the head.
         whitening: block -> what `prompt_matrices` gives, where the recipe `needs_whitening`.
         tokens: block -> (m, d), for spt.
@@ -93,6 +95,8 @@ def build_model(
             checkpoint_activations=recipe.checkpoint_activations,
             generator=generator,
         ).to(device)
+    if recipe.method in ADAPTED:
+        return _adapted(recipe, backbone, num_classes, generator).to(device)
     prompts = build_prompts(recipe, backbone, generator, whitening=whitening, tokens=tokens)
     return _prompted(recipe, backbone, prompts, num_classes, generator).to(device)
 
@@ -158,6 +162,22 @@ def restore_model(
         model = _prompted(recipe, backbone, prompts, num_classes, torch.Generator()).to(device)
     model.load_trained_state(state)
     return model.eval()
+
+
+def _adapted(
+    recipe: Recipe, backbone: Backbone, num_classes: int, generator: torch.Generator
+) -> AdaptedViT:
+    options: dict[str, Any] = {
+        "pooling": recipe.pooling,
+        "head_std": HEAD_STD.get(backbone.pretraining, 0.02),
+        "checkpoint_activations": recipe.checkpoint_activations,
+        "generator": generator,
+    }
+    if recipe.method == "lora":
+        return PeftViT(backbone, lora_config(recipe.bottleneck), num_classes, **options)
+    if recipe.method == "adapter":
+        return AdapterViT(backbone, num_classes, bottleneck=recipe.bottleneck, **options)
+    return BitFitViT(backbone, num_classes, **options)
 
 
 def _prompted(
@@ -231,7 +251,7 @@ def _kept_prompt(
 
 
 def count_parameters(model: Model) -> dict[str, int]:
-    """How many numbers are trained, those of prompts and head among them, and how many are not.
+    """How many numbers are trained, in prompts, in the backbone and in the head; and all.
 
     Gates and temperatures count as prompts.
     """
@@ -239,6 +259,7 @@ def count_parameters(model: Model) -> dict[str, int]:
     return {
         "trained": sum(trained.values()),
         "prompts": sum(count for name, count in trained.items() if name.startswith(PROMPTS)),
+        "backbone": sum(count for name, count in trained.items() if name.startswith("vit.")),
         "head": sum(count for name, count in trained.items() if name.startswith("head.")),
         "total": sum(p.numel() for p in model.parameters()),
     }

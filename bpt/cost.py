@@ -8,6 +8,8 @@ from bpt.placement import parse_placement
 from bpt.recipe import Recipe
 from burst.backbone_spec import BackboneSpec, known_backbones
 
+# Operations that matrices of rank r put into a block take, by d r, a token.
+ADDED = {"lora": 8.0, "adapter": 4.0}
 RATE = 50e12  # operations a second: about what an A100 reaches with a ViT in bfloat16
 
 
@@ -34,8 +36,9 @@ def training_cost(recipe: Recipe, sizes: tuple[int, int, int]) -> TrainingCost |
 
     A block of width d costs a token 24 d^2 operations, and 4 N d with each of the N tokens. Going
     back through a frozen block costs as much as going forward, through a trained one twice as much;
-    blocks before the first prompt have no way back. With `checkpoint_activations`, those that have
-    one go forward twice. A linear probe sees each image once.
+    blocks before the first prompt have no way back. LoRA, adapters and biases are trained in all
+    blocks. With `checkpoint_activations`, those that have a way back go forward twice. A linear
+    probe sees each image once.
 
     Args:
         recipe: what is trained.
@@ -51,9 +54,7 @@ def training_cost(recipe: Recipe, sizes: tuple[int, int, int]) -> TrainingCost |
     if recipe.method == "linear":
         images, passes = train + val + test, float(train + val + test)
     else:
-        full = recipe.method == "full"
-        behind = 1.0 if full else _share_behind_first_prompt(recipe, spec)
-        back = behind * ((2.0 if full else 1.0) + recipe.checkpoint_activations)
+        back = _way_back(recipe, spec)
         evaluated = epochs * val + test
         images = epochs * train + evaluated
         passes = epochs * train * (1.0 + back) + evaluated
@@ -85,8 +86,14 @@ def _forward(recipe: Recipe, spec: BackboneSpec) -> float:
     tokens = 1 + ((recipe.image_size or spec.image_size) // spec.patch_size) ** 2
     if recipe.prompted:
         tokens += recipe.num_prompts
-    return spec.depth * (24.0 * tokens * spec.width**2 + 4.0 * tokens**2 * spec.width)
+    added = ADDED.get(recipe.method, 0.0) * tokens * spec.width * recipe.bottleneck
+    return spec.depth * (24.0 * tokens * spec.width**2 + 4.0 * tokens**2 * spec.width + added)
 
 
-def _share_behind_first_prompt(recipe: Recipe, spec: BackboneSpec) -> float:
-    return 1.0 - parse_placement(recipe.placement, spec.depth)[0] / spec.depth
+def _way_back(recipe: Recipe, spec: BackboneSpec) -> float:
+    """What going back costs, of what going forward does."""
+    behind = 1.0
+    if recipe.prompted:
+        behind -= parse_placement(recipe.placement, spec.depth)[0] / spec.depth
+    trained = 2.0 if recipe.method == "full" else 1.0
+    return behind * (trained + recipe.checkpoint_activations)

@@ -309,7 +309,7 @@ def make_trainer(
         steps: an epoch has.
     """
     device, rank = next(model.parameters()).device, rank_and_size()[0]
-    torch.manual_seed(recipe.seed + rank)  # of stochastic depth; each process drops others
+    torch.manual_seed(recipe.seed + rank)  # of what is dropped; each process drops others
     optimizer = make_optimizer(model, recipe)
     average = None
     if recipe.ema_decay is not None:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from bpt.adaptation import AdapterViT, BitFitViT, PeftViT
 from bpt.construction import Model
 from bpt.fine_tuning import FineTunedViT
 from bpt.gates import Gates
@@ -30,9 +31,10 @@ def export_run(run: Run, out: str | Path, *, program: str | Path | None = None) 
     """Write the best epoch's model for use elsewhere.
 
     The file holds `prompts.BLOCK.values` (m, d), the product of whatever the prompt was made of,
-    `gates.logits` and `gates.temperatures` of gatevpt, and `head.weight` and `head.bias`; of a
-    fine-tuned model all weights. A JSON string in its
-    header says which backbone belongs to it, its SHA-256, how images are prepared, the classes.
+    `gates.logits` and `gates.temperatures` of gatevpt, and `head.weight` and `head.bias`. Of a
+    fine-tuned model it holds all weights, LoRA added to them, and of adapters and biases what was
+    trained. A JSON string in its header says which backbone belongs to it, its SHA-256, how images
+    are prepared, the classes.
 
     Args:
         run: from `open_run`.
@@ -50,6 +52,8 @@ def export_run(run: Run, out: str | Path, *, program: str | Path | None = None) 
     model, backbone = run.load_model()
     if isinstance(model, PromptedViT):
         model = model.folded().eval()
+    elif isinstance(model, PeftViT):
+        model = model.merged().eval()
     write_exported(out, model.trained_state(), _metadata(run, model, backbone))
     if program is not None:
         _export_program(model, backbone, Path(program))
@@ -98,11 +102,16 @@ def load_exported(
         size = about["backbone"].get("image_size")
         backbone = exported_backbone(about, path, weights, device, image_size=size)
         classes, pooling = tuple(about["classes"]), about["pooling"]
-        blocks, after, tuned = about["blocks"], about["after"], about["method"] == "full"
+        blocks, after, method = about["blocks"], about["after"], about["method"]
+        bottleneck = about.get("bottleneck") or 1
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: its metadata lacks {error}") from error
-    if tuned:
+    if method in ("full", "lora"):
         model: Model = FineTunedViT(backbone, len(classes), pooling=pooling)
+    elif method == "bitfit":
+        model = BitFitViT(backbone, len(classes), pooling=pooling)
+    elif method == "adapter":
+        model = AdapterViT(backbone, len(classes), bottleneck=bottleneck, pooling=pooling)
     else:
         prompts = {}
         for block in blocks:
@@ -127,6 +136,7 @@ def _metadata(run: Run, model: Model, backbone: Backbone) -> dict[str, Any]:
         "blocks": list(prompted.blocks) if prompted else [],
         "pooling": model.pooling,
         "after": prompted.after if prompted else "carry",
+        "bottleneck": run.recipe.bottleneck if run.recipe.method == "adapter" else None,
         "image_size": list(backbone.image_size),
         "interpolation": backbone.interpolation,
         "crop_fraction": backbone.crop_fraction,

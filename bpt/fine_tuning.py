@@ -15,15 +15,13 @@ from burst.adapters import num_prefix_tokens
 from burst.backbone import Backbone
 
 
-class FineTunedViT(TrainedModule):
-    """A copy of a backbone with a linear head, all of it trained.
+class TunedViT(TrainedModule):
+    """A copy of a backbone with a linear head; what is trained of the copy, subclasses say.
 
     Args:
         backbone: its model must be a timm VisionTransformer; it stays as it is.
         num_classes: outputs of the head.
         pooling: see `PromptedViT`; without prompts, "prompts+patches" is the mean of the patches.
-        drop_path: chance to skip the last block's branches in training; it falls linearly to 0 at
-            the first block (Huang et al. 2016, arXiv 1603.09382).
         head_std: of the head's truncated normal start; its bias starts at 0.
         checkpoint_activations: see `Machine`.
         generator: of the head's start; the global random state is left alone.
@@ -39,18 +37,15 @@ class FineTunedViT(TrainedModule):
         num_classes: int,
         *,
         pooling: str = "default",
-        drop_path: float = 0.1,
-        head_std: float = 2e-5,
+        head_std: float = 0.02,
         checkpoint_activations: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.vit = copy.deepcopy(plain_vit(backbone)).requires_grad_(True)
+        self.vit = copy.deepcopy(plain_vit(backbone))
         self.info, self.checkpoint_activations = backbone, checkpoint_activations
         self.prefix = num_prefix_tokens(self.vit)
         self.pooling = choose_pooling(backbone, pooling)
-        drop_paths(self.vit, drop_path)
-        # Its final norm trains; of timm's two places for one, only the pretrained is in use.
         self.head = nn.Linear(self.vit.embed_dim, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
         nn.init.zeros_(self.head.bias)
@@ -66,6 +61,42 @@ class FineTunedViT(TrainedModule):
         for block in self.vit.blocks:
             x = run_block(block, x, checkpointed=self.checkpoint_activations)
         return pool(self.vit, x, self.pooling, prefix=self.prefix)
+
+
+class FineTunedViT(TunedViT):
+    """A copy of a backbone with a linear head, all of it trained.
+
+    Args:
+        backbone, num_classes, pooling, head_std, checkpoint_activations, generator: see `TunedViT`.
+        drop_path: chance to skip the last block's branches in training; it falls linearly to 0 at
+            the first block (Huang et al. 2016, arXiv 1603.09382).
+
+    Raises:
+        UnsupportedModel, UnknownName: see `TunedViT`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        pooling: str = "default",
+        drop_path: float = 0.1,
+        head_std: float = 2e-5,
+        checkpoint_activations: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            backbone,
+            num_classes,
+            pooling=pooling,
+            head_std=head_std,
+            checkpoint_activations=checkpoint_activations,
+            generator=generator,
+        )
+        # Its final norm trains; of timm's two places for one, only the pretrained is in use.
+        self.vit.requires_grad_(True)
+        drop_paths(self.vit, drop_path)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Which parameters make a layer, as timm asks."""

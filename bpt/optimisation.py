@@ -8,6 +8,7 @@ from timm.optim.lars import Lars
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
+from bpt.adaptation import AdaptedViT
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
 from bpt.recipe import Recipe
 
@@ -41,8 +42,8 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """What is trained, for the optimiser: matrices of prompts, the head's matrix, vectors.
 
     Prompts decay by `weight_decay`, the head by `head_weight_decay`, vectors, with gates and
-    temperatures, not at all. For
-    fine-tuning see `layer_decay_groups`. Frozen parameters are in no group.
+    temperatures, not at all. For full fine-tuning see `layer_decay_groups`; where little of a
+    backbone is trained, all matrices decay by `weight_decay`. Frozen parameters are in no group.
 
     Source: WangYZ1608/BPT, utils.py:60-80.
     """
@@ -50,9 +51,12 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         return layer_decay_groups(
             model, weight_decay=recipe.weight_decay or 0.0, layer_decay=recipe.layer_decay
         )
+    head_decay = recipe.head_weight_decay
+    if isinstance(model, AdaptedViT):
+        head_decay = recipe.weight_decay
     groups: dict[str, dict[str, Any]] = {
         "prompts": {"weight_decay": recipe.weight_decay, "params": []},
-        "head": {"weight_decay": recipe.head_weight_decay, "params": []},
+        "head": {"weight_decay": head_decay, "params": []},
         "vectors": {"weight_decay": 0.0, "params": []},
     }
     for name, parameter in model.named_parameters():

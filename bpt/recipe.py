@@ -14,7 +14,8 @@ from bpt.prompt import NULL_GAIN, PromptOptions
 from burst.errors import BurstError, check_known
 from burst.whitening_options import WhiteningOptions
 
-METHODS = (*PROMPT_METHODS, "linear", "full")
+ADAPTED = ("lora", "adapter", "bitfit")  # parameter-efficient fine-tuning, see `bpt.adaptation`
+METHODS = (*PROMPT_METHODS, "linear", "full", *ADAPTED)
 WHITENED = tuple(name for name in PROMPT_METHODS if name.startswith("bpt-"))
 # The methods that make use of an option, where not all of them do.
 USED_BY = {
@@ -32,11 +33,12 @@ USED_BY = {
     "after": tuple(name for name in PROMPT_METHODS if name != "gatevpt"),
     "gate_init": ("gatevpt",),
     "prompt_dropout": ("vpt", "gatevpt"),
-    "weight_decay": (*PROMPT_METHODS, "full"),
+    "weight_decay": (*PROMPT_METHODS, "full", *ADAPTED),
     "head_weight_decay": (*PROMPT_METHODS, "linear"),
     "layer_decay": ("full",),
     "drop_path": ("full",),
-    "checkpoint_activations": (*PROMPT_METHODS, "full"),
+    "bottleneck": ("lora", "adapter"),
+    "checkpoint_activations": (*PROMPT_METHODS, "full", *ADAPTED),
     "augmentation": tuple(name for name in METHODS if name != "linear"),
     "views": tuple(name for name in METHODS if name != "linear"),
 }
@@ -49,11 +51,12 @@ NORMALISATIONS = ("native", "reference")
 AUGMENTATIONS = ("crop", "flip", "none")
 OPTIMIZERS = ("adamw", "sgd", "lars")
 # Where nobody asks for others. Prompts: the paper's, of CUB with MAE. Fine-tuning: the supplement's
-# (Table 8), its learning rate scaled from 1,024 images a step to 32.
+# (Table 8), its learning rate scaled from 1,024 images a step to 32. Adapted: see recipes.toml.
 PROMPT_DEFAULTS = {"lr": 5e-2, "weight_decay": 5e-3, "head_weight_decay": 0.5}
 DEFAULTS = {
     "linear": {"lr": 1e-2, "weight_decay": 0.0, "head_weight_decay": 0.0},
     "full": {"lr": 1.25e-4, "weight_decay": 0.05, "head_weight_decay": 0.05},
+    **{name: {"lr": 1e-3, "weight_decay": 1e-4, "head_weight_decay": 1e-4} for name in ADAPTED},
 }
 
 
@@ -70,7 +73,7 @@ class Tuning(Machine):
         normalisation: of the images: "native", as the backbone was pretrained, or "reference",
             with ImageNet's mean and deviation for every backbone, as the published numbers.
         method: one of `METHODS`: how prompts are parameterised, "linear" (what stands behind a
-            frozen backbone) or "full" (fine-tuning of all weights).
+            frozen backbone), "full" (fine-tuning of all weights), or "lora", "adapter", "bitfit".
         placement: which blocks get a prompt, see `parse_placement`.
         num_prompts: m, tokens a prompted block.
         rank: r of bpt-bilinear.
@@ -86,7 +89,7 @@ class Tuning(Machine):
         prompt_dropout: share of a prompt's values that a training image misses (vpt, gatevpt).
         batch_size: images an optimiser step, over all processes.
         lr: learning rate at its peak.
-        weight_decay: of prompts; for full, of all matrices. Vectors never decay.
+        weight_decay: of prompts; without prompts, of all matrices. Vectors never decay.
         layer_decay: factor of the learning rate from one block to the one before it (full only).
         drop_path: stochastic depth of the last block, falling linearly to 0 (full only).
         precision: "float32", or "bfloat16" or "float16" for autocast.
@@ -151,6 +154,11 @@ class Tuning(Machine):
     def prompted(self) -> bool:
         """Whether the method has prompts."""
         return self.method in PROMPT_METHODS
+
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """What it needs beside what is always installed."""
+        return ("peft",) if self.method == "lora" else ()
 
     @property
     def prompt_options(self) -> PromptOptions:
@@ -269,10 +277,11 @@ class Recipe(Tuning):
         epochs: passes over the training images; 100, and 10 for digits.
         warmup_epochs: of them with a rising learning rate; a tenth.
         optimizer: "adamw"; "sgd" or "lars", both with momentum 0.9.
-        lr: at its peak; 0.05, for linear 0.01, for full 0.000125.
+        lr: at its peak; 0.05, for linear 0.01, for full 0.000125, for the adapted 0.001.
         min_lr: at the end of the cosine.
-        weight_decay: 0.005, for full 0.05.
-        head_weight_decay: of the head's matrix, but for full; 0.5, for linear 0.
+        weight_decay: 0.005, for full 0.05, for the adapted 0.0001.
+        head_weight_decay: of the head's matrix, for prompts and linear; 0.5, for linear 0.
+        bottleneck: r, numbers between the two matrices of lora (its rank) or an adapter.
         ema_decay: evaluate and keep the moving average of the trained tensors, not their last
             values.
         protocol: "standard": train on the training split, choose the epoch on the validation
@@ -301,6 +310,7 @@ class Recipe(Tuning):
     optimizer: str = "adamw"
     min_lr: float = 1e-8
     head_weight_decay: float | None = None
+    bottleneck: int = 8
     ema_decay: float | None = None
     protocol: str = "standard"
     fold: str | None = None
@@ -342,7 +352,7 @@ class Recipe(Tuning):
 
     def _check_numbers(self) -> None:
         optional = [name for name in ("image_size", "views") if getattr(self, name) is not None]
-        self._check_positive("epochs", *optional)
+        self._check_positive("epochs", "bottleneck", *optional)
         super()._check_numbers()
         self._check_not_negative("min_lr", "head_weight_decay")
         if self.min_lr > self.peak_lr:

@@ -256,7 +256,8 @@ class Session(ABC, Generic[R, B]):
     @property
     def _random(self) -> str:
         """What a step draws that no seed of the data decides; empty where it draws nothing."""
-        return "stochastic depth" if self.recipe.method == "full" else ""
+        drawn = {"full": "stochastic depth", "lora": "LoRA's dropout"}
+        return drawn.get(self.recipe.method, "")
 
     def _leave(self) -> NoReturn:
         raise Interrupted(self.signals.agreed() or signal.SIGTERM, resume_command())

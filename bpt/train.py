@@ -36,6 +36,7 @@ from bpt.recipe import Recipe
 from bpt.session import Session
 from burst.distributed import agreed, first_alone, is_first_process, rank_and_size
 from burst.errors import BurstError
+from burst.loading.common import required
 from burst.progress import Progress, Say
 from burst.provenance import provenance
 
@@ -147,6 +148,8 @@ class _Classification(Session[Recipe, Labelled]):
 
     def _open(self) -> None:
         recipe = self.recipe
+        for library in recipe.libraries:  # what cannot be built shows before anything is read
+            required(library, library)
         self.benchmark = first_alone(lambda: open_benchmark(recipe, say=self.say))
         self.backbone = open_backbone(recipe, self.device)
         prompted_blocks(recipe, self.backbone)  # what cannot be built shows before a folder is made
@@ -230,7 +233,7 @@ class _Classification(Session[Recipe, Labelled]):
             "seed": self.recipe.seed,
             "ema": self.recipe.ema_decay is not None,
             "prompt_diagnosis": self._diagnosis(),
-            **provenance(),
+            **provenance(*self.recipe.libraries),
         }
         if authors:
             for name, line in {"last_epoch": last, "best_on_test": best}.items():

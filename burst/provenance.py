@@ -19,15 +19,19 @@ def version() -> str:
         return "not installed"
 
 
-def provenance() -> dict[str, Any]:
-    """Time, command line, versions and machine, as plain JSON-able data."""
+def provenance(*libraries: str) -> dict[str, Any]:
+    """Time, command line, versions and machine, as plain JSON-able data.
+
+    Args:
+        *libraries: distributions that were used beside those that always are.
+    """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "versions": {
             DISTRIBUTION: version(),
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+            **{name: importlib.metadata.version(name) for name in (*_PACKAGES, *libraries)},
         },
         "machine": f"{platform.system()} {platform.machine()}",
     }

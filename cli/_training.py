@@ -51,7 +51,8 @@ def train(
         str,
         typer.Option(
             help="vpt, gatevpt, spt, bpt-fwhiten, bpt-twhiten, bpt-dwhiten, bpt-bilinear; linear "
-            "(a head on frozen features) or full (fine-tuning of all weights)."
+            "(a head on frozen features) or full (fine-tuning of all weights); lora, adapter or "
+            "bitfit (of few)."
         ),
     ] = "bpt-bilinear",
     placement: Annotated[
@@ -66,6 +67,10 @@ def train(
     ] = None,
     rank: Annotated[
         int | None, typer.Option(help="Of bpt-bilinear: columns of its two factors; 75.")
+    ] = None,
+    bottleneck: Annotated[
+        int | None,
+        typer.Option(help="Of lora (its rank) and adapter: numbers between two matrices; 8."),
     ] = None,
     spt_tokens: Annotated[
         str | None,
@@ -147,10 +152,10 @@ def train(
         float | None, typer.Option(help="Learning rate at the end of the cosine; 1e-8.")
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Of prompts; for full, of all matrices.")
+        float | None, typer.Option(help="Of prompts; without prompts, of all matrices.")
     ] = None,
     head_weight_decay: Annotated[
-        float | None, typer.Option(help="Of the head; not for full.")
+        float | None, typer.Option(help="Of the head; for prompts and linear.")
     ] = None,
     layer_decay: Annotated[
         float | None, typer.Option(help="full: factor of the rate from a block to the one before.")
@@ -263,6 +268,7 @@ def train(
             placement=placement,
             num_prompts=num_prompts,
             rank=rank,
+            bottleneck=bottleneck,
             spt_tokens=spt_tokens,
             bilinear_init=bilinear_init,
             whitening=whitening,

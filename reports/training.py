@@ -110,9 +110,11 @@ def result_table(result: Mapping[str, Any]) -> Table:
     if "last_epoch" in result:
         table.add_row("of the last epoch", f"{result['last_epoch']['test_accuracy']:.2f} %")
     table.add_row("best epoch", f"{result['best_epoch']} of {result['epochs']}")
+    named = ("prompts", "backbone", "head")
+    parts = [f"{name} {counts[name]:,}" for name in named if counts.get(name)]
     table.add_row(
         "trained parameters",
-        f"{counts['trained']:,}  (prompts {counts['prompts']:,}, head {counts['head']:,})",
+        f"{counts['trained']:,}  ({', '.join(parts)})",
     )
     table.add_row(
         "speed", f"{result['images_per_second']:.0f} images/s, {result['seconds']:.0f} s in all"

@@ -25,6 +25,7 @@ def test_the_oldest_versions_are_the_lower_bounds(noxfile):
             "detection": ["coco>=2.0.8"],
             "hf": ["transformers>=4.56"],
             "open-clip": ["clip>=3.0"],
+            "peft": ["peft>=0.18"],
             "test": ["other>=1"],
         },
     }
@@ -36,6 +37,7 @@ def test_the_oldest_versions_are_the_lower_bounds(noxfile):
         "coco==2.0.8",
         "transformers==4.56",
         "clip==3.0",
+        "peft==0.18",
     ]
 
 

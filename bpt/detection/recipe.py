@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpt.detection.backbone import GRID, PATCHES
-from bpt.recipe import METHODS, USED_BY, Tuning
+from bpt.recipe import ADAPTED, METHODS, USED_BY, Tuning
 from burst.backbone_spec import known_backbones
 from burst.errors import BurstError, ShapeError, check_known
 
@@ -56,6 +56,11 @@ class DetectionRecipe(Tuning):
 
     def __post_init__(self) -> None:
         check_known("detector", self.detector, DETECTORS)
+        if self.method in ADAPTED:
+            raise BurstError(
+                f"method {self.method} is for classifiers; train a detector with prompts, or with "
+                "method linear or full"
+            )
         super().__post_init__()
 
     @property

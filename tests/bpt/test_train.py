@@ -120,6 +120,7 @@ def test_a_run_folder_holds_what_was_promised(packaged, tmp_path):
     assert run.config["parameters"] == {
         "trained": 2 * (4 + 192) + 3 * 192 + 3,
         "prompts": 2 * (4 + 192),
+        "backbone": 0,
         "head": 3 * 192 + 3,
         "total": sum(p.numel() for p in run.load_model()[0].parameters()),
     }
