@@ -185,6 +185,19 @@ def test_all_matrices_decay_alike_and_vectors_do_not(method, backbone):
             assert decays[id(parameter)] == (0.3 if parameter.ndim > 1 else 0.0), name
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_activations_that_are_computed_again_give_the_same_gradients(method, backbone, images):
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)  # of LoRA's dropout
+        model = step(built(method, backbone, checkpoint_activations=again), images)
+        model.train()(images).square().sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
+        assert model.checkpoint_activations is again
+    first, second = found
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
 # --- LoRA and peft --------------------------------------------------------------------------------
 
 
@@ -419,6 +432,7 @@ def test_from_the_command_to_the_number(method, colours, tmp_path):
     if method == "lora":
         pytest.importorskip("peft", reason="install the extra [peft]")
     options = () if method == "bitfit" else ("--bottleneck", 3)
+    options += ("--image-size", 128, "--views", 2, "--checkpoint-activations")
     dataset, out = f"folder:{colours}", tmp_path / "run"
     shown = typed(
         "train", dataset, "--method", method, "--epochs", 1, *SMALL, *options, "--out", out
@@ -427,7 +441,7 @@ def test_from_the_command_to_the_number(method, colours, tmp_path):
     counts = run.config["parameters"]
     assert f"backbone {counts['backbone']:,}, head {counts['head']:,}" in shown
     assert ("peft" in run.config["versions"]) == (method == "lora")
-    if options:
+    if method != "bitfit":
         assert run.recipe.bottleneck == 3
         numbers = {"lora": 4 * 64 * 3, "adapter": 2 * 64 * 3 + 64 + 3}
         assert counts["backbone"] == 6 * numbers[method]
