@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bpt.augmentation import Mixing
 from bpt.dataset import Benchmark, FileOpener, Split, all_training_images
 from bpt.engine import autocast
 from bpt.loading import (
@@ -82,13 +83,16 @@ class ImageBatches:
     ) -> None:
         self.recipe, self.benchmark, self.backbone, self.say = recipe, benchmark, backbone, say
         self.split, self.steps = train, _steps(recipe, len(train))
-        self.transform = train_transform(benchmark, backbone, recipe.augmentation)
+        self.transform = train_transform(
+            benchmark, backbone, recipe.augmentation, randaugment=recipe.randaugment
+        )
         self._evaluated: dict[str, Split] = {}
+        self._mixing = _mixing(recipe, len(benchmark.classes)) if recipe.mixes else None
 
     def train(self, epoch: int, start: int) -> TrainBatches:
-        """(b, 3, H, W) float32 normalised and (b,) int64."""
+        """(b, 3, H, W) float32 normalised and (b,) int64; see `Mixing` where the recipe mixes."""
         rank, world = rank_and_size()
-        return train_batches(
+        batches = train_batches(
             self.split,
             self.transform,
             batch_size=self.recipe.batch_size,
@@ -101,6 +105,7 @@ class ImageBatches:
             device=next(self.backbone.model.parameters()).device,
             views=self.recipe.views,
         )
+        return self._mixing.batches(batches, epoch=epoch, start=start) if self._mixing else batches
 
     def evaluation(self, split: str) -> EvalBatches:
         """(b, 3, H, W) float32 normalised, (b,) int64 labels and indices."""
@@ -390,7 +395,8 @@ def batches_for(
     if recipe.method == "linear":
         say("features of all images, computed once")
         return FeatureBatches(recipe, images, model)
-    if recipe.cache and recipe.total_epochs > 1 and recipe.prompted:
+    whole = recipe.mixes or recipe.randaugment  # of which no tokens are kept
+    if recipe.cache and recipe.total_epochs > 1 and recipe.prompted and not whole:
         assert isinstance(model, PromptedViT)
         if model.has_frozen_prefix:
             return PrefixBatches(recipe, images, model, say=say)
@@ -412,6 +418,17 @@ def _kept(split: Split, kept: Kept, say: Say, *, within: Split | None = None) ->
         return split
     pixels = first_alone(lambda: stored_pixels(within or split, kept, say=say))
     return replace(split, opener=pixels) if pixels else split
+
+
+def _mixing(recipe: Recipe, classes: int) -> Mixing:
+    share = recipe.batch_size // rank_and_size()[1]
+    if share % 2:
+        raise BurstError(
+            f"mixup and cutmix pair the images of a process, and {share} are odd; "
+            "choose another batch_size"
+        )
+    options = {"mixup": recipe.mixup, "cutmix": recipe.cutmix, "seed": recipe.seed}
+    return Mixing(classes=classes, **options)  # type: ignore[arg-type]
 
 
 def _steps(recipe: Recipe, images: int) -> int:

@@ -197,6 +197,7 @@ def _prompted(
         gates=build_gates(recipe, backbone),
         head_std=HEAD_STD.get(backbone.pretraining, 0.02),
         checkpoint_activations=recipe.checkpoint_activations,
+        head_norm=recipe.head_norm,
         generator=generator,
     )
 

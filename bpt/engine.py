@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bpt.errors import NonFiniteLoss
-from bpt.model import TrainedModule
+from bpt.model import TrainedModule, trained_tensors
 from bpt.optimisation import MovingAverage, make_optimizer, schedule
 from bpt.recipe import Recipe
 from burst.distributed import gather, meet, rank_and_size, together
@@ -153,7 +153,7 @@ class Trainer(ABC, Generic[B]):
         self.prompts, self.set_lr, self.device = prompts, set_lr, device
         self.precision, self.accumulation, self.average = precision, accumulation, average
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
-        self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.trained = trained_tensors(model)
 
     @abstractmethod
     def parts(self, batch: B) -> list[tuple[B, float]]:
@@ -279,9 +279,17 @@ class Trainer(ABC, Generic[B]):
 
 
 class ClassifierTrainer(Trainer[Labelled]):
-    """Of a model of (b, 3, H, W) images -> logits, by the cross-entropy."""
+    """Of a model of (b, 3, H, W) images -> logits, by the cross-entropy.
+
+    Labels are (b,) int64, or (b, C) float32 shares of the classes, of which the largest counts as
+    the right answer.
+    """
 
     counted = 3  # loss, correct answers, images
+
+    def __init__(self, *given: Any, label_smoothing: float = 0.0, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(*given, **options)
+        self.label_smoothing = label_smoothing
 
     def parts(self, batch: Labelled) -> list[tuple[Labelled, float]]:
         """Images and labels."""
@@ -293,8 +301,10 @@ class ClassifierTrainer(Trainer[Labelled]):
         """Cross-entropy; its sum, correct answers, images."""
         images, labels = part
         logits = self.network(images)
-        loss = functional.cross_entropy(logits.float(), labels)
-        return loss, _tally(loss.detach(), logits.detach(), labels)
+        smoothing = self.label_smoothing
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        answers = labels.argmax(dim=1) if labels.ndim == 2 else labels
+        return loss, _tally(loss.detach(), logits.detach(), answers)
 
 
 def make_trainer(
@@ -313,8 +323,7 @@ def make_trainer(
     optimizer = make_optimizer(model, recipe)
     average = None
     if recipe.ema_decay is not None:
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        average = MovingAverage(trained, recipe.ema_decay)
+        average = MovingAverage(trained_tensors(model), recipe.ema_decay)
     prompts = getattr(model, "prompts", None)
     return ClassifierTrainer(
         model,
@@ -326,6 +335,7 @@ def make_trainer(
         precision=recipe.precision,
         accumulation=recipe.accumulation,
         average=average,
+        label_smoothing=recipe.label_smoothing,
     )
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from bpt.augmentation import RandAugment
 from bpt.dataset import Benchmark, Split
 from bpt.pixels import U8, Kept, Pixels, in_order
 from burst.backbone import Backbone
@@ -52,17 +53,28 @@ class TrainTransform:
         preprocess: size, interpolation and normalisation.
         smallest_crop: least share of the area that a crop takes.
         flip: whether half of the crops are mirrored.
+        randaugment: what becomes of the crop then, before it is normalised.
     """
 
-    def __init__(self, preprocess: Preprocess, *, smallest_crop: float, flip: bool) -> None:
-        self.preprocess, self.flip = preprocess, flip
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        *,
+        smallest_crop: float,
+        flip: bool,
+        randaugment: RandAugment | None = None,
+    ) -> None:
+        self.preprocess, self.flip, self.randaugment = preprocess, flip, randaugment
         self._crop = v2.RandomResizedCrop(preprocess.image_size, scale=(smallest_crop, 1.0))
         self._pixel = torch.empty(1)
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The crop that is drawn next."""
         box = self.draw(image.height, image.width)
-        return self.preprocess.normalise(self.preprocess.crop(image, **box._asdict()))
+        pixels = self.preprocess.crop(image, **box._asdict())
+        if self.randaugment:
+            pixels = self.randaugment(pixels)
+        return self.preprocess.normalise(pixels)
 
     def draw(self, height: int, width: int) -> Box:
         """What to take of an image of this size."""
@@ -88,17 +100,25 @@ class EvalTransform:
 
 
 def train_transform(
-    benchmark: Benchmark, backbone: Backbone, augmentation: str = "crop"
+    benchmark: Benchmark,
+    backbone: Backbone,
+    augmentation: str = "crop",
+    *,
+    randaugment: str | None = None,
 ) -> TrainTransform | EvalTransform:
     """What a training does to its images.
 
     "crop": a random crop of 8 % of the area or more, mirrored or not; the dataset may ask for
-    larger crops, or for no mirroring. Source: WangYZ1608/BPT, Dataset/FGVC.py:43-55. "flip": the
-    centre crop, mirrored or not; "none": the centre crop.
+    larger crops, or for no mirroring; `randaugment` says what becomes of it then, see
+    `RandAugment`. Source: WangYZ1608/BPT, Dataset/FGVC.py:43-55. "flip": the centre crop, mirrored
+    or not; "none": the centre crop.
     """
     preprocess, flip = backbone.preprocess, benchmark.flip
     if augmentation == "crop":
-        return TrainTransform(preprocess, smallest_crop=benchmark.smallest_crop, flip=flip)
+        changed = RandAugment(randaugment, preprocess) if randaugment else None
+        return TrainTransform(
+            preprocess, smallest_crop=benchmark.smallest_crop, flip=flip, randaugment=changed
+        )
     return EvalTransform(preprocess, flip=flip and augmentation == "flip")
 
 
@@ -126,7 +146,8 @@ def train_batches(
     Seed and epoch decide the order of the images, see `places_of`, and with an image's place in
     the split what is drawn for it. Torch's global generator stays as it was.
 
-    Where the split's images are `Pixels`, threads prepare the next batches while one is used. The
+    Where the split's images are `Pixels`, threads prepare the next batches while one is used; not
+    with RandAugment, whose operations are Pillow's and draw from Python's global generators. The
     same boxes are drawn of an image that is kept as it was; torch resizes them then, not Pillow,
     which differs by a level or two of 255. Of a reduced image the box is drawn on its new size:
     another box, from the same distribution of places and shapes relative to the image.
@@ -204,7 +225,8 @@ def augmented(
             yield from ((images, labels) for images, labels, _ in crops)
             return
         assert kept.smallest_crop is not None, "centre crops are for evaluation"
-        if isinstance(transform, TrainTransform) and kept.preprocess.interpolation in SMOOTH:
+        fast = kept.preprocess.interpolation in SMOOTH
+        if isinstance(transform, TrainTransform) and fast and not transform.randaugment:
             augment = _Augment(split, split.opener, transform, draw=draw, device=device)
             yield from augment.batches(batches)
             return

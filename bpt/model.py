@@ -20,6 +20,14 @@ from burst.errors import BurstError, CheckpointError, ShapeError, UnsupportedMod
 
 POOLINGS = ("default", "prompts+patches", "patches", "prompts", "token")
 AFTER = ("carry", "drop")
+NORM = "head.norm."  # what the names of a `NormedHead`'s running mean and variance begin with
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes, by name, not copied: parameters, and what a head's norm counts."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    counted = {name: b for name, b in model.named_buffers() if name.startswith(NORM)}
+    return parameters | counted
 
 
 class TrainedModule(nn.Module):
@@ -27,11 +35,7 @@ class TrainedModule(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Copies of what is trained, by name: `prompts.BLOCK....`, `head.weight`, `head.bias`."""
-        return {
-            name: parameter.detach().clone()
-            for name, parameter in self.named_parameters()
-            if parameter.requires_grad
-        }
+        return {name: value.detach().clone() for name, value in trained_tensors(self).items()}
 
     @torch.no_grad()
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
@@ -41,7 +45,7 @@ class TrainedModule(nn.Module):
             CheckpointError: a tensor is missing, unexpected or of another shape; nothing is taken
                 over then.
         """
-        own = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        own = trained_tensors(self)
         wrong = [
             *(f"{name} is missing" for name in own if name not in state),
             *(f"{name} is unexpected" for name in state if name not in own),
@@ -218,6 +222,7 @@ class PromptedViT(PromptedTokens):
             token; "default": "prompts+patches" where `backbone.pooling` is "avg", else "token".
         head_std: of the head's truncated normal start; its bias starts at 0.
         checkpoint_activations: see `Machine`.
+        head_norm: "batch" for a `NormedHead`, or "none".
         generator: of the head's start; the global random state is left alone.
 
     Raises:
@@ -237,6 +242,7 @@ class PromptedViT(PromptedTokens):
         gates: Gates | None = None,
         head_std: float = 0.02,
         checkpoint_activations: bool = False,
+        head_norm: str = "none",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(backbone, prompts, after=after, dropout=dropout, gates=gates)
@@ -244,7 +250,8 @@ class PromptedViT(PromptedTokens):
         self.pooling = choose_pooling(backbone, pooling)
         if self.pooling == "prompts" and (not prompts or after == "drop"):
             raise BurstError("pooling prompts needs prompts that are carried to the last block")
-        self.head = nn.Linear(self.width, num_classes)
+        make_head = NormedHead if head_norm == "batch" else nn.Linear
+        self.head = make_head(self.width, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
         nn.init.zeros_(self.head.bias)
 
@@ -296,13 +303,47 @@ class PromptedViT(PromptedTokens):
         return run(x, prompt)
 
     def folded(self) -> "PromptedViT":
-        """The same function with every prompt as plain tokens; the backbone is shared."""
+        """As in evaluation, with plain tokens as prompts and no norm in the head.
+
+        The backbone is shared.
+        """
         classes, pooling, after = self.head.out_features, self.pooling, self.after
         gates, prompts = copy.deepcopy(self.gates), self.plain_prompts()
         model = PromptedViT(self.info, prompts, classes, pooling=pooling, after=after, gates=gates)
         model = model.to(self.head.weight.device)
-        model.head.load_state_dict(self.head.state_dict())
+        head = self.head.folded() if isinstance(self.head, NormedHead) else self.head
+        model.head.load_state_dict(head.state_dict())
         return model.train(self.training)
+
+
+class NormedHead(nn.Linear):
+    """A linear layer behind batch normalisation without weights of its own, as MAE probes.
+
+    In training each process normalises by its own share of the batch, which must be two images or
+    more; in evaluation by the running mean and variance, which move a tenth of the way each step.
+
+    Source: He et al. 2022, arXiv 2111.06377, main_linprobe.py.
+    """
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__(width, num_classes)
+        self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
+        self.norm.num_batches_tracked = None  # the momentum does not depend on it
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, d) -> (B, num_classes)."""
+        return super().forward(self.norm(features))
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """The same function of evaluation in one matrix and one bias."""
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None and variance is not None
+        weight = self.weight.double() / (variance.double() + self.norm.eps).sqrt()
+        head = nn.Linear(self.in_features, self.out_features, device=self.weight.device)
+        head.weight.copy_(weight)
+        head.bias.copy_(self.bias.double() - weight @ mean.double())
+        return head
 
 
 def run_block(block: nn.Module, x: Tensor, *, checkpointed: bool) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any, Self
 
+from bpt.augmentation import check_randaugment
 from bpt.dataset.folds import parse_fold
 from bpt.gates import START
 from bpt.machine import FREE_ON_RESUME, RENAMED, Machine
@@ -17,6 +18,7 @@ from burst.whitening_options import WhiteningOptions
 ADAPTED = ("lora", "adapter", "bitfit")  # parameter-efficient fine-tuning, see `bpt.adaptation`
 METHODS = (*PROMPT_METHODS, "linear", "full", *ADAPTED)
 WHITENED = tuple(name for name in PROMPT_METHODS if name.startswith("bpt-"))
+TRAINED_ON_IMAGES = tuple(name for name in METHODS if name != "linear")  # not on kept features
 # The methods that make use of an option, where not all of them do.
 USED_BY = {
     "placement": PROMPT_METHODS,
@@ -39,6 +41,10 @@ USED_BY = {
     "drop_path": ("full",),
     "bottleneck": ("lora", "adapter"),
     "checkpoint_activations": (*PROMPT_METHODS, "full", *ADAPTED),
+    "mixup": TRAINED_ON_IMAGES,
+    "cutmix": TRAINED_ON_IMAGES,
+    "randaugment": TRAINED_ON_IMAGES,
+    "head_norm": ("linear",),
     "augmentation": tuple(name for name in METHODS if name != "linear"),
     "views": tuple(name for name in METHODS if name != "linear"),
 }
@@ -49,6 +55,7 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 PROTOCOLS = {"standard": "val", "last": None, "authors": "test"}
 NORMALISATIONS = ("native", "reference")
 AUGMENTATIONS = ("crop", "flip", "none")
+HEAD_NORMS = ("none", "batch")
 OPTIMIZERS = ("adamw", "sgd", "lars")
 # Where nobody asks for others. Prompts: the paper's, of CUB with MAE. Fine-tuning: the supplement's
 # (Table 8), its learning rate scaled from 1,024 images a step to 32. Adapted: see recipes.toml.
@@ -274,6 +281,12 @@ class Recipe(Tuning):
         image_size: pixels a side that the backbone reads, where not its pretraining's; its
             position embeddings are resampled, see `burst.load_backbone`.
         pooling: see `PromptedViT`.
+        head_norm: "none", or "batch" for MAE's batch normalisation in front of a probe's head, see
+            `NormedHead`.
+        randaugment: operations on each crop in training, in timm's words, see `RandAugment`.
+        mixup, cutmix: alpha of either, see `Mixing`; 0 for none.
+        label_smoothing: share of the answer that goes to all classes alike (Szegedy et al. 2016,
+            arXiv 1512.00567); in training alone.
         epochs: passes over the training images; 100, and 10 for digits.
         warmup_epochs: of them with a rising learning rate; a tenth.
         optimizer: "adamw"; "sgd" or "lars", both with momentum 0.9.
@@ -305,6 +318,11 @@ class Recipe(Tuning):
     train_list: str | None = None
     image_size: int | None = None
     pooling: str = "default"
+    head_norm: str = "none"
+    randaugment: str | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
     epochs: int | None = None
     warmup_epochs: int | None = None
     optimizer: str = "adamw"
@@ -321,6 +339,7 @@ class Recipe(Tuning):
     def __post_init__(self) -> None:
         check_known("augmentation", self.augmentation, AUGMENTATIONS)
         check_known("pooling", self.pooling, POOLINGS)
+        check_known("head_norm", self.head_norm, HEAD_NORMS)
         check_known("protocol", self.protocol, PROTOCOLS)
         check_known("optimizer", self.optimizer, OPTIMIZERS)
         super().__post_init__()
@@ -333,6 +352,14 @@ class Recipe(Tuning):
                 )
         if self.pooling in ("prompts", "prompts+patches") and not self.prompted:
             raise BurstError(f"method {self.method} has no prompts to pool; leave the pooling out")
+        wanted = {"head_norm": self.head_norm == "batch", "randaugment": bool(self.randaugment)}
+        wanted |= {"mixup": self.mixup > 0, "cutmix": self.cutmix > 0}
+        check_used(self.method, [name for name, asked in wanted.items() if asked])
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
     @property
     def chooses(self) -> str | None:
@@ -354,7 +381,13 @@ class Recipe(Tuning):
         optional = [name for name in ("image_size", "views") if getattr(self, name) is not None]
         self._check_positive("epochs", "bottleneck", *optional)
         super()._check_numbers()
-        self._check_not_negative("min_lr", "head_weight_decay")
+        self._check_not_negative("min_lr", "head_weight_decay", "mixup", "cutmix")
+        if not 0 <= self.label_smoothing < 1:
+            raise BurstError(
+                f"label_smoothing is {self.label_smoothing}; it must lie in 0..1, without 1"
+            )
+        if self.randaugment is not None:
+            check_randaugment(self.randaugment)
         if self.min_lr > self.peak_lr:
             raise BurstError(f"min_lr {self.min_lr} is above the learning rate {self.lr}")
         if not 0 <= (self.warmup_epochs or 0) < self.total_epochs:

@@ -30,7 +30,7 @@ from bpt.detection.train import DetectionSession
 from bpt.diagnosis import diagnose_prompts, effective_rank, spread_images
 from bpt.engine import EpochState, Labelled, Scores, add_up, classify, make_trainer
 from bpt.errors import NonFiniteLoss
-from bpt.model import PromptedViT
+from bpt.model import NORM, PromptedViT
 from bpt.prompt_starts import prompt_starts
 from bpt.recipe import Recipe
 from bpt.session import Session
@@ -177,6 +177,7 @@ class _Classification(Session[Recipe, Labelled]):
         world = rank_and_size()[1]
         split = self.recipe.chooses
         loss, correct, images, grad_norm = add_up(done.sums.clone()).tolist()
+        self._agree_on_statistics()
         with self._evaluated_tensors():
             scores = self._evaluate(split) if split else None
             prompts = self._prompts()
@@ -267,6 +268,16 @@ class _Classification(Session[Recipe, Labelled]):
             yield
         finally:
             self.model.load_trained_state(trained)
+
+    def _agree_on_statistics(self) -> None:
+        """What the norm in the head has counted, averaged over the processes, in place."""
+        world, average = rank_and_size()[1], self.trainer.average
+        if world == 1 or self.recipe.head_norm == "none":
+            return
+        for held in (self.trainer.trained, average.values if average else {}):
+            for name, value in held.items():
+                if name.startswith(NORM):
+                    value.copy_(add_up(value) / world)
 
     def _prompts(self) -> dict[str, float | None]:
         """The largest value of the prompts, and the least effective rank of one."""

@@ -163,6 +163,24 @@ def train(
     drop_path: Annotated[
         float | None, typer.Option(help="full: stochastic depth of the last block.")
     ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of the answer that goes to all classes; 0.")
+    ] = None,
+    mixup: Annotated[
+        float | None, typer.Option(help="Mix pairs of images: alpha, such as 0.8. Not for linear.")
+    ] = None,
+    cutmix: Annotated[
+        float | None,
+        typer.Option(help="Paste a part of another image: alpha, such as 1. Not for linear."),
+    ] = None,
+    randaugment: Annotated[
+        str | None,
+        typer.Option(help="Operations on each crop: rand-m9-mstd0.5-inc1. Not for linear."),
+    ] = None,
+    head_norm: Annotated[
+        str | None,
+        typer.Option(help="linear: `batch`, as MAE's probe, in front of the head; or `none`."),
+    ] = None,
     detector: Annotated[
         str | None, typer.Option(help="coco: mask-rcnn (if not given) or cascade.")
     ] = None,
@@ -292,6 +310,11 @@ def train(
             head_weight_decay=head_weight_decay,
             layer_decay=layer_decay,
             drop_path=drop_path,
+            label_smoothing=label_smoothing,
+            mixup=mixup,
+            cutmix=cutmix,
+            randaugment=randaugment,
+            head_norm=head_norm,
             detector=detector,
             image_size=image_size,
             schedule=schedule,

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from support import SIZE, backbone_of, vit
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -72,6 +73,18 @@ def test_a_step_in_parts_is_the_whole_step(parts):
     assert torch.allclose(one.sums, other.sums, rtol=1e-4)  # another order of summation
     for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_smoothed_loss_and_that_of_mixed_answers_are_timms():
+    (images, labels), model = batches_of(1)[0], model_of()
+    logits = model(images).detach()
+    smoothed, counts = trainer_of(model, label_smoothing=0.1).loss((images, labels))
+    torch.testing.assert_close(smoothed.detach(), LabelSmoothingCrossEntropy(0.1)(logits, labels))
+    assert counts[0] == pytest.approx(6 * smoothed.item())
+    shares = 0.7 * functional.one_hot(labels, 4) + 0.3 * functional.one_hot(labels.flip(0), 4)
+    mixed, counts = trainer_of(model).loss((images, shares))
+    torch.testing.assert_close(mixed.detach(), SoftTargetCrossEntropy()(logits, shares))
+    assert counts[1] == (logits.argmax(1) == labels).sum()  # of the answer with the larger share
 
 
 def test_only_prompts_and_head_move():

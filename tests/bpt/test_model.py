@@ -311,3 +311,29 @@ def test_a_compiled_model_is_one_graph_with_the_same_values_and_gradients(placem
     assert torch.equal(found["plain"][0], found["compiled"][0])
     for name, gradient in found["plain"][1].items():
         assert torch.allclose(gradient, found["compiled"][1][name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_normed_head_is_maes_and_folds_into_one_matrix():
+    """main_linprobe.py: BatchNorm1d without weights, eps 1e-6, in front of the head."""
+    torch.manual_seed(0)
+    model = PromptedViT(backbone_of(vit()), {}, 3, head_norm="batch").train()
+    theirs = torch.nn.BatchNorm1d(32, affine=False, eps=1e-6)
+    for _ in range(3):
+        features = 3 + 2 * torch.randn(7, 32)
+        expected = torch.nn.functional.linear(theirs(features), model.head.weight, model.head.bias)
+        assert torch.allclose(model.head(features), expected, atol=1e-6)
+    state = model.trained_state()
+    assert set(state) == {
+        "head.weight",
+        "head.bias",
+        "head.norm.running_mean",
+        "head.norm.running_var",
+    }
+    assert torch.equal(state["head.norm.running_var"], theirs.running_var)
+    batch = images(4)
+    folded = model.eval().folded()
+    assert type(folded.head) is torch.nn.Linear
+    assert torch.allclose(folded(batch), model(batch), atol=1e-5)
+    other = PromptedViT(backbone_of(vit()), {}, 3, head_norm="batch").eval()
+    other.load_trained_state(state)
+    assert torch.equal(other(batch), model(batch))

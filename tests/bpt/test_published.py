@@ -95,7 +95,9 @@ def test_imagenets_recipe_depends_on_the_size_of_the_backbone(model, prompted, t
     full = recipe_for("imagenet", model=model, method="full")
     assert (full.lr, full.epochs, full.drop_path, full.batch_size) == (tuned, epochs, drop, 1024)
     assert full.layer_decay == (0.65 if model == "mae_vitb" else 0.75)
-    assert "RandAugment" in full.origins["lr"]
+    assert (full.mixup, full.cutmix, full.label_smoothing) == (0.8, 1.0, 0.1)
+    assert full.randaugment == "rand-m9-mstd0.5-inc1"
+    assert "random erasing" in full.origins["mixup"]
 
 
 def test_what_is_given_stays_and_the_rest_is_published():
@@ -109,7 +111,8 @@ def test_peers_have_their_own_recipes():
     assert (vpt.optimizer, vpt.batch_size) == ("sgd", 128) and "one of a grid" in vpt.origins["lr"]
     spt = recipe_for("dogs", method="spt", placement="deep", model="moco_vitb")
     assert (spt.lr, spt.head_weight_decay, spt.num_prompts) == (1e-3, 3.0, 20)
-    assert recipe_for("imagenet", method="linear").optimizer == "lars"
+    maes = recipe_for("imagenet", method="linear")
+    assert (maes.optimizer, maes.head_norm, maes.pooling) == ("lars", "batch", "token")
     moco = recipe_for("imagenet", method="linear", model="moco_vitb")
     assert (moco.optimizer, moco.lr, moco.epochs, moco.warmup_epochs) == ("sgd", 12.0, 90, 0)
 

@@ -27,6 +27,7 @@ from bpt import (
     NonFiniteLoss,
     Recipe,
     RunExists,
+    evaluate_run,
     open_run,
     train,
     train_seeds,
@@ -491,6 +492,7 @@ def in_two_processes(recipe, tmp_path_factory):
     probed = replace(recipe, method="linear", lr=None, epochs=2)
     prompted = replace(recipe, method="vpt", lr=None, epochs=2)
     recipes = {"vpt": prompted, "linear": probed, "whole": tuned, "resumed": tuned}
+    recipes["normed"] = replace(probed, head_norm="batch", ema_decay=0.9)
     content = json.dumps({name: one.to_dict() for name, one in recipes.items()})
     (out / "program.py").write_text(SEVERAL)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -519,6 +521,16 @@ def test_two_processes_come_to_the_loss_of_one(recipe, tmp_path, in_two_processe
 def test_two_processes_count_each_image_once(in_two_processes, method):
     for line in open_run(in_two_processes / method).metrics:
         assert line["images_per_second"] * line["seconds"] == pytest.approx(24)
+
+
+def test_two_processes_keep_the_mean_of_what_their_norms_have_counted(in_two_processes):
+    """So that all evaluate one function, and one alone finds the same later."""
+    run = open_run(in_two_processes / "normed")
+    best = run.metrics[run.result["best_epoch"] - 1]
+    found = evaluate_run(run, "val")
+    assert found.loss == pytest.approx(best["val_loss"], rel=1e-5)
+    assert evaluate_run(run, "test").loss == pytest.approx(run.result["test_loss"], rel=1e-5)
+    assert "head.norm.running_var" in run.trained_state()
 
 
 def test_two_processes_go_on_to_the_same_numbers(in_two_processes):

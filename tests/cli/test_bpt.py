@@ -294,6 +294,11 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
             "no use of placement",
         ),
         (("train", "digits", "--image-size", "70"), "choose 64 or 72"),
+        (("train", "digits", "--method", "linear", "--mixup", "0.8"), "no use of mixup"),
+        (("train", "digits", "--head-norm", "batch"), "no use of head_norm"),
+        (("train", "digits", "--randaugment", "m9"), "rand-m9-mstd0.5-inc1"),
+        (("train", "digits", "--label-smoothing", "1"), "label_smoothing is 1.0"),
+        (("train", "digits", "--mixup", "-1"), "mixup is -1.0"),
         (("train", "digits", "--image-size", "0"), "image_size is 0"),
         (("train", "digits", "--seeds", "0;1"), "0,1,2"),
         (("train", "digits", "--device", "cuda:99"), "cuda:99"),
@@ -434,3 +439,61 @@ def test_activations_that_are_computed_again_are_not_kept_and_change_nothing(
     for one, other in zip(*(run.trained_state().values() for run in (plain, again)), strict=True):
         torch.testing.assert_close(one, other)
     succeeded(*train, "--out", tmp_path / "again", "--resume")  # a machine's choice, free to change
+
+
+def test_the_augmentation_that_is_typed_is_that_of_the_training(images, tmp_path, monkeypatch):
+    """From the options to the batches, the loss and the record of the run."""
+    seen = []
+    loss = bpt.engine.ClassifierTrainer.loss
+
+    def watched(self, part):
+        found = loss(self, part)
+        seen.append((part[1], self.label_smoothing))
+        return found
+
+    monkeypatch.setattr(bpt.engine.ClassifierTrainer, "loss", watched)
+    small = ("--model", "timm:test_vit", "--weights", "random", "--image-size", "64")
+    train = ("train", f"folder:{images}", "--method", "full", *small, "--batch-size", "8")
+    mixed = ("--mixup", "0.8", "--cutmix", "1", "--label-smoothing", "0.1")
+    words = ("--randaugment", "rand-m9-mstd0.5-inc1", "--device", "cpu", "--epochs", "2")
+    succeeded(*train, *mixed, *words, "--out", tmp_path / "run")
+    assert len(seen) == 6
+    for shares, smoothing in seen:
+        assert shares.shape == (8, 3) and smoothing == 0.1
+        assert torch.allclose(shares.sum(1), torch.ones(8))
+    run = bpt.open_run(tmp_path / "run")
+    recipe = run.config["recipe"]
+    assert (recipe["mixup"], recipe["cutmix"], recipe["label_smoothing"]) == (0.8, 1.0, 0.1)
+    assert recipe["randaugment"] == "rand-m9-mstd0.5-inc1"
+    again = tmp_path / "again"
+    succeeded(*train, *mixed, *words, "--no-cache", "--out", again)
+    for one, other in zip(run.metrics, bpt.open_run(again).metrics, strict=True):
+        assert one["train_loss"] == other["train_loss"]
+
+
+def test_a_probe_with_a_normed_head_is_trained_resumed_evaluated_and_exported(images, tmp_path):
+    train = ("train", f"folder:{images}", "--method", "linear", "--batch-size", "8", "--lr", "6.4")
+    options = ("--optimizer", "lars", "--head-norm", "batch", "--epochs", "3", "--device", "cpu")
+    whole, part, file = tmp_path / "whole", tmp_path / "part", tmp_path / "m.safetensors"
+    succeeded(*train, *options, "--out", whole)
+    run = bpt.open_run(whole)
+    state = run.trained_state()
+    assert state["head.norm.running_mean"].abs().sum() > 0
+
+    def stop(done, _):
+        if done == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(bpt.Interrupted):
+        bpt.train(run.recipe, part, device="cpu", progress=stop)
+    succeeded(*train, *options, "--out", part, "--resume")
+    for name, value in bpt.open_run(part).trained_state().items():
+        assert torch.equal(value, state[name]), name
+    scores = json.loads(succeeded("evaluate", whole, "--json").stdout)
+    assert scores["loss"] == pytest.approx(run.result["test_loss"], rel=1e-5)
+    succeeded("export", whole, "--out", file)
+    exported, _ = bpt.load_exported(file)
+    assert set(exported.trained_state()) == {"head.weight", "head.bias"}
+    model, backbone = run.load_model()
+    batch = torch.randn(4, 3, *backbone.image_size, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(exported(batch), model(batch), atol=1e-4)
