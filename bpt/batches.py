@@ -420,13 +420,26 @@ def _kept(split: Split, kept: Kept, say: Say, *, within: Split | None = None) ->
     return replace(split, opener=pixels) if pixels else split
 
 
-def _mixing(recipe: Recipe, classes: int) -> Mixing:
-    share = recipe.batch_size // rank_and_size()[1]
-    if share % 2:
+def check_share(recipe: Recipe, world: int) -> None:
+    """Refuse a batch of which the share of each of `world` processes cannot be mixed or normalised.
+
+    Raises:
+        BurstError: it says what to change.
+    """
+    share = recipe.batch_size // world
+    if recipe.mixes and share % 2:
         raise BurstError(
             f"mixup and cutmix pair the images of a process, and {share} are odd; "
             "choose another batch_size"
         )
+    if recipe.head_norm == "batch" and share < 2:
+        raise BurstError(
+            f"head_norm batch needs two images at once, and a batch_size of {recipe.batch_size} "
+            f"has {share} for each of {world} processes; raise it"
+        )
+
+
+def _mixing(recipe: Recipe, classes: int) -> Mixing:
     options = {"mixup": recipe.mixup, "cutmix": recipe.cutmix, "seed": recipe.seed}
     return Mixing(classes=classes, **options)  # type: ignore[arg-type]
 

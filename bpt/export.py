@@ -104,7 +104,7 @@ def load_exported(
         classes, pooling = tuple(about["classes"]), about["pooling"]
         blocks, after, method = about["blocks"], about["after"], about["method"]
         bottleneck = about.get("bottleneck") or 1
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: its metadata lacks {error}") from error
     if method in ("full", "lora"):
         model: Model = FineTunedViT(backbone, len(classes), pooling=pooling)

@@ -356,6 +356,12 @@ class Recipe(Tuning):
         wanted |= {"mixup": self.mixup > 0, "cutmix": self.cutmix > 0}
         check_used(self.method, [name for name, asked in wanted.items() if asked])
 
+        if self.head_norm == "batch" and self.accumulation > 1:
+            raise BurstError(
+                "head_norm batch normalises by the whole batch, which accumulation would cut; "
+                "leave accumulation out"
+            )
+
     @property
     def mixes(self) -> bool:
         """Whether images of a batch are mixed."""
@@ -388,6 +394,11 @@ class Recipe(Tuning):
             )
         if self.randaugment is not None:
             check_randaugment(self.randaugment)
+            if self.augmentation != "crop":
+                raise BurstError(
+                    f"randaugment changes random crops, and augmentation is {self.augmentation}; "
+                    "leave one of them out"
+                )
         if self.min_lr > self.peak_lr:
             raise BurstError(f"min_lr {self.min_lr} is above the learning rate {self.lr}")
         if not 0 <= (self.warmup_epochs or 0) < self.total_epochs:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bpt import run_folder as folder
-from bpt.batches import Batches, batches_for
+from bpt.batches import Batches, batches_for, check_share
 from bpt.configuration import (
     configuration,
     open_benchmark,
@@ -152,6 +152,7 @@ class _Classification(Session[Recipe, Labelled]):
             required(library, library)
         self.benchmark = first_alone(lambda: open_benchmark(recipe, say=self.say))
         self.backbone = open_backbone(recipe, self.device)
+        check_share(recipe, rank_and_size()[1])
         prompted_blocks(recipe, self.backbone)  # what cannot be built shows before a folder is made
         self.config = configuration(recipe, self.benchmark, self.backbone)
 

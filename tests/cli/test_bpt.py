@@ -299,6 +299,11 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
         (("train", "digits", "--randaugment", "m9"), "rand-m9-mstd0.5-inc1"),
         (("train", "digits", "--label-smoothing", "1"), "label_smoothing is 1.0"),
         (("train", "digits", "--mixup", "-1"), "mixup is -1.0"),
+        (("train", "digits", "--mixup", "1", "--batch-size", "7"), "7 are odd"),
+        (
+            ("train", "digits", "--method", "linear", "--head-norm", "batch", "--batch-size", "1"),
+            "two images at once",
+        ),
         (("train", "digits", "--image-size", "0"), "image_size is 0"),
         (("train", "digits", "--seeds", "0;1"), "0,1,2"),
         (("train", "digits", "--device", "cuda:99"), "cuda:99"),
