@@ -189,7 +189,8 @@ class _Classification(Session[Recipe, Labelled]):
                 "state is kept. Lower lr, warm up longer (warmup_epochs), or train in precision "
                 "float32"
             )
-        found = {f"{one}_{name}": None for one in ("val", "test") for name in ("loss", "accuracy")}
+        names = [f"{one}_{name}" for one in ("val", "test") for name in ("loss", "accuracy")]
+        found: dict[str, float | None] = dict.fromkeys(names)
         if scores:
             found |= {f"{split}_loss": scores.loss, f"{split}_accuracy": scores.accuracy}
         return {

@@ -32,9 +32,7 @@ def _single_thread():
 @pytest.fixture(scope="module")
 def base(colours):
     given = {"model": "timm:test_vit", "weights": "random", "placement": "last:1"}
-    return search_base(
-        "folder", data=str(colours), epochs=2, batch_size=8, num_prompts=2, **given
-    )
+    return search_base("folder", data=str(colours), epochs=2, batch_size=8, num_prompts=2, **given)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +150,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same(base, whole, tmp_path, fork
     for count in (1, 4, 7):  # run folders that have begun
         process = forkserver.Process(target=searched, args=(base, tmp_path))
         process.start()
-        until_there(lambda: len(list(tmp_path.rglob("config.json"))) >= count, process)
+        until_there(lambda n=count: len(list(tmp_path.rglob("config.json"))) >= n, process)
         os.kill(process.pid, signal.SIGKILL)
         process.join()
     assert search_methods(base, METHODS, tmp_path, options=OPTIONS, devices=("cpu",)) == whole[1]
