@@ -76,7 +76,7 @@ def test_what_is_drawn_of_an_image_depends_on_no_worker_process_or_cache(
 ):
     monkeypatch.setenv("BPT_CACHE", str(tmp_path))
     found = open_dataset("folder", colours)
-    transform = train_transform(found, backbone, TEXT)
+    transform = train_transform(found, backbone, randaugment=TEXT)
     alone = epoch(found.train, transform)
     assert not torch.equal(alone, epoch(found.train, train_transform(found, backbone)))
     assert torch.equal(alone, epoch(found.train, transform, workers=2))
