@@ -52,7 +52,10 @@ class SearchOptions:
     def grid(self, lr: float, weight_decay: float) -> Grid:
         """Where a method begins whose own rate and decay these are."""
         own = default_grid(lr, weight_decay)
-        return Grid(self.lrs or own.lrs, self.weight_decays or own.weight_decays)
+        return Grid(
+            own.lrs if self.lrs is None else self.lrs,
+            own.weight_decays if self.weight_decays is None else self.weight_decays,
+        )
 
     def grid_of(self, recipe: Recipe) -> Grid:
         """Where the method of a recipe begins."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bpt.published import recipe_for
-from bpt.recipe import USED_BY, Recipe, check_fields
+from bpt.recipe import METHODS, USED_BY, Recipe, check_fields
 from bpt.search.grid import Point, rounded
 from bpt.search.options import searched_decay
-from burst.errors import BurstError
+from burst.errors import BurstError, check_known
 
 # What a search chooses, and so nobody can give.
 SEARCHED = ("method", "lr", "weight_decay", "seed", "protocol", "fold", "origins")
@@ -34,6 +34,8 @@ def given_of(base: Recipe) -> dict[str, Any]:
         names = [name for name, origin in base.origins.items() if origin == "given"]
     else:
         default = Recipe(dataset=base.dataset, method=base.method).to_dict()
+        of_length = Recipe(dataset=base.dataset, method=base.method, epochs=base.epochs)
+        default["warmup_epochs"] = of_length.warmup_epochs
         names = [name for name, value in base.to_dict().items() if value != default[name]]
     return {name: getattr(base, name) for name in names if name not in (*SEARCHED, "dataset")}
 
@@ -44,11 +46,14 @@ def method_recipes(base: Recipe, methods: Sequence[str]) -> dict[str, Recipe]:
     What a method makes no use of is left out of its recipe.
 
     Raises:
+        UnknownName: a method that is not known; the nearest are offered.
         BurstError: no method, or one twice; an option that none of them makes use of; or see
             `recipe_for`.
     """
     if not methods or len(set(methods)) < len(methods):
         raise BurstError(f"methods {list(methods)} must be at least one, and no two the same")
+    for method in methods:
+        check_known("method", method, METHODS)
     given = given_of(base)
     for name in given:
         users = USED_BY.get(name, methods)

@@ -106,6 +106,57 @@ def same_end(one, other):
         assert first[name] == second[name]
 
 
+def test_a_training_that_stops_after_an_epoch_goes_on_to_the_same_bits(recipe, whole, tmp_path):
+    last = train(recipe, tmp_path / "run", until=1)
+    assert last["epoch"] == 1 and last["val_accuracy"] is not None
+    assert open_run(tmp_path / "run").result is None  # the test split was not read
+    assert train(recipe, tmp_path / "run", until=1, resume=True)["epoch"] == 1
+    assert train(recipe, tmp_path / "run", until=3, resume=True)["epoch"] == 3
+    assert open_run(tmp_path / "run").result is None
+    train(recipe, tmp_path / "run", resume=True)
+    same_end(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("until", [0, 4])
+def test_there_must_be_such_an_epoch_to_stop_after(recipe, tmp_path, until):
+    with pytest.raises(BurstError, match=r"until is .*1\.\.3"):
+        train(recipe, tmp_path / "run", until=until)
+
+
+def test_a_run_keeps_the_class_that_each_test_image_was_given(recipe, whole):
+    found = load_file(whole / "predictions.safetensors")
+    split = bpt.open_dataset("folder", recipe.data).test
+    assert found["labels"].tolist() == split.labels.tolist()
+    right = 100 * (found["predicted"] == found["labels"]).double().mean()
+    assert float(right) == pytest.approx(open_run(whole).result["test_accuracy"])
+    matrix = bpt.confusion_matrix(open_run(whole))
+    for predicted, label in zip(found["predicted"], found["labels"], strict=True):
+        matrix[label, predicted] -= 1
+    assert not matrix.any()
+
+
+def test_protocol_last_trains_on_all_images_and_keeps_the_last_epoch(recipe, tmp_path):
+    said = []
+    result = train(replace(recipe, protocol="last"), tmp_path / "run", say=said.append)
+    run = open_run(tmp_path / "run")
+    assert result["best_epoch"] == 3 and result["val_accuracy"] is None
+    assert [line["step"] for line in run.metrics] == [4, 8, 12]  # 33 images in steps of 8
+    assert {line["val_accuracy"] for line in run.metrics} == {None}
+    state = load_checkpoint(tmp_path / "run")["trainer"]["model"]
+    assert all(torch.equal(value, state[name]) for name, value in run.trained_state().items())
+    assert any("epoch 3/3  loss" in line and " val " not in line for line in said)
+
+
+def test_a_fold_is_validated_on_and_the_rest_trained_on(recipe, tmp_path):
+    train(replace(recipe, fold="2/3"), tmp_path / "run", until=1)
+    about = open_run(tmp_path / "run").config["dataset"]
+    assert (about["train"], about["val"], about["test"]) == (22, 11, 12)
+    with pytest.raises(RunExists, match="fold 2/3, not 1/3"):
+        train(replace(recipe, fold="1/3"), tmp_path / "run", resume=True)
+    with pytest.raises(BurstError, match="protocol last trains on all images"):
+        replace(recipe, fold="2/3", protocol="last")
+
+
 def test_a_run_folder_holds_what_was_promised(packaged, tmp_path):
     said = []
     steps = []

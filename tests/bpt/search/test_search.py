@@ -227,7 +227,7 @@ def test_where_all_diverge_it_says_so(base, tmp_path):
         ((), BurstError, "at least one, and no two the same"),
         (("vpt", "vpt"), BurstError, "at least one, and no two the same"),
         (("vtp",), UnknownName, "vpt"),
-        (("linear",), BurstError, "placement is for"),
+        (("linear",), BurstError, "num_prompts is for"),
     ],
 )
 def test_methods_that_make_no_sense_are_refused(base, tmp_path, methods, error, says):

@@ -1,0 +1,88 @@
+"""`bpt search` as a user types it."""
+
+import json
+
+import pytest
+from colours import write_images
+from typer.testing import CliRunner
+
+import bpt
+from cli import bpt as command
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("images"))
+
+
+def run(images, *arguments):
+    fixed = ("--model", "timm:test_vit", "--weights", "random", "--epochs", "1")
+    more = ("--batch-size", "8", "--devices", "cpu", "--processes", "1")
+    return RUNNER.invoke(
+        command.app, ["search", f"folder:{images}", *fixed, *more, *map(str, arguments)]
+    )
+
+
+def test_every_option_reaches_the_trainings(images, tmp_path):
+    out = tmp_path / "out"
+    found = run(
+        images, "--methods", "linear, vpt", "--out", out, "--seeds", "3", "--folds", "3",
+        "--lrs", "0.01,0.1", "--weight-decays", "0.002", "--max-trials", "2",
+        "--num-prompts", "2", "--placement", "last:1", "--precision", "bfloat16",
+        "--head-weight-decay", "0.03", "--optimizer", "sgd", "--pooling", "patches",
+        "--train-fraction", "0.9",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    record = json.loads((out / "search.json").read_text())
+    assert record["validation"]["folds"] == 3 and record["trials_each"] == 2
+    [linear, vpt] = record["methods"]
+    assert (linear["placement"], vpt["placement"]) == (None, "last:1")
+    recipe = bpt.open_run(out / vpt["runs"][0]["folder"]).recipe
+    wanted = {"seed": 3, "num_prompts": 2, "precision": "bfloat16", "head_weight_decay": 0.03}
+    wanted |= {"optimizer": "sgd", "pooling": "patches", "weight_decay": 0.002, "epochs": 1}
+    wanted |= {"protocol": "last", "train_fraction": 0.9, "lr": vpt["chosen"]["lr"]}
+    assert {name: getattr(recipe, name) for name in wanted} == wanted
+    assert bpt.open_run(out / linear["runs"][0]["folder"]).recipe.head_weight_decay == 0.002
+    lines = found.stdout.splitlines()
+    assert lines[0].split()[:3] == ["method", "trials", "lr"]
+    assert lines[1].startswith("linear") and lines[2].startswith("vpt")
+    assert lines[3:-1] == record["sentences"] and lines[-1] == f"written to {out}"
+    assert "9 validation images are fewer than 500" in found.stderr
+    again = run(
+        images, "--methods", "linear,vpt", "--out", out, "--seeds", "3", "--folds", "3",
+        "--lrs", "0.01,0.1", "--weight-decays", "0.002", "--max-trials", "2",
+        "--num-prompts", "2", "--placement", "last:1", "--precision", "bfloat16",
+        "--head-weight-decay", "0.03", "--optimizer", "sgd", "--pooling", "patches",
+        "--train-fraction", "0.9", "--json",
+    )  # fmt: skip
+    assert json.loads(again.stdout) == record
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--methods", "vtp"), "vpt"),
+        (("--methods", "vpt,"), "method ''"),
+        (("--methods", "vpt", "--lrs", "a"), "--lrs 'a' is no list of numbers"),
+        (("--methods", "vpt", "--lrs", "-1"), "lrs [-1.0]"),
+        (("--methods", "vpt", "--seeds", "x"), "--seeds 'x'"),
+        (("--methods", "vpt", "--rank", "3"), "rank is for bpt-bilinear"),
+        (("--methods", "linear", "--devices", "gpu9"), "gpu9"),
+    ],
+)
+def test_a_mistake_is_one_line(images, tmp_path, arguments, says):
+    found = run(images, "--out", tmp_path, *arguments)
+    assert found.exit_code == 2 and found.stdout == ""
+    assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
+    assert says in found.stderr
+
+
+def test_interrupted_it_ends_as_shells_expect_it(images, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise bpt.Interrupted(2, "bpt search")
+
+    monkeypatch.setattr(bpt, "search_methods", interrupted)
+    found = run(images, "--methods", "vpt", "--out", tmp_path)
+    assert found.exit_code == 130 and "to go on: bpt search" in found.stderr
