@@ -40,7 +40,9 @@ def search(
     ] = 2,
     max_trials: Annotated[
         int | None,
-        typer.Option(help="Of each method, also if its best is at an edge; twice the grid."),
+        typer.Option(
+            help="Of each method, also if its best is at an edge; half as many again as the grid."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="As of `bpt train`; mae_tiny, of benchmarks mae_vitb.")

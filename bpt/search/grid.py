@@ -106,7 +106,8 @@ def extension(best: Point, tried: Collection[Point], grid: Grid, count: int) -> 
     Raises:
         BurstError: both axes are fixed.
     """
-    known, found = set(tried), []
+    known = set(tried)
+    found: list[Point] = []
     for point in itertools.chain(outward(best, tried, grid), _around(best, grid)):
         if len(found) == count:
             break

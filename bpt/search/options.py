@@ -20,7 +20,8 @@ class SearchOptions:
         weight_decays: the same; None: 0 and each method's own.
         seeds: of the final trainings; trials are run with the first.
         folds: of a cross-validation, where there are fewer than 500 validation images.
-        max_trials: of each method, extensions of its grid included; None: twice its grid.
+        max_trials: of each method, extensions of its grid among them; None: half as many again as
+            the grid has.
 
     Raises:
         BurstError: no seed, one twice or a negative one; or see `Grid`.
