@@ -70,6 +70,39 @@ def search(
         str | None, typer.Option(help="default, prompts+patches, patches, prompts or token.")
     ] = None,
     after: Annotated[str | None, typer.Option(help="carry (if not given) or drop.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Pixels a side that the backbone reads; its own.")
+    ] = None,
+    augmentation: Annotated[
+        str | None, typer.Option(help="Of training images: crop (if not given), flip or none.")
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Of each training image, so that what no prompt changes is computed once."
+        ),
+    ] = None,
+    prompt_scale: Annotated[
+        str | None, typer.Option(help="Of whitened prompts: unit (if not given) or paper.")
+    ] = None,
+    null_gain: Annotated[
+        float | None, typer.Option(help="Of whitened prompts: of directions below the floor.")
+    ] = None,
+    floor: Annotated[
+        float | None,
+        typer.Option(help="Of matrices made here: least share of the largest eigenvalue."),
+    ] = None,
+    bilinear_init: Annotated[
+        str | None, typer.Option(help="Start of bpt-bilinear's right factor: xavier or whitening.")
+    ] = None,
+    bottleneck: Annotated[int | None, typer.Option(help="Of lora (its rank) and adapter.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="Share of each label that goes to all classes.")
+    ] = None,
+    checkpoint_activations: Annotated[
+        bool | None,
+        typer.Option("--checkpoint-activations", help="Compute blocks again, for less memory."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of every training.")] = None,
     warmup_epochs: Annotated[
         int | None, typer.Option(help="With a rising learning rate; a tenth of the epochs.")
@@ -126,6 +159,16 @@ def search(
             whitening=whitening,
             pooling=pooling,
             after=after,
+            image_size=image_size,
+            augmentation=augmentation,
+            views=views,
+            prompt_scale=prompt_scale,
+            null_gain=null_gain,
+            floor=floor,
+            bilinear_init=bilinear_init,
+            bottleneck=bottleneck,
+            label_smoothing=label_smoothing,
+            checkpoint_activations=checkpoint_activations,
             epochs=epochs,
             warmup_epochs=warmup_epochs,
             batch_size=batch_size,

@@ -32,7 +32,7 @@ def test_every_option_reaches_the_trainings(images, tmp_path):
         "--lrs", "0.01,0.1", "--weight-decays", "0.002", "--max-trials", "2",
         "--num-prompts", "2", "--placement", "last:1", "--precision", "bfloat16",
         "--head-weight-decay", "0.03", "--optimizer", "sgd", "--pooling", "patches",
-        "--train-fraction", "0.9",
+        "--train-fraction", "0.9", "--augmentation", "flip", "--views", "2", "--image-size", "80",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     record = json.loads((out / "search.json").read_text())
@@ -42,6 +42,7 @@ def test_every_option_reaches_the_trainings(images, tmp_path):
     recipe = bpt.open_run(out / vpt["runs"][0]["folder"]).recipe
     wanted = {"seed": 3, "num_prompts": 2, "precision": "bfloat16", "head_weight_decay": 0.03}
     wanted |= {"optimizer": "sgd", "pooling": "patches", "weight_decay": 0.002, "epochs": 1}
+    wanted |= {"augmentation": "flip", "views": 2, "image_size": 80}
     wanted |= {"protocol": "last", "train_fraction": 0.9, "lr": vpt["chosen"]["lr"]}
     assert {name: getattr(recipe, name) for name in wanted} == wanted
     assert bpt.open_run(out / linear["runs"][0]["folder"]).recipe.head_weight_decay == 0.002
@@ -55,7 +56,8 @@ def test_every_option_reaches_the_trainings(images, tmp_path):
         "--lrs", "0.01,0.1", "--weight-decays", "0.002", "--max-trials", "2",
         "--num-prompts", "2", "--placement", "last:1", "--precision", "bfloat16",
         "--head-weight-decay", "0.03", "--optimizer", "sgd", "--pooling", "patches",
-        "--train-fraction", "0.9", "--json",
+        "--train-fraction", "0.9", "--augmentation", "flip", "--views", "2", "--image-size", "80",
+        "--json",
     )  # fmt: skip
     assert json.loads(again.stdout) == record
 
