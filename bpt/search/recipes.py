@@ -85,7 +85,8 @@ def trial_recipe(recipe: Recipe, point: Point, seed: int, **changes: Any) -> Rec
     if recipe.prompted and own and recipe.origins.get("head_weight_decay") != "given":
         ratio = (recipe.head_weight_decay or 0.0) / own
         decays["head_weight_decay"] = rounded(ratio * point.weight_decay)
-    return dataclasses.replace(recipe, lr=point.lr, seed=seed, **decays, **changes)
+    changes |= {"lr": point.lr, "seed": seed, **decays}
+    return dataclasses.replace(recipe, **changes)
 
 
 def search_base(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever Recipe takes

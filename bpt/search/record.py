@@ -28,6 +28,7 @@ def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]
     best = course.best
     runs, counts = [], None
     for seed in trials.seeds if best else ():
+        assert best is not None
         job = trials.final_job(method, best, seed)
         result = trials.result(job)
         if result is None or "diverged" in result:

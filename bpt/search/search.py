@@ -202,11 +202,11 @@ class _Search:
             for seed in self.options.seeds if course.best else ():
                 assert course.best is not None
                 result = self.trials.result(self.trials.final_job(method, course.best, seed))
-                key = (method, course.best, "seed", seed)
-                if result is not None and key not in told:
+                final = (method, course.best, "seed", seed)
+                if result is not None and final not in told:
                     accuracy = result.get("test_accuracy")
                     how = "diverged" if accuracy is None else f"test {accuracy:.1f} %"
-                    yield key, f"{method} seed {seed}: {how}"
+                    yield final, f"{method} seed {seed}: {how}"
 
     def _take(self, job: Job, device: str, progress: Progress | None) -> bool:
         """Run a job, if no other process has it; whether there is something new."""

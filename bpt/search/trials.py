@@ -157,6 +157,6 @@ def _together(lines: list[dict[str, Any]], images: tuple[int, ...]) -> Score:
 
     def mean(name: str) -> float:
         pairs = zip(lines, counts, strict=True)
-        return sum(line[name] * count for line, count in pairs) / total
+        return sum(float(line[name]) * count for line, count in pairs) / total
 
     return Score(mean("val_accuracy"), mean("val_loss"), total)
