@@ -187,7 +187,7 @@ def export(
 
 @app.command()
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or of one search.")],
     out: Annotated[Path, typer.Option(help="Folder for the page, its figures and its tables.")],
     data: Annotated[str | None, typer.Option(help="Where the dataset lies, if it moved.")] = None,
     confusion: Annotated[
@@ -201,7 +201,7 @@ def report(
 ) -> None:
     """Compare runs: one HTML page with curves, prompts, confusions and the published numbers.
 
-    Of detectors: scores, classes, who finds what, pictures side by side.
+    Of detectors: scores, classes, who finds what, pictures side by side. Of a search: its page.
     """
     with reported_errors():
         import bpt
@@ -209,6 +209,9 @@ def report(
         import reports
 
         burst.make_folder(out)
+        if any(reports.is_search(folder) for folder in folders):
+            _report_search(folders, out, style, as_json=as_json)
+            return
         runs = [bpt.open_run(folder) for folder in folders]
         detectors = [run for run in runs if isinstance(run, bpt.DetectionRun)]
         classifiers = [run for run in runs if not isinstance(run, bpt.DetectionRun)]
@@ -232,6 +235,23 @@ def report(
             shown = reports.detectors_table if detectors else reports.comparison_table
             console.print(shown(table))
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
+
+
+def _report_search(folders: list[Path], out: Path, style: str, *, as_json: bool) -> None:
+    import burst
+    import reports
+
+    if len(folders) > 1:
+        raise burst.BurstError(f"{len(folders)} folders given; report one search at a time")
+    with reports.figure_style(style):
+        files = reports.save_search_report(folders[0], out)
+    table = reports.methods_frame(reports.open_search(folders[0]))
+    if as_json:
+        typer.echo(table.to_json(orient="records", indent=2))
+        return
+    console = plain_console()
+    console.print(reports.methods_table(table))
+    console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 
 def main() -> NoReturn:

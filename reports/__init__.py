@@ -61,6 +61,8 @@ from reports.prompts import (
     values_figure,
 )
 from reports.published import STUDIES, published, published_numbers
+from reports.search import save_search_report
+from reports.search_tables import is_search, methods_frame, methods_table, open_search
 from reports.spectrum import (
     draw_over_depth,
     save_spectrum,
@@ -177,6 +179,7 @@ __all__ = [
     "findings_of_detectors",
     "head_maps",
     "house_style",
+    "is_search",
     "kurtosis_parts",
     "labels",
     "law_lines",
@@ -188,10 +191,13 @@ __all__ = [
     "match_detections",
     "measured_origins",
     "measured_whitening",
+    "methods_frame",
+    "methods_table",
     "mismatches",
     "model_record",
     "models_table",
     "objects_table",
+    "open_search",
     "open_survey_runs",
     "overlay",
     "overlay_grid",
@@ -213,6 +219,7 @@ __all__ = [
     "save_maps",
     "save_prediction",
     "save_predictions",
+    "save_search_report",
     "save_spectrum",
     "save_study",
     "save_survey",

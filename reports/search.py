@@ -1,0 +1,238 @@
+"""A search as one page: which method is better and by how much, and how that was found out."""
+
+import dataclasses
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bpt import Recipe
+from burst.errors import EmptyResult
+from burst.files import make_folder
+from burst.provenance import provenance
+from reports.page import Cell, Page, Section, cell
+from reports.search_figures import curves_figure, forest_figure, rates_figure
+from reports.search_tables import (
+    CURVES,
+    Search,
+    differences_frame,
+    flatness,
+    flatness_words,
+    methods_frame,
+    open_search,
+    save_table,
+    trials_frame,
+    winner_curves,
+    written,
+)
+
+LEAD = (
+    "Every method was given the same number of trials of its learning rate and weight decay, "
+    "judged on validation images; what was best was then trained with several seeds, and the test "
+    "images were read at the end of each of these trainings.",
+)
+NOT_SHARED = ("origins", "method", "lr", "weight_decay", "head_weight_decay", "seed")
+BETTER, WORSE = "#d3e6f3", "#f9dccf"
+
+
+def save_search_report(
+    folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+) -> list[Path]:
+    """Write index.html, its figures as PNG and PDF, and tables as CSV, Markdown and LaTeX.
+
+    The tables are methods, differences and trials. A search that has not ended yet gives a page of
+    what there is, which says so.
+
+    Args:
+        folder: that `bpt.search_methods` wrote.
+        out: where to; the same folder if not given.
+
+    Returns:
+        The files, the page first.
+
+    Raises:
+        CheckpointError: there is no search in the folder.
+        EmptyResult: no method in it.
+        OutputError: the folder cannot be written.
+    """
+    search = open_search(Path(folder))
+    record = search.record
+    if not record["methods"]:
+        raise EmptyResult(f"{folder} holds a search without any method yet")
+    place = make_folder(out or folder)
+    page = Page(f"Methods compared on {record['dataset']}, {record['model']}", LEAD)
+    _found(page.section("What was found"), record)
+    methods, files = methods_frame(search), list[Path]()
+    _methods(page.section("Methods"), methods)
+    files += save_table(methods, place / "methods")
+    if record["differences"]:
+        files += _differences(page.section("Differences"), record, place)
+    files += _rates(page.section("Rates that were tried"), search, place)
+    files += _epochs(page.section("Over the epochs"), search, place)
+    _how_chosen(page.section("How it was chosen"), search)
+    _how_made(page.section("How it was made"), record)
+    return [page.save(place / "index.html"), *files]
+
+
+def difference_section(
+    section: Section, differences: pd.DataFrame, path: Path, *, what: str = "test accuracy"
+) -> list[Path]:
+    """Paired differences as a figure and as a table, the files PATH.png, .pdf, .csv, .md, .tex."""
+    caption = f"Paired differences of {what}, in points, with 95 % intervals; at 0 both are alike."
+    files = section.figure(forest_figure(differences, what=what), path, caption)
+    rows = []
+    for line in differences.to_dict("records"):
+        row = [_written(str(name), value) for name, value in line.items()]
+        shade = BETTER if line["low"] > 0 else WORSE if line["high"] < 0 else ""
+        row[2] = Cell(row[2].text, row[2].number, shade)
+        rows.append(row)
+    columns = [str(name) for name in differences.columns]
+    section.table(columns, rows, "Coloured: the interval leaves 0 out")
+    return files + save_table(differences, path)
+
+
+def _found(section: Section, record: Mapping[str, Any]) -> None:
+    if not record["complete"]:
+        section.text("The search is not at its end yet: what follows will change.", strong=True)
+    for sentence in record["sentences"]:
+        section.text(sentence, strong=True)
+    edges = [one["method"] for one in record["methods"] if not one["inside"] and one["chosen"]]
+    if edges:
+        section.text(
+            f"The best rate of {', '.join(edges)} lies at an edge of what was tried: beyond it "
+            "there may be a better one."
+        )
+
+
+def _methods(section: Section, methods: pd.DataFrame) -> None:
+    columns = [str(name) for name in methods.columns if name != "sd"]
+    rows = []
+    for line in methods.to_dict("records"):
+        row = {str(name): _written(str(name), value) for name, value in line.items()}
+        spread = row.pop("sd").text
+        if spread and spread != "–":
+            row["test"] = Cell(f"{row['test'].text} ± {spread}", row["test"].number)
+        rows.append(list(row.values()))
+    section.table(
+        columns,
+        rows,
+        "Parameters of prompts, and all that were trained; accuracies in percent; val of the trial "
+        "that was chosen, test as mean ± standard deviation over seeds",
+    )
+
+
+def _differences(section: Section, record: Mapping[str, Any], place: Path) -> list[Path]:
+    section.text(
+        "Pairs are runs of one seed, scored on the same test images: what an image or a start does "
+        "to both cancels. The intervals were not widened for there being several differences."
+    )
+    return difference_section(section, differences_frame(record), place / "differences")
+
+
+def _rates(section: Section, search: Search, place: Path) -> list[Path]:
+    files = section.figure(
+        rates_figure(search),
+        place / "rates",
+        "Validation accuracy of every trial, with its standard error. Hollow: stopped before its "
+        "last epoch as one of the worse, so not to be compared with the filled. A ring: chosen.",
+    )
+    trials = trials_frame(search)
+    section.frame(trials.drop(columns="folder"), "Every trial; click a heading to sort")
+    return files + save_table(trials, place / "trials")
+
+
+def _epochs(section: Section, search: Search, place: Path) -> list[Path]:
+    curves = winner_curves(search)
+    if missing := [label for label in search.methods if label not in curves]:
+        section.text(f"No epochs are known of {', '.join(missing)}: no run of it lies here (yet).")
+    if not curves:
+        return []
+    kinds = dict.fromkeys(CURVES[one.quantity] for one in curves.values())
+    caption = f"{' and '.join(kinds)} of what was chosen: mean over seeds, and one deviation."
+    files = section.figure(curves_figure(curves), place / "epochs", caption)
+    section.text(
+        "Whether a curve is flat at its end: the slope of a straight line through the last quarter "
+        "of the epochs (three at least) of the mean over seeds, with its standard error. It is "
+        "called flat where a 95 % interval of the slope holds 0 and as many epochs again would, at "
+        "either end of the interval, change a point at most."
+    )
+    ends = {label: flatness(one.values.mean(0)) for label, one in curves.items()}
+    section.items(flatness_words(label, end) for label, end in ends.items())
+    known = {label: end for label, end in ends.items() if end}
+    rows = [{"method": one, "verdict": end.verdict, **end._asdict()} for one, end in known.items()]
+    table = pd.DataFrame(rows)
+    return files + (save_table(table, place / "flatness") if len(table) else [])
+
+
+def _how_chosen(section: Section, search: Search) -> None:
+    record = search.record
+    validation = record["validation"]
+    if validation["kind"] == "cross":
+        judged = (
+            f"There was no validation split, or one of few images, so trials were judged by "
+            f"{validation['folds']}-fold cross-validation on the training images: each of "
+            f"{validation['images']:,} images was scored once, by a training that had not seen it."
+        )
+    else:
+        judged = (
+            f"Trials were judged on the validation split, {validation['images']:,} images, "
+            "which nothing was trained on."
+        )
+    seeds = ", ".join(str(seed) for seed in record["seeds"])
+    section.items(
+        [
+            judged,
+            f"Every method had at least {record['trials_each']} trials. The best of them was then "
+            f"trained with the seeds {seeds}; the test split has {record['test_images']:,} images "
+            "and was read once for each of these runs.",
+            _counts(record["methods"]),
+            "Nothing but learning rate and weight decay was adjusted: number of prompts, epochs, "
+            "batch, augmentation, pooling and the rest are those of the recipe below for all.",
+            "Scores of the trials that were chosen are the best of many and so too good by a "
+            "little; the test accuracies are not.",
+        ]
+    )
+
+
+def _counts(methods: Sequence[Mapping[str, Any]]) -> str:
+    parts = []
+    for one in methods:
+        stopped = sum(trial["epochs"] < trial["of_epochs"] for trial in one["trials"])
+        lost = sum(trial["score"] is None for trial in one["trials"])
+        text = f"{one['method']} {len(one['trials'])}"
+        if stopped or lost:
+            notes = [f"{stopped} stopped early"] * bool(stopped) + [f"{lost} diverged"] * bool(lost)
+            text += f" ({', '.join(notes)})"
+        parts.append(text)
+    return f"Trials: {', '.join(parts)}."
+
+
+def _how_made(section: Section, record: Mapping[str, Any]) -> None:
+    base = record["base"]
+    defaults = {one.name: one.default for one in dataclasses.fields(Recipe)}
+    chosen = {
+        name: value
+        for name, value in base.items()
+        if name not in NOT_SHARED and value != defaults.get(name)
+    }
+    section.items(
+        [
+            f"Dataset {record['dataset']}, backbone {record['model']}.",
+            f"What all trainings share: {json.dumps(chosen)}.",
+        ]
+    )
+    kept = {name: record[name] for name in ("command", "versions") if name in record}
+    made = provenance() | kept
+    section.text("To repeat it, or to go on with it:")
+    section.code(shlex.join(made["command"]))
+    section.versions(made["versions"])
+
+
+def _written(name: str, value: Any) -> Cell:  # noqa: ANN401  whatever a table holds
+    """As in the tables beside the page, with the number to sort by."""
+    made = cell(value)
+    return Cell(written(name, value), made.number) if made.number is not None else made

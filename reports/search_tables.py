@@ -1,0 +1,305 @@
+"""A search's file as tables: its methods, their differences, every trial, and who still learns."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich.table import Table
+from scipy import stats
+
+from bpt import open_run
+from burst.errors import CheckpointError
+from burst.files import write_atomically
+
+Floats = NDArray[np.float64]
+FILE, KIND = "search.json", "bpt search 1"
+LEAST_EPOCHS = 3  # that a slope and its error take
+SLIGHT = 1.0  # points that as many epochs again may add to what is called flat
+# What is drawn over the epochs: the first of them that the runs have.
+CURVES = {
+    "val_accuracy": "validation accuracy (%)",
+    "test_accuracy": "test accuracy (%)",
+    "train_accuracy": "training accuracy (%)",
+}
+NO_TEX = str.maketrans({one: f"\\{one}" for one in "&%$#_{}"} | {"±": r"$\pm$"})
+
+
+@dataclass(frozen=True)
+class Search:
+    """What `bpt.search_methods` left in a folder.
+
+    Attributes:
+        folder: that it lies in; folders of its trials and runs are relative to it.
+        record: the content of search.json.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def methods(self) -> dict[str, Mapping[str, Any]]:
+        """The entries by what tells them apart: the method, and its placement where need be."""
+        entries = self.record["methods"]
+        count = Counter(one["method"] for one in entries)
+        return {
+            one["method"]
+            if count[one["method"]] == 1 or not one["placement"]
+            else f"{one['method']}, {one['placement']}": one
+            for one in entries
+        }
+
+
+class Curve(NamedTuple):
+    """Accuracy over the epochs of a method's winner: (seeds, epochs), percent, and its kind."""
+
+    quantity: str
+    values: Floats
+
+
+class Flatness(NamedTuple):
+    """The straight line through the end of a curve.
+
+    Attributes:
+        epochs: that it goes through.
+        slope: points an epoch.
+        error: standard error of the slope.
+        low, high: 95 % interval of the slope, by Student's t.
+    """
+
+    epochs: int
+    slope: float
+    error: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """By the interval: of one sign, or so small that as much again would add little."""
+        if self.low > 0:
+            return "still rising"
+        if self.high < 0:
+            return "falling"
+        small = self.epochs * max(-self.low, self.high) <= SLIGHT
+        return "flat" if small else "too noisy to tell"
+
+
+def is_search(folder: str | Path) -> bool:
+    """Whether a folder holds a search's file."""
+    return (Path(folder) / FILE).is_file()
+
+
+def open_search(folder: str | Path) -> Search:
+    """Read the search.json in a folder.
+
+    Raises:
+        CheckpointError: there is none, it is damaged or of another kind.
+    """
+    path = Path(folder) / FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} is not the folder of a search: it holds no readable {FILE}; name a folder "
+            "that `bpt search` wrote"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        raise CheckpointError(f"{path} is not the file of a search")
+    return Search(Path(folder), record)
+
+
+def methods_frame(search: Search) -> pd.DataFrame:
+    """A row a method.
+
+    Columns: method, placement, prompt and trained (parameters), trials, lr and weight_decay (that
+    were chosen), inside (whether the best is no edge of what was tried: yes or no), val, test
+    (percent; the mean over seeds), sd (over seeds; none for one), seeds.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "method": one["method"],
+                "placement": one["placement"] or "",
+                "prompt": one["prompt_parameters"],
+                "trained": one["trained_parameters"],
+                "trials": len(one["trials"]),
+                **{name: (one["chosen"] or {}).get(name) for name in ("lr", "weight_decay")},
+                "inside": "yes" if one["inside"] else "no",
+                "val": (one["chosen"] or {}).get("score"),
+                "test": (one["test"] or {}).get("mean"),
+                "sd": (one["test"] or {}).get("std"),
+                "seeds": len(one["runs"]),
+            }
+            for one in search.record["methods"]
+        ]
+    )
+
+
+def differences_frame(record: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a paired difference: method, against, difference, low, high (points), seeds, images."""
+    columns = ["method", "against", "difference", "low", "high", "seeds", "images"]
+    return pd.DataFrame([{name: one[name] for name in columns} for one in record["differences"]])
+
+
+def trials_frame(search: Search) -> pd.DataFrame:
+    """A row a trial: method, placement, lr, weight_decay, epochs, of_epochs, score, its standard
+    error, stopped and chosen (yes or no), folder."""
+    rows = []
+    for entry in search.record["methods"]:
+        chosen = entry["chosen"] or {}
+        for trial in entry["trials"]:
+            row = {"method": entry["method"], "placement": entry["placement"] or ""}
+            row |= {name: value for name, value in trial.items() if name != "folder"}
+            here = all(trial[name] == chosen.get(name) for name in ("lr", "weight_decay"))
+            row |= {"stopped": "yes" if is_stopped(trial) else "no"}
+            row |= {"chosen": "yes" if here else "no", "folder": trial["folder"]}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def is_stopped(trial: Mapping[str, Any]) -> bool:
+    """Whether a trial ended before its last epoch, as one of the worse."""
+    return bool(trial["epochs"] < trial["of_epochs"])
+
+
+def winner_curves(search: Search) -> dict[str, Curve]:
+    """By method: the accuracy of its winner's runs, as far as their folders are still there."""
+    found = {}
+    for label, entry in search.methods.items():
+        metrics = [_metrics(search.folder / run["folder"]) for run in entry["runs"]]
+        if curve := _curve([one for one in metrics if one]):
+            found[label] = curve
+    return found
+
+
+def flatness(accuracies: Sequence[float] | Floats) -> Flatness | None:
+    """Least squares through the last quarter of the epochs, of three at least.
+
+    Residuals count as independent, so the error is rather too small where neighbours are alike.
+
+    Args:
+        accuracies: one an epoch, in percent.
+
+    Returns:
+        None if there are fewer than three.
+    """
+    last = max(LEAST_EPOCHS, math.ceil(len(accuracies) / 4))
+    if len(accuracies) < LEAST_EPOCHS:
+        return None
+    ends = np.asarray(accuracies, np.float64)[-last:]
+    x = np.arange(last) - (last - 1) / 2
+    slope = float(x @ ends / (x @ x))  # scipy.stats.linregress has no error where nothing varies
+    residuals = ends - ends.mean() - slope * x
+    error = math.sqrt(residuals @ residuals / (last - 2) / (x @ x))
+    reach = float(stats.t.ppf(0.975, last - 2)) * error
+    return Flatness(last, slope, error, slope - reach, slope + reach)
+
+
+def flatness_words(label: str, found: Flatness | None) -> str:
+    """Whether a method's curve is flat at its end, as a sentence."""
+    if found is None:
+        return f"{label}: too few epochs to say whether the curve is flat."
+    numbers = (
+        f"{found.slope:+.3f} ± {found.error:.3f} points an epoch over the last {found.epochs} "
+        "epochs"
+    )
+    if found.low <= 0 <= found.high:
+        return f"{label}: {found.verdict} at the end ({numbers})."
+    gain = abs(found.slope) * found.epochs
+    what = "gain" if found.slope > 0 else "lose"
+    return (
+        f"{label}: {found.verdict} at the end ({numbers}); as many epochs again at this pace would "
+        f"{what} {gain:.1f} points."
+    )
+
+
+def methods_table(frame: pd.DataFrame) -> Table:
+    """The rows of `methods_frame`, for a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for name, kind in frame.dtypes.items():
+        right = pd.api.types.is_numeric_dtype(kind)
+        table.add_column(str(name).replace("_", " "), justify="right" if right else "left")
+    for line in _texts(frame):
+        table.add_row(*line)
+    return table
+
+
+def save_table(frame: pd.DataFrame, path: Path) -> list[Path]:
+    """Write PATH.csv, PATH.md and PATH.tex, each whole or not at all.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    texts = {".csv": frame.to_csv(index=False), ".md": markdown(frame), ".tex": latex(frame)}
+    files = [path.with_name(path.name + suffix) for suffix in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        with write_atomically(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return files
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame as a table of Markdown; numbers stand to the right."""
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    rule = ["---:" if number else "---" for number in numbers]
+    lines = [[str(name) for name in frame.columns], rule, *_texts(frame)]
+    safe = [" | ".join(one.replace("|", r"\|") for one in line) for line in lines]
+    return "".join(f"| {line} |\n" for line in safe)
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """A frame as a `tabular` of the package booktabs."""
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    columns = "".join("r" if number else "l" for number in numbers)
+    head, *rows = [
+        f"{' & '.join(one.translate(NO_TEX) for one in line)} \\\\"
+        for line in ([str(name) for name in frame.columns], *_texts(frame))
+    ]
+    parts = [f"\\begin{{tabular}}{{{columns}}}", "\\toprule", head, "\\midrule", *rows]
+    return "\n".join([*parts, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _texts(frame: pd.DataFrame) -> Iterable[list[str]]:
+    for row in frame.itertuples(index=False):
+        yield [written(name, value) for name, value in zip(frame.columns, row, strict=True)]
+
+
+def written(column: str, value: Any) -> str:  # noqa: ANN401  whatever a table holds
+    """A value as a document has it: rates with their digits, percent with one more than points."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, str):
+        return value
+    if column in ("lr", "weight_decay"):
+        return f"{value:.4g}"
+    if isinstance(value, float) and not float(value).is_integer():
+        return f"{value:+.2f}" if column in ("difference", "low", "high") else f"{value:.2f}"
+    return f"{value:,.0f}" if float(value).is_integer() and column in COUNTS else f"{value:.2f}"
+
+
+COUNTS = ("prompt", "trained", "trials", "seeds", "images", "epochs", "of_epochs")
+
+
+def _metrics(folder: Path) -> list[dict[str, Any]]:
+    try:
+        return open_run(folder).metrics
+    except CheckpointError:
+        return []
+
+
+def _curve(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve | None:
+    """The first quantity that all epochs have; of runs of different lengths their common part."""
+    length = min((len(run) for run in runs), default=0)
+    for quantity in CURVES:
+        values = [[line.get(quantity) for line in run[:length]] for run in runs]
+        if length and all(one is not None for run in values for one in run):
+            return Curve(quantity, np.array(values, np.float64))
+    return None

@@ -1,0 +1,195 @@
+"""The page of a search: every number of search.json in it, intervals as they are, flat or not."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import searches
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from scipy import stats
+from typer.testing import CliRunner
+
+import burst
+import reports
+from cli import bpt as command
+from reports.search_figures import draw_forest, draw_rates
+from reports.search_tables import flatness, flatness_words, latex, markdown, open_search
+from reports.style import model_lines
+
+
+class Tables(HTMLParser):
+    """The rows of all tables of a page, as text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.rows, self.inside = [], False
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag == "td"
+        if tag == "tr":
+            self.rows.append([])
+        if self.inside:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag != "td"
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A search made up by hand: its folder, its content, its page, and what `bpt report` prints."""
+    folder = tmp_path_factory.mktemp("search")
+    record = searches.write_search(folder)
+    arguments = ["report", str(folder), "--out", str(folder), "--json"]
+    result = CliRunner().invoke(command.app, arguments)
+    assert result.exit_code == 0, result.output
+    return folder, record, (folder / "index.html").read_text(), result.stdout
+
+
+def test_every_number_of_a_method_stands_in_the_page_and_in_the_table(made):
+    folder, record, html, _ = made
+    rows = Tables(html).rows
+    table = pd.read_csv(folder / "methods.csv", keep_default_na=False)
+    for entry, line in zip(record["methods"], table.to_dict("records"), strict=True):
+        assert line["method"] == entry["method"] and line["trials"] == len(entry["trials"])
+        assert line["trained"] == entry["trained_parameters"]
+        assert (line["lr"], line["val"]) == (entry["chosen"]["lr"], entry["chosen"]["score"])
+        assert line["inside"] == ("yes" if entry["inside"] else "no")
+        values = entry["test"]["values"]
+        assert line["test"] == pytest.approx(np.mean(values))
+        assert line["sd"] == pytest.approx(np.std(values, ddof=1))
+        shown = next(row for row in rows if row[:1] == [entry["method"]] and len(row) == 11)
+        assert f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}" in shown
+        assert f"{entry['trained_parameters']:,}" in shown
+    trials = pd.read_csv(folder / "trials.csv")
+    assert len(trials) == 24 and (trials["stopped"] == "yes").sum() == 6
+    assert trials["score"].isna().sum() == 1 and (trials["chosen"] == "yes").sum() == 3
+
+
+def test_the_sentence_comes_first_and_an_edge_is_told(made):
+    html = made[2]
+    found = html.index(made[1]["sentences"][0])
+    assert found < html.index("<table")
+    assert "The best rate of bpt-fwhiten lies at an edge" in html
+    assert "not at its end yet" not in html
+
+
+def test_the_page_asks_for_nothing_and_every_figure_and_table_lies_beside_it(made):
+    folder, _, html, _ = made
+    assert not re.search(r'(src|href)="(?!data:|#)', html)
+    figures = ("differences", "rates", "epochs")
+    assert all((folder / f"{one}.{kind}").exists() for one in figures for kind in ("png", "pdf"))
+    for name in ("methods", "differences", "trials", "flatness"):
+        for kind in ("csv", "md", "tex"):
+            assert (folder / f"{name}.{kind}").stat().st_size
+
+
+def test_a_search_that_goes_on_and_one_across_folds_say_so(tmp_path):
+    record = searches.write_search(tmp_path / "one", complete=False, kind="cross")
+    record["methods"][2] |= {"chosen": None, "runs": [], "test": None}
+    record |= {"differences": [], "sentences": []}
+    (tmp_path / "one" / "search.json").write_text(json.dumps(record))
+    out = tmp_path / "elsewhere"
+    html = reports.save_search_report(tmp_path / "one", out)[0].read_text()
+    assert "not at its end yet" in html and "5-fold cross-validation" in html
+    assert "No epochs are known of bpt-fwhiten" in html
+    assert (out / "index.html").exists() and not (tmp_path / "one" / "index.html").exists()
+
+
+def test_the_forest_has_the_intervals_of_the_file(made):
+    rows = pd.DataFrame(made[1]["differences"])
+    part = rows[rows["against"] == "linear"]
+    drawn = draw_forest(Figure().subplots(), part, model_lines(part["method"]))
+    for one, line in zip(drawn, part.to_dict("records"), strict=True):
+        assert one.lines[0].get_xdata()[0] == line["difference"]
+        ends = one.lines[2][0].get_segments()[0][:, 0]
+        np.testing.assert_allclose(ends, [line["low"], line["high"]])
+
+
+def test_a_trial_that_was_stopped_is_hollow_and_one_that_diverged_a_cross(made):
+    entry = made[1]["methods"][1]
+    styles = dict(zip((0.0, 0.005), model_lines("ab").values(), strict=True))
+    ax = Figure().subplots()
+    handles = draw_rates(ax, entry, styles)
+    assert {"chosen", "stopped early", "diverged"} <= set(handles)
+    hollow = [one for one in ax.lines if one.get_mfc() == "white"]
+    assert sum(len(one.get_xdata()) for one in hollow) == 2  # of each decay the largest rate
+    low, high = ax.get_xlim()
+    assert low < 0.003 and high > 0.1
+
+
+@given(
+    st.integers(3, 60).flatmap(
+        lambda n: st.lists(st.floats(0, 100, width=32), min_size=n, max_size=n)
+    )
+)
+def test_the_slope_at_the_end_is_that_of_least_squares(values):
+    found = flatness(values)
+    last = np.array(values[-found.epochs :])
+    assert found.epochs == max(3, -(-len(values) // 4))
+    if np.ptp(last) < 1e-3:  # scipy knows no error where nothing varies
+        assert found.slope == pytest.approx(0, abs=1e-3) and found.error < 1e-3
+        return
+    line = stats.linregress(np.arange(found.epochs), last)
+    assert found.slope == pytest.approx(line.slope, abs=1e-9)
+    assert found.error == pytest.approx(line.stderr, abs=1e-5)
+    reach = stats.t(found.epochs - 2).interval(0.95)[1] * line.stderr
+    assert found.high - found.slope == pytest.approx(reach, abs=2e-4)
+    assert found.low <= found.slope <= found.high
+
+
+def test_a_curve_is_flat_rising_falling_or_too_noisy():
+    assert flatness([50.0, 50.1]) is None
+    assert "too few epochs" in flatness_words("vpt", None)
+    rising = [2.0 * epoch for epoch in range(20)]
+    assert flatness(rising).verdict == "still rising"
+    assert "another" not in flatness_words("vpt", flatness([50.0] * 20))
+    assert "would gain 10.0 points" in flatness_words("vpt", flatness(rising))
+    assert flatness(rising[::-1]).verdict == "falling"
+    assert flatness([50.0] * 20).verdict == "flat"
+    assert flatness([10.0, 50.0, 5.0, 40.0]).verdict == "too noisy to tell"
+
+
+def test_the_words_of_each_curve_are_on_the_page(made):
+    folder, _, html, _ = made
+    assert "linear: still rising at the end" in html
+    table = pd.read_csv(folder / "flatness.csv")
+    mean = np.mean([searches.curve("linear", seed) for seed in searches.SEEDS], axis=0)
+    slope = np.polyfit(np.arange(3), mean[-3:], 1)[0]
+    assert table.set_index("method").loc["linear", "slope"] == pytest.approx(slope)
+
+
+def test_tables_are_escaped_for_documents():
+    frame = pd.DataFrame({"weight_decay": [0.00001, None], "method": ["a|b", "50 % & more_"]})
+    assert markdown(frame).splitlines()[2] == r"| 1e-05 | a\|b |"
+    assert r"– & 50 \% \& more\_ \\" in latex(frame)
+
+
+def test_what_is_no_search_is_refused(tmp_path):
+    with pytest.raises(burst.CheckpointError, match="not the folder of a search"):
+        open_search(tmp_path)
+    (tmp_path / "search.json").write_text("{")
+    with pytest.raises(burst.CheckpointError, match="damaged"):
+        open_search(tmp_path)
+    (tmp_path / "search.json").write_text('{"kind": "bpt run 1"}')
+    with pytest.raises(burst.CheckpointError, match="not the file of a search"):
+        open_search(tmp_path)
+
+
+def test_bpt_report_prints_the_methods_of_one_search(made):
+    folder, record, _, printed = made
+    for line, entry in zip(json.loads(printed), record["methods"], strict=True):
+        assert line["test"] == pytest.approx(entry["test"]["mean"])
+    arguments = ["report", str(folder), str(folder), "--out", str(folder)]
+    mixed = CliRunner().invoke(command.app, arguments)
+    assert mixed.exit_code == 2 and "one search at a time" in mixed.stderr
