@@ -58,7 +58,7 @@ from bpt.prompt import (
     build_prompt,
 )
 from bpt.prompt_matrices import prompt_matrices, prompt_whitening
-from bpt.published import PublishedRecipe, published_recipes, recipe_for
+from bpt.published import PublishedRecipe, published_rate, published_recipes, recipe_for
 from bpt.recipe import Recipe
 from bpt.run_folder import Run, open_run
 from bpt.search import (
@@ -73,6 +73,13 @@ from bpt.search import (
 from bpt.study import run_study
 from bpt.tokens import prompt_tokens
 from bpt.train import train, train_seeds
+from bpt.validate import (
+    PlannedBenchmark,
+    PlannedMethod,
+    ValidationPlan,
+    plan_validation,
+    validate_whitening,
+)
 
 __all__ = [
     "METHODS",
@@ -105,6 +112,8 @@ __all__ = [
     "NonFiniteLoss",
     "PeftViT",
     "PlainPrompt",
+    "PlannedBenchmark",
+    "PlannedMethod",
     "PromptDiagnosis",
     "PromptModule",
     "PromptOptions",
@@ -119,6 +128,7 @@ __all__ = [
     "Split",
     "Targets",
     "TrainingCost",
+    "ValidationPlan",
     "WhitenedPrompt",
     "average_precision",
     "build_detector",
@@ -154,12 +164,14 @@ __all__ = [
     "open_run",
     "paired_difference",
     "parse_placement",
+    "plan_validation",
     "predict",
     "predict_objects",
     "prompt_diagnosis",
     "prompt_matrices",
     "prompt_tokens",
     "prompt_whitening",
+    "published_rate",
     "published_recipes",
     "recipe_for",
     "restore_detector",
@@ -174,4 +186,5 @@ __all__ = [
     "train_seeds",
     "train_transform",
     "training_cost",
+    "validate_whitening",
 ]

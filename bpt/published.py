@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.dataset import dataset_info
-from bpt.recipe import USED_BY, Recipe, check_fields, check_used, check_whitening
+from bpt.recipe import USED_BY, Recipe, Tuning, check_fields, check_used, check_whitening
 from burst.backbone_spec import known_backbones
 from burst.errors import BurstError
 
@@ -25,6 +25,7 @@ COSTS = {
     "train_fraction": 2,
 }
 SIZES = ("num_prompts", "rank", "gate_init")  # what a prompt is, not how it is trained
+OF_THE_PAPER = ("bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
 DECAYS = ("lr", "weight_decay", "head_weight_decay")
 
 
@@ -111,6 +112,29 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
     return Recipe(dataset=dataset, **given, origins=origins)
 
 
+def published_rate(recipe: Tuning) -> str | None:
+    """Where a learning rate was published for just this: pretraining, benchmark, method, placement.
+
+    None where `recipe_for` takes the nearest, or one out of a grid that its source searched; for
+    images that nothing was published of, and for methods that are nobody's but ours. A detector's
+    are published for all methods.
+    """
+    kinds = {one.name for one in known_backbones()}
+    if recipe.dataset == "coco":
+        return recipe.origins.get("lr")
+    if dataset_info(recipe.dataset).layout is None or recipe.model not in kinds:
+        return None
+    wanted = _wanted(recipe)
+    if wanted["method"] == "bpt" and recipe.method not in OF_THE_PAPER:
+        return None
+    try:
+        entry, origin = _nearest(wanted, "lr")
+    except ValueError:  # of some methods nothing was published at all
+        return None
+    exact = all(_fits(entry, name, wanted[name]) for name in COSTS)
+    return origin if exact and entry.grid is None else None
+
+
 def _of_a_benchmark(asked: Recipe) -> dict[str, tuple[Any, str]]:
     """By hyper-parameter that the method uses: its value, and where that is from."""
     wanted = _wanted(asked)
@@ -132,7 +156,7 @@ def _of_cub(asked: Recipe) -> dict[str, tuple[Any, str]]:
     return {name: (entry.values[name], f"the paper's of CUB: {entry.source}") for name in DECAYS}
 
 
-def _wanted(asked: Recipe) -> dict[str, Any]:
+def _wanted(asked: Tuning) -> dict[str, Any]:
     return {
         "pretraining": _pretraining(asked.model),
         "placement": "shallow" if asked.placement == "shallow" else "deep",

@@ -21,6 +21,7 @@ from cli._common import (
 )
 from cli._search import search
 from cli._training import study, train
+from cli._validate import validate
 
 app = typer.Typer(
     name="bpt",
@@ -80,6 +81,7 @@ def datasets(
 
 app.command()(train)
 app.command()(study)
+app.command()(validate)
 app.command()(search)
 
 
@@ -250,7 +252,7 @@ def _report_search(folders: list[Path], out: Path, style: str, *, as_json: bool)
         typer.echo(table.to_json(orient="records", indent=2))
         return
     console = plain_console()
-    console.print(reports.methods_table(table))
+    console.print(reports.frame_table(table))
     console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 

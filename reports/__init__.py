@@ -62,7 +62,7 @@ from reports.prompts import (
 )
 from reports.published import STUDIES, published, published_numbers
 from reports.search import save_search_report
-from reports.search_tables import is_search, methods_frame, methods_table, open_search
+from reports.search_tables import frame_table, is_search, methods_frame, open_search
 from reports.spectrum import (
     draw_over_depth,
     save_spectrum,
@@ -103,6 +103,13 @@ from reports.training import (
     predictions_table,
     result_table,
     search_table,
+)
+from reports.validate import (
+    open_validation,
+    save_validation,
+    validation_frame,
+    validation_plan_table,
+    validation_table,
 )
 from reports.where import kurtosis_parts, where_it_sits
 from reports.whitening import (
@@ -177,6 +184,7 @@ __all__ = [
     "figure_style",
     "findings",
     "findings_of_detectors",
+    "frame_table",
     "head_maps",
     "house_style",
     "is_search",
@@ -192,13 +200,13 @@ __all__ = [
     "measured_origins",
     "measured_whitening",
     "methods_frame",
-    "methods_table",
     "mismatches",
     "model_record",
     "models_table",
     "objects_table",
     "open_search",
     "open_survey_runs",
+    "open_validation",
     "overlay",
     "overlay_grid",
     "plain",
@@ -223,6 +231,7 @@ __all__ = [
     "save_spectrum",
     "save_study",
     "save_survey",
+    "save_validation",
     "save_whitening_run",
     "scores_figure",
     "search_table",
@@ -240,6 +249,9 @@ __all__ = [
     "survey_notes",
     "survey_table",
     "trace_figure",
+    "validation_frame",
+    "validation_plan_table",
+    "validation_table",
     "values_figure",
     "where_it_sits",
     "whitening_figure",

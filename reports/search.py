@@ -84,13 +84,11 @@ def difference_section(
     """Paired differences as a figure and as a table, the files PATH.png, .pdf, .csv, .md, .tex."""
     caption = f"Paired differences of {what}, in points, with 95 % intervals; at 0 both are alike."
     files = section.figure(forest_figure(differences, what=what), path, caption)
-    rows = []
-    for line in differences.to_dict("records"):
-        row = [_written(str(name), value) for name, value in line.items()]
+    columns, rows = shown(differences)
+    place = columns.index("difference")
+    for row, line in zip(rows, differences.to_dict("records"), strict=True):
         shade = BETTER if line["low"] > 0 else WORSE if line["high"] < 0 else ""
-        row[2] = Cell(row[2].text, row[2].number, shade)
-        rows.append(row)
-    columns = [str(name) for name in differences.columns]
+        row[place] = Cell(row[place].text, row[place].number, shade)
     section.table(columns, rows, "Coloured: the interval leaves 0 out")
     return files + save_table(differences, path)
 
@@ -109,17 +107,8 @@ def _found(section: Section, record: Mapping[str, Any]) -> None:
 
 
 def _methods(section: Section, methods: pd.DataFrame) -> None:
-    columns = [str(name) for name in methods.columns if name != "sd"]
-    rows = []
-    for line in methods.to_dict("records"):
-        row = {str(name): _written(str(name), value) for name, value in line.items()}
-        spread = row.pop("sd").text
-        if spread and spread != "–":
-            row["test"] = Cell(f"{row['test'].text} ± {spread}", row["test"].number)
-        rows.append(list(row.values()))
     section.table(
-        columns,
-        rows,
+        *shown(methods),
         "Parameters of prompts, and all that were trained; accuracies in percent; val of the trial "
         "that was chosen, test as mean ± standard deviation over seeds",
     )
@@ -232,7 +221,19 @@ def _how_made(section: Section, record: Mapping[str, Any]) -> None:
     section.versions(made["versions"])
 
 
+def shown(frame: pd.DataFrame) -> tuple[list[str], list[list[Cell]]]:
+    """Columns and rows of a table in a page; `test` and `sd` in one cell."""
+    rows = []
+    for line in frame.to_dict("records"):
+        row = {str(name): _written(str(name), value) for name, value in line.items()}
+        if "sd" in row:
+            spread = row.pop("sd").text
+            if spread != "–":
+                row["test"] = Cell(f"{row['test'].text} ± {spread}", row["test"].number)
+        rows.append(list(row.values()))
+    return [str(name) for name in frame.columns if name != "sd"], rows
+
+
 def _written(name: str, value: Any) -> Cell:  # noqa: ANN401  whatever a table holds
     """As in the tables beside the page, with the number to sort by."""
-    made = cell(value)
-    return Cell(written(name, value), made.number) if made.number is not None else made
+    return Cell(written(name, value), cell(value).number)

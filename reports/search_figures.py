@@ -1,5 +1,6 @@
 """Figures of a search: differences with their intervals, rates that were tried, the epochs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ def forest_figure(differences: pd.DataFrame, *, what: str = "test accuracy") -> 
     """Paired differences as points on their intervals, a panel for each that is compared with.
 
     Args:
-        differences: columns method, against, difference, low, high (points).
+        differences: columns method, against, difference, low, high (points), and dataset where
+            there are several.
         what: differs.
 
     Raises:
@@ -61,14 +63,15 @@ def draw_forest(
     drawn = []
     for place, row in enumerate(rows.to_dict("records")):
         style, value = styles[row["method"]], row["difference"]
-        reach = [[value - row["low"]], [row["high"] - value]]
-        drawn.append(
-            ax.errorbar(
-                [value], [place], xerr=reach, fmt=style.marker, color=style.colour, capsize=2
-            )
-        )
+        known = math.isfinite(row["low"])  # one seed of a detector has no interval
+        reach = [[value - row["low"]], [row["high"] - value]] if known else None
+        look: dict[str, Any] = {"fmt": style.marker, "color": style.colour, "capsize": 2.0}
+        drawn.append(ax.errorbar([value], [place], xerr=reach, **look))
     ax.axvline(0, color=ZERO_COLOUR, lw=0.7, zorder=0)
-    ax.set_yticks(range(len(rows)), rows["method"])
+    names = rows["method"]
+    if "dataset" in rows:
+        names = rows["dataset"] + ": " + names
+    ax.set_yticks(range(len(rows)), names)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     return drawn

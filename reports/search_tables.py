@@ -146,7 +146,10 @@ def methods_frame(search: Search) -> pd.DataFrame:
 def differences_frame(record: Mapping[str, Any]) -> pd.DataFrame:
     """A row a paired difference: method, against, difference, low, high (points), seeds, images."""
     columns = ["method", "against", "difference", "low", "high", "seeds", "images"]
-    return pd.DataFrame([{name: one[name] for name in columns} for one in record["differences"]])
+    rows = [{name: one[name] for name in columns} for one in record["differences"]]
+    kinds = dict.fromkeys(("difference", "low", "high"), "float64")
+    kinds |= dict.fromkeys(("seeds", "images"), "Int64")  # of detectors no images are counted
+    return pd.DataFrame(rows, columns=columns).astype(kinds)
 
 
 def trials_frame(search: Search) -> pd.DataFrame:
@@ -221,8 +224,8 @@ def flatness_words(label: str, found: Flatness | None) -> str:
     )
 
 
-def methods_table(frame: pd.DataFrame) -> Table:
-    """The rows of `methods_frame`, for a terminal."""
+def frame_table(frame: pd.DataFrame) -> Table:
+    """A frame for a terminal."""
     table = Table(box=None, pad_edge=False)
     for name, kind in frame.dtypes.items():
         right = pd.api.types.is_numeric_dtype(kind)
@@ -274,7 +277,7 @@ def _texts(frame: pd.DataFrame) -> Iterable[list[str]]:
 
 def written(column: str, value: Any) -> str:  # noqa: ANN401  whatever a table holds
     """A value as a document has it: rates with their digits, percent with one more than points."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, str):
         return value

@@ -119,10 +119,10 @@ def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
         if cell.name in planned:  # another number of the same training
             continue
         planned.add(cell.name)
-        recipe, cost = cell.recipe, _cost(cell.recipe)
+        recipe, cost = cell.recipe, recipe_cost(cell.recipe)
         place = recipe.placement if recipe.prompted else ""
         costs.append(cost)
-        figures = _figures(cost) if cost else ["?"] * 3
+        figures = cost_figures(cost) if cost else ["?"] * 3
         table.add_row(cell.name, recipe.method, place, str(recipe.total_epochs), *figures)
     known = [cost for cost in costs if cost]
     unknown = len(costs) - len(known)
@@ -135,11 +135,13 @@ def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
     return table
 
 
-def _figures(cost: Cost) -> list[str]:
-    return [f"{cost.images:,}", f"{cost.operations / 1e15:,.2f}", f"{cost.hours:,.2f}"]
+def cost_figures(cost: Cost, trainings: int = 1) -> list[str]:
+    """Images seen, PFLOP and GPU hours of so many trainings, as text."""
+    parts = (cost.operations / 1e15, cost.hours)
+    return [f"{trainings * cost.images:,}", *(f"{trainings * one:,.2f}" for one in parts)]
 
 
-def _cost(recipe: Recipe | DetectionRecipe) -> Cost | None:
+def recipe_cost(recipe: Recipe | DetectionRecipe) -> Cost | None:
     """Of one training; None for a backbone that is not known."""
     if isinstance(recipe, Recipe):
         return training_cost(recipe, dataset_sizes(recipe))

@@ -1,0 +1,391 @@
+"""A whitening on every benchmark that is at hand: do prompts gain by it?
+
+plan_validation     what would be trained, and what is missing; nothing is trained
+validate_whitening  trains it, or goes on, and says for each benchmark who is better
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bpt.dataset import DatasetInfo, dataset_info, how_to_get, known_datasets, locate
+from bpt.detection.published import detection_recipe_for
+from bpt.detection.recipe import DetectionRecipe
+from bpt.errors import Interrupted, RunExists
+from bpt.placement import parse_placement
+from bpt.published import published_rate, recipe_for
+from bpt.recipe import METHODS as ALL_METHODS
+from bpt.recipe import WHITENED, Recipe
+from bpt.run_folder import save_json
+from bpt.search import SearchOptions, search_base, search_methods
+from bpt.study import run_study
+from bpt.validate_results import benchmark_record
+from burst.backbone import Backbone, load_backbone
+from burst.errors import BurstError, CheckpointError, EmptyResult, check_known
+from burst.files import make_folder, sha256_of
+from burst.progress import Progress, Say
+from burst.provenance import provenance
+from burst.whitening import Whitening
+from burst.whitening_file import load_whitening
+
+AnyRecipe = Recipe | DetectionRecipe
+FILE, KIND = "validate.json", "bpt validate 1"
+METHODS = ("linear", "vpt", "bpt-fwhiten", "bpt-dwhiten")
+ELSEWHERE = ("package:", "http:", "https:", "hf-hub:")  # weights that are no file of the user's
+
+
+@dataclass(frozen=True)
+class PlannedMethod:
+    """A method on a benchmark.
+
+    Attributes:
+        recipe: its training; where its rates are searched, before that.
+        published: where its rates were published; None where they have to be searched.
+    """
+
+    recipe: AnyRecipe
+    published: str | None
+
+
+@dataclass(frozen=True)
+class PlannedBenchmark:
+    """A benchmark that was found.
+
+    Attributes:
+        dataset: its name.
+        place: where it lies.
+        methods: what is tried on it, by name.
+        base: what the search of rates starts from; None for a detector.
+    """
+
+    dataset: str
+    place: str
+    methods: Mapping[str, PlannedMethod]
+    base: Recipe | None
+
+    @property
+    def folder(self) -> str:
+        """What its folder is called."""
+        kind, own, path = self.dataset.partition(":")
+        return f"{kind}-{Path(path).name}" if own else kind
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The methods whose rates have to be searched."""
+        return tuple(name for name, one in self.methods.items() if one.published is None)
+
+
+@dataclass(frozen=True)
+class ValidationPlan:
+    """What a validation trains.
+
+    Attributes:
+        whitening: the file.
+        about: its record, see `Whitening`.
+        model, weights: the backbone that it was made of.
+        placement: of the prompts.
+        seeds: of every method.
+        benchmarks: that were found.
+        missing: those that were not, with what to do.
+        notes: what of the whitening restricts what can be tried, in sentences.
+    """
+
+    whitening: Path
+    about: Mapping[str, Any]
+    model: str
+    weights: str | None
+    placement: str
+    seeds: tuple[int, ...]
+    benchmarks: tuple[PlannedBenchmark, ...]
+    missing: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def plan_validation(
+    whitening: str | Path,
+    *,
+    data: str | Path | None = None,
+    datasets: Sequence[str] | None = None,
+    methods: Sequence[str] = METHODS,
+    seeds: Sequence[int] = (0, 1, 2),
+    model: str | None = None,
+    weights: str | None = None,
+    placement: str | None = None,
+    **given: Any,  # noqa: ANN401  whatever recipes take
+) -> ValidationPlan:
+    """What `validate_whitening` would train; nothing is trained or unpacked.
+
+    Args:
+        whitening: a file of `burst whiten`.
+        data: where benchmarks lie; `data_root()` if not given.
+        datasets: which, of `known_datasets` or "folder:PATH" or "coco:PATH"; all if not given.
+        methods: linear and vpt are what the others are compared with.
+        seeds: of every method.
+        model, weights: the backbone, where the file's own words for it do not find it.
+        placement: of the prompts; "shallow" if the whitening has block 0, else as many of the last
+            blocks as it has.
+        **given: other fields of every recipe, such as epochs.
+
+    Raises:
+        CheckpointError: no whitening; its backbone cannot be found, or is another.
+        UnknownName: an unknown dataset or method.
+        BurstError: the whitening lacks a block of the placement, or has random weights.
+        EmptyResult: none of the datasets is there.
+    """
+    for method in methods:
+        check_known("method", method, ALL_METHODS)
+    path = Path(whitening)
+    found = load_whitening(path)
+    backbone, weights = _backbone(path, found, model, weights)
+    placement, notes = _placement(path, found, backbone, placement)
+    given = {name: value for name, value in given.items() if value is not None}
+    shared = {"model": backbone.name, "weights": weights, "whitening": str(path), **given}
+    benchmarks, missing = [], {}
+    listed = datasets or [one.name for one in known_datasets() if one.name != "folder"]
+    for name in dict.fromkeys(listed):
+        info = dataset_info(name)
+        place = _place(name, info, data)
+        if place is None:
+            missing[info.name] = how_to_get(info)
+            continue
+        own = {"data": str(data)} if data and info.layout and ":" not in name else {}
+        benchmarks.append(_benchmark(name, info, place, methods, placement, shared | own))
+    if not benchmarks:
+        raise EmptyResult(f"nothing to validate on: {'; '.join(missing.values())}")
+    return ValidationPlan(
+        path,
+        found.record,
+        backbone.name,
+        weights,
+        placement,
+        tuple(seeds),
+        tuple(benchmarks),
+        missing,
+        (*notes, *_size_notes(found, backbone)),
+    )
+
+
+def validate_whitening(
+    plan: ValidationPlan,
+    out: str | Path,
+    *,
+    devices: Sequence[str] = ("auto",),
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Train what is planned; the same call again goes on, and reads what is finished.
+
+    Methods with published rates are trained with each seed, into OUT/DATASET/runs; the rates of the
+    others are searched first, in OUT/DATASET/search, see `search_methods`. A method that fails does
+    not stop the rest. OUT/validate.json is written after each benchmark.
+
+    Returns:
+        The content of validate.json: `sentences`, one a benchmark; `benchmarks`, each with its
+        `methods`, their test accuracies (detectors: box AP) and the paired `differences` to vpt and
+        to linear; `missing`, `notes`, and what it was done with.
+
+    Raises:
+        RunExists: `out` holds the validation of another whitening.
+        Interrupted: see `run_study`; what runs was saved.
+        OutputError: `out` cannot be written.
+    """
+    folder, tell = make_folder(out), say or (lambda _: None)
+    record = _start(plan, folder)
+    for one in plan.benchmarks:
+        tell(f"{one.dataset}, found in {one.place}")
+        results = _train(plan, one, folder / one.folder, devices, progress, say)
+        record["benchmarks"].append(benchmark_record(plan, one, folder, *results))
+        record["sentences"] = [found["sentence"] for found in record["benchmarks"]]
+        save_json(folder / FILE, record)
+        tell(record["sentences"][-1])
+    record["complete"] = True
+    save_json(folder / FILE, record)
+    return record
+
+
+def _train(
+    plan: ValidationPlan,
+    one: PlannedBenchmark,
+    folder: Path,
+    devices: Sequence[str],
+    progress: Progress | None,
+    say: Say | None,
+) -> tuple[dict[str, Any], dict[str, Any] | str | None]:
+    """What `run_study` gave for the published, and `search_methods` for the others."""
+    options: dict[str, Any] = {"devices": devices, "progress": progress, "say": say}
+    search: dict[str, Any] | str | None = None
+    if one.searched and one.base is not None:
+        asked = SearchOptions(seeds=plan.seeds)
+        try:
+            search = search_methods(
+                one.base, one.searched, folder / "search", options=asked, **options
+            )
+        except Interrupted:
+            raise
+        except BurstError as error:
+            search = " ".join(str(error).split())
+    published = {name: found.recipe for name, found in one.methods.items() if found.published}
+    if isinstance(search, dict) and search["validation"]["kind"] == "cross":
+        # What was searched is then trained on all training images; so is what it is compared with.
+        published = {
+            name: dataclasses.replace(found, protocol="last")
+            for name, found in published.items()
+            if isinstance(found, Recipe)
+        }
+    ended = run_study(published, folder / "runs", seeds=plan.seeds, **options) if published else {}
+    return ended, search
+
+
+def _start(plan: ValidationPlan, folder: Path) -> dict[str, Any]:
+    """What validate.json says before anything is trained."""
+    digest, path = sha256_of(plan.whitening), folder / FILE
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["whitening"]
+        if before["sha256"] != digest:
+            raise RunExists(
+                f"{folder} holds the validation of another whitening, {before['path']}; "
+                "choose another folder"
+            )
+    about = ("method", "floor", "shrinkage", "convention", "through_norm", "blocks", "images")
+    record = {
+        "kind": KIND,
+        "whitening": {
+            "path": str(plan.whitening),
+            "sha256": digest,
+            "weights_sha256": plan.about.get("weights_sha256"),
+            **{name: plan.about.get(name) for name in about},
+        },
+        "model": plan.model,
+        "weights": plan.weights,
+        "placement": plan.placement,
+        "seeds": list(plan.seeds),
+        "complete": False,
+        "benchmarks": [],
+        "missing": dict(plan.missing),
+        "notes": list(plan.notes),
+        "sentences": [],
+        **provenance(),
+    }
+    if not path.exists():
+        save_json(path, record)
+    return record
+
+
+def _backbone(
+    path: Path, found: Whitening, model: str | None, weights: str | None
+) -> tuple[Backbone, str | None]:
+    """The backbone that a whitening was made of, and its weights as a recipe names them."""
+    about = found.record
+    source = weights if model not in (None, about["model"]) else weights or about.get("weights")
+    if source == "random":
+        raise BurstError(
+            f"{path} was made of random weights, which every seed draws anew; give the file of the "
+            "weights"
+        )
+    if not weights and source and not source.startswith(ELSEWHERE):
+        if not Path(source).is_file() and "/" in source:
+            raise CheckpointError(
+                f"{path} was made with the weights {source}, which are not there; give their file "
+                "as weights"
+            )
+        weights = source if Path(source).is_file() else None
+    backbone = load_backbone(model or about["model"], weights)
+    load_whitening(path, backbone)  # or says what does not fit
+    return backbone, weights
+
+
+def _placement(
+    path: Path, found: Whitening, backbone: Backbone, asked: str | None
+) -> tuple[str, list[str]]:
+    """Where prompts stand, and what is to be said of it."""
+    depth = int(found.record["model_blocks"])
+    has = {one.block for one in found.blocks}
+
+    def fits(placement: str) -> bool:
+        return has.issuperset(parse_placement(placement, depth))
+
+    kinds = ["shallow", *(f"last:{count}" for count in range(depth, 0, -1))]
+    kinds += [f"first:{count}" for count in range(depth, 1, -1)]
+    possible = [one for one in kinds if fits(one)]
+    if asked is not None:
+        if not fits(asked):
+            offer = f"such as {possible[0]}" if possible else "none of the usual"
+            raise BurstError(
+                f"{path} has matrices for blocks {_listed(has)} alone, which {asked} does not "
+                f"keep to; choose another placement, {offer}, or make it again of all blocks"
+            )
+        return asked, []
+    if not possible:
+        raise BurstError(
+            f"{path} has matrices for blocks {_listed(has)} alone; give a placement that keeps to "
+            "them, or make it again of all blocks"
+        )
+    notes = []
+    if len(has) < depth:
+        notes.append(
+            f"The whitening has matrices for {len(has)} of {depth} blocks ({_listed(has)}), so "
+            f"prompts can stand in these alone; here they are placed {possible[0]}."
+        )
+    return possible[0], notes
+
+
+def _size_notes(found: Whitening, backbone: Backbone) -> list[str]:
+    sources = (found.record.get("images") or {}).get("sources") or []
+    sizes = {source.get("image_size") for source in sources} - {None, backbone.image_size[0]}
+    if not sizes:
+        return []
+    listed = ", ".join(str(size) for size in sorted(sizes))
+    return [
+        f"The whitening was made from images of {listed} pixels, and classifiers are trained on "
+        f"{backbone.image_size[0]}: its matrices fit at any size and in any block, but tell of the "
+        "tokens of those images."
+    ]
+
+
+def _listed(blocks: set[int]) -> str:
+    return ", ".join(str(block) for block in sorted(blocks))
+
+
+def _place(name: str, info: DatasetInfo, data: str | Path | None) -> str | None:
+    """Where a dataset lies, in words; None where it does not."""
+    if info.embedded:
+        return info.source
+    if ":" in name:
+        return name.partition(":")[2]
+    found = locate(info, data)[0]
+    return str(found) if found else None
+
+
+def _benchmark(
+    name: str,
+    info: DatasetInfo,
+    place: str,
+    methods: Sequence[str],
+    placement: str,
+    shared: Mapping[str, Any],
+) -> PlannedBenchmark:
+    make: Callable[..., AnyRecipe] = recipe_for
+    if info.task == "detection":
+        make = detection_recipe_for
+        names = [one.name for one in dataclasses.fields(DetectionRecipe)]
+        shared = {key: value for key, value in shared.items() if key in names}
+
+    def planned(method: str) -> AnyRecipe:
+        mine = dict(shared)
+        if method not in WHITENED:
+            del mine["whitening"]
+        if method not in ("linear", "full"):
+            mine["placement"] = placement
+        return make(name, method=method, **mine)
+
+    recipes = {method: planned(method) for method in methods}
+    detection = info.task == "detection"
+    return PlannedBenchmark(
+        name,
+        place,
+        {one: PlannedMethod(recipe, published_rate(recipe)) for one, recipe in recipes.items()},
+        None if detection else search_base(name, placement=placement, **shared),
+    )

@@ -1,0 +1,194 @@
+"""What a validation found on a benchmark: numbers of its run folders, paired, and in a sentence."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from scipy import stats
+
+from bpt.run_folder import PREDICTIONS, open_run
+from bpt.search import paired_difference
+
+if TYPE_CHECKING:
+    from bpt.validate import PlannedBenchmark, ValidationPlan
+
+BASELINES = ("vpt", "linear")
+SPOKEN = {
+    "bpt-fwhiten": "prompts whitened with W",
+    "bpt-dwhiten": "prompts with its diagonal alone",
+}
+COLUMNS = ("difference", "low", "high", "seeds", "images")
+NUMBERS = ("none", "one seed", "two seeds", "three seeds")
+
+
+def benchmark_record(
+    plan: "ValidationPlan",
+    one: "PlannedBenchmark",
+    out: Path,
+    ended: Mapping[str, Mapping[str, Any] | str],
+    search: Mapping[str, Any] | str | None,
+) -> dict[str, Any]:
+    """An entry of `benchmarks` in validate.json.
+
+    Args:
+        plan: what was planned.
+        one: the benchmark.
+        out: folders of runs are relative to it.
+        ended: what `run_study` gave of the methods with published rates.
+        search: what `search_methods` gave of the others, or why there is nothing.
+    """
+    place = one.folder
+    found = [
+        _published(plan, one, name, out, f"{place}/runs/{name}", ended[name])
+        if method.published
+        else _searched(one, name, f"{place}/search", search)
+        for name, method in one.methods.items()
+    ]
+    metric = "box_AP" if one.base is None else "test_accuracy"
+    differences = _differences(found, out, metric)
+    entry = {
+        "dataset": one.dataset,
+        "place": one.place,
+        "metric": metric,
+        "search": f"{place}/search" if isinstance(search, Mapping) else None,
+        "methods": found,
+        "differences": differences,
+    }
+    return entry | {"sentence": sentence(entry)}
+
+
+def sentence(entry: Mapping[str, Any]) -> str:
+    """Whether whitened prompts are better than vpt, on one benchmark.
+
+    Of both whitenings where both were tried; of others, the first method that is compared with vpt.
+    """
+    name, against = entry["dataset"], "vpt"
+    rows = [row for row in entry["differences"] if row["against"] == against]
+    if not rows:
+        against = "linear"
+        rows = [row for row in entry["differences"] if row["against"] == against]
+    chosen = [row for row in rows if row["method"] in SPOKEN] or rows[:1]
+    if not chosen:
+        failed = [f"{one['method']}: {one['failed']}" for one in entry["methods"] if one["failed"]]
+        return f"{name}: nothing to compare{f' ({failed[0]})' if failed else ''}."
+    what = "points of box AP" if entry["metric"] == "box_AP" else "points"
+    parts = [_compared(row, what) for row in chosen]
+    return f"{name}: {'; '.join(parts)}; {_seeds(min(row['seeds'] for row in chosen))}."
+
+
+def _compared(row: Mapping[str, Any], what: str) -> str:
+    method = SPOKEN.get(row["method"], row["method"])
+    verb = "are" if row["method"] in SPOKEN else "is"
+    size, low, high = row["difference"], row["low"], row["high"]
+    if low is None or high is None:
+        side = "above" if size > 0 else "below"
+        return (
+            f"{method} {verb} {abs(size):.1f} {what} {side} {row['against']}, which one seed does "
+            "not tell from chance"
+        )
+    if low <= 0 <= high:
+        between = f"{size:+.1f} {what}, {low:+.1f} to {high:+.1f}"
+        return f"{method} {verb} not told apart from {row['against']} ({between})"
+    word, ends = ("better", (low, high)) if low > 0 else ("worse", (-high, -low))
+    between = f"{ends[0]:.1f} to {ends[1]:.1f}"
+    return f"{method} {verb} {word} than {row['against']} by {abs(size):.1f} {what} ({between})"
+
+
+def _seeds(count: int) -> str:
+    return NUMBERS[count] if count < len(NUMBERS) else f"{count} seeds"
+
+
+def _published(
+    plan: "ValidationPlan",
+    one: "PlannedBenchmark",
+    name: str,
+    out: Path,
+    place: str,
+    ended: Mapping[str, Any] | str,
+) -> dict[str, Any]:
+    recipe, source = one.methods[name].recipe, one.methods[name].published
+    entry = _entry(name, recipe.placement if recipe.prompted else None)
+    entry |= {"rates": "published", "source": source}
+    entry |= {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if isinstance(ended, str):
+        return entry | {"failed": ended}
+    metric = "box_AP" if one.base is None else "test_accuracy"
+    runs = [{"seed": seed, "folder": f"{place}/seed_{seed}"} for seed in plan.seeds]
+    counted = open_run(out / f"{place}/seed_{plan.seeds[0]}").config["parameters"]
+    test = ended.get(metric)
+    entry |= {"trained_parameters": counted.get("trained"), "runs": runs, "test": test}
+    return entry | ({} if test else {"failed": "nothing of it to score"})
+
+
+def _searched(
+    one: "PlannedBenchmark", name: str, place: str, search: Mapping[str, Any] | str | None
+) -> dict[str, Any]:
+    recipe = one.methods[name].recipe
+    entry = _entry(name, recipe.placement if recipe.prompted else None)
+    entry |= {"rates": "searched"}
+    if not isinstance(search, Mapping):
+        return entry | {"failed": search or "not searched"}
+    found = next((part for part in search["methods"] if part["method"] == name), None)
+    if found is None or not found["chosen"] or not found["test"]:
+        return entry | {"failed": "every trial of it diverged"}
+    inside = "" if found["inside"] else ", the best at an edge"
+    how = "folds" if search["validation"]["kind"] == "cross" else "the validation split"
+    return entry | {
+        "source": f"the best of {len(found['trials'])} trials on {how}{inside}",
+        "lr": found["chosen"]["lr"],
+        "weight_decay": found["chosen"]["weight_decay"],
+        "trained_parameters": found["trained_parameters"],
+        "runs": [
+            {"seed": run["seed"], "folder": f"{place}/{run['folder']}"} for run in found["runs"]
+        ],
+        "test": found["test"],
+    }
+
+
+def _entry(name: str, placement: str | None) -> dict[str, Any]:
+    empty = dict.fromkeys(("source", "lr", "weight_decay", "trained_parameters", "test", "failed"))
+    return {"method": name, "placement": placement, "runs": [], **empty}
+
+
+def _differences(
+    found: Sequence[Mapping[str, Any]], out: Path, metric: str
+) -> list[dict[str, Any]]:
+    """Of every method to vpt and to linear, as far as both ended."""
+    ended = {one["method"]: one for one in found if one["failed"] is None}
+    rows = []
+    for against in BASELINES:
+        for name, one in ended.items():
+            if against in ended and name != against and (name, against) != BASELINES[::-1]:
+                paired = _of_images if metric == "test_accuracy" else _of_seeds
+                values = paired(one, ended[against], out)
+                rows.append({"method": name, "against": against, **values})
+    return rows
+
+
+def _of_images(one: Mapping[str, Any], other: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Of classifiers, over the test images."""
+    found = paired_difference(_right(one, out), _right(other, out))
+    return {name: getattr(found, name) for name in COLUMNS}
+
+
+def _right(method: Mapping[str, Any], out: Path) -> NDArray[np.bool_]:
+    """(seeds, test images): whether each was named rightly."""
+    files = [load_file(out / run["folder"] / PREDICTIONS) for run in method["runs"]]
+    return np.stack([one["predicted"] == one["labels"] for one in files])
+
+
+def _of_seeds(one: Mapping[str, Any], other: Mapping[str, Any], _: Path) -> dict[str, Any]:
+    """Of detectors, over the seeds by Student's t: an average precision has no term an image."""
+    values = np.subtract(one["test"]["values"], other["test"]["values"])
+    count, mean = len(values), float(np.mean(values))
+    low: float | None = None
+    high: float | None = None
+    if count > 1:
+        error = float(np.std(values, ddof=1)) / math.sqrt(count)
+        reach = float(stats.t.ppf(0.975, count - 1)) * error
+        low, high = mean - reach, mean + reach
+    return {"difference": mean, "low": low, "high": high, "seeds": count, "images": None}

@@ -1,0 +1,165 @@
+"""A whitening on benchmarks: what is tried, where prompts may stand, and what is said of it."""
+
+import json
+
+import layouts
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import bpt
+import bpt.validate
+import burst
+from bpt.search import SearchOptions
+from bpt.validate_results import sentence
+
+SMALL = {"epochs": 1, "batch_size": 6, "num_prompts": 4}
+
+
+def whitening_file(place, blocks=None, image_size=None, name="W.pt"):
+    """A whitening of a small random ViT whose weights lie in a file."""
+    weights = place / "weights.safetensors"
+    if not weights.exists():
+        torch.manual_seed(0)
+        save_file(timm.create_model("test_vit", num_classes=0).state_dict(), weights)
+    backbone = burst.load_backbone("timm:test_vit", str(weights), image_size=image_size)
+    images = burst.images_for(backbone, "sample", num_images=4)
+    options = burst.WhiteningOptions(blocks=blocks)
+    burst.save_whitening(burst.whiten(backbone, images, options), place / name)
+    return place / name
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with W.pt, the weights it was made of, and a small copy of CUB."""
+    place = tmp_path_factory.mktemp("validate")
+    whitening_file(place)
+    layouts.cub(place / "data" / "cub", train=5, test=4)
+    return place
+
+
+def test_what_lies_on_disk_is_planned_and_the_rest_is_listed_with_how_to_get_it(place):
+    plan = bpt.plan_validation(place / "W.pt", data=place / "data", epochs=1)
+    assert [one.dataset for one in plan.benchmarks] == ["digits", "cub"]
+    assert set(plan.missing) == {"nabirds", "flowers", "dogs", "cars", "imagenet", "coco"}
+    assert plan.missing["dogs"] == bpt.how_to_get(bpt.dataset_info("dogs"))
+    assert plan.placement == "shallow" and plan.notes == ()
+    recipes = {name: one.recipe for name, one in plan.benchmarks[1].methods.items()}
+    assert list(recipes) == ["linear", "vpt", "bpt-fwhiten", "bpt-dwhiten"]
+    assert recipes["vpt"].whitening is None and recipes["linear"].whitening is None
+    assert recipes["bpt-dwhiten"].whitening == str(place / "W.pt")
+    assert {one.weights for one in recipes.values()} == {str(place / "weights.safetensors")}
+    assert {one.epochs for one in recipes.values()} == {1}
+
+
+@pytest.mark.parametrize(
+    "model, dataset, method, placement, known",
+    [
+        ("mae_vitb", "cub", "bpt-fwhiten", "shallow", True),
+        ("mae_vitb", "cub", "bpt-dwhiten", "shallow", False),  # nobody's but ours
+        ("mae_vitb", "cub", "vpt", "shallow", False),  # one of a grid
+        ("mae_vitb", "flowers", "bpt-fwhiten", "deep", False),  # no script
+        ("mae_vitb", "imagenet", "linear", "shallow", True),
+        ("timm:test_vit", "cub", "bpt-fwhiten", "shallow", False),  # of which pretraining?
+        ("mae_tiny", "digits", "vpt", "shallow", False),
+    ],
+)
+def test_a_rate_counts_as_published_for_just_this_benchmark_method_and_placement(
+    model, dataset, method, placement, known
+):
+    given = {} if method == "linear" else {"placement": placement}
+    recipe = bpt.recipe_for(dataset, model=model, method=method, **given)
+    assert (bpt.published_rate(recipe) is not None) == known
+
+
+def test_a_detectors_rate_is_published():
+    recipe = bpt.detection_recipe_for("coco", method="bpt-fwhiten")
+    assert "Table 8" in bpt.published_rate(recipe)
+
+
+def test_prompts_stand_where_the_whitening_has_blocks(place):
+    path = whitening_file(place, (4, 5), 192, "last.pt")
+    plan = bpt.plan_validation(path, data=place / "data", datasets=["cub"])
+    assert plan.placement == "last:2"
+    assert plan.benchmarks[0].methods["vpt"].recipe.placement == "last:2"
+    assert "2 of 6 blocks (4, 5)" in plan.notes[0] and "192 pixels" in plan.notes[1]
+    assert bpt.plan_validation(path, datasets=["digits"], placement="last:1").placement == "last:1"
+    with pytest.raises(burst.BurstError, match="blocks 4, 5 alone, which shallow does not"):
+        bpt.plan_validation(path, placement="shallow")
+    with pytest.raises(burst.BurstError, match="give a placement that keeps to"):
+        bpt.plan_validation(whitening_file(place, (2, 3), name="mid.pt"))
+
+
+def test_another_backbone_missing_weights_and_missing_data_are_refused(place, tmp_path):
+    with pytest.raises(burst.CheckpointError, match="does not fit mae_tiny"):
+        bpt.plan_validation(place / "W.pt", model="mae_tiny")
+    with pytest.raises(burst.EmptyResult, match="bpt datasets --download dogs"):
+        bpt.plan_validation(place / "W.pt", data=tmp_path, datasets=["dogs"])
+    with pytest.raises(burst.UnknownName, match="did you mean cub"):
+        bpt.plan_validation(place / "W.pt", datasets=["cubs"])
+    moved = whitening_file(tmp_path)
+    (tmp_path / "weights.safetensors").rename(tmp_path / "moved.safetensors")
+    with pytest.raises(burst.CheckpointError, match="not there; give their file as weights"):
+        bpt.plan_validation(moved)
+    found = bpt.plan_validation(moved, weights=str(tmp_path / "moved.safetensors"))
+    assert found.weights == str(tmp_path / "moved.safetensors")
+
+
+def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_path, monkeypatch):
+    few = SearchOptions(seeds=(0, 1), lrs=(0.01,), weight_decays=(0.0,), folds=2)
+    monkeypatch.setattr(bpt.validate, "SearchOptions", lambda seeds: few)
+    methods = ("linear", "vpt", "bpt-dwhiten")
+    options = {"data": place / "data", "datasets": ["cub"], "methods": methods, "seeds": (0, 1)}
+    plan = bpt.plan_validation(place / "W.pt", **options, **SMALL)
+    record = bpt.validate_whitening(plan, tmp_path, devices=("cpu",))
+    assert record["complete"] and record == json.loads((tmp_path / "validate.json").read_text())
+    (entry,) = record["benchmarks"]
+    right = {}
+    for one in entry["methods"]:
+        results = [bpt.open_run(tmp_path / run["folder"]).result for run in one["runs"]]
+        accuracies = [result["test_accuracy"] for result in results]
+        assert one["test"]["values"] == accuracies and one["rates"] == "searched"
+        right[one["method"]] = np.mean(accuracies)
+    for row in entry["differences"]:
+        expected = right[row["method"]] - right[row["against"]]
+        assert row["difference"] == pytest.approx(expected)
+        assert row["low"] <= row["difference"] <= row["high"]
+    pairs = {(row["method"], row["against"]) for row in entry["differences"]}
+    assert pairs == {("bpt-dwhiten", "vpt"), ("bpt-dwhiten", "linear"), ("vpt", "linear")}
+    assert record["sentences"][0].startswith("cub: prompts with its diagonal alone are")
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    again = bpt.validate_whitening(plan, tmp_path, devices=("cpu",))
+    assert again["benchmarks"] == record["benchmarks"]
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    other = bpt.plan_validation(whitening_file(place, (0,), name="other.pt"), **options)
+    with pytest.raises(bpt.RunExists, match="another whitening"):
+        bpt.validate_whitening(other, tmp_path)
+
+
+def difference(low, high, **changes):
+    values = {"difference": 1.2, "low": low, "high": high, "seeds": 3, "images": 100}
+    return {"method": "bpt-fwhiten", "against": "vpt", **values, **changes}
+
+
+def entry_of(*differences, metric="test_accuracy"):
+    return {"dataset": "cub", "metric": metric, "methods": [], "differences": [*differences]}
+
+
+def test_the_sentence_says_better_worse_or_not_told_apart():
+    assert sentence(entry_of(difference(0.3, 2.1))) == (
+        "cub: prompts whitened with W are better than vpt by 1.2 points (0.3 to 2.1); three seeds."
+    )
+    worse = difference(-2.1, -0.3, difference=-1.2)
+    assert "worse than vpt by 1.2 points (0.3 to 2.1)" in sentence(entry_of(worse))
+    assert "not told apart from vpt (+1.2 points, -0.3 to +2.1)" in sentence(
+        entry_of(difference(-0.3, 2.1))
+    )
+    alone = difference(None, None, seeds=1, images=None)
+    text = sentence(entry_of(alone, metric="box_AP"))
+    assert "1.2 points of box AP above vpt" in text and text.endswith("one seed.")
+    failed = entry_of()
+    failed["methods"] = [{"method": "vpt", "failed": "it diverged"}]
+    assert sentence(failed) == "cub: nothing to compare (vpt: it diverged)."
