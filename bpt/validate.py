@@ -18,7 +18,7 @@ from bpt.errors import Interrupted, RunExists
 from bpt.placement import parse_placement
 from bpt.published import published_rate, recipe_for
 from bpt.recipe import METHODS as ALL_METHODS
-from bpt.recipe import WHITENED, Recipe
+from bpt.recipe import USED_BY, Recipe
 from bpt.run_folder import save_json
 from bpt.search import SearchOptions, search_base, search_methods
 from bpt.study import run_study
@@ -374,12 +374,9 @@ def _benchmark(
         shared = {key: value for key, value in shared.items() if key in names}
 
     def planned(method: str) -> AnyRecipe:
-        mine = dict(shared)
-        if method not in WHITENED:
-            del mine["whitening"]
-        if method not in ("linear", "full"):
-            mine["placement"] = placement
-        return make(name, method=method, **mine)
+        asked = {"placement": placement, **shared}
+        used = {key: asked[key] for key in asked if method in USED_BY.get(key, (method,))}
+        return make(name, method=method, **used)
 
     recipes = {method: planned(method) for method in methods}
     detection = info.task == "detection"

@@ -203,6 +203,7 @@ def search(
                 progress=progress,
                 say=None if quiet else say,
             )
+        page = reports.save_search_report(where)[0]
         if as_json:
             typer.echo(json.dumps(record, indent=2))
         elif not quiet:
@@ -210,4 +211,4 @@ def search(
             console.print(reports.search_table(record))
             for line in record["sentences"]:
                 console.print(line, highlight=False, soft_wrap=True)
-            console.print(f"written to {where}", highlight=False, soft_wrap=True)
+            console.print(f"written to {where}; the page: {page}", highlight=False, soft_wrap=True)

@@ -117,7 +117,8 @@ def _methods(section: Section, methods: pd.DataFrame) -> None:
 def _differences(section: Section, record: Mapping[str, Any], place: Path) -> list[Path]:
     section.text(
         "Pairs are runs of one seed, scored on the same test images: what an image or a start does "
-        "to both cancels. The intervals were not widened for there being several differences."
+        "to both cancels. Intervals hold for other seeds and other images, each for itself; the "
+        "sentences above call better or worse what holds among all differences (Holm's correction)."
     )
     return difference_section(section, differences_frame(record), place / "differences")
 
@@ -175,12 +176,12 @@ def _how_chosen(section: Section, search: Search) -> None:
     section.items(
         [
             judged,
-            f"Every method had at least {record['trials_each']} trials. The best of them was then "
+            f"Every method had {record['trials_each']} trials. The best of them was then "
             f"trained with the seeds {seeds}; the test split has {record['test_images']:,} images "
             "and was read once for each of these runs.",
             _counts(record["methods"]),
-            "Nothing but learning rate and weight decay was adjusted: number of prompts, epochs, "
-            "batch, augmentation, pooling and the rest are those of the recipe below for all.",
+            "Nothing but learning rate and weight decay (of linear, the head's) was adjusted: "
+            "number of prompts, epochs, augmentation, pooling and the rest are those of the recipes below.",
             "Scores of the trials that were chosen are the best of many and so too good by a "
             "little; the test accuracies are not.",
         ]

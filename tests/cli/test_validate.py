@@ -1,0 +1,93 @@
+"""`bpt validate` and the page of `bpt search`, as a user types them."""
+
+import functools
+import json
+
+import layouts
+import pandas as pd
+import pytest
+import timm
+import torch
+from colours import write_images
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+import bpt
+import bpt.validate
+from cli import bpt as command
+from cli import burst as burst_command
+
+SMALL = ("--epochs", "1", "--batch-size", "6", "--devices", "cpu")
+ONE_POINT = functools.partial(bpt.SearchOptions, lrs=(0.01,), weight_decays=(0.0,), folds=2)
+
+
+def run(app, *arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a file of `burst whiten`, the weights it was made of, and a small CUB."""
+    place = tmp_path_factory.mktemp("validate")
+    torch.manual_seed(0)
+    weights = place / "weights.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), weights)
+    model = ("--model", "timm:test_vit", "--weights", weights)
+    out = ("--out", place / "W.pt", "--num-images", 4, "--quiet")
+    assert run(burst_command.app, "whiten", *model, *out).exit_code == 0
+    layouts.cub(place / "data" / "cub", train=5, test=4)
+    return place
+
+
+def test_a_whitening_is_validated_and_the_same_command_goes_on(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(bpt.validate, "SearchOptions", ONE_POINT)
+    typed = ("validate", place / "W.pt", "--data", place / "data", "--datasets", "cub,dogs")
+    typed += ("--methods", "linear,bpt-fwhiten", "--seeds", "0,1", "--out", tmp_path, *SMALL)
+    result = run(command.app, *typed, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert "dogs: get it with `bpt datasets --download dogs`" in result.stderr
+    table = pd.read_csv(tmp_path / "benchmarks.csv")
+    for line, one in zip(table.to_dict("records"), record["benchmarks"][0]["methods"], strict=True):
+        results = [bpt.open_run(tmp_path / run["folder"]).result for run in one["runs"]]
+        accuracies = [result["test_accuracy"] for result in results]
+        assert line["test"] == pytest.approx(sum(accuracies) / 2)
+    assert record["sentences"][0] in (tmp_path / "index.html").read_text()
+    again = run(command.app, *typed)
+    assert again.exit_code == 0 and record["sentences"][0] in again.stdout
+
+
+def test_a_dry_run_lists_what_would_be_trained_and_trains_nothing(place, tmp_path):
+    typed = ("validate", place / "W.pt", "--data", place / "data", "--out", tmp_path / "none")
+    result = run(command.app, *typed, "--dry-run")
+    assert result.exit_code == 0, result.output
+    for name in ("digits", "cub", "linear", "vpt", "up to 16"):
+        assert name in result.stdout
+    assert "imagenet: get it from" in result.stderr and not (tmp_path / "none").exists()
+
+
+def test_what_fails_ends_with_the_reason_and_a_page(place, tmp_path):
+    typed = ("validate", place / "W.pt", "--data", place / "data", "--datasets", "cub")
+    result = run(command.app, *typed, "--out", tmp_path, "--devices", "cpu", "--quiet")
+    assert result.exit_code == 0, result.output  # quiet: the page says it
+
+
+def test_another_backbone_is_refused_in_one_line(place):
+    result = run(command.app, "validate", place / "W.pt", "--model", "mae_tiny")
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.count("\n") == 1 and "does not fit mae_tiny" in result.stderr
+
+
+def test_a_search_ends_with_its_page(tmp_path):
+    images = write_images(tmp_path / "images")
+    out = tmp_path / "out"
+    rates = ("--lrs", "0.01", "--weight-decays", "0", "--seeds", "0", "--epochs", "1")
+    small = ("--batch-size", "6", "--folds", "2", "--devices", "cpu", "--out", out)
+    result = run(
+        command.app, "search", f"folder:{images}", "--methods", "linear", *rates, *small, "--json"
+    )
+    assert result.exit_code == 0, result.output
+    (one,) = json.loads(result.stdout)["methods"]
+    table = pd.read_csv(out / "methods.csv")
+    assert table["test"][0] == pytest.approx(one["test"]["mean"])
+    assert "2-fold cross-validation" in (out / "index.html").read_text()
