@@ -181,7 +181,7 @@ def _how_chosen(section: Section, search: Search) -> None:
             "and was read once for each of these runs.",
             _counts(record["methods"]),
             "Nothing but learning rate and weight decay (of linear, the head's) was adjusted: "
-            "number of prompts, epochs, augmentation, pooling and the rest are those of the recipes below.",
+            "number of prompts, epochs, augmentation, pooling and the rest are those below.",
             "Scores of the trials that were chosen are the best of many and so too good by a "
             "little; the test accuracies are not.",
         ]
