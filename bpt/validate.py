@@ -143,6 +143,7 @@ def plan_validation(
     placement, notes = _placement(path, found, backbone, placement)
     given = {name: value for name, value in given.items() if value is not None}
     shared = {"model": backbone.name, "weights": weights, "whitening": str(path), **given}
+    size = _size(found, backbone)
     benchmarks, missing = [], {}
     listed = datasets or [one.name for one in known_datasets() if one.name != "folder"]
     for name in dict.fromkeys(listed):
@@ -151,8 +152,12 @@ def plan_validation(
         if place is None:
             missing[info.name] = how_to_get(info)
             continue
-        own = {"data": str(data)} if data and info.layout and ":" not in name else {}
-        benchmarks.append(_benchmark(name, info, place, methods, placement, shared | own))
+        own: dict[str, Any] = {}
+        if data and info.layout and ":" not in name:
+            own["data"] = str(data)
+        if size and info.task == "classification":
+            own["image_size"] = size
+        benchmarks.append(_benchmark(name, info, place, methods, placement, own | shared))
     if not benchmarks:
         raise EmptyResult(f"nothing to validate on: {'; '.join(missing.values())}")
     return ValidationPlan(
@@ -164,7 +169,7 @@ def plan_validation(
         tuple(seeds),
         tuple(benchmarks),
         missing,
-        (*notes, *_size_notes(found, backbone)),
+        (*notes, *_size_notes(size, backbone)),
     )
 
 
@@ -332,16 +337,21 @@ def _placement(
     return possible[0], notes
 
 
-def _size_notes(found: Whitening, backbone: Backbone) -> list[str]:
+def _size(found: Whitening, backbone: Backbone) -> int | None:
+    """Pixels of the images that a whitening was made from, where not the backbone's own."""
     sources = (found.record.get("images") or {}).get("sources") or []
-    sizes = {source.get("image_size") for source in sources} - {None, backbone.image_size[0]}
-    if not sizes:
+    sizes = {source.get("image_size") for source in sources}
+    other = sizes - {None, backbone.image_size[0]}
+    return int(other.pop()) if len(sizes) == len(other) == 1 else None
+
+
+def _size_notes(size: int | None, backbone: Backbone) -> list[str]:
+    if size is None:
         return []
-    listed = ", ".join(str(size) for size in sorted(sizes))
     return [
-        f"The whitening was made from images of {listed} pixels, and classifiers are trained on "
-        f"{backbone.image_size[0]}: its matrices fit at any size and in any block, but tell of the "
-        "tokens of those images."
+        f"The whitening was made from images of {size} pixels, not of the backbone's "
+        f"{backbone.image_size[0]}, so classifiers are trained at that size; its matrices fit any "
+        "block at any size, but tell of the tokens of those images."
     ]
 
 

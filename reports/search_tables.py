@@ -276,16 +276,16 @@ def _texts(frame: pd.DataFrame) -> Iterable[list[str]]:
 
 
 def written(column: str, value: Any) -> str:  # noqa: ANN401  whatever a table holds
-    """A value as a document has it: rates with their digits, percent with one more than points."""
+    """A value as a document has it: rates with their digits, differences with their sign."""
     if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, str):
         return value
     if column in ("lr", "weight_decay"):
         return f"{value:.4g}"
-    if isinstance(value, float) and not float(value).is_integer():
-        return f"{value:+.2f}" if column in ("difference", "low", "high") else f"{value:.2f}"
-    return f"{value:,.0f}" if float(value).is_integer() and column in COUNTS else f"{value:.2f}"
+    if column in ("difference", "low", "high"):
+        return f"{value:+.2f}"
+    return f"{value:,.0f}" if column in COUNTS else f"{value:.2f}"
 
 
 COUNTS = ("prompt", "trained", "trials", "seeds", "images", "epochs", "of_epochs")

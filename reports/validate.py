@@ -165,6 +165,7 @@ def _differences(section: Section, record: Mapping[str, Any], place: Path) -> li
         ]
         if parts:
             frame = pd.concat(parts, ignore_index=True)
+            frame = frame[["dataset", *frame.columns.drop("dataset")]]
             path = place / f"differences_{metric}"
             files += difference_section(section, frame, path, what=words)
     return files

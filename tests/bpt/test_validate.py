@@ -83,7 +83,9 @@ def test_prompts_stand_where_the_whitening_has_blocks(place):
     path = whitening_file(place, (4, 5), 192, "last.pt")
     plan = bpt.plan_validation(path, data=place / "data", datasets=["cub"])
     assert plan.placement == "last:2"
-    assert plan.benchmarks[0].methods["vpt"].recipe.placement == "last:2"
+    recipe = plan.benchmarks[0].methods["vpt"].recipe
+    assert (recipe.placement, recipe.image_size) == ("last:2", 192)
+    assert plan.benchmarks[0].base.image_size == 192
     assert "2 of 6 blocks (4, 5)" in plan.notes[0] and "192 pixels" in plan.notes[1]
     assert bpt.plan_validation(path, datasets=["digits"], placement="last:1").placement == "last:1"
     with pytest.raises(burst.BurstError, match="blocks 4, 5 alone, which shallow does not"):
