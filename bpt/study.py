@@ -12,6 +12,7 @@ from typing import Any
 
 from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted
+from bpt.published import published_rate
 from bpt.recipe import Recipe
 from bpt.signals import this_command
 from bpt.train import train_seeds
@@ -29,6 +30,7 @@ def run_study(
     *,
     seeds: Sequence[int] = (0,),
     devices: Sequence[str] = ("auto",),
+    search: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> dict[str, Result | str]:
@@ -42,12 +44,15 @@ def run_study(
         out: the folder above.
         seeds: for each recipe.
         devices: one training at a time on each; several have a process of their own each.
+        search: choose learning rate and weight decay of a classifier on validation images first,
+            where none was published for it (`published_rate`), in out/NAME/search.
         progress: called as progress(steps done, steps in all) of the training that runs; only with
             one device.
         say: called with a line now and then.
 
     Returns:
-        By name: what `train_seeds` returns, or in one line why there is nothing.
+        By name: what `train_seeds` returns, or in one line why there is nothing. After a search
+        `searched` says what was chosen: lr, weight_decay, score, trials and inside.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; what runs was saved.
@@ -65,11 +70,12 @@ def run_study(
     if len(devices) == 1:
         for name, recipe in recipes.items():
             tell(f"{len(found) + 1}/{len(recipes)} {name}")
-            outcome = _run_one(recipe, seeds, Path(out) / name, devices[0], progress, say)
+            place = Path(out) / name
+            outcome = _run_one(recipe, seeds, place, search, devices[0], progress, say)
             report(name, outcome)
     else:
         works = {
-            name: functools.partial(_run_one, recipe, seeds, Path(out) / name)
+            name: functools.partial(_run_one, recipe, seeds, Path(out) / name, search)
             for name, recipe in recipes.items()
         }
         side_by_side(works, devices, report)
@@ -93,11 +99,14 @@ def _run_one(
     recipe: AnyRecipe,
     seeds: Sequence[int],
     out: Path,
+    search: bool,
     device: str,
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Result | str:
     try:
+        if search and isinstance(recipe, Recipe) and published_rate(recipe) is None:
+            return _search_one(recipe, seeds, out / "search", device, progress, say)
         return train_seeds(
             recipe, seeds, out, device=device, resume=True, progress=progress, say=say
         )
@@ -105,6 +114,36 @@ def _run_one(
         raise Interrupted(error.signum, this_command()) from error
     except BurstError as error:
         return " ".join(str(error).split())
+
+
+def _search_one(
+    recipe: Recipe,
+    seeds: Sequence[int],
+    out: Path,
+    device: str,
+    progress: Progress | None,
+    say: Say | None,
+) -> Result:
+    """What `train_seeds` would return, of the best rate and decay of a search."""
+    from bpt.search import SearchOptions, search_methods  # which needs `side_by_side`
+
+    if recipe.protocol == "authors":
+        raise BurstError(
+            "a search chooses on validation images, which protocol authors trains on; leave one of "
+            "them out"
+        )
+    options = SearchOptions(seeds=tuple(seeds))
+    found = search_methods(
+        recipe, [recipe.method], out, options=options, devices=(device,), progress=progress, say=say
+    )
+    (one,) = found["methods"]
+    if len(one["runs"]) < len(seeds):
+        raise BurstError("every trial of it diverged, or what was chosen did with another seed")
+    searched = one["chosen"] | {"trials": len(one["trials"]), "inside": one["inside"]}
+    label = "rates searched on validation images, test split read once"
+    return {"seeds": list(seeds), "label": label, "searched": searched} | {
+        "test_accuracy": one["test"]
+    }
 
 
 def side_by_side(

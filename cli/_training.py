@@ -372,6 +372,14 @@ def study(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the runs with their estimated cost.")
     ] = False,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help="Search rate and decay on validation images where none was published; else the "
+            "nearest published ones are taken.",
+        ),
+    ] = False,
     dataset: Annotated[
         str | None, typer.Option(help="Instead of the table's: folder:PATH, coco:PATH.")
     ] = None,
@@ -453,6 +461,7 @@ def study(
                 where,
                 seeds=chosen,
                 devices=[str(burst.choose_device(device)) for device in devices.split(",")],
+                search=search,
                 progress=progress,
                 say=None if quiet else say,
             )

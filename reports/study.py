@@ -156,8 +156,8 @@ def study_frame(
 
     Columns: study, dataset, backbone, method, setting, metric, published, ours, std, seeds,
     difference (ours - published, points), differs (what of the table was overridden; protocol,
-    normalisation or weights, where the published number has others), run, note (why there is no
-    number).
+    normalisation or weights, where the published number has others; rates that were searched), run,
+    note (why there is no number).
     """
     return pd.DataFrame([_row(cell, results) for cell in cells])
 
@@ -272,6 +272,9 @@ def _row(cell: StudyCell, results: Mapping[str, dict[str, Any] | str]) -> dict[s
     outcome = results.get(cell.name, "not run")
     if isinstance(outcome, str):
         return line | {"note": outcome}
+    if found := outcome.get("searched"):
+        rates = f"rates searched (lr {found['lr']:g}, weight decay {found['weight_decay']:g})"
+        line |= {"differs": ", ".join(filter(None, [line["differs"], rates]))}
     number = outcome.get(METRICS[cell.metric])
     if number is None:
         return line | {"note": "nothing of it to score"}
