@@ -123,7 +123,7 @@ def methods_frame(search: Search) -> pd.DataFrame:
     were chosen), inside (whether the best is no edge of what was tried: yes or no), val, test
     (percent; the mean over seeds), sd (over seeds; none for one), seeds.
     """
-    return pd.DataFrame(
+    table = pd.DataFrame(
         [
             {
                 "method": one["method"],
@@ -141,6 +141,8 @@ def methods_frame(search: Search) -> pd.DataFrame:
             for one in search.record["methods"]
         ]
     )
+    numbers = ("lr", "weight_decay", "val", "test", "sd")  # of one that has not ended there is none
+    return table.astype(dict.fromkeys(numbers, "float64"))
 
 
 def differences_frame(record: Mapping[str, Any]) -> pd.DataFrame:
