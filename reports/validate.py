@@ -123,7 +123,8 @@ def validation_plan_table(plan: ValidationPlan) -> Table:
 def _planned(method: PlannedMethod, seeds: int) -> list[str]:
     recipe, trials = method.recipe, 0
     if method.published is None and isinstance(recipe, Recipe):
-        trials = 2 * len(SearchOptions().grid_of(recipe).points)
+        options = SearchOptions()
+        trials = options.most_trials(len(options.grid_of(recipe).points))
     cost = recipe_cost(recipe)
     place = recipe.placement if recipe.prompted else ""
     rates = "searched" if method.published is None else f"published: {method.published}"

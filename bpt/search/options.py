@@ -58,6 +58,10 @@ class SearchOptions:
             own.weight_decays if self.weight_decays is None else self.weight_decays,
         )
 
+    def most_trials(self, first: int) -> int:
+        """Of a method, extensions of its grid among them, where the largest grid has `first`."""
+        return self.max_trials or 3 * first // 2
+
     def grid_of(self, recipe: Recipe) -> Grid:
         """Where the method of a recipe begins."""
         return self.grid(recipe.peak_lr, searched_decay(recipe))

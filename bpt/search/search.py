@@ -117,7 +117,7 @@ class _Search:
         self.validated = validated
         self.recipes = recipes
         self.grids = {name: options.grid_of(recipe) for name, recipe in recipes.items()}
-        self.max_trials = options.max_trials or 3 * first_size(self.grids) // 2
+        self.max_trials = options.most_trials(first_size(self.grids))
         self.trials = Trials(
             out,
             recipes,
