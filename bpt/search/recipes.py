@@ -18,9 +18,11 @@ NEEDS_PROMPTS = ("prompts", "prompts+patches")
 # A search on digits shall end within minutes without a GPU; said in what it prints.
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "digits": {
+        "placement": "last:4",  # whose first eight blocks are computed once
+        "augmentation": "none",
         "num_prompts": 10,
         "rank": 8,
-        "epochs": 3,
+        "epochs": 10,
         "batch_size": 16,
         "image_size": 32,
         "train_fraction": 0.5,
@@ -38,6 +40,13 @@ def given_of(base: Recipe) -> dict[str, Any]:
         default["warmup_epochs"] = of_length.warmup_epochs
         names = [name for name, value in base.to_dict().items() if value != default[name]]
     return {name: getattr(base, name) for name in names if name not in (*SEARCHED, "dataset")}
+
+
+def small_defaults(base: Recipe) -> str:
+    """What a search on this dataset sets where nobody does, in words; empty for most."""
+    given = given_of(base)
+    small = {k: v for k, v in SMALL.get(base.dataset, {}).items() if k not in given}
+    return ", ".join(f"{name} {value}" for name, value in small.items())
 
 
 def method_recipes(base: Recipe, methods: Sequence[str]) -> dict[str, Recipe]:

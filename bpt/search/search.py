@@ -25,7 +25,7 @@ from bpt.search.halving import rungs
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.outlook import in_words, shares
 from bpt.search.plan import Course, all_work, courses, first_size
-from bpt.search.recipes import SEARCHED, method_recipes
+from bpt.search.recipes import SEARCHED, method_recipes, small_defaults
 from bpt.search.record import KIND, differences, method_record, sentences, trial_rows
 from bpt.search.trials import Job, Trials
 from bpt.signals import this_command
@@ -108,6 +108,7 @@ class _Search:
         *,
         say: Say | None = None,
     ) -> None:
+        self.base = base
         self.out, self.options, self.say = out, options, say or (lambda _: None)
         recipes = method_recipes(base, methods)
         benchmark = open_benchmark(next(iter(recipes.values())), say=self.say)
@@ -180,6 +181,8 @@ class _Search:
         why = f"{self.validated} validation images are fewer than {LEAST_VALIDATION}"
         how = f"{why}: {folds}" if self.folds else f"{self.validated:,} validation images"
         count = first_size(self.grids)
+        if small := small_defaults(self.base):
+            how += f"; small, so that it takes minutes: {small}"
         already = len(self._told or ())
         text = f"{len(found)} methods, {count} trials each at first, {how}"
         return text + (f"; {already} steps of it are done" if already else "")
