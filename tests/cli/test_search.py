@@ -49,7 +49,10 @@ def test_every_option_reaches_the_trainings(images, tmp_path):
     lines = found.stdout.splitlines()
     assert lines[0].split()[:3] == ["method", "trials", "lr"]
     assert lines[1].startswith("linear") and lines[2].startswith("vpt")
-    assert lines[3:-1] == record["sentences"] and lines[-1] == f"written to {out}"
+    assert (
+        lines[3:-1] == record["sentences"]
+        and lines[-1] == f"written to {out}; the page: {out}/index.html"
+    )
     assert "9 validation images are fewer than 500" in found.stderr
     again = run(
         images, "--methods", "linear,vpt", "--out", out, "--seeds", "3", "--folds", "3",
