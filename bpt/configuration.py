@@ -12,6 +12,7 @@ from bpt.recipe import Recipe, Tuning
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size
 from burst.errors import BurstError
+from burst.files import sha256_of
 from burst.provenance import provenance
 
 
@@ -64,6 +65,7 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
             "resized_from": list(backbone.resized_from) if backbone.resized_from else None,
             "notes": list(backbone.notes),
         },
+        "whitening": whitening_record(recipe),
         "processes": rank_and_size()[1],
         **provenance(*recipe.libraries),
     }
@@ -79,6 +81,17 @@ def backbone_record(backbone: Backbone) -> dict[str, Any]:
         "crop_fraction": backbone.crop_fraction,
         "crop_mode": backbone.crop_mode,
     }
+
+
+def whitening_record(recipe: Tuning) -> dict[str, str] | None:
+    """What config.json says of the whitening file that was given; None where there is none.
+
+    One that cannot be read is not told of here: a training that needs it will say so.
+    """
+    file = Path(recipe.whitening) if recipe.whitening else None
+    if file is None or not file.is_file():
+        return None
+    return {"source": str(file), "sha256": sha256_of(file)}
 
 
 def existing_result(

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 class Machine:
     """What changes nothing of what is learned, but for the order of floating-point sums.
 
-    A training that goes on may do so with other values of it; of all else with the same.
+    A training that goes on may do so with other values of it, and with the same files wherever they
+    lie; of all else with the same.
 
     Attributes:
         data: the folder or archive of the dataset.

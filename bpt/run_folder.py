@@ -39,10 +39,11 @@ KIND, DETECTION_KIND = "bpt run 1", "bpt detection run 1"
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 PROMPT, WHITENING, CHECKPOINT = "prompt.safetensors", "whitening.safetensors", "checkpoint.pt"
 PREDICTIONS = "predictions.safetensors"
-# What identifies the data and the weights of a run, whatever their paths.
+# What identifies the files that a run was made of, whatever their paths.
 IDENTITY = {
     "images": ("dataset", "digest"),
     "weights": ("backbone", "weights_sha256"),
+    "whitening": ("whitening", "sha256"),
 }
 
 
@@ -175,7 +176,7 @@ def crop_of(config: Mapping[str, Any]) -> tuple[float, str]:
 
 
 def check_same(run: RunFolder, recipe: Tuning, config: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run of another recipe, other images or other weights.
+    """Refuse to go on with a run of another recipe, other images, weights or whitening.
 
     Raises:
         RunExists: it names what differs.
@@ -186,16 +187,28 @@ def check_same(run: RunFolder, recipe: Tuning, config: Mapping[str, Any]) -> Non
     described = [
         f"{name} {getattr(run.recipe, name)}, not {getattr(recipe, name)}" for name in differing
     ]
-    described += [
-        f"other {what}"
-        for what, (part, key) in IDENTITY.items()
-        if run.config[part][key] != config[part][key]
-    ]
+    described += other_files(run, config)
     if described:
         raise RunExists(
             f"{run.folder} holds a run of another recipe: {'; '.join(described)}; "
             "choose another folder"
         )
+
+
+def other_files(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
+    """In words what a run was made of other files than a configuration of now names.
+
+    A whitening that is not given again is not asked for, since a run keeps what it made of it; nor
+    is that of a run from before it was noted down.
+    """
+
+    def differs(part: str, key: str) -> bool:
+        asked = config.get(part)
+        if asked is None or part not in run.config:
+            return False
+        return bool((run.config[part] or {}).get(key) != asked[key])
+
+    return [f"other {what}" for what, place in IDENTITY.items() if differs(*place)]
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bpt.configuration import backbone_record
+from bpt.configuration import backbone_record, whitening_record
 from bpt.dataset import Split, class_fraction
 from bpt.dataset.coco import CocoDataset, CocoSplit
 from bpt.detection.evaluate import DetectionScores
@@ -48,6 +48,7 @@ def detection_configuration(
             "notes": list(coco.notes),
         },
         "backbone": backbone_record(backbone),
+        "whitening": whitening_record(recipe),
         "processes": rank_and_size()[1],
         **provenance(),
     }

@@ -159,6 +159,24 @@ def test_a_bilinear_prompt_starts_from_the_leading_directions_of_a_file(
     np.testing.assert_allclose(np.abs(b), np.abs(expected), atol=1e-3)
 
 
+def test_a_run_goes_on_with_the_whitening_that_it_was_begun_with_wherever_it_lies(images, tmp_path):
+    backbone = burst.load_backbone("mae_tiny")
+    for name, count in (("a.pt", 30), ("b.pt", 20)):
+        sample = burst.images_for(backbone, "sample", num_images=count)
+        options = burst.WhiteningOptions(blocks=(BLOCK,), floor=1e-3)
+        burst.save_whitening(burst.whiten(backbone, sample, options), tmp_path / name)
+    (tmp_path / "moved.pt").write_bytes((tmp_path / "a.pt").read_bytes())
+    command = ("train", f"folder:{images}", *SMALL, "--device", "cpu", "--method", "bpt-fwhiten")
+    given = (*command, "--out", tmp_path / "given")
+    succeeded(*given, "--whitening", tmp_path / "a.pt")
+    succeeded(*given, "--whitening", tmp_path / "moved.pt", "--resume")
+    succeeded(*given, "--resume")
+    assert "other whitening" in refused(*given, "--whitening", tmp_path / "b.pt", "--resume")
+    made = (*command, "--out", tmp_path / "made")
+    succeeded(*made)
+    assert "other whitening" in refused(*made, "--whitening", tmp_path / "a.pt", "--resume")
+
+
 @pytest.mark.parametrize(
     "options, says",
     [
