@@ -10,17 +10,19 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from bpt.configuration import open_benchmark
+from bpt.configuration import configuration, open_benchmark
+from bpt.construction import open_backbone
 from bpt.dataset import Benchmark, fold_of
 from bpt.errors import Interrupted, RunExists
 from bpt.recipe import USED_BY, Recipe
-from bpt.run_folder import save_json
+from bpt.run_folder import other_files, save_json
 from bpt.search.halving import rungs
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.outlook import in_words, shares
@@ -111,7 +113,7 @@ class _Search:
         self.base = base
         self.out, self.options, self.say = out, options, say or (lambda _: None)
         recipes = method_recipes(base, methods)
-        benchmark = open_benchmark(next(iter(recipes.values())), say=self.say)
+        self.benchmark = benchmark = open_benchmark(next(iter(recipes.values())), say=self.say)
         self.test_images = len(benchmark.test)
         validated = len(benchmark.val) if benchmark.val else 0
         self.folds = options.folds if validated < LEAST_VALIDATION else None
@@ -235,11 +237,26 @@ class _Search:
         if not place.exists():
             return
         before = _read(place)
-        differing = _differences(before, self.recipes)
+        differing = [*_differences(before, self.recipes), *self._other_files()]
         if differing:
             raise RunExists(
                 f"{self.out} holds a search with {'; '.join(differing)}; choose another folder"
             )
+
+    def _other_files(self) -> list[str]:
+        """What of images, weights and whitening is other than when the runs there were begun."""
+        runs = {method: self.trials.any_run(method) for method in self.recipes}
+        there = {method: run for method, run in runs.items() if run}
+        if not there:
+            return []
+        seed = next(iter(there.values())).recipe.seed  # which decides random weights
+        backbone = open_backbone(replace(next(iter(self.recipes.values())), seed=seed))
+        found: list[str] = []
+        for method, run in there.items():
+            fold = getattr(run.recipe, "fold", None)  # a digest is that of its images
+            images = fold_of(self.benchmark, fold) if fold else self.benchmark
+            found += other_files(run, configuration(self.recipes[method], images, backbone))
+        return list(dict.fromkeys(found))
 
     def save(self) -> dict[str, Any]:
         """Write search.json and search.csv as things stand; what the former holds."""

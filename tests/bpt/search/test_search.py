@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -11,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.torch import save_file
 
 import bpt
 import bpt.search.search as module
+import burst
 from bpt import Interrupted, Recipe, RunExists, SearchOptions, search_base, search_methods
 from burst import BurstError, UnknownName
 
@@ -111,8 +114,6 @@ def test_the_table_of_trials_has_a_row_each(whole):
 
 
 def test_more_seeds_and_methods_use_what_is_there(base, whole, tmp_path):
-    import shutil
-
     shutil.copytree(whole[0], tmp_path / "more")
     before = sessions(whole[0])
     options = replace(OPTIONS, seeds=(0, 1, 2))
@@ -131,6 +132,27 @@ def test_the_folder_of_another_search_is_refused(base, whole, changes, says):
     other = search_base("folder", **{name: getattr(base, name) for name in base.origins} | changes)
     with pytest.raises(RunExists, match=f"holds a search with .*{says}"):
         search_methods(other, ("vpt",), whole[0], options=OPTIONS, devices=("cpu",))
+
+
+def test_trials_on_other_images_or_weights_are_not_taken_for_those_of_now(
+    base, whole, colours, tmp_path
+):
+    given = {name: getattr(base, name) for name in base.origins}
+    backbone = burst.load_backbone("timm:test_vit", "random", seed=1)
+    save_file(backbone.model.state_dict(), tmp_path / "vit.safetensors")
+    shutil.copytree(colours, tmp_path / "fewer")
+    next((tmp_path / "fewer").rglob("*.png")).unlink()
+    for other, says in (
+        ({"weights": str(tmp_path / "vit.safetensors")}, "a search with other weights;"),
+        ({"data": str(tmp_path / "fewer")}, "a search with other images;"),
+    ):
+        changed = search_base("folder", **given | other)
+        with pytest.raises(RunExists, match=says):
+            search_methods(changed, METHODS, whole[0], options=OPTIONS, devices=("cpu",))
+    shutil.copytree(colours, tmp_path / "moved")
+    moved = search_base("folder", **given | {"data": str(tmp_path / "moved")})
+    shutil.copytree(whole[0], tmp_path / "search")
+    assert search_methods(moved, METHODS, tmp_path / "search", options=OPTIONS)["complete"]
 
 
 def searched(base, out):
