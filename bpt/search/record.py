@@ -145,9 +145,15 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
     elif 1 < len(record["seeds"]) < 5 and count:
         found.append(f"{len(record['seeds'])} seeds tell roughly how much seeds matter.")
     for one in record["methods"]:
+        lost = len(record["seeds"]) - len(one["runs"])
         if one["chosen"] is None and record["complete"]:
             found.append(f"{one['method']}: every trial diverged.")
-        elif one["chosen"] and not one["inside"]:
+        elif lost and record["complete"]:
+            found.append(
+                f"{one['method']}: {lost} of {len(record['seeds'])} seeds diverged at the chosen "
+                "rate and decay; its mean is that of the others, and it is compared with nothing."
+            )
+        if one["chosen"] and not one["inside"]:
             rate, decay = one["chosen"]["lr"], one["chosen"]["weight_decay"]
             found.append(
                 f"{one['method']}: the best trial, lr {rate:g} and weight decay {decay:g}, is "

@@ -243,6 +243,16 @@ def test_where_all_diverge_it_says_so(base, tmp_path):
     assert record["sentences"] == ["vpt: every trial diverged."]
 
 
+def test_a_seed_that_diverges_at_the_end_is_told(base, whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "search")
+    place = tmp_path / "search" / whole[1]["methods"][0]["runs"][1]["folder"]
+    (place / "result.json").unlink()
+    (place / "diverged.json").write_text('{"diverged": "the loss is nan"}')
+    record = search_methods(base, METHODS, tmp_path / "search", options=OPTIONS, devices=("cpu",))
+    assert record["complete"] and record["differences"] == []
+    assert record["sentences"][0].startswith("linear: 1 of 2 seeds diverged")
+
+
 @pytest.mark.parametrize(
     "methods, error, says",
     [
