@@ -133,8 +133,10 @@ def _searched(
     if not isinstance(search, Mapping):
         return entry | {"failed": search or "not searched"}
     found = next((part for part in search["methods"] if part["method"] == name), None)
-    if found is None or not found["chosen"] or not found["test"]:
+    if found is None or not found["chosen"]:
         return entry | {"failed": "every trial of it diverged"}
+    if not found["runs"]:
+        return entry | {"failed": "what was chosen diverged with every seed"}
     inside = "" if found["inside"] else ", the best at an edge"
     how = "folds" if search["validation"]["kind"] == "cross" else "the validation split"
     return entry | {
@@ -163,6 +165,8 @@ def _differences(
     for against in BASELINES:
         for name, one in ended.items():
             if against in ended and name != against and (name, against) != BASELINES[::-1]:
+                if not _seeds_of(one) & _seeds_of(ended[against]):
+                    continue
                 paired = _of_images if metric == "test_accuracy" else _of_seeds
                 values = paired(one, ended[against], out)
                 rows.append({"method": name, "against": against, **values})
@@ -170,15 +174,21 @@ def _differences(
 
 
 def _of_images(one: Mapping[str, Any], other: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Of classifiers, over the test images."""
-    found = paired_difference(_right(one, out), _right(other, out))
+    """Of classifiers, over the test images and the seeds that both have."""
+    found = paired_difference(_right(one, other, out), _right(other, one, out))
     return {name: getattr(found, name) for name in COLUMNS}
 
 
-def _right(method: Mapping[str, Any], out: Path) -> NDArray[np.bool_]:
-    """(seeds, test images): whether each was named rightly."""
-    files = [load_file(out / run["folder"] / PREDICTIONS) for run in method["runs"]]
+def _right(method: Mapping[str, Any], other: Mapping[str, Any], out: Path) -> NDArray[np.bool_]:
+    """(seeds of both, test images): whether each was named rightly by the first."""
+    shared = _seeds_of(method) & _seeds_of(other)
+    runs = [run for run in method["runs"] if run["seed"] in shared]
+    files = [load_file(out / run["folder"] / PREDICTIONS) for run in runs]
     return np.stack([one["predicted"] == one["labels"] for one in files])
+
+
+def _seeds_of(method: Mapping[str, Any]) -> set[int]:
+    return {run["seed"] for run in method["runs"]}
 
 
 def _of_seeds(one: Mapping[str, Any], other: Mapping[str, Any], _: Path) -> dict[str, Any]:

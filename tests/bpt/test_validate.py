@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 import bpt
 import bpt.validate
 import burst
+from bpt.run_folder import PREDICTIONS
 from bpt.search import SearchOptions
-from bpt.validate_results import sentence
+from bpt.validate_results import _differences, sentence
 
 SMALL = {"epochs": 1, "batch_size": 6, "num_prompts": 4}
 
@@ -139,6 +140,28 @@ def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_pa
     other = bpt.plan_validation(whitening_file(place, (0,), name="other.pt"), **options)
     with pytest.raises(bpt.RunExists, match="another whitening"):
         bpt.validate_whitening(other, tmp_path)
+
+
+def test_where_seeds_diverged_those_are_paired_that_both_methods_have(tmp_path):
+    rng, right = np.random.default_rng(0), {}
+    for name, seeds in (("vpt", (0, 1, 2)), ("bpt-fwhiten", (2,)), ("bpt-dwhiten", ())):
+        for seed in seeds:
+            right[name, seed] = torch.from_numpy(rng.random(40) < 0.5)
+            folder = tmp_path / name / str(seed)
+            folder.mkdir(parents=True)
+            labels = torch.zeros(40, dtype=torch.int64)
+            predicted = (~right[name, seed]).long()
+            save_file({"predicted": predicted, "labels": labels}, folder / PREDICTIONS)
+
+    def entry(name):
+        runs = [{"seed": seed, "folder": f"{name}/{seed}"} for one, seed in right if one == name]
+        return {"method": name, "failed": None, "runs": runs, "test": {"values": []}}
+
+    found = [entry(name) for name in ("vpt", "bpt-fwhiten", "bpt-dwhiten")]
+    (row,) = _differences(found, tmp_path, "test_accuracy")
+    expected = right["bpt-fwhiten", 2].double() - right["vpt", 2].double()
+    assert (row["method"], row["seeds"]) == ("bpt-fwhiten", 1)
+    assert row["difference"] == pytest.approx(100 * float(expected.mean()))
 
 
 def difference(low, high, **changes):
