@@ -116,8 +116,9 @@ def published_rate(recipe: Tuning) -> str | None:
     """Where a learning rate was published for just this: pretraining, benchmark, method, placement.
 
     None where `recipe_for` takes the nearest, or one out of a grid that its source searched; for
-    images that nothing was published of, and for methods that are nobody's but ours. A detector's
-    are published for all methods.
+    images that nothing was published of, and for methods, scales and starts of prompts that are
+    nobody's but ours: the paper's rates are those of W as it is. A detector's are published for
+    all methods.
     """
     kinds = {one.name for one in known_backbones()}
     if recipe.dataset == "coco":
@@ -125,7 +126,7 @@ def published_rate(recipe: Tuning) -> str | None:
     if dataset_info(recipe.dataset).layout is None or recipe.model not in kinds:
         return None
     wanted = _wanted(recipe)
-    if wanted["method"] == "bpt" and recipe.method not in OF_THE_PAPER:
+    if wanted["method"] == "bpt" and not _of_the_paper(recipe):
         return None
     try:
         entry, origin = _nearest(wanted, "lr")
@@ -133,6 +134,13 @@ def published_rate(recipe: Tuning) -> str | None:
         return None
     exact = all(_fits(entry, name, wanted[name]) for name in COSTS)
     return origin if exact and entry.grid is None else None
+
+
+def _of_the_paper(recipe: Tuning) -> bool:
+    """Whether method, scale and start of its prompts are the paper's."""
+    scaled = recipe.needs_whitening and recipe.prompt_scale != "paper"
+    balanced = recipe.method == "bpt-bilinear" and recipe.bilinear_init == "balanced"
+    return recipe.method in OF_THE_PAPER and not scaled and not balanced
 
 
 def _of_a_benchmark(asked: Recipe) -> dict[str, tuple[Any, str]]:

@@ -30,6 +30,7 @@ from reports.published import BACKBONES, METHODS, METRICS, published_numbers, se
 # Said to differ where they were overridden.
 SHOWN = ("epochs", "schedule", "batch_size", "train_fraction", "image_size", "channels")
 # Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
+OF_W = ("bpt-fwhiten", "bpt-twhiten")  # methods whose prompts are products with it
 OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
 
 Cost = TrainingCost | DetectionCost
@@ -223,6 +224,8 @@ def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> Study
     asked = {"dataset": row["dataset"], "model": model, **settings(row["setting"])}
     if method in PROMPT_METHODS:
         asked = {"placement": placement} | asked
+    if method in OF_W:
+        asked["prompt_scale"] = "paper"  # with which its rate and its number were published
     detection = dataset_info(row["dataset"]).task == "detection"
     make = detection_recipe_for if detection else recipe_for
     recipe = make(**asked, method=method)

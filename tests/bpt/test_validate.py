@@ -58,7 +58,8 @@ def test_what_lies_on_disk_is_planned_and_the_rest_is_listed_with_how_to_get_it(
 @pytest.mark.parametrize(
     "model, dataset, method, placement, known",
     [
-        ("mae_vitb", "cub", "bpt-fwhiten", "shallow", True),
+        ("mae_vitb", "cub", "bpt-bilinear", "shallow", True),
+        ("mae_vitb", "cub", "bpt-fwhiten", "shallow", False),  # at unit scale
         ("mae_vitb", "cub", "bpt-dwhiten", "shallow", False),  # nobody's but ours
         ("mae_vitb", "cub", "vpt", "shallow", False),  # one of a grid
         ("mae_vitb", "flowers", "bpt-fwhiten", "deep", False),  # no script
@@ -73,6 +74,20 @@ def test_a_rate_counts_as_published_for_just_this_benchmark_method_and_placement
     given = {} if method == "linear" else {"placement": placement}
     recipe = bpt.recipe_for(dataset, model=model, method=method, **given)
     assert (bpt.published_rate(recipe) is not None) == known
+
+
+def test_a_rate_of_w_as_it_is_counts_for_that_scale_alone():
+    known = [
+        bpt.published_rate(bpt.recipe_for("cub", model="mae_vitb", **given)) is not None
+        for given in (
+            {"method": "bpt-fwhiten", "prompt_scale": "paper"},
+            {"method": "bpt-twhiten"},
+            {"method": "bpt-bilinear", "bilinear_init": "whitening"},
+            {"method": "bpt-bilinear", "bilinear_init": "whitening", "prompt_scale": "paper"},
+            {"method": "bpt-bilinear", "bilinear_init": "balanced"},
+        )
+    ]
+    assert known == [True, False, False, True, False]
 
 
 def test_a_detectors_rate_is_published():

@@ -109,6 +109,13 @@ def test_only_what_was_changed_differs():
     assert reports.study_cells("fgvc_mae", epochs=50)[0].recipe.warmup_epochs == 5
 
 
+def test_whitened_prompts_have_the_scale_that_their_numbers_were_published_with():
+    cells = [cell for cell in reports.study_cells("variants") if cell.dataset == "cub"]
+    scales = {cell.recipe.method: cell.recipe.prompt_scale for cell in cells}
+    assert scales["bpt-fwhiten"] == scales["bpt-twhiten"] == "paper"
+    assert all(cell.differs == () for cell in cells)
+
+
 def test_an_unknown_table_is_refused():
     with pytest.raises(UnknownName, match="table11"):
         reports.study_cells("table12")

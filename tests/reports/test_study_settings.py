@@ -22,6 +22,8 @@ OPTIONS = {  # what a method reads, besides what all do
     "bpt-bilinear": PROMPTED | {"rank"},
     "vpt": PROMPTED | {"prompt_dropout"},
     "gatevpt": PROMPTED | {"gate_init", "prompt_dropout"},
+    "bpt-fwhiten": PROMPTED | {"prompt_scale"},
+    "bpt-twhiten": PROMPTED | {"prompt_scale"},
 }
 OF_ALL = {"dataset", "model", "method", "train_fraction", "batch_size", "optimizer"}
 OF_ALL |= {"epochs", "warmup_epochs", "lr", "min_lr"}
