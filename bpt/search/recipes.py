@@ -78,6 +78,8 @@ def _recipe(dataset: str, method: str, given: Mapping[str, Any]) -> Recipe:
         for name, value in SMALL.get(dataset, {}).items()
         if method in USED_BY.get(name, (method,))
     }
+    if method == "gatevpt":  # which has one placement
+        small.pop("placement", None)
     plain = recipe_for(dataset, method=method)
     if not plain.prompted and used.get("pooling") in NEEDS_PROMPTS:
         used.pop("pooling")

@@ -18,6 +18,7 @@ import bpt
 import bpt.search.search as module
 import burst
 from bpt import Interrupted, Recipe, RunExists, SearchOptions, search_base, search_methods
+from bpt.search.recipes import method_recipes
 from burst import BurstError, UnknownName
 
 METHODS = ("linear", "vpt")
@@ -279,6 +280,11 @@ def test_options_that_make_no_sense_are_refused():
             SearchOptions(**changes)
     with pytest.raises(BurstError, match="lr is what a search chooses"):
         search_base("digits", lr=0.1)
+
+
+def test_the_defaults_of_digits_leave_each_method_the_placement_that_it_can_have():
+    recipes = method_recipes(search_base("digits"), ("vpt", "gatevpt"))
+    assert [one.placement for one in recipes.values()] == ["last:4", "shallow"]
 
 
 def test_a_plain_recipe_is_a_base_as_well(base):
