@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bpt import Recipe
+from bpt.recipe import USED_BY
 from burst.errors import EmptyResult
 from burst.files import make_folder
 from burst.provenance import provenance
@@ -202,24 +203,35 @@ def _counts(methods: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _how_made(section: Section, record: Mapping[str, Any]) -> None:
-    base = record["base"]
-    defaults = {one.name: one.default for one in dataclasses.fields(Recipe)}
-    chosen = {
-        name: value
-        for name, value in base.items()
-        if name not in NOT_SHARED and value != defaults.get(name)
-    }
-    section.items(
-        [
-            f"Dataset {record['dataset']}, backbone {record['model']}.",
-            f"What all trainings share: {json.dumps(chosen)}.",
-        ]
-    )
+    shared, own = _settings(record)
+    lines = [
+        f"Dataset {record['dataset']}, backbone {record['model']}.",
+        f"What all trainings share: {json.dumps(shared)}.",
+    ]
+    lines += [f"Of {method} alone: {json.dumps(values)}." for method, values in own.items()]
+    section.items(lines)
     kept = {name: record[name] for name in ("command", "versions") if name in record}
     made = provenance() | kept
     section.text("To repeat it, or to go on with it:")
     section.code(shlex.join(made["command"]))
     section.versions(made["versions"])
+
+
+def _settings(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What is no default: of all methods that make use of it, and by method where they differ."""
+    defaults = {one.name: one.default for one in dataclasses.fields(Recipe)}
+    recipes = {one["method"]: one.get("recipe", record["base"]) for one in record["methods"]}
+    shared: dict[str, Any] = {}
+    own: dict[str, dict[str, Any]] = {}
+    for name, default in defaults.items():
+        users = [one for one in recipes if one in USED_BY.get(name, (one,))]
+        values = {one: recipes[one].get(name, default) for one in users if name not in NOT_SHARED}
+        if any(value != values[users[0]] for value in values.values()):
+            for one, value in values.items():
+                own.setdefault(one, {})[name] = value
+        elif values and values[users[0]] != default:
+            shared[name] = values[users[0]]
+    return shared, own
 
 
 def shown(frame: pd.DataFrame) -> tuple[list[str], list[list[Cell]]]:

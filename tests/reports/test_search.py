@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -104,6 +105,22 @@ def test_a_search_that_goes_on_and_one_across_folds_say_so(tmp_path):
     assert "not at its end yet" in html and "5-fold cross-validation" in html
     assert "No epochs are known of bpt-fwhiten" in html
     assert (out / "index.html").exists() and not (tmp_path / "one" / "index.html").exists()
+
+
+def test_what_methods_do_not_share_is_told_of_each(tmp_path):
+    record = searches.write_search(tmp_path)
+    given = {"linear": {"batch_size": 1024, "optimizer": "sgd"}, "vpt": {"batch_size": 64}}
+    for one in record["methods"]:
+        plain = record["base"] | {"batch_size": 32, "epochs": 50, "optimizer": "adamw"}
+        one["recipe"] = plain | given.get(one["method"], {})
+    (tmp_path / "search.json").write_text(json.dumps(record))
+    reports.save_search_report(tmp_path)
+    text = unescape((tmp_path / "index.html").read_text())
+    (shared,) = re.findall("What all trainings share: ({.*?})", text)
+    own = dict(re.findall("Of ([a-z-]+) alone: ({.*?})", text))
+    assert json.loads(shared)["epochs"] == 50 and "batch_size" not in shared
+    assert json.loads(own["linear"]) == {"batch_size": 1024, "optimizer": "sgd"}
+    assert json.loads(own["vpt"]) == {"batch_size": 64, "optimizer": "adamw"}
 
 
 def test_the_forest_has_the_intervals_of_the_file(made):
