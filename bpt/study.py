@@ -52,7 +52,8 @@ def run_study(
 
     Returns:
         By name: what `train_seeds` returns, or in one line why there is nothing. After a search
-        `searched` says what was chosen: lr, weight_decay, score, trials and inside.
+        `searched` says what was chosen: lr, weight_decay, score, trials and inside; and the
+        `protocol`: "last" after a cross-validation, whose winner is trained on all images.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; what runs was saved.
@@ -139,8 +140,11 @@ def _search_one(
     (one,) = found["methods"]
     if len(one["runs"]) < len(seeds):
         raise BurstError("every trial of it diverged, or what was chosen did with another seed")
+    cross = found["validation"]["kind"] == "cross"
     searched = one["chosen"] | {"trials": len(one["trials"]), "inside": one["inside"]}
-    label = "rates searched on validation images, test split read once"
+    searched["protocol"] = "last" if cross else "standard"
+    how = "by cross-validation, trained on train and val" if cross else "on validation images"
+    label = f"rates searched {how}, test split read once"
     return {"seeds": list(seeds), "label": label, "searched": searched} | {
         "test_accuracy": one["test"]
     }

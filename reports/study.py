@@ -277,7 +277,8 @@ def _row(cell: StudyCell, results: Mapping[str, dict[str, Any] | str]) -> dict[s
         return line | {"note": outcome}
     if found := outcome.get("searched"):
         rates = f"rates searched (lr {found['lr']:g}, weight decay {found['weight_decay']:g})"
-        line |= {"differs": ", ".join(filter(None, [line["differs"], rates]))}
+        images = "trained on train and val" if found["protocol"] == "last" else ""
+        line |= {"differs": ", ".join(filter(None, [line["differs"], images, rates]))}
     number = outcome.get(METRICS[cell.metric])
     if number is None:
         return line | {"note": "nothing of it to score"}

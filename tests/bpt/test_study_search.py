@@ -41,7 +41,8 @@ def test_a_rate_nobody_published_is_searched_and_the_table_says_which(
         "variants", "cub", "mae_vitb", "linear", "", "top1", 50.0, recipe, ("dataset",)
     )
     frame = study_frame([cell], {cell.name: found["one"]})
-    expected = f"rates searched (lr {searched['lr']:g}, weight decay 0)"
+    assert bpt.open_run(run).recipe.protocol == searched["protocol"] == "last"  # 9 to validate on
+    expected = f"trained on train and val, rates searched (lr {searched['lr']:g}, weight decay 0)"
     assert frame["differs"][0].endswith(expected) and expected in study_markdown(frame)
 
 
