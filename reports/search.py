@@ -181,12 +181,28 @@ def _how_chosen(section: Section, search: Search) -> None:
             f"trained with the seeds {seeds}; the test split has {record['test_images']:,} images "
             "and was read once for each of these runs.",
             _counts(record["methods"]),
-            "Nothing but learning rate and weight decay (of linear, the head's) was adjusted: "
+            "Nothing but learning rate and weight decay (of linear the head's; of prompts theirs, "
+            "and the head's in proportion unless it was given) was adjusted: "
             "number of prompts, epochs, augmentation, pooling and the rest are those below.",
+            *_unaugmented(record),
             "Scores of the trials that were chosen are the best of many and so too good by a "
             "little; the test accuracies are not.",
         ]
     )
+
+
+def _unaugmented(record: Mapping[str, Any]) -> list[str]:
+    """That a probe's images are always the same, where those of the others are not."""
+    others = [one for one in record["methods"] if one["method"] != "linear"]
+    if not others or len(others) == len(record["methods"]):
+        return []
+    augmentation = others[0].get("recipe", record["base"]).get("augmentation", "crop")
+    if augmentation == "none":
+        return []
+    return [
+        f"linear is trained on the features of centre crops, always the same; the others on images "
+        f"with augmentation {augmentation}: a part of what is between them may be that."
+    ]
 
 
 def _counts(methods: Sequence[Mapping[str, Any]]) -> str:

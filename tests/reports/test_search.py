@@ -123,6 +123,16 @@ def test_what_methods_do_not_share_is_told_of_each(tmp_path):
     assert json.loads(own["vpt"]) == {"batch_size": 64, "optimizer": "adamw"}
 
 
+@pytest.mark.parametrize("augmentation, told", [("flip", True), ("none", False)])
+def test_a_probe_without_augmentation_among_others_with_it_is_told(tmp_path, augmentation, told):
+    record = searches.write_search(tmp_path)
+    record["base"]["augmentation"] = augmentation
+    (tmp_path / "search.json").write_text(json.dumps(record))
+    reports.save_search_report(tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert ("centre crops, always the same; the others on images" in page) == told
+
+
 def test_the_forest_has_the_intervals_of_the_file(made):
     rows = pd.DataFrame(made[1]["differences"])
     part = rows[rows["against"] == "linear"]
