@@ -32,8 +32,8 @@ from torchvision import transforms
 
 from bpt import Split, train_batches
 from bpt.dataset import FileOpener
-from bpt.loading import TrainTransform
 from bpt.pixels import Kept, stored_pixels
+from bpt.transforms import TrainTransform
 from burst.preprocess import Preprocess
 
 MEAN, STD, SIZE, SMALLEST_CROP = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224, 0.08

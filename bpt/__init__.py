@@ -43,7 +43,7 @@ from bpt.export import export_run, load_exported
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
 from bpt.gates import Gates
 from bpt.inference import Evaluation, confusion_matrix, evaluate_run, predict
-from bpt.loading import eval_batches, eval_transform, train_batches, train_transform
+from bpt.loading import eval_batches, train_batches
 from bpt.model import PromptedViT
 from bpt.optimisation import MovingAverage
 from bpt.placement import parse_placement
@@ -73,6 +73,7 @@ from bpt.search import (
 from bpt.study import run_study
 from bpt.tokens import prompt_tokens
 from bpt.train import train, train_seeds
+from bpt.transforms import eval_transform, train_transform
 from bpt.validate import (
     PlannedBenchmark,
     PlannedMethod,

@@ -21,17 +21,16 @@ from bpt.loading import (
     Places,
     augmented,
     eval_batches,
-    eval_transform,
     mirrored,
     mixed_seed,
     places_of,
     train_batches,
-    train_transform,
 )
 from bpt.model import PromptedViT
 from bpt.pixels import Kept, in_order, stored_pixels
 from bpt.prefix import Part, Rows, Wanted, images_digest, stored_rows, weights_digest
 from bpt.recipe import Recipe
+from bpt.transforms import eval_transform, train_transform
 from burst.backbone import Backbone
 from burst.distributed import first_alone, rank_and_size, together
 from burst.errors import BurstError

@@ -13,9 +13,10 @@ from torch.utils.hooks import RemovableHandle
 
 from bpt.configuration import open_benchmark
 from bpt.dataset import Split
-from bpt.loading import eval_batches, eval_transform
+from bpt.loading import eval_batches
 from bpt.model import PromptedTokens, PromptedViT, pooled
 from bpt.run_folder import Run
+from bpt.transforms import eval_transform
 from burst.backbone import Backbone
 from burst.device import choose_device
 from burst.errors import BurstError, EmptyResult

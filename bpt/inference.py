@@ -14,8 +14,9 @@ from torch.nn import functional
 from bpt.configuration import open_benchmark
 from bpt.dataset import FileOpener
 from bpt.engine import autocast
-from bpt.loading import eval_batches, eval_transform
+from bpt.loading import eval_batches
 from bpt.run_folder import Run
+from bpt.transforms import eval_transform
 from burst.device import choose_device
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, CheckpointError, ImageError, check_known

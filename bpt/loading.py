@@ -3,128 +3,28 @@
 import contextlib
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
-from bpt.augmentation import RandAugment
-from bpt.dataset import Benchmark, Split
+from bpt.dataset import Split
 from bpt.pixels import U8, Kept, Pixels, in_order
-from burst.backbone import Backbone
+from bpt.transforms import Box, EvalTransform, TrainTransform, Transform
 from burst.errors import BurstError
-from burst.preprocess import Preprocess
 
-Transform = Callable[[Image.Image], Tensor]
 Places = NDArray[np.int64]
 
 CPU = torch.device("cpu")
 SMOOTH = ("bilinear", "bicubic")  # what torch resizes antialiased by itself, without Pillow
 PART = 8  # images that one thread prepares at once
 AHEAD = 2  # batches that are prepared while one is used
-
-
-class Box(NamedTuple):
-    """A part of an image, in pixels, and whether it is mirrored."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    flip: bool
-
-
 Part = tuple[list[tuple[U8, Box]], Tensor]  # images and boxes, and where their crops go
-
-
-class TrainTransform:
-    """Image -> (3, size, size) float32: a random crop, resized, mirrored or not, normalised.
-
-    What is drawn comes from torch's global generator, in torchvision's own way and order.
-
-    Args:
-        preprocess: size, interpolation and normalisation.
-        smallest_crop: least share of the area that a crop takes.
-        flip: whether half of the crops are mirrored.
-        randaugment: what becomes of the crop then, before it is normalised.
-    """
-
-    def __init__(
-        self,
-        preprocess: Preprocess,
-        *,
-        smallest_crop: float,
-        flip: bool,
-        randaugment: RandAugment | None = None,
-    ) -> None:
-        self.preprocess, self.flip, self.randaugment = preprocess, flip, randaugment
-        self._crop = v2.RandomResizedCrop(preprocess.image_size, scale=(smallest_crop, 1.0))
-        self._pixel = torch.empty(1)
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """The crop that is drawn next."""
-        box = self.draw(image.height, image.width)
-        pixels = self.preprocess.crop(image, **box._asdict())
-        if self.randaugment:
-            pixels = self.randaugment(pixels)
-        return self.preprocess.normalise(pixels)
-
-    def draw(self, height: int, width: int) -> Box:
-        """What to take of an image of this size."""
-        box = self._crop.make_params([self._pixel.expand(3, height, width)])
-        return Box(**box, flip=self.flip and torch.rand(1).item() < 0.5)
-
-
-class EvalTransform:
-    """Image -> (3, size, size) float32: resized, the centre, mirrored or not, normalised.
-
-    Args:
-        preprocess: size, interpolation and normalisation.
-        flip: whether half of the images are mirrored, as torch's global generator draws.
-    """
-
-    def __init__(self, preprocess: Preprocess, *, flip: bool = False) -> None:
-        self.preprocess, self.flip = preprocess, flip
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """The centre crop."""
-        pixels = self.preprocess.normalise(self.preprocess.centre(image))
-        return pixels.flip(-1) if self.flip and torch.rand(1).item() < 0.5 else pixels
-
-
-def train_transform(
-    benchmark: Benchmark,
-    backbone: Backbone,
-    augmentation: str = "crop",
-    *,
-    randaugment: str | None = None,
-) -> TrainTransform | EvalTransform:
-    """What a training does to its images.
-
-    "crop": a random crop of 8 % of the area or more, mirrored or not; the dataset may ask for
-    larger crops, or for no mirroring; `randaugment` says what becomes of it then, see
-    `RandAugment`. Source: WangYZ1608/BPT, Dataset/FGVC.py:43-55. "flip": the centre crop, mirrored
-    or not; "none": the centre crop.
-    """
-    preprocess, flip = backbone.preprocess, benchmark.flip
-    if augmentation == "crop":
-        changed = RandAugment(randaugment, preprocess) if randaugment else None
-        return TrainTransform(
-            preprocess, smallest_crop=benchmark.smallest_crop, flip=flip, randaugment=changed
-        )
-    return EvalTransform(preprocess, flip=flip and augmentation == "flip")
-
-
-def eval_transform(backbone: Backbone) -> EvalTransform:
-    """The centre crop."""
-    return EvalTransform(backbone.preprocess)
 
 
 def train_batches(

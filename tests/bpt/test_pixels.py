@@ -21,8 +21,9 @@ import bpt.pixels
 from bpt import Recipe, eval_batches, eval_transform, open_dataset, train_batches, train_transform
 from bpt.batches import ImageBatches
 from bpt.dataset import FileOpener, Split
-from bpt.loading import Buffers, TrainTransform, crop
+from bpt.loading import Buffers, crop
 from bpt.pixels import Kept, Pixels, cache_root, in_order, stored_pixels
+from bpt.transforms import Box, TrainTransform
 from burst import ImageError
 from burst.preprocess import Preprocess
 
@@ -117,7 +118,7 @@ def test_a_crop_is_that_of_pillow_up_to_rounding(rng, mode, flip):
     pixels = rng.integers(0, 256, (50, 70, 3), np.uint8)
     box = {"top": 3, "left": 11, "height": 37, "width": 53, "flip": flip}
     expected = preprocess.crop(Image.fromarray(pixels), **box)
-    found = crop(pixels, bpt.loading.Box(**box), 24, mode)
+    found = crop(pixels, Box(**box), 24, mode)
     assert (found.int() - expected.int()).abs().max() <= 2
 
 
