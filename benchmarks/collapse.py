@@ -22,9 +22,9 @@ from methods import subset
 from torch import Tensor
 from torch.nn import functional
 
-from bpt.batches import ImageBatches
 from bpt.configuration import open_benchmark
 from bpt.construction import build_model, open_backbone
+from bpt.image_batches import ImageBatches
 from bpt.model import PromptedViT, pool
 from bpt.optimisation import make_optimizer, schedule
 from bpt.prompt import BilinearPrompt, PlainPrompt

@@ -19,8 +19,8 @@ from support import SIZE, backbone_of, vit
 
 import bpt.pixels
 from bpt import Recipe, eval_batches, eval_transform, open_dataset, train_batches, train_transform
-from bpt.batches import ImageBatches
 from bpt.dataset import FileOpener, Split
+from bpt.image_batches import ImageBatches
 from bpt.loading import Buffers, crop
 from bpt.pixels import Kept, Pixels, cache_root, in_order, stored_pixels
 from bpt.transforms import Box, TrainTransform

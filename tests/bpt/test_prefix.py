@@ -14,10 +14,12 @@ import torch
 from support import backbone_of, vit
 from typer.testing import CliRunner
 
-import bpt.batches
+import bpt.frozen_batches
 import bpt.prefix
 from bpt import Interrupted, PlainPrompt, PromptedViT, Recipe, open_dataset, open_run, train
-from bpt.batches import ImageBatches, PrefixBatches, batches_for
+from bpt.batches import batches_for
+from bpt.frozen_batches import PrefixBatches
+from bpt.image_batches import ImageBatches
 from bpt.prefix import ROWS, Wanted, images_digest, stored_rows, weights_digest
 from burst import ImageError
 from cli.bpt import app
@@ -130,7 +132,7 @@ def test_a_training_from_kept_tokens_is_the_training_from_images(
     kept = train(recipe, tmp_path / "kept")
     built = [name for name in folders(root) if name.startswith("folder-timm-test_vit-")]
     assert len(built) == (2 if recipe.protocol == "authors" else 3)
-    monkeypatch.setattr(bpt.batches, "stored_rows", lambda *_, **__: None)
+    monkeypatch.setattr(bpt.frozen_batches, "stored_rows", lambda *_, **__: None)
     plain = train(recipe, tmp_path / "plain")
     # The accuracies to the digit; sums of a batch of another size may be of another order.
     assert kept["test_accuracy"] == plain["test_accuracy"]
@@ -154,7 +156,7 @@ def test_bfloat16_is_kept_as_such_and_close(colours, tmp_path, monkeypatch):
     said = []
     train(recipe, tmp_path / "kept", say=said.append)
     assert "101 tokens x 64 bfloat16: 113 KiB" in said[0]
-    monkeypatch.setattr(bpt.batches, "stored_rows", lambda *_, **__: None)
+    monkeypatch.setattr(bpt.frozen_batches, "stored_rows", lambda *_, **__: None)
     train(recipe, tmp_path / "plain")
     for one, other in zip(numbers(tmp_path / "kept"), numbers(tmp_path / "plain"), strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.02, abs=1e-4)

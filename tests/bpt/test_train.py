@@ -220,13 +220,13 @@ def test_the_head_of_a_linear_probe_is_trained_on_features_of_the_frozen_backbon
 
 def test_the_epoch_is_chosen_on_val_and_test_is_read_once(recipe, tmp_path, monkeypatch):
     read = []
-    original = bpt.batches.PrefixBatches.evaluation
+    original = bpt.frozen_batches.PrefixBatches.evaluation
 
     def watched(self, split):
         read.append(split)
         return original(self, split)
 
-    monkeypatch.setattr(bpt.batches.PrefixBatches, "evaluation", watched)
+    monkeypatch.setattr(bpt.frozen_batches.PrefixBatches, "evaluation", watched)
     train(recipe, tmp_path)
     assert read == ["val", "val", "val", "test"]
 
@@ -417,14 +417,14 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_last_one(tmp_path
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_a_signal_during_an_evaluation_loses_nothing(recipe, whole, tmp_path, monkeypatch, split):
-    original = bpt.batches.PrefixBatches.evaluation
+    original = bpt.frozen_batches.PrefixBatches.evaluation
 
     def interrupted(self, name):
         if name == split:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, name)
 
-    monkeypatch.setattr(bpt.batches.PrefixBatches, "evaluation", interrupted)
+    monkeypatch.setattr(bpt.frozen_batches.PrefixBatches, "evaluation", interrupted)
     with pytest.raises(Interrupted) as caught:
         train(recipe, tmp_path / "run")
     assert caught.value.signum == signal.SIGTERM
