@@ -44,11 +44,12 @@ from bpt.fine_tuning import FineTunedViT, layer_decay_groups
 from bpt.gates import Gates
 from bpt.inference import Evaluation, confusion_matrix, evaluate_run, predict
 from bpt.loading import eval_batches, train_batches
+from bpt.methods import METHODS
 from bpt.model import PromptedViT
 from bpt.optimisation import MovingAverage
 from bpt.placement import parse_placement
 from bpt.prompt import (
-    METHODS,
+    PROMPT_METHODS,
     BilinearPrompt,
     DiagonalPrompt,
     PlainPrompt,
@@ -84,6 +85,7 @@ from bpt.validate import (
 
 __all__ = [
     "METHODS",
+    "PROMPT_METHODS",
     "AdapterViT",
     "Batch",
     "Benchmark",

@@ -11,6 +11,7 @@ from torch import Tensor
 from bpt.adaptation import AdaptedViT, AdapterViT, BitFitViT, PeftViT, lora_config
 from bpt.fine_tuning import FineTunedViT, TunedViT
 from bpt.gates import Gates
+from bpt.methods import ADAPTED
 from bpt.model import PromptedViT, plain_vit
 from bpt.placement import parse_placement
 from bpt.prompt import (
@@ -21,7 +22,7 @@ from bpt.prompt import (
     WhitenedPrompt,
     build_prompt,
 )
-from bpt.recipe import ADAPTED, Recipe, Tuning
+from bpt.recipe import Recipe, Tuning
 from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError
 

@@ -24,7 +24,15 @@ from torch import Tensor, nn
 from burst.errors import BurstError, ShapeError, check_known
 from burst.precision import plain_float32
 
-METHODS = ("vpt", "gatevpt", "spt", "bpt-fwhiten", "bpt-twhiten", "bpt-dwhiten", "bpt-bilinear")
+PROMPT_METHODS = (
+    "vpt",
+    "gatevpt",
+    "spt",
+    "bpt-fwhiten",
+    "bpt-twhiten",
+    "bpt-dwhiten",
+    "bpt-bilinear",
+)
 FROZEN = ("bpt-fwhiten", "bpt-dwhiten")  # whose whitening matrix is kept as it is
 SPT_TOKENS = ("random", "mean", "max", "kmeans")
 BILINEAR_STARTS = ("xavier", "balanced", "whitening")
@@ -38,7 +46,7 @@ class PromptOptions:
     """How every prompted block's prompt is made.
 
     Attributes:
-        method: one of `METHODS`.
+        method: one of `PROMPT_METHODS`.
         num_prompts: m, tokens a prompted block.
         rank: r, columns of A and B (bpt-bilinear only).
         spt_tokens: which tokens spt starts from, one of `SPT_TOKENS`.
@@ -63,7 +71,7 @@ class PromptOptions:
     null_gain: float = NULL_GAIN
 
     def __post_init__(self) -> None:
-        check_known("method", self.method, METHODS)
+        check_known("method", self.method, PROMPT_METHODS)
         check_known("kind of spt tokens", self.spt_tokens, SPT_TOKENS)
         check_known("start of the bilinear prompt", self.bilinear_init, BILINEAR_STARTS)
         check_known("prompt scale", self.prompt_scale, SCALES)

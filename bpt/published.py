@@ -8,7 +8,8 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.dataset import dataset_info
-from bpt.recipe import USED_BY, Recipe, Tuning, check_fields, check_used, check_whitening
+from bpt.methods import USED_BY, check_used
+from bpt.recipe import Recipe, Tuning, check_fields, check_whitening
 from burst.backbone_spec import known_backbones
 from burst.errors import BurstError
 

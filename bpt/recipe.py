@@ -1,6 +1,6 @@
 """Every hyper-parameter of a training, in one object that checks itself."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any, Self
@@ -9,45 +9,12 @@ from bpt.augmentation import check_randaugment
 from bpt.dataset.folds import parse_fold
 from bpt.gates import START
 from bpt.machine import FREE_ON_RESUME, RENAMED, Machine
+from bpt.methods import DEFAULTS, METHODS, PROMPT_DEFAULTS, check_used
 from bpt.model import AFTER, POOLINGS
-from bpt.prompt import METHODS as PROMPT_METHODS
-from bpt.prompt import NULL_GAIN, PromptOptions
+from bpt.prompt import NULL_GAIN, PROMPT_METHODS, PromptOptions
 from burst.errors import BurstError, check_known
 from burst.whitening_options import WhiteningOptions
 
-ADAPTED = ("lora", "adapter", "bitfit")  # parameter-efficient fine-tuning, see `bpt.adaptation`
-METHODS = (*PROMPT_METHODS, "linear", "full", *ADAPTED)
-WHITENED = tuple(name for name in PROMPT_METHODS if name.startswith("bpt-"))
-TRAINED_ON_IMAGES = tuple(name for name in METHODS if name != "linear")  # not on kept features
-# The methods that make use of an option, where not all of them do.
-USED_BY = {
-    "placement": PROMPT_METHODS,
-    "num_prompts": PROMPT_METHODS,
-    "rank": ("bpt-bilinear",),
-    "spt_tokens": ("spt",),
-    "bilinear_init": ("bpt-bilinear",),
-    "whitening": WHITENED,
-    "prompt_scale": WHITENED,
-    "null_gain": WHITENED,
-    "floor": WHITENED,
-    "shrinkage": WHITENED,
-    "through_norm": WHITENED,
-    "after": tuple(name for name in PROMPT_METHODS if name != "gatevpt"),
-    "gate_init": ("gatevpt",),
-    "prompt_dropout": ("vpt", "gatevpt"),
-    "weight_decay": (*PROMPT_METHODS, "full", *ADAPTED),
-    "head_weight_decay": (*PROMPT_METHODS, "linear"),
-    "layer_decay": ("full",),
-    "drop_path": ("full",),
-    "bottleneck": ("lora", "adapter"),
-    "checkpoint_activations": (*PROMPT_METHODS, "full", *ADAPTED),
-    "mixup": TRAINED_ON_IMAGES,
-    "cutmix": TRAINED_ON_IMAGES,
-    "randaugment": TRAINED_ON_IMAGES,
-    "head_norm": ("linear",),
-    "augmentation": tuple(name for name in METHODS if name != "linear"),
-    "views": tuple(name for name in METHODS if name != "linear"),
-}
 MADE_WITH = ("floor", "shrinkage", "through_norm")  # matrices that no file brings
 FLOOR = 1e-3
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -57,14 +24,6 @@ NORMALISATIONS = ("native", "reference")
 AUGMENTATIONS = ("crop", "flip", "none")
 HEAD_NORMS = ("none", "batch")
 OPTIMIZERS = ("adamw", "sgd", "lars")
-# Where nobody asks for others. Prompts: the paper's, of CUB with MAE. Fine-tuning: the supplement's
-# (Table 8), its learning rate scaled from 1,024 images a step to 32. Adapted: see recipes.toml.
-PROMPT_DEFAULTS = {"lr": 5e-2, "weight_decay": 5e-3, "head_weight_decay": 0.5}
-DEFAULTS = {
-    "linear": {"lr": 1e-2, "weight_decay": 0.0, "head_weight_decay": 0.0},
-    "full": {"lr": 1.25e-4, "weight_decay": 0.05, "head_weight_decay": 0.05},
-    **{name: {"lr": 1e-3, "weight_decay": 1e-4, "head_weight_decay": 1e-4} for name in ADAPTED},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,28 +378,6 @@ def check_fields(recipe: type[Tuning], given: Iterable[str], *, dataset: str) ->
     for name in given:
         if name not in names:
             raise BurstError(f"{name} is no option of a training on {dataset}; leave it out")
-
-
-def check_used(
-    method: str, options: Iterable[str], used_by: Mapping[str, Sequence[str]] = USED_BY
-) -> None:
-    """Refuse an option that the method makes no use of.
-
-    Args:
-        method: one of `METHODS`.
-        options: what was given.
-        used_by: option -> the methods that use it, where not all of them do.
-
-    Raises:
-        BurstError: there is one; it is named, and the methods that use it.
-    """
-    for name in options:
-        users = used_by.get(name, METHODS)
-        if method not in users:
-            raise BurstError(
-                f"method {method} makes no use of {name}, which is for {', '.join(users)}; "
-                "leave it out, or choose another method"
-            )
 
 
 def check_whitening(asked: Tuning, given: Iterable[str]) -> None:

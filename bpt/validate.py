@@ -15,10 +15,10 @@ from bpt.dataset import DatasetInfo, dataset_info, how_to_get, known_datasets, l
 from bpt.detection.published import detection_recipe_for
 from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted, RunExists
+from bpt.methods import METHODS, USED_BY
 from bpt.placement import parse_placement
 from bpt.published import published_rate, recipe_for
-from bpt.recipe import METHODS as ALL_METHODS
-from bpt.recipe import USED_BY, Recipe
+from bpt.recipe import Recipe
 from bpt.run_folder import save_json
 from bpt.search import SearchOptions, search_base, search_methods
 from bpt.study import run_study
@@ -33,7 +33,7 @@ from burst.whitening_file import load_whitening
 
 AnyRecipe = Recipe | DetectionRecipe
 FILE, KIND = "validate.json", "bpt validate 1"
-METHODS = ("linear", "vpt", "bpt-fwhiten", "bpt-dwhiten")
+COMPARED = ("linear", "vpt", "bpt-fwhiten", "bpt-dwhiten")
 ELSEWHERE = ("package:", "http:", "https:", "hf-hub:")  # weights that are no file of the user's
 
 
@@ -109,7 +109,7 @@ def plan_validation(
     *,
     data: str | Path | None = None,
     datasets: Sequence[str] | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = COMPARED,
     seeds: Sequence[int] = (0, 1, 2),
     model: str | None = None,
     weights: str | None = None,
@@ -136,7 +136,7 @@ def plan_validation(
         EmptyResult: none of the datasets is there.
     """
     for method in methods:
-        check_known("method", method, ALL_METHODS)
+        check_known("method", method, METHODS)
     path = Path(whitening)
     found = load_whitening(path)
     backbone, weights = _backbone(path, found, model, weights)

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from bpt import METHODS as PROMPT_METHODS
 from bpt import (
+    PROMPT_METHODS,
     DetectionCost,
     DetectionRecipe,
     Recipe,

@@ -7,8 +7,8 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.detection.recipe import DETECTION_USED_BY, DetectionRecipe
-from bpt.prompt import METHODS as PROMPT_METHODS
-from bpt.recipe import check_fields, check_used, check_whitening
+from bpt.methods import check_used
+from bpt.recipe import check_fields, check_whitening
 
 OFFICIAL = "coco"
 
@@ -52,7 +52,7 @@ def _published(asked: DetectionRecipe) -> Iterator[tuple[str, Any, str]]:
     """Name, value and source of what was published, the nearest first."""
     placement = "shallow" if asked.placement == "shallow" else "deep"
     kinds = {asked.method, "any"}
-    if asked.method in PROMPT_METHODS:
+    if asked.prompted:
         kinds |= {"prompts"} | ({"bpt"} if asked.method.startswith("bpt-") else set())
     for entry in detection_recipes():
         fits = (

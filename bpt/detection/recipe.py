@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpt.detection.backbone import GRID, PATCHES
-from bpt.recipe import ADAPTED, METHODS, USED_BY, Tuning
+from bpt.methods import ADAPTED, METHODS, USED_BY
+from bpt.recipe import Tuning
 from burst.backbone_spec import known_backbones
 from burst.errors import BurstError, ShapeError, check_known
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bpt.methods import METHODS, USED_BY
 from bpt.published import recipe_for
-from bpt.recipe import METHODS, USED_BY, Recipe, check_fields
+from bpt.recipe import Recipe, check_fields
 from bpt.search.grid import Point, rounded
 from bpt.search.options import searched_decay
 from burst.errors import BurstError, check_known

@@ -21,7 +21,8 @@ from bpt.configuration import configuration, open_benchmark
 from bpt.construction import open_backbone
 from bpt.dataset import Benchmark, fold_of
 from bpt.errors import Interrupted, RunExists
-from bpt.recipe import USED_BY, Recipe
+from bpt.methods import USED_BY
+from bpt.recipe import Recipe
 from bpt.run_folder import other_files, save_json
 from bpt.search.halving import rungs
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
@@ -66,7 +67,7 @@ def search_methods(
     Args:
         base: dataset, backbone and all else that holds for every method; its own method, rates,
             decays and seed are not used. What no `origins` call given is as published, or default.
-        methods: of `bpt.recipe.METHODS`.
+        methods: of `bpt.METHODS`.
         out: the folder of the search.
         options: grid, seeds, folds, trials.
         devices: one training at a time on each; several have a process of their own each, and

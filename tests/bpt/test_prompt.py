@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bpt.prompt import METHODS, PlainPrompt, PromptOptions, build_prompt
+from bpt.prompt import PROMPT_METHODS, PlainPrompt, PromptOptions, build_prompt
 from burst.errors import BurstError, ShapeError, UnknownName
 
 D = 24
@@ -51,7 +51,7 @@ def test_parameter_counts_are_the_papers(method, prompts, rank, blocks, expected
     assert options.parameters(768) == trained
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PROMPT_METHODS)
 def test_a_prompt_is_its_product(method):
     _, prompt = built(method)
     given = {name: value.detach().double().numpy() for name, value in prompt.named_parameters()}
@@ -68,7 +68,7 @@ def test_a_prompt_is_its_product(method):
     assert prompt().shape == (7, D)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PROMPT_METHODS)
 def test_the_seed_decides_and_the_global_state_is_left_alone(method):
     before = torch.get_rng_state()
     (_, one), (_, two) = built(method), built(method)
@@ -173,7 +173,7 @@ def test_a_matrix_that_is_missing_or_does_not_fit_is_refused():
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PROMPT_METHODS)
 def test_autocast_changes_no_bit_of_a_prompt_or_of_its_gradients(method, precision):
     upstream = torch.randn(7, D, generator=generator(3))
     (_, plain), (_, cast) = built(method), built(method)
@@ -187,7 +187,7 @@ def test_autocast_changes_no_bit_of_a_prompt_or_of_its_gradients(method, precisi
 
 
 @pytest.mark.filterwarnings("ignore:Please use the new API settings")  # torch 2.9
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PROMPT_METHODS)
 def test_a_less_precise_product_that_is_allowed_elsewhere_changes_no_bit(method, monkeypatch):
     (_, prompt) = built(method)
     expected, allowed = prompt(), torch.get_float32_matmul_precision()

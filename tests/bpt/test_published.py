@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from bpt import Recipe, published_recipes, recipe_for
-from bpt.recipe import USED_BY
+from bpt.methods import USED_BY
 from burst import BurstError, UnknownName, known_backbones
 
 PROMPTED, WHITENED = (", ".join(USED_BY[name]) for name in ("placement", "whitening"))
