@@ -8,7 +8,8 @@ from typing import Any
 from bpt import run_folder as folder
 from bpt.dataset import Benchmark, Split, all_training_images, fold_of, open_dataset
 from bpt.errors import RunExists
-from bpt.recipe import Recipe, Tuning
+from bpt.recipe import Recipe
+from bpt.tuning import Tuning
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size
 from burst.errors import BurstError

@@ -22,7 +22,8 @@ from bpt.prompt import (
     WhitenedPrompt,
     build_prompt,
 )
-from bpt.recipe import Recipe, Tuning
+from bpt.recipe import Recipe
+from bpt.tuning import Tuning
 from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError
 

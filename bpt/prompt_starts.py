@@ -11,8 +11,8 @@ from bpt import run_folder as folder
 from bpt.construction import prompted_blocks
 from bpt.dataset import Split
 from bpt.prompt_matrices import prompt_matrices, prompt_whitening
-from bpt.recipe import Tuning
 from bpt.tokens import prompt_tokens
+from bpt.tuning import Tuning
 from burst.backbone import Backbone
 from burst.distributed import agreed, rank_and_size
 from burst.errors import BurstError, CheckpointError, ImageError

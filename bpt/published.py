@@ -9,7 +9,8 @@ from typing import Any
 
 from bpt.dataset import dataset_info
 from bpt.methods import USED_BY, check_used
-from bpt.recipe import Recipe, Tuning, check_fields, check_whitening
+from bpt.recipe import Recipe
+from bpt.tuning import Tuning, check_fields, check_whitening
 from burst.backbone_spec import known_backbones
 from burst.errors import BurstError
 

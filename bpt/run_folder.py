@@ -25,7 +25,8 @@ from bpt.construction import Model, open_backbone, restore_model
 from bpt.errors import RunExists
 from bpt.prompt import FROZEN
 from bpt.prompt_matrices import prompt_matrices
-from bpt.recipe import Recipe, Tuning
+from bpt.recipe import Recipe
+from bpt.tuning import Tuning
 from burst._weightfile import read_stored
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError

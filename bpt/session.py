@@ -20,8 +20,8 @@ from bpt.configuration import existing_result
 from bpt.engine import EpochState, Trainer, add_up
 from bpt.errors import Interrupted, NonFiniteLoss
 from bpt.model import TrainedModule
-from bpt.recipe import Tuning
 from bpt.signals import Signals, resume_command
+from bpt.tuning import Tuning
 from burst.device import choose_device
 from burst.distributed import agreed, process_group, rank_and_size
 from burst.errors import BurstError, OutputError

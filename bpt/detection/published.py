@@ -8,7 +8,7 @@ from typing import Any
 
 from bpt.detection.recipe import DETECTION_USED_BY, DetectionRecipe
 from bpt.methods import check_used
-from bpt.recipe import check_fields, check_whitening
+from bpt.tuning import check_fields, check_whitening
 
 OFFICIAL = "coco"
 

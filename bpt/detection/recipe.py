@@ -6,7 +6,7 @@ from typing import Any
 
 from bpt.detection.backbone import GRID, PATCHES
 from bpt.methods import ADAPTED, METHODS, USED_BY
-from bpt.recipe import Tuning
+from bpt.tuning import Tuning
 from burst.backbone_spec import known_backbones
 from burst.errors import BurstError, ShapeError, check_known
 

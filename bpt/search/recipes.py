@@ -8,9 +8,10 @@ from typing import Any
 
 from bpt.methods import METHODS, USED_BY
 from bpt.published import recipe_for
-from bpt.recipe import Recipe, check_fields
+from bpt.recipe import Recipe
 from bpt.search.grid import Point, rounded
 from bpt.search.options import searched_decay
+from bpt.tuning import check_fields
 from burst.errors import BurstError, check_known
 
 # What a search chooses, and so nobody can give.
