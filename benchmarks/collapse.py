@@ -25,8 +25,9 @@ from torch.nn import functional
 from bpt.configuration import open_benchmark
 from bpt.construction import build_model, open_backbone
 from bpt.image_batches import ImageBatches
-from bpt.model import PromptedViT, pool
+from bpt.model import PromptedViT
 from bpt.optimisation import make_optimizer, schedule
+from bpt.pooling import pool
 from bpt.prompt import BilinearPrompt, PlainPrompt
 from bpt.recipe import Recipe
 

@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from bpt.configuration import open_benchmark
 from bpt.dataset import Split
 from bpt.loading import eval_batches
-from bpt.model import PromptedTokens, PromptedViT, pooled
+from bpt.model import PromptedTokens, PromptedViT
+from bpt.pooling import pooled
 from bpt.run_folder import Run
 from bpt.transforms import eval_transform
 from burst.backbone import Backbone

@@ -10,7 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from bpt.model import TrainedModule, choose_pooling, plain_vit, pool, run_block
+from bpt.model import TrainedModule, plain_vit, run_block
+from bpt.pooling import choose_pooling, pool
 from burst.adapters import num_prefix_tokens
 from burst.backbone import Backbone
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bpt.augmentation import check_randaugment
 from bpt.dataset.folds import parse_fold
 from bpt.methods import DEFAULTS, PROMPT_DEFAULTS, check_used
-from bpt.model import POOLINGS
+from bpt.pooling import POOLINGS
 from bpt.tuning import Tuning
 from burst.errors import BurstError, check_known
 
