@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from cli import _training_options as options
 from cli._common import (
     Json,
     Quiet,
     Steps,
     parse_numbers,
     parse_seeds,
+    parse_shrinkage,
     plain_console,
     reported_errors,
 )
@@ -44,84 +46,6 @@ def search(
             help="Of each method, also if its best is at an edge; half as many again as the grid."
         ),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="As of `bpt train`; mae_tiny, of benchmarks mae_vitb.")
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="A checkpoint file, or `random`.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Where the dataset lies, unpacked or not; $BPT_DATA or ./data."),
-    ] = None,
-    train_fraction: Annotated[
-        float | None, typer.Option(help="Share of each class's training images.")
-    ] = None,
-    normalisation: Annotated[str | None, typer.Option(help="native or reference.")] = None,
-    placement: Annotated[
-        str | None, typer.Option(help="Of prompts: shallow (if not given), deep, last:4 ...")
-    ] = None,
-    num_prompts: Annotated[int | None, typer.Option(help="Prompt tokens a block.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Of bpt-bilinear.")] = None,
-    spt_tokens: Annotated[str | None, typer.Option(help="What spt starts from.")] = None,
-    whitening: Annotated[
-        str | None,
-        typer.Option(help="A file of `burst whiten`; else made from the training images."),
-    ] = None,
-    pooling: Annotated[
-        str | None, typer.Option(help="default, prompts+patches, patches, prompts or token.")
-    ] = None,
-    after: Annotated[str | None, typer.Option(help="carry (if not given) or drop.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Pixels a side that the backbone reads; its own.")
-    ] = None,
-    augmentation: Annotated[
-        str | None, typer.Option(help="Of training images: crop (if not given), flip or none.")
-    ] = None,
-    views: Annotated[
-        int | None,
-        typer.Option(
-            help="Of each training image, so that what no prompt changes is computed once."
-        ),
-    ] = None,
-    prompt_scale: Annotated[
-        str | None, typer.Option(help="Of whitened prompts: unit (if not given) or paper.")
-    ] = None,
-    null_gain: Annotated[
-        float | None, typer.Option(help="Of whitened prompts: of directions below the floor.")
-    ] = None,
-    floor: Annotated[
-        float | None,
-        typer.Option(help="Of matrices made here: least share of the largest eigenvalue."),
-    ] = None,
-    bilinear_init: Annotated[
-        str | None, typer.Option(help="Start of bpt-bilinear's right factor: xavier or whitening.")
-    ] = None,
-    bottleneck: Annotated[int | None, typer.Option(help="Of lora (its rank) and adapter.")] = None,
-    label_smoothing: Annotated[
-        float | None, typer.Option(help="Share of each label that goes to all classes.")
-    ] = None,
-    checkpoint_activations: Annotated[
-        bool | None,
-        typer.Option("--checkpoint-activations", help="Compute blocks again, for less memory."),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of every training.")] = None,
-    warmup_epochs: Annotated[
-        int | None, typer.Option(help="With a rising learning rate; a tenth of the epochs.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.")] = None,
-    accumulation: Annotated[
-        int | None, typer.Option(help="Parts a step is cut into, for memory.")
-    ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw, sgd or lars.")] = None,
-    head_weight_decay: Annotated[
-        float | None,
-        typer.Option(help="Of a prompted model's head; else in its ratio to the prompts' decay."),
-    ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    ema_decay: Annotated[
-        float | None, typer.Option(help="Evaluate and keep a moving average, such as 0.999.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that read images.")] = None,
-    cache: Annotated[bool | None, typer.Option(help="Decode each image once.")] = None,
     devices: Annotated[
         str, typer.Option(help="One training at a time on each: auto, or cuda:0,cuda:1.")
     ] = "auto",
@@ -134,6 +58,59 @@ def search(
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
+    model: options.Model = None,
+    weights: options.Weights = None,
+    data: options.Data = None,
+    train_fraction: options.TrainFraction = None,
+    train_list: options.TrainList = None,
+    normalisation: options.Normalisation = None,
+    image_size: options.ImageSize = None,
+    augmentation: options.Augmentation = None,
+    views: options.Views = None,
+    randaugment: options.Randaugment = None,
+    mixup: options.Mixup = None,
+    cutmix: options.Cutmix = None,
+    placement: options.Placement = None,
+    num_prompts: options.NumPrompts = None,
+    rank: options.Rank = None,
+    spt_tokens: options.SptTokens = None,
+    bilinear_init: options.BilinearInit = None,
+    whitening: options.Whitening = None,
+    prompt_scale: options.PromptScale = None,
+    null_gain: options.NullGain = None,
+    floor: options.Floor = None,
+    shrinkage: options.Shrinkage = None,
+    through_norm: options.ThroughNorm = None,
+    pooling: options.Pooling = None,
+    after: options.After = None,
+    gate_init: options.GateInit = None,
+    prompt_dropout: options.PromptDropout = None,
+    bottleneck: options.Bottleneck = None,
+    head_norm: options.HeadNorm = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of every training.", rich_help_panel=options.STEPS)
+    ] = None,
+    warmup_epochs: options.WarmupEpochs = None,
+    batch_size: options.BatchSize = None,
+    optimizer: options.Optimizer = None,
+    min_lr: options.MinLr = None,
+    head_weight_decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Of a prompted model's head; else in its ratio to the prompts' decay.",
+            rich_help_panel=options.STEPS,
+        ),
+    ] = None,
+    layer_decay: options.LayerDecay = None,
+    drop_path: options.DropPath = None,
+    label_smoothing: options.LabelSmoothing = None,
+    ema_decay: options.EmaDecay = None,
+    precision: options.Precision = None,
+    accumulation: options.Accumulation = None,
+    checkpoint_activations: options.CheckpointActivations = None,
+    use_compile: options.Compile = False,
+    cache: options.Cache = None,
+    workers: options.Workers = None,
 ) -> None:
     """Search each method's rate and decay with equal budgets, and compare the best of each.
 
@@ -151,36 +128,49 @@ def search(
             weights=weights,
             data=data,
             train_fraction=train_fraction,
+            train_list=train_list,
             normalisation=normalisation,
+            image_size=image_size,
+            augmentation=augmentation,
+            views=views,
+            randaugment=randaugment,
+            mixup=mixup,
+            cutmix=cutmix,
             placement=placement,
             num_prompts=num_prompts,
             rank=rank,
             spt_tokens=spt_tokens,
+            bilinear_init=bilinear_init,
             whitening=whitening,
-            pooling=pooling,
-            after=after,
-            image_size=image_size,
-            augmentation=augmentation,
-            views=views,
             prompt_scale=prompt_scale,
             null_gain=null_gain,
             floor=floor,
-            bilinear_init=bilinear_init,
+            shrinkage=parse_shrinkage(shrinkage) if shrinkage else None,
+            through_norm=through_norm,
+            pooling=pooling,
+            after=after,
+            gate_init=gate_init,
+            prompt_dropout=prompt_dropout,
             bottleneck=bottleneck,
-            label_smoothing=label_smoothing,
-            checkpoint_activations=checkpoint_activations,
+            head_norm=head_norm,
             epochs=epochs,
             warmup_epochs=warmup_epochs,
             batch_size=batch_size,
-            accumulation=accumulation,
             optimizer=optimizer,
+            min_lr=min_lr,
             head_weight_decay=head_weight_decay,
-            precision=precision,
+            layer_decay=layer_decay,
+            drop_path=drop_path,
+            label_smoothing=label_smoothing,
             ema_decay=ema_decay,
-            workers=workers,
+            precision=precision,
+            accumulation=accumulation,
+            checkpoint_activations=checkpoint_activations,
+            compile=use_compile or None,
             cache=cache,
+            workers=workers,
         )
-        options = bpt.SearchOptions(
+        asked = bpt.SearchOptions(
             lrs=parse_numbers(lrs, "--lrs"),
             weight_decays=parse_numbers(weight_decays, "--weight-decays"),
             seeds=parse_seeds(seeds),
@@ -198,7 +188,7 @@ def search(
                 base,
                 [name.strip() for name in methods.split(",")],
                 where,
-                options=options,
+                options=asked,
                 devices=bpt.search_devices(chosen, processes),
                 progress=progress,
                 say=None if quiet else say,

@@ -20,7 +20,8 @@ from cli._common import (
     run,
 )
 from cli._search import search
-from cli._training import study, train
+from cli._study import study
+from cli._training import train
 from cli._validate import validate
 
 app = typer.Typer(

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import typer
 from colours import write_images
 from typer.testing import CliRunner
 
@@ -49,10 +50,8 @@ def test_every_option_reaches_the_trainings(images, tmp_path):
     lines = found.stdout.splitlines()
     assert lines[0].split()[:3] == ["method", "trials", "lr"]
     assert lines[1].startswith("linear") and lines[2].startswith("vpt")
-    assert (
-        lines[3:-1] == record["sentences"]
-        and lines[-1] == f"written to {out}; the page: {out}/index.html"
-    )
+    assert lines[3:-1] == record["sentences"]
+    assert lines[-1] == f"written to {out}; the page: {out}/index.html"
     assert "9 validation images are fewer than 500" in found.stderr
     again = run(
         images, "--methods", "linear,vpt", "--out", out, "--seeds", "3", "--folds", "3",
@@ -82,6 +81,36 @@ def test_a_mistake_is_one_line(images, tmp_path, arguments, says):
     assert found.exit_code == 2 and found.stdout == ""
     assert found.stderr.startswith("error: ") and found.stderr.count("\n") == 1
     assert says in found.stderr
+
+
+def test_whatever_a_training_of_a_classifier_can_be_told_a_search_can():
+    train, search = (
+        {option.name for option in typer.main.get_command(command.app).commands[name].params}
+        for name in ("train", "search")
+    )
+    chosen = {"method", "lr", "weight_decay", "seed", "protocol"}  # by the search itself
+    coco = {"detector", "schedule", "channels", "smallest_scale", "largest_scale"}
+    coco |= {"sampling_ratio", "eval_every"}
+    assert train - search == chosen | coco | {"device", "resume"}
+
+
+def test_options_of_single_methods_reach_them(images, tmp_path):
+    found = run(
+        images, "--methods", "gatevpt,bpt-fwhiten", "--out", tmp_path / "out", "--seeds", "0",
+        "--lrs", "0.01", "--weight-decays", "0", "--num-prompts", "2", "--gate-init", "4",
+        "--prompt-dropout", "0.1", "--mixup", "0.2", "--cutmix", "0.3", "--min-lr", "1e-5",
+        "--randaugment", "rand-m5", "--shrinkage", "0.1", "--floor", "0.01", "--through-norm",
+        "--null-gain", "0.2", "--label-smoothing", "0.1", "--quiet",
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    record = json.loads((tmp_path / "out/search.json").read_text())
+    gated, whitened = (one["recipe"] for one in record["methods"])
+    both = {"mixup": 0.2, "cutmix": 0.3, "min_lr": 1e-5, "randaugment": "rand-m5"}
+    both["label_smoothing"] = 0.1
+    gates = {"gate_init": 4, "prompt_dropout": 0.1}
+    matrices = {"shrinkage": 0.1, "floor": 0.01, "through_norm": True, "null_gain": 0.2}
+    assert (both | gates).items() <= gated.items()
+    assert (both | matrices).items() <= whitened.items()
 
 
 def test_interrupted_it_ends_as_shells_expect_it(images, tmp_path, monkeypatch):

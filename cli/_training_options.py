@@ -1,0 +1,194 @@
+"""Options of a training that `bpt train` and `bpt search` share.
+
+Each is the field of `bpt.Recipe` with its name; None: it was not given.
+"""
+
+from typing import Annotated, Any
+
+import typer
+
+
+def _option(text: str, panel: str, *names: str) -> Any:  # noqa: ANN401  as typer.Option
+    return typer.Option(*names, help=text, rich_help_panel=panel)
+
+
+IMAGES, PROMPTS, STEPS = "Images and backbone", "Prompts and other methods", "Optimisation"
+COCO, MACHINE = "Detectors, for coco", "Speed and memory"
+
+Model = Annotated[
+    str | None,
+    _option(
+        "A name from `burst models`, or any timm ViT as timm:NAME; mae_tiny for digits and one's "
+        "own images, else mae_vitb.",
+        IMAGES,
+    ),
+]
+Weights = Annotated[str | None, _option("A checkpoint file, or `random`.", IMAGES)]
+Data = Annotated[
+    str | None, _option("Where the dataset lies, unpacked or not; $BPT_DATA or ./data.", IMAGES)
+]
+TrainFraction = Annotated[
+    float | None, _option("Share of each class's training images, such as 0.1.", IMAGES)
+]
+TrainList = Annotated[
+    str | None, _option("imagenet: a file that names the training images.", IMAGES)
+]
+Normalisation = Annotated[
+    str | None,
+    _option(
+        "native: as the backbone was pretrained; reference: ImageNet's for all, as the published "
+        "numbers.",
+        IMAGES,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    _option(
+        "Pixels a side, where not the pretraining's; positions are resampled. coco: of the square "
+        "that images are scaled into, such as 1024.",
+        IMAGES,
+    ),
+]
+Augmentation = Annotated[
+    str | None,
+    _option(
+        "Of training images: crop (if not given; random, mirrored or not), flip (centre, mirrored "
+        "or not) or none. Not for coco.",
+        IMAGES,
+    ),
+]
+Views = Annotated[
+    int | None,
+    _option(
+        "Crops and flips drawn for each image, used in turn: placements such as last:4 then "
+        "compute the blocks before the prompts once for each.",
+        IMAGES,
+    ),
+]
+Randaugment = Annotated[
+    str | None, _option("Operations on each crop: rand-m9-mstd0.5-inc1. Not for linear.", IMAGES)
+]
+Mixup = Annotated[
+    float | None, _option("Mix pairs of images: alpha, such as 0.8. Not for linear.", IMAGES)
+]
+Cutmix = Annotated[
+    float | None,
+    _option("Paste a part of another image: alpha, such as 1. Not for linear.", IMAGES),
+]
+
+Placement = Annotated[
+    str | None,
+    _option(
+        "shallow (if not given), deep, last:4, first:4, 3+1 (first 3 and last 1), interval:4.",
+        PROMPTS,
+    ),
+]
+NumPrompts = Annotated[
+    int | None, _option("Prompt tokens a prompted block; 100, published deep: 50.", PROMPTS)
+]
+Rank = Annotated[int | None, _option("Of bpt-bilinear: columns of its two factors; 75.", PROMPTS)]
+SptTokens = Annotated[
+    str | None,
+    _option("What spt starts from: random (if not given), mean, max or kmeans.", PROMPTS),
+]
+BilinearInit = Annotated[
+    str | None,
+    _option(
+        "Start of bpt-bilinear: xavier (if not given), balanced (both factors, at vpt's scale), or "
+        "whitening (the right factor; if not given with --whitening).",
+        PROMPTS,
+    ),
+]
+Whitening = Annotated[
+    str | None, _option("A file of `burst whiten`; else made from the training images.", PROMPTS)
+]
+PromptScale = Annotated[
+    str | None,
+    _option("Of whitening matrices: unit RMS gain (if not given), or paper: W as it is.", PROMPTS),
+]
+NullGain = Annotated[
+    float | None,
+    _option(
+        "Gain of directions below the floor, in units of the RMS gain of the others; 0.", PROMPTS
+    ),
+]
+Floor = Annotated[
+    float | None,
+    _option(
+        "Of matrices from the training images: least eigenvalue kept, as a share of the largest; "
+        "0.001.",
+        PROMPTS,
+    ),
+]
+Shrinkage = Annotated[
+    str | None, _option("The same: none (if not given), oas, or a number in 0..1.", PROMPTS)
+]
+ThroughNorm = Annotated[
+    bool | None,
+    _option("The same: whiten what the block's first norm leaves.", PROMPTS, "--through-norm"),
+]
+Pooling = Annotated[
+    str | None,
+    _option("default, prompts+patches, patches, prompts or token. Not for coco.", PROMPTS),
+]
+After = Annotated[
+    str | None,
+    _option("Prompt tokens behind the last prompted block: carry (if not given) or drop.", PROMPTS),
+]
+GateInit = Annotated[
+    float | None,
+    _option("gatevpt: its gates start at sigmoid(-this); 10, published for CUB: 5.", PROMPTS),
+]
+PromptDropout = Annotated[
+    float | None,
+    _option("vpt, gatevpt: share of a prompt's values left out in training; 0.", PROMPTS),
+]
+Bottleneck = Annotated[
+    int | None,
+    _option("Of lora (its rank) and adapter: numbers between two matrices; 8.", PROMPTS),
+]
+HeadNorm = Annotated[
+    str | None,
+    _option("linear: `batch`, as MAE's probe, in front of the head; or `none`.", PROMPTS),
+]
+
+WarmupEpochs = Annotated[
+    int | None,
+    _option("With a rising learning rate; a tenth of the epochs. Not for coco.", STEPS),
+]
+BatchSize = Annotated[
+    int | None, _option("Images a step, over all processes; 32, for coco 16.", STEPS)
+]
+Optimizer = Annotated[str | None, _option("adamw, sgd or lars.", STEPS)]
+MinLr = Annotated[float | None, _option("Learning rate at the end of the cosine; 1e-8.", STEPS)]
+LayerDecay = Annotated[
+    float | None, _option("full: factor of the rate from a block to the one before.", STEPS)
+]
+DropPath = Annotated[float | None, _option("full: stochastic depth of the last block.", STEPS)]
+LabelSmoothing = Annotated[
+    float | None, _option("Share of the answer that goes to all classes; 0.", STEPS)
+]
+EmaDecay = Annotated[
+    float | None, _option("Evaluate and keep a moving average, such as 0.999.", STEPS)
+]
+
+Cache = Annotated[
+    bool | None,
+    _option(
+        "Decode each image once, and compute once what lies before all prompts, into $BPT_CACHE or "
+        "~/.cache/bpt. Not for coco.",
+        MACHINE,
+    ),
+]
+Precision = Annotated[str | None, _option("float32, bfloat16 or float16.", MACHINE)]
+Accumulation = Annotated[int | None, _option("Parts a step is cut into, for memory.", MACHINE)]
+CheckpointActivations = Annotated[
+    bool | None,
+    _option(
+        "Keep the inputs of blocks alone, and compute the rest again: less memory.",
+        MACHINE,
+        "--checkpoint-activations",
+    ),
+]
+Compile = Annotated[bool, _option("Use torch.compile.", MACHINE, "--compile")]
+Workers = Annotated[int | None, _option("Processes that read images.", MACHINE)]
