@@ -66,11 +66,23 @@ def whitening_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str)
     Raises:
         CheckpointError: the file cannot be read, does not fit the backbone, or lacks a block.
     """
-    blocks = prompted_blocks(recipe, backbone)
-    if recipe.whitening is None:
-        stream = image_stream(train, backbone, seed=recipe.seed, digest=digest)
-        return whiten(backbone, stream, recipe.whitening_options(blocks))
-    whitening = load_whitening(recipe.whitening, backbone)
+    if recipe.whitening is not None:
+        return given_whitening(recipe, backbone)
+    stream = image_stream(train, backbone, seed=recipe.seed, digest=digest)
+    return whiten(backbone, stream, recipe.whitening_options(prompted_blocks(recipe, backbone)))
+
+
+def given_whitening(recipe: Tuning, backbone: Backbone) -> Whitening:
+    """The recipe's whitening file.
+
+    Raises:
+        CheckpointError: see `whitening_for`.
+    """
+    assert recipe.whitening is not None
+    blocks, whitening = (
+        prompted_blocks(recipe, backbone),
+        load_whitening(recipe.whitening, backbone),
+    )
     if lacking := sorted(set(blocks) - {one.block for one in whitening.blocks}):
         raise CheckpointError(
             f"{recipe.whitening} has no matrix for block {lacking[0]}, which gets a prompt; "

@@ -14,6 +14,7 @@ from burst.errors import BurstError, check_known
 from burst.whitening_options import WhiteningOptions
 
 MADE_WITH = ("floor", "shrinkage", "through_norm")  # matrices that no file brings
+OF_MATRICES = (*MADE_WITH, "prompt_scale", "null_gain")  # options without effect where are none
 FLOOR = 1e-3
 PRECISIONS = ("float32", "bfloat16", "float16")
 NORMALISATIONS = ("native", "reference")
@@ -246,7 +247,7 @@ def check_whitening(asked: Tuning, given: Iterable[str]) -> None:
     Raises:
         BurstError: there is one; it is named.
     """
-    names = [name for name in (*MADE_WITH, "prompt_scale", "null_gain") if name in given]
+    names = [name for name in OF_MATRICES if name in given]
     if names and not asked.needs_whitening:
         raise BurstError(
             f"{names[0]} is of whitening matrices, and {asked.method} from {asked.bilinear_init} "

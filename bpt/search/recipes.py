@@ -11,7 +11,7 @@ from bpt.published import recipe_for
 from bpt.recipe import Recipe
 from bpt.search.grid import Point, rounded
 from bpt.search.options import searched_decay
-from bpt.tuning import check_fields
+from bpt.tuning import OF_MATRICES, check_fields
 from burst.errors import BurstError, check_known
 
 # What a search chooses, and so nobody can give.
@@ -70,11 +70,30 @@ def method_recipes(base: Recipe, methods: Sequence[str]) -> dict[str, Recipe]:
         users = USED_BY.get(name, methods)
         if not set(users) & set(methods):
             raise BurstError(f"{name} is for {', '.join(users)}; none of them is searched")
-    return {method: _recipe(base.dataset, method, given) for method in methods}
+    used = {method: _used(base.dataset, method, given) for method in methods}
+    for name in set(given).difference(*used.values()):
+        for method in methods:  # so that the refusal says what would make it useful
+            if method in USED_BY.get(name, methods):
+                used[method].add(name)
+    return {
+        method: _recipe(base.dataset, method, {name: given[name] for name in names})
+        for method, names in used.items()
+    }
 
 
-def _recipe(dataset: str, method: str, given: Mapping[str, Any]) -> Recipe:
-    used = {name: value for name, value in given.items() if method in USED_BY.get(name, (method,))}
+def _used(dataset: str, method: str, given: Mapping[str, Any]) -> set[str]:
+    """Which of the options have an effect on the method."""
+    names = {name for name in given if method in USED_BY.get(name, (method,))}
+    start = {name: given[name] for name in ("whitening", "bilinear_init") if name in names}
+    recipe = Recipe(dataset=dataset, method=method, **start)
+    if not recipe.needs_whitening:
+        names -= {*OF_MATRICES}
+    if not recipe.prompted and given.get("pooling") in NEEDS_PROMPTS:
+        names -= {"pooling"}
+    return names
+
+
+def _recipe(dataset: str, method: str, used: Mapping[str, Any]) -> Recipe:
     small = {
         name: value
         for name, value in SMALL.get(dataset, {}).items()
@@ -82,9 +101,6 @@ def _recipe(dataset: str, method: str, given: Mapping[str, Any]) -> Recipe:
     }
     if method == "gatevpt":  # which has one placement
         small.pop("placement", None)
-    plain = recipe_for(dataset, method=method)
-    if not plain.prompted and used.get("pooling") in NEEDS_PROMPTS:
-        used.pop("pooling")
     return recipe_for(dataset, method=method, **{**small, **used})
 
 

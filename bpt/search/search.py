@@ -17,11 +17,13 @@ from typing import Any
 import pandas as pd
 import torch
 
+from bpt.batches import check_share
 from bpt.configuration import configuration, open_benchmark
-from bpt.construction import open_backbone
+from bpt.construction import open_backbone, prompted_blocks
 from bpt.dataset import Benchmark, fold_of
 from bpt.errors import Interrupted, RunExists
 from bpt.methods import USED_BY
+from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
 from bpt.run_folder import other_files, save_json
 from bpt.search.halving import rungs
@@ -35,6 +37,7 @@ from bpt.signals import this_command
 from bpt.study import side_by_side
 from burst.errors import BurstError, OutputError
 from burst.files import make_folder, write_atomically
+from burst.loading.common import required
 from burst.lock import if_alone, one_at_a_time
 from burst.progress import Progress, Say
 
@@ -89,8 +92,9 @@ def search_methods(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise BurstError("a search shares its trainings by itself: start it without torchrun")
     asked = options or SearchOptions()
-    search = _Search(base, methods, make_folder(out), asked, say=say)
-    search.check_folder()
+    search = _Search(base, methods, Path(out), asked, say=say)
+    search.check_start()
+    make_folder(out)
     search.save()
     if len(devices) == 1:
         search.work(devices[0], progress=progress)
@@ -228,14 +232,23 @@ class _Search:
         self.save()
         return True
 
-    def check_folder(self) -> None:
-        """Refuse the folder of another search.
+    def check_start(self) -> None:
+        """Refuse the folder of another search, and of a new one what its trainings would.
 
         Raises:
             RunExists: it names what differs.
+            BurstError: the backbone or the whitening does not fit; nothing was written.
         """
         place = self.out / RECORD
         if not place.exists():
+            backbone = open_backbone(next(iter(self.recipes.values())))
+            for recipe in self.recipes.values():
+                for library in recipe.libraries:
+                    required(library, library)
+                check_share(recipe, 1)
+                prompted_blocks(recipe, backbone)
+                if recipe.needs_whitening and recipe.whitening:
+                    given_whitening(recipe, backbone)
             return
         before = _read(place)
         differing = [*_differences(before, self.recipes), *self._other_files()]

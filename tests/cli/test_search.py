@@ -113,6 +113,34 @@ def test_options_of_single_methods_reach_them(images, tmp_path):
     assert (both | matrices).items() <= whitened.items()
 
 
+def test_an_option_that_one_of_the_methods_makes_use_of_is_left_out_of_the_others(images, tmp_path):
+    once = ("--seeds", "0", "--lrs", "0.01", "--weight-decays", "0", "--num-prompts", "2")
+    methods = ("--methods", "bpt-bilinear,bpt-fwhiten", "--null-gain", "0.2", "--quiet")
+    found = run(images, *methods, *once, "--out", tmp_path)
+    assert found.exit_code == 0, found.output
+    record = json.loads((tmp_path / "search.json").read_text())
+    assert [one["recipe"]["null_gain"] for one in record["methods"]] == [0.0, 0.2]
+    alone = run(images, "--methods", "bpt-bilinear,vpt", "--null-gain", "0.2", "--out", tmp_path)
+    assert alone.exit_code == 2 and "bilinear_init whitening" in alone.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong, right, says",
+    [
+        (("--image-size", "100"), ("--image-size", "96"), "100 is no multiple of"),
+        (("--whitening", "none.pt"), (), "none.pt does not exist"),
+    ],
+)
+def test_a_mistake_does_not_take_the_folder(images, tmp_path, wrong, right, says):
+    once = ("--seeds", "0", "--lrs", "0.01", "--weight-decays", "0", "--num-prompts", "2")
+    methods = ("--methods", "linear,bpt-fwhiten", "--out", tmp_path / "out", *once)
+    found = run(images, *methods, *wrong)
+    assert found.exit_code == 2 and says in found.stderr and found.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("config.json"))
+    found = run(images, *methods, *right)
+    assert found.exit_code == 0, found.output
+
+
 def test_interrupted_it_ends_as_shells_expect_it(images, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise bpt.Interrupted(2, "bpt search")
