@@ -64,7 +64,9 @@ def check_used(
     for name in options:
         users = used_by.get(name, METHODS)
         if method not in users:
+            others = [one for one in METHODS if one not in users]
+            whom = f"all but {others[0]}" if len(others) == 1 else ", ".join(users)
             raise BurstError(
-                f"method {method} makes no use of {name}, which is for {', '.join(users)}; "
+                f"method {method} makes no use of {name}, which is for {whom}; "
                 "leave it out, or choose another method"
             )

@@ -56,8 +56,8 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     except UsageError as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else app.info.name
-        what = error.format_message()  # type: ignore[attr-defined]
-        print(f"error: {' '.join(what.split())}; see `{path} --help`", file=sys.stderr)  # noqa: T201
+        what = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+        print(f"error: {what}; see `{path} --help`", file=sys.stderr)  # noqa: T201
         code = USER_ERROR
     except typer.Abort:
         code = INTERRUPTED

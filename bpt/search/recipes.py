@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bpt.dataset import dataset_info
 from bpt.methods import METHODS, USED_BY
 from bpt.published import recipe_for
 from bpt.recipe import Recipe
@@ -126,10 +127,13 @@ def search_base(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever
         **given: fields of `Recipe` that a search does not choose; None is as good as left out.
 
     Raises:
-        BurstError: a field that a search chooses, or that there is none of; or see `Recipe`.
+        BurstError: a dataset for detection; a field that a search chooses, or that there is none
+            of; or see `Recipe`.
     """
     given = {name: value for name, value in given.items() if value is not None}
     check_fields(Recipe, given, dataset=dataset)
+    if dataset_info(dataset).task == "detection":
+        raise BurstError(f"{dataset} is for detection; a search compares classifiers")
     for name in SEARCHED:
         if name in given:
             raise BurstError(f"{name} is what a search chooses; leave it out of its recipe")

@@ -192,7 +192,7 @@ def test_every_entry_is_a_recipe_that_can_be_made():
         ("bpt-bilinear", "spt_tokens", "mean", "spt"),
         ("linear", "num_prompts", 5, PROMPTED),
         ("linear", "after", "carry", ", ".join(USED_BY["after"])),
-        ("linear", "weight_decay", 0.0, "full, lora, adapter, bitfit"),
+        ("linear", "weight_decay", 0.0, "for all but linear"),
         ("bitfit", "bottleneck", 4, "lora, adapter"),
         ("full", "placement", "last:4", PROMPTED),
         ("full", "head_weight_decay", 0.1, "bpt-bilinear, linear"),

@@ -278,6 +278,8 @@ def test_options_that_make_no_sense_are_refused():
     ):
         with pytest.raises(BurstError, match=says):
             SearchOptions(**changes)
+    with pytest.raises(BurstError, match="coco is for detection; a search compares classifiers"):
+        search_base("coco")
     with pytest.raises(BurstError, match="lr is what a search chooses"):
         search_base("digits", lr=0.1)
 
