@@ -72,8 +72,8 @@ class PromptDiagnosis:
     blocks: tuple[BlockDiagnosis, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data, as JSON gives it back."""
+        return {**asdict(self), "blocks": [asdict(one) for one in self.blocks]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PromptDiagnosis":

@@ -18,8 +18,8 @@ NOT_PUBLISHED = ("none was published", "one of a grid", "as many as there are")
 PROMPTED = {"placement", "num_prompts", "weight_decay", "head_weight_decay"}
 OPTIONS = {  # what a method reads, besides what all do
     "linear": {"head_weight_decay"},
-    "full": {"weight_decay", "layer_decay", "drop_path", "label_smoothing", "mixup", "cutmix"}
-    | {"randaugment"},
+    "full": {"weight_decay", "layer_decay", "drop_path"}
+    | {"label_smoothing", "mixup", "cutmix", "randaugment"},  # of ImageNet
     "bpt-bilinear": PROMPTED | {"rank"},
     "vpt": PROMPTED | {"prompt_dropout"},
     "gatevpt": PROMPTED | {"gate_init", "prompt_dropout"},
