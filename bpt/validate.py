@@ -132,11 +132,14 @@ def plan_validation(
     Raises:
         CheckpointError: no whitening; its backbone cannot be found, or is another.
         UnknownName: an unknown dataset or method.
-        BurstError: the whitening lacks a block of the placement, or has random weights.
+        BurstError: no method makes use of a whitening; it lacks a block of the placement, or has
+            random weights.
         EmptyResult: none of the datasets is there.
     """
     for method in methods:
         check_known("method", method, METHODS)
+    if not set(methods) & set(USED_BY["whitening"]):
+        raise BurstError(f"{', '.join(methods)} make no use of a whitening; add bpt-fwhiten")
     path = Path(whitening)
     found = load_whitening(path)
     backbone, weights = _backbone(path, found, model, weights)

@@ -117,6 +117,8 @@ def test_another_backbone_missing_weights_and_missing_data_are_refused(place, tm
         bpt.plan_validation(place / "W.pt", data=tmp_path, datasets=["dogs"])
     with pytest.raises(burst.UnknownName, match="did you mean cub"):
         bpt.plan_validation(place / "W.pt", datasets=["cubs"])
+    with pytest.raises(burst.BurstError, match="linear, vpt make no use of a whitening; add bpt"):
+        bpt.plan_validation(place / "W.pt", datasets=["digits"], methods=("linear", "vpt"))
     moved = whitening_file(tmp_path)
     (tmp_path / "weights.safetensors").rename(tmp_path / "moved.safetensors")
     with pytest.raises(burst.CheckpointError, match="not there; give their file as weights"):
