@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from bpt import Recipe
-from bpt.recipe import USED_BY
+from bpt.methods import USED_BY
 from burst.errors import EmptyResult
 from burst.files import make_folder
 from burst.provenance import provenance
