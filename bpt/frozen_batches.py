@@ -184,6 +184,8 @@ class PrefixBatches:
 class FeatureBatches:
     """What a frozen backbone makes of centre crops, computed once: for linear probing.
 
+    Where the recipe's augmentation is "flip", of the mirrored ones too.
+
     Every process computes its share of the features and holds all of them.
 
     Args:
@@ -196,6 +198,9 @@ class FeatureBatches:
         self.recipe, self.images, self.model = recipe, images, model
         self.steps = images.steps
         self.features, self.labels, _ = self._remembered(images.split)
+        self.mirrored = None
+        if images.transform.flip:
+            self.mirrored, _, _ = self._remembered(images.split, flip=True)
         self._evaluated: dict[str, Features] = {}
 
     def train(self, epoch: int, start: int) -> TrainBatches:
@@ -205,7 +210,7 @@ class FeatureBatches:
         size, (rank, world) = self.recipe.batch_size, rank_and_size()
         for step in range(start, self.steps):
             chosen = order[step * size : (step + 1) * size][rank::world]
-            yield self.features[chosen], self.labels[chosen]
+            yield self._drawn(epoch, chosen), self.labels[chosen]
 
     def evaluation(self, split: str) -> EvalBatches:
         """(b, d) float32, (b,) int64 labels and indices."""
@@ -216,7 +221,14 @@ class FeatureBatches:
         parts = [torch.split(part, size) for part in self._evaluated[split]]
         return list(zip(*parts, strict=True))[rank::world]
 
-    def _remembered(self, split: Split) -> Features:
+    def _drawn(self, epoch: int, chosen: Tensor) -> Tensor:
+        """Features of these images, mirrored or not as the epoch draws it."""
+        if self.mirrored is None:
+            return self.features[chosen]
+        flips = torch.from_numpy(mirrored((self.recipe.seed, epoch), chosen.numpy()))
+        return torch.where(flips[:, None], self.mirrored[chosen], self.features[chosen])
+
+    def _remembered(self, split: Split, *, flip: bool = False) -> Features:
         """What `_read` gives of a split, kept for the next training in this process."""
         recipe, model = self.recipe, self.model
         backbone = self.images.backbone
@@ -224,28 +236,30 @@ class FeatureBatches:
             weights_digest(model.vit, blocks=len(model.vit.blocks)),  # type: ignore[arg-type, union-attr]
             images_digest(split, backbone),
             split.labels.tobytes(),
+            flip,
             model.pooling,
             recipe.precision,
             recipe.eval_batch_size,
             next(model.parameters()).device,
             rank_and_size(),
         )
-        found = _FEATURES.pop(key, None) or self._read(self.images.centre_crops(split))
+        found = _FEATURES.pop(key, None) or self._read(self.images.centre_crops(split), flip=flip)
         _FEATURES[key] = found
         while len(_FEATURES) > REMEMBERED:
             _FEATURES.pop(next(iter(_FEATURES)))
         return found
 
     @torch.no_grad()
-    def _read(self, batches: EvalBatches) -> Features:
+    def _read(self, batches: EvalBatches, *, flip: bool) -> Features:
         """Features, labels and indices of all processes' images, in order of the index."""
         device = next(self.model.parameters()).device
 
         def read() -> list[Features]:
             rows = []
-            for images, labels, indices in batches:
+            for batch, labels, indices in batches:
+                images = (batch.flip(-1) if flip else batch).to(device)
                 with autocast(device, self.recipe.precision):
-                    features = self.model.features(images.to(device))  # type: ignore[operator]
+                    features = self.model.features(images)  # type: ignore[operator]
                 rows.append((features.float().cpu(), labels, indices))
             return rows
 

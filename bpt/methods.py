@@ -35,7 +35,6 @@ USED_BY = {
     "cutmix": TRAINED_ON_IMAGES,
     "randaugment": TRAINED_ON_IMAGES,
     "head_norm": ("linear",),
-    "augmentation": TRAINED_ON_IMAGES,
     "views": TRAINED_ON_IMAGES,
 }
 # Where nobody asks for others. Prompts: the paper's, of CUB with MAE. Fine-tuning: the supplement's

@@ -193,11 +193,13 @@ def _how_chosen(section: Section, search: Search) -> None:
 
 def _unaugmented(record: Mapping[str, Any]) -> list[str]:
     """That a probe's images are always the same, where those of the others are not."""
-    others = [one for one in record["methods"] if one["method"] != "linear"]
-    if not others or len(others) == len(record["methods"]):
-        return []
-    augmentation = others[0].get("recipe", record["base"]).get("augmentation", "crop")
-    if augmentation == "none":
+    found = {
+        one["method"]: one.get("recipe", record["base"]).get("augmentation", "crop")
+        for one in record["methods"]
+    }
+    probe = found.pop("linear", None)
+    augmentation = next(iter(found.values()), None)
+    if probe is None or augmentation in (None, "none", probe):
         return []
     return [
         f"linear is trained on the features of centre crops, always the same; the others on images "

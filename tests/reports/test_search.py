@@ -123,10 +123,18 @@ def test_what_methods_do_not_share_is_told_of_each(tmp_path):
     assert json.loads(own["vpt"]) == {"batch_size": 64, "optimizer": "adamw"}
 
 
-@pytest.mark.parametrize("augmentation, told", [("flip", True), ("none", False)])
-def test_a_probe_without_augmentation_among_others_with_it_is_told(tmp_path, augmentation, told):
+@pytest.mark.parametrize(
+    "augmentation, probe, told",
+    [("flip", "none", True), ("flip", "flip", False), ("none", "none", False)],
+)
+def test_a_probe_without_augmentation_among_others_with_it_is_told(
+    tmp_path, augmentation, probe, told
+):
     record = searches.write_search(tmp_path)
     record["base"]["augmentation"] = augmentation
+    for one in record["methods"]:
+        if one["method"] == "linear":
+            one["recipe"] = record["base"] | {"augmentation": probe}
     (tmp_path / "search.json").write_text(json.dumps(record))
     reports.save_search_report(tmp_path)
     page = (tmp_path / "index.html").read_text()
