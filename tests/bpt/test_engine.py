@@ -153,7 +153,11 @@ def test_a_step_neither_reads_a_number_from_the_device_nor_sends_one(accumulatio
 
 def test_an_evaluation_is_the_mean_over_images_whatever_the_batches():
     model = model_of().eval()
-    batches = [(*batch, None) for batch in batches_of(2)] + [(*batches_of(1, size=2)[0], None)]
+    parts, first = batches_of(2) + batches_of(1, size=2), [0, 6, 12]
+    batches = [
+        (*part, start + torch.arange(len(part[1])))
+        for part, start in zip(parts, first, strict=True)
+    ]
     found = evaluate(model, batches, device=CPU)
     logits = torch.cat([model(images) for images, _, _ in batches]).detach().double()
     labels = torch.cat([labels for _, labels, _ in batches])
