@@ -1,0 +1,274 @@
+"""One process at work on a search: what is to be done next, and what is known so far."""
+
+import functools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bpt.batches import check_share
+from bpt.configuration import configuration, open_benchmark
+from bpt.construction import open_backbone, prompted_blocks
+from bpt.dataset import Benchmark, fold_of
+from bpt.errors import Interrupted, RunExists
+from bpt.methods import USED_BY
+from bpt.prompt_starts import given_whitening
+from bpt.recipe import Recipe
+from bpt.run_folder import other_files, save_json
+from bpt.search.halving import rungs
+from bpt.search.options import LEAST_VALIDATION, SearchOptions
+from bpt.search.outlook import in_words, shares
+from bpt.search.plan import Course, all_work, courses, first_size
+from bpt.search.recipes import SEARCHED, method_recipes, small_defaults
+from bpt.search.record import KIND, differences, method_record, sentences, trial_rows
+from bpt.search.trials import Job, Trials
+from bpt.signals import this_command
+from burst.errors import OutputError
+from burst.files import write_atomically
+from burst.loading.common import required
+from burst.lock import if_alone, one_at_a_time
+from burst.progress import Progress, Say
+
+RECORD, TABLE = "search.json", "search.csv"
+POLL = 1.0  # seconds between looks at what other processes do
+
+
+class Worker:
+    """One process's view of a search."""
+
+    def __init__(
+        self,
+        base: Recipe,
+        methods: Sequence[str],
+        out: Path,
+        options: SearchOptions,
+        *,
+        say: Say | None = None,
+    ) -> None:
+        self.base = base
+        self.out, self.options, self.say = out, options, say or (lambda _: None)
+        recipes = method_recipes(base, methods)
+        self.benchmark = benchmark = open_benchmark(next(iter(recipes.values())), say=self.say)
+        self.test_images = len(benchmark.test)
+        validated = len(benchmark.val) if benchmark.val else 0
+        self.folds = options.folds if validated < LEAST_VALIDATION else None
+        self.validated = validated
+        self.recipes = recipes
+        self.grids = {name: options.grid_of(recipe) for name, recipe in recipes.items()}
+        self.max_trials = options.most_trials(first_size(self.grids))
+        self.trials = Trials(
+            out,
+            recipes,
+            rungs(next(iter(recipes.values())).total_epochs, self.folds),
+            self.folds,
+            _sizes(benchmark, self.folds),
+            options.seeds,
+        )
+        self._told: set[tuple[object, ...]] | None = None
+        self._began: tuple[float, float] | None = None
+
+    def courses(self) -> dict[str, Course]:
+        """How far each method is."""
+        lookups = {name: functools.partial(self.trials.score, name) for name in self.recipes}
+        count = len(self.trials.rungs)
+        return courses(self.grids, lookups, rungs=count, max_trials=self.max_trials)
+
+    def jobs(self, found: dict[str, Course]) -> list[Job]:
+        """What can be run now; nothing if all is done."""
+        if work := all_work(found):
+            return [self.trials.job(*item) for item in work]
+        finals = [
+            self.trials.final_job(method, course.best, seed)
+            for seed in self.options.seeds
+            for method, course in found.items()
+            if course.best
+        ]
+        return [job for job in finals if not self.trials.done(job)]
+
+    def work(self, device: str, *, progress: Progress | None = None) -> None:
+        """Run what is to be run until nothing is left, here or anywhere."""
+        self.tell()
+        while jobs := self.jobs(self.courses()):
+            if not any(self._take(job, device, progress) for job in jobs):
+                time.sleep(POLL)
+            self.tell()
+
+    def tell(self) -> None:
+        """Say what is new since it was last asked, whoever did it, and how long the rest takes."""
+        found = self.courses()
+        news = dict(self._news(found))
+        first, self._told = self._told is None, (self._told or set()) | set(news)
+        done, ahead = shares(self.trials, found)
+        now = time.monotonic()
+        if first:
+            self._began = (now, done)
+            self.say(self._start(found))
+            return
+        assert self._began is not None
+        began, before = self._began
+        rest = ""
+        if done > before and ahead:
+            rest = f"  ({in_words((now - began) / (done - before) * ahead)})"
+        for line in news.values():
+            self.say(line + rest)
+
+    def _start(self, found: dict[str, Course]) -> str:
+        """What is going to be done."""
+        folds = f"{self.folds}-fold cross-validation on {sum(self.trials.images):,} images"
+        why = f"{self.validated} validation images are fewer than {LEAST_VALIDATION}"
+        how = f"{why}: {folds}" if self.folds else f"{self.validated:,} validation images"
+        count = first_size(self.grids)
+        if small := small_defaults(self.base):
+            how += f"; small, so that it takes minutes: {small}"
+        already = len(self._told or ())
+        text = f"{len(found)} methods, {count} trials each at first, {how}"
+        return text + (f"; {already} steps of it are done" if already else "")
+
+    def _news(self, found: dict[str, Course]) -> Iterator[tuple[tuple[object, ...], str]]:
+        """A line for each rung and each final training that was not told of yet."""
+        told, epochs = self._told or set(), self.trials.rungs[-1].epoch
+        for method, course in found.items():
+            for point in course.tried:
+                name = f"{method} lr {point.lr:g} weight decay {point.weight_decay:g}"
+                for number, (fold, epoch) in enumerate(self.trials.rungs):
+                    key = (method, point, number)
+                    score = self.trials.score(*key)
+                    if score is None:
+                        break
+                    if key not in told:
+                        part = "" if fold is None else f" of fold {fold + 1} of {self.folds}"
+                        how = "diverged" if score.diverged else f"val {score.accuracy:.1f} %"
+                        yield key, f"{name}: epoch {epoch} of {epochs}{part}, {how}"
+            for seed in self.options.seeds if course.best else ():
+                assert course.best is not None
+                result = self.trials.result(self.trials.final_job(method, course.best, seed))
+                final = (method, course.best, "seed", seed)
+                if result is not None and final not in told:
+                    accuracy = result.get("test_accuracy")
+                    how = "diverged" if accuracy is None else f"test {accuracy:.1f} %"
+                    yield final, f"{method} seed {seed}: {how}"
+
+    def _take(self, job: Job, device: str, progress: Progress | None) -> bool:
+        """Run a job, if no other process has it; whether there is something new."""
+        with if_alone(self.trials.out / job.name) as alone:
+            if not alone:
+                return False
+            if self.trials.done(job):
+                return True
+            try:
+                self.trials.run(job, device=device, progress=progress)
+            except Interrupted as error:
+                raise Interrupted(error.signum, this_command()) from error
+        self.save()
+        return True
+
+    def check_start(self) -> None:
+        """Refuse the folder of another search, and of a new one what its trainings would.
+
+        Raises:
+            RunExists: it names what differs.
+            BurstError: the backbone or the whitening does not fit; nothing was written.
+        """
+        place = self.out / RECORD
+        if not place.exists():
+            backbone = open_backbone(next(iter(self.recipes.values())))
+            for recipe in self.recipes.values():
+                for library in recipe.libraries:
+                    required(library, library)
+                check_share(recipe, 1)
+                prompted_blocks(recipe, backbone)
+                if recipe.needs_whitening and recipe.whitening:
+                    given_whitening(recipe, backbone)
+            return
+        before = _read(place)
+        differing = [*_differences(before, self.recipes), *self._other_files()]
+        if differing:
+            raise RunExists(
+                f"{self.out} holds a search with {'; '.join(differing)}; choose another folder"
+            )
+
+    def _other_files(self) -> list[str]:
+        """What of images, weights and whitening is other than when the runs there were begun."""
+        runs = {method: self.trials.any_run(method) for method in self.recipes}
+        there = {method: run for method, run in runs.items() if run}
+        if not there:
+            return []
+        seed = next(iter(there.values())).recipe.seed  # which decides random weights
+        backbone = open_backbone(replace(next(iter(self.recipes.values())), seed=seed))
+        found: list[str] = []
+        for method, run in there.items():
+            fold = getattr(run.recipe, "fold", None)  # a digest is that of its images
+            images = fold_of(self.benchmark, fold) if fold else self.benchmark
+            found += other_files(run, configuration(self.recipes[method], images, backbone))
+        return list(dict.fromkeys(found))
+
+    def save(self) -> dict[str, Any]:
+        """Write search.json and search.csv as things stand; what the former holds."""
+        with one_at_a_time(self.out / RECORD, "writes"):
+            record = self.record()
+            save_json(self.out / RECORD, record)
+            rows = trial_rows(record)
+            with write_atomically(self.out / TABLE) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)
+        return record
+
+    def record(self) -> dict[str, Any]:
+        """The content of search.json, as things stand."""
+        found = self.courses()
+        methods = [method_record(self.trials, name, course) for name, course in found.items()]
+        first = next((one for one in self.recipes.values() if one.prompted), None)
+        base = first or next(iter(self.recipes.values()))
+        record = {
+            "kind": KIND,
+            "dataset": base.dataset,
+            "model": base.model,
+            "base": base.to_dict(),
+            "validation": {
+                "kind": "cross" if self.folds else "split",
+                "images": sum(self.trials.images),
+                "folds": self.folds,
+            },
+            "test_images": self.test_images,
+            "trials_each": max(len(course.tried) for course in found.values()),
+            "seeds": list(self.options.seeds),
+            "complete": not self.jobs(found),
+            "methods": methods,
+            "differences": differences(self.trials, methods),
+        }
+        return {**record, "sentences": sentences(record)}
+
+
+def _sizes(benchmark: Benchmark, folds: int | None) -> tuple[int, ...]:
+    """Validation images, of each fold."""
+    if folds is None:
+        return (len(benchmark.val or ()),)
+    cut = [fold_of(benchmark, f"{number}/{folds}").val for number in range(1, folds + 1)]
+    return tuple(len(one or ()) for one in cut)
+
+
+def _read(place: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(place.read_text("utf-8"))
+        if content["kind"] != KIND:
+            raise ValueError(f"kind is {content['kind']}")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise OutputError(f"{place} is not the record of a search: {error}") from error
+    return dict(content)
+
+
+def _differences(before: dict[str, Any], recipes: dict[str, Recipe]) -> list[str]:
+    """What of an earlier search is other than now; of a new method, what all have in common."""
+    kept = {one["method"]: one["recipe"] for one in before["methods"]}
+    varied = {*SEARCHED, *USED_BY}
+    found: dict[str, str] = {}
+    for method, recipe in recipes.items():
+        old = Recipe.from_dict(kept.get(method, before["base"]))
+        for name in old.differences(recipe):
+            if method in kept or name not in varied:
+                text = f"{name} {getattr(old, name)}, not {getattr(recipe, name)}"
+                found.setdefault(text, method)
+    return list(found)
