@@ -199,7 +199,7 @@ class FeatureBatches:
         self.steps = images.steps
         self.features, self.labels, _ = self._remembered(images.split)
         self.mirrored = None
-        if images.transform.flip:
+        if recipe.augmentation == "flip" and images.transform.flip:
             self.mirrored, _, _ = self._remembered(images.split, flip=True)
         self._evaluated: dict[str, Features] = {}
 

@@ -49,8 +49,8 @@ class Recipe(Tuning):
             into five parts, see `bpt.dataset.fold_of`; the second is the validation split, and the
             others are trained on.
         augmentation: of training images: "crop", a random crop, mirrored or not; "flip", the
-            centre crop, mirrored or not; "none", the centre crop. "default" is "crop", and "none"
-            for linear, whose features are computed once.
+            centre crop, mirrored or not; "none", the centre crop. linear, whose features are
+            computed once, takes "crop" for "none".
         views: of each training image: epoch e draws the same crops and flips as epoch e mod
             `views`. None: each epoch draws others.
         cache: decode each image once, into a memory-mapped file, see `bpt.pixels`; and where the
@@ -77,12 +77,12 @@ class Recipe(Tuning):
     ema_decay: float | None = None
     protocol: str = "standard"
     fold: str | None = None
-    augmentation: str = "default"
+    augmentation: str = "crop"
     views: int | None = None
     cache: bool = True
 
     def __post_init__(self) -> None:
-        check_known("augmentation", self.augmentation, ("default", *AUGMENTATIONS))
+        check_known("augmentation", self.augmentation, AUGMENTATIONS)
         check_known("pooling", self.pooling, POOLINGS)
         check_known("head_norm", self.head_norm, HEAD_NORMS)
         check_known("protocol", self.protocol, PROTOCOLS)
@@ -126,14 +126,6 @@ class Recipe(Tuning):
         self._derive({"epochs": 10 if self.dataset == "digits" else 100})
         self._derive({"warmup_epochs": self.total_epochs // 10})
         self._derive(DEFAULTS.get(self.method, PROMPT_DEFAULTS))
-        if self.augmentation == "default":
-            plain = "none" if self.method == "linear" else "crop"
-            object.__setattr__(self, "augmentation", plain)
-        elif self.augmentation == "crop" and self.method == "linear":
-            raise BurstError(
-                "method linear computes its features once, so it has no random crops; choose "
-                "augmentation flip or none"
-            )
 
     def _check_numbers(self) -> None:
         optional = [name for name in ("image_size", "views") if getattr(self, name) is not None]

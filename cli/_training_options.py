@@ -53,7 +53,7 @@ Augmentation = Annotated[
     str | None,
     _option(
         "Of training images: crop (if not given; random, mirrored or not), flip (centre, mirrored "
-        "or not) or none (linear, if not given). Not for coco.",
+        "or not) or none; for linear crop is none. Not for coco.",
         IMAGES,
     ),
 ]

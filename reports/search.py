@@ -199,7 +199,7 @@ def _unaugmented(record: Mapping[str, Any]) -> list[str]:
     }
     probe = found.pop("linear", None)
     augmentation = next(iter(found.values()), None)
-    if probe is None or augmentation in (None, "none", probe):
+    if probe is None or augmentation in (None, "none") or probe == augmentation == "flip":
         return []
     return [
         f"linear is trained on the features of centre crops, always the same; the others on images "

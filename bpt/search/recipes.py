@@ -89,8 +89,6 @@ def _used(dataset: str, method: str, given: Mapping[str, Any]) -> set[str]:
     recipe = Recipe(dataset=dataset, method=method, **start)
     if not recipe.needs_whitening:
         names -= {*OF_MATRICES}
-    if method == "linear" and given.get("augmentation") == "crop":
-        names -= {"augmentation"}
     if not recipe.prompted and given.get("pooling") in NEEDS_PROMPTS:
         names -= {"pooling"}
     return names

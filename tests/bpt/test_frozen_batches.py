@@ -8,7 +8,6 @@ import burst
 from bpt import PromptedViT, Recipe, open_dataset
 from bpt.frozen_batches import FeatureBatches
 from bpt.image_batches import ImageBatches
-from burst import BurstError
 
 
 @pytest.fixture
@@ -62,9 +61,9 @@ def test_flipped_features_are_those_of_mirrored_images_and_each_epoch_draws_anew
     assert any(drawn[0][one] != drawn[1][one] for one in common)
 
 
-def test_without_it_they_are_those_of_the_images(benchmark, backbone):
-    batches, model, images = batches_of(benchmark, backbone)
-    assert batches.recipe.augmentation == "none"
+@pytest.mark.parametrize("augmentation", ["crop", "none"])
+def test_without_it_they_are_those_of_the_images(benchmark, backbone, augmentation):
+    batches, model, images = batches_of(benchmark, backbone, augmentation=augmentation)
     plain = features_of(model, images, flip=False)
     for rows, _ in batches.train(0, 0):
         distance, _ = places_in(plain, rows)
@@ -77,9 +76,3 @@ def test_evaluation_never_mirrors(benchmark, backbone):
         for name in ("flip", "none")
     )
     assert all(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
-
-
-def test_a_probe_has_no_random_crops():
-    with pytest.raises(BurstError, match="linear computes its features once.*flip or none"):
-        Recipe(method="linear", augmentation="crop")
-    assert Recipe(method="vpt").augmentation == "crop"
