@@ -109,7 +109,7 @@ PromptScale = Annotated[
 NullGain = Annotated[
     float | None,
     _option(
-        "Gain of directions below the floor, in units of the RMS gain of the others; 0.", PROMPTS
+        "Gain of directions below the floor, in units of the RMS gain of the others; 1.", PROMPTS
     ),
 ]
 Floor = Annotated[

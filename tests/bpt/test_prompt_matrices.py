@@ -69,7 +69,7 @@ def test_directions_below_the_floor_have_the_null_gain_and_the_whole_unit_rms(nu
 def test_the_prompts_tokens_make_the_response_white_by_every_method(method):
     rotation, values = covariance()
     sigma = (rotation * values) @ rotation.T
-    made = matrix(whitening(method)).T  # tokens are P made^T, so P times this
+    made = matrix(whitening(method), null_gain=0.0).T  # tokens are P made^T: P times this
     found = np.linalg.eigvalsh(made @ sigma @ made.T)
     np.testing.assert_allclose(found[-KEPT:] / found[-1], 1.0, rtol=1e-4)
     np.testing.assert_allclose(found[:-KEPT], 0.0, atol=1e-6)
@@ -168,13 +168,17 @@ def test_the_bilinear_prompt_starts_where_the_response_varies_most_and_is_white(
         assert np.linalg.matrix_rank(np.hstack([b, leading]), tol=1e-3) == 5
 
 
-def test_a_rank_beyond_the_kept_directions_starts_them_at_the_null_gain():
-    options = PromptOptions(num_prompts=3, rank=10, bilinear_init="whitening")
+@pytest.mark.parametrize("null_gain", [0.0, 1.0])
+def test_a_rank_beyond_the_kept_directions_starts_them_at_the_null_gain(null_gain):
+    start = {"bilinear_init": "whitening", "null_gain": null_gain}
+    options = PromptOptions(num_prompts=3, rank=10, **start)
     w = prompt_matrices(prompt_whitening(whitening(), options), options.method)[3]
     generator = torch.Generator().manual_seed(0)
     right = build_prompt(options, width=D, patch_size=4, generator=generator, whitening=w).right
     norms = np.linalg.norm(right.detach().double().numpy(), axis=0)
-    assert np.all(norms[:KEPT] > 0.1) and np.all(norms[KEPT:] < 1e-6)
+    assert np.all(norms[:KEPT] > 0.1)
+    expected = null_gain * np.sqrt(np.mean(norms[:KEPT] ** 2))
+    np.testing.assert_allclose(norms[KEPT:], expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

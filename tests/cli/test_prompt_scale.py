@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import bpt
 import burst
+from bpt.prompt import NULL_GAIN
 from bpt.prompt_starts import whitening_for
 from cli import bpt as command
 
@@ -130,7 +131,7 @@ def test_floor_shrinkage_and_norm_that_are_typed_are_those_of_the_matrices(image
     run = trained(images, tmp_path, "--method", "bpt-dwhiten", *options)
     record = burst.load_whitening(run.folder / "whitening.safetensors").record
     assert (record["floor"], record["shrinkage"], record["through_norm"]) == (0.1, 0.2, True)
-    about = {"method": "bpt-dwhiten", "prompt_scale": "unit", "null_gain": 0.0}
+    about = {"method": "bpt-dwhiten", "prompt_scale": "unit", "null_gain": NULL_GAIN}
     assert record["used_by_prompts"] == about
 
 

@@ -8,6 +8,7 @@ from colours import write_images
 from typer.testing import CliRunner
 
 import bpt
+from bpt.prompt import NULL_GAIN
 from cli import bpt as command
 
 RUNNER = CliRunner()
@@ -119,7 +120,7 @@ def test_an_option_that_one_of_the_methods_makes_use_of_is_left_out_of_the_other
     found = run(images, *methods, *once, "--out", tmp_path)
     assert found.exit_code == 0, found.output
     record = json.loads((tmp_path / "search.json").read_text())
-    assert [one["recipe"]["null_gain"] for one in record["methods"]] == [0.0, 0.2]
+    assert [one["recipe"]["null_gain"] for one in record["methods"]] == [NULL_GAIN, 0.2]
     alone = run(images, "--methods", "bpt-bilinear,vpt", "--null-gain", "0.2", "--out", tmp_path)
     assert alone.exit_code == 2 and "bilinear_init whitening" in alone.stderr
 
