@@ -112,8 +112,8 @@ def draw_rates(
 ) -> dict[str, Line2D]:
     """The trials of one method, and by name what a legend explains.
 
-    Trials that were trained to their end are filled, those that were stopped hollow; what diverged
-    is a cross on the floor; a ring is around what was chosen, and dotted lines are where the rates
+    Trials that were trained to their end are filled and joined by a line, those that were stopped
+    hollow; what diverged is a cross on the floor; a ring is around what was chosen, and dotted lines are where the rates
     that were tried end.
     """
     trials = pd.DataFrame(entry["trials"]).sort_values("lr")
@@ -187,8 +187,9 @@ def draw_curve(ax: Axes, values: np.ndarray[Any, np.dtype[np.float64]], style: L
 
 
 def _draw_trials(ax: Axes, part: pd.DataFrame, style: Line) -> Line2D:
-    ax.plot(part["lr"], part["score"], color=style.colour, ls=style.dashes, lw=0.8, alpha=PALE)
     stopped = part["epochs"] < part["of_epochs"]
+    whole = part[~stopped]  # accuracies of one length alone can be compared
+    ax.plot(whole["lr"], whole["score"], color=style.colour, ls=style.dashes, lw=0.8, alpha=PALE)
     (drawn,) = ax.plot([], [], color=style.colour, ls=style.dashes, marker=style.marker)
     for rows, filled in ((part[~stopped], True), (part[stopped], False)):
         ax.errorbar(
@@ -213,7 +214,7 @@ def _end(ax: Axes, rates: "pd.Series[float]") -> None:
     tried = sorted(set(rates))
     ticks = tried[:: -(-len(tried) // TICKS)]
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(ticks, [f"{rate:.2g}" for rate in ticks])
+    ax.set_xticks(ticks, [f"{rate:.2g}" for rate in ticks], rotation=45)
 
 
 def _in_order(handles: Mapping[str, Line2D], styles: Mapping[float, Line]) -> dict[str, Line2D]:
