@@ -180,9 +180,8 @@ class Tuning(Machine):
     def differences(self, other: "Tuning") -> list[str]:
         """Names of what differs, apart from what may differ between two parts of one training."""
         mine, theirs = self.to_dict(), other.to_dict()
-        return [
-            name for name in mine if mine[name] != theirs.get(name) and name not in FREE_ON_RESUME
-        ]
+        free = FREE_ON_RESUME | (frozenset() if self.needs_whitening else frozenset(OF_MATRICES))
+        return [name for name in mine if mine[name] != theirs.get(name) and name not in free]
 
     def _fill_in(self) -> None:
         """Give what is None the value that it stands for."""

@@ -113,8 +113,8 @@ def draw_rates(
     """The trials of one method, and by name what a legend explains.
 
     Trials that were trained to their end are filled and joined by a line, those that were stopped
-    hollow; what diverged is a cross on the floor; a ring is around what was chosen, and dotted lines are where the rates
-    that were tried end.
+    hollow; what diverged is a cross on the floor; a ring is around what was chosen, and dotted
+    lines are where the rates that were tried end.
     """
     trials = pd.DataFrame(entry["trials"]).sort_values("lr")
     trials["score"] = trials["score"].astype(float)

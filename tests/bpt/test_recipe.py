@@ -128,3 +128,9 @@ def test_only_what_changes_the_numbers_tells_two_recipes_apart():
     recipe = Recipe(data="here", workers=0)
     assert recipe.differences(replace(recipe, data="there", workers=4)) == []
     assert recipe.differences(replace(recipe, lr=0.1, seed=1)) == ["lr", "seed"]
+
+
+@pytest.mark.parametrize("method, differing", [("vpt", []), ("bpt-fwhiten", ["null_gain"])])
+def test_options_of_matrices_differ_where_there_are_matrices(method, differing):
+    recipe = Recipe(method=method, null_gain=1.0)
+    assert recipe.differences(replace(recipe, null_gain=0.5)) == differing
