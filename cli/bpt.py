@@ -211,7 +211,6 @@ def report(
         import burst
         import reports
 
-        burst.make_folder(out)
         if any(reports.is_search(folder) for folder in folders):
             _report_search(folders, out, style, as_json=as_json)
             return
@@ -223,6 +222,7 @@ def report(
                 f"{detectors[0].folder} is a detector and {classifiers[0].folder} a classifier; "
                 "report them one kind at a time"
             )
+        burst.make_folder(out)  # before long work
         with reports.figure_style(style):
             if detectors:
                 files, table = reports.report_detectors(detectors, out, data=data)
