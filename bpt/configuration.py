@@ -1,7 +1,6 @@
 """What a training opens, and what its run folder says of it."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from burst.backbone import Backbone
 from burst.distributed import rank_and_size
 from burst.errors import BurstError
 from burst.files import sha256_of
+from burst.progress import Say
 from burst.provenance import provenance
 
 
@@ -29,7 +29,7 @@ def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
 
 
 def open_benchmark(
-    recipe: Recipe, data: str | Path | None = None, *, say: Callable[[str], None] | None = None
+    recipe: Recipe, data: str | Path | None = None, *, say: Say | None = None
 ) -> Benchmark:
     """The recipe's dataset, cut as its fold says; `data` says where it lies now, if it was moved.
 

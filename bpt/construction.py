@@ -166,12 +166,16 @@ def restore_model(
     return model.eval()
 
 
+def _head_std(backbone: Backbone) -> float:
+    return HEAD_STD.get(backbone.pretraining, 0.02)
+
+
 def _adapted(
     recipe: Recipe, backbone: Backbone, num_classes: int, generator: torch.Generator
 ) -> AdaptedViT:
     options: dict[str, Any] = {
         "pooling": recipe.pooling,
-        "head_std": HEAD_STD.get(backbone.pretraining, 0.02),
+        "head_std": _head_std(backbone),
         "checkpoint_activations": recipe.checkpoint_activations,
         "generator": generator,
     }
@@ -197,7 +201,7 @@ def _prompted(
         after=recipe.after,
         dropout=recipe.prompt_dropout,
         gates=build_gates(recipe, backbone),
-        head_std=HEAD_STD.get(backbone.pretraining, 0.02),
+        head_std=_head_std(backbone),
         checkpoint_activations=recipe.checkpoint_activations,
         head_norm=recipe.head_norm,
         generator=generator,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from bpt.configuration import open_benchmark
 from bpt.dataset import Split
+from bpt.inference import run_benchmark
 from bpt.loading import eval_batches
 from bpt.model import PromptedTokens, PromptedViT
 from bpt.pooling import pooled
@@ -137,7 +137,7 @@ def prompt_diagnosis(
     Raises:
         BurstError: it has no prompts; or see `evaluate_run`.
     """
-    benchmark = open_benchmark(run.recipe, data)
+    benchmark = run_benchmark(run, data)
     model, backbone = run.load_model(choose_device(device))
     if not isinstance(model, PromptedViT):
         raise BurstError(f"method {run.recipe.method} has no prompts to diagnose")

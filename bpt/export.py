@@ -118,7 +118,7 @@ def load_exported(
             if (name := f"prompts.{block}.values") not in tensors:
                 raise CheckpointError(f"{path} is damaged: {name} is missing")
             prompts[block] = PlainPrompt(tensors[name].clone())
-        gates = Gates(len(plain_vit(backbone).blocks)) if about["method"] == "gatevpt" else None
+        gates = Gates(len(plain_vit(backbone).blocks)) if method == "gatevpt" else None
         model = PromptedViT(
             backbone, prompts, len(classes), pooling=pooling, after=after, gates=gates
         )

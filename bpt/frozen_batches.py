@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from bpt.dataset import Split
 from bpt.engine import autocast
 from bpt.image_batches import EvalBatches, ImageBatches, TrainBatches
-from bpt.loading import Places, augmented, eval_batches, mirrored, mixed_seed, places_of
+from bpt.loading import (
+    Places,
+    augmented,
+    eval_batches,
+    mirrored,
+    mixed_seed,
+    places_in_order,
+    places_of,
+)
 from bpt.model import PromptedViT
 from bpt.pixels import in_order
 from bpt.prefix import Part, Rows, Wanted, images_digest, stored_rows, weights_digest
@@ -76,7 +84,8 @@ class PrefixBatches:
         if rows is None:
             return self.images.evaluation(split)
         found, (rank, world) = getattr(self.images.benchmark, split), rank_and_size()
-        batches = _in_order(len(found), self.recipe.eval_batch_size)[rank::world]
+        size = self.recipe.eval_batch_size
+        batches = places_in_order(len(found), size, rank=rank, world=world)
         return self._taken(rows, found, batches, lambda _: 0)
 
     def _taken(
@@ -122,7 +131,7 @@ class PrefixBatches:
             self.images.transform,
             self.images.benchmark,
         )
-        batches = _in_order(len(split), self.recipe.eval_batch_size)
+        batches = places_in_order(len(split), self.recipe.eval_batch_size)
 
         def compute() -> Generator[Part]:
             for view in range(views):
@@ -197,6 +206,7 @@ class FeatureBatches:
     def __init__(self, recipe: Recipe, images: ImageBatches, model: nn.Module) -> None:
         self.recipe, self.images, self.model = recipe, images, model
         self.steps = images.steps
+        self._weights = weights_digest(model.vit, blocks=len(model.vit.blocks))  # type: ignore[arg-type, union-attr]
         self.features, self.labels, _ = self._remembered(images.split)
         self.mirrored = None
         if recipe.augmentation == "flip" and images.transform.flip:
@@ -233,7 +243,7 @@ class FeatureBatches:
         recipe, model = self.recipe, self.model
         backbone = self.images.backbone
         key = (
-            weights_digest(model.vit, blocks=len(model.vit.blocks)),  # type: ignore[arg-type, union-attr]
+            self._weights,
             images_digest(split, backbone),
             split.labels.tobytes(),
             flip,
@@ -267,8 +277,3 @@ class FeatureBatches:
         features, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
         order = indices.argsort()
         return features[order], labels[order], indices[order]
-
-
-def _in_order(images: int, size: int) -> list[Places]:
-    places = np.arange(images)
-    return [places[start : start + size] for start in range(0, images, size)]

@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from bpt.configuration import open_benchmark
-from bpt.dataset import FileOpener
-from bpt.engine import autocast
+from bpt.dataset import Benchmark, FileOpener
+from bpt.engine import Scores, autocast, classify
 from bpt.loading import eval_batches
 from bpt.run_folder import Run
 from bpt.transforms import eval_transform
 from burst.device import choose_device
-from burst.distributed import rank_and_size, together
+from burst.distributed import rank_and_size
 from burst.errors import BurstError, CheckpointError, ImageError, check_known
 
 SPLITS = ("train", "val", "test")
@@ -59,7 +58,12 @@ def evaluate_run(
         CheckpointError: the images are not those of the training; or see `Run.load_model`.
         BurstError: the dataset has no such split; or see `open_benchmark`.
     """
-    return _evaluation(split, _answers(run, split, data, device), run.classes)
+    scores, named, labels = _answers(run, split, data, device)
+    right = (named == labels).double()
+    per_class = {
+        name: float(100 * right[labels == label].mean()) for label, name in enumerate(run.classes)
+    }
+    return Evaluation(split, scores.images, scores.loss, scores.accuracy, per_class)
 
 
 def confusion_matrix(
@@ -69,23 +73,34 @@ def confusion_matrix(
 
     Arguments and errors as of `evaluate_run`.
     """
-    answers = _answers(run, split, data, device)
+    _, named, labels = _answers(run, split, data, device)
     counts = np.zeros((len(run.classes),) * 2, np.int64)
-    np.add.at(counts, (answers[:, 1].long().numpy(), answers[:, 2].long().numpy()), 1)
+    np.add.at(counts, (labels.numpy(), named.numpy()), 1)
     return counts
 
 
-@torch.inference_mode()
-def _answers(run: Run, split: str, data: str | Path | None, device: str) -> Tensor:
-    """(n, 4) float64 over all processes: index, label, the most likely class, loss."""
-    check_known("split", split, SPLITS)
-    recipe = run.recipe
-    benchmark = open_benchmark(recipe, data)
+def run_benchmark(run: Run, data: str | Path | None = None) -> Benchmark:
+    """The dataset of a run; `data` says where it lies now, if it was moved.
+
+    Raises:
+        CheckpointError: it holds other images than the run was made of.
+        BurstError: see `open_benchmark`.
+    """
+    benchmark = open_benchmark(run.recipe, data)
     if benchmark.digest != run.config["dataset"]["digest"]:
         raise CheckpointError(
             f"{benchmark.source} holds other images than {run.folder} was made of"
         )
-    images = getattr(benchmark, split)
+    return benchmark
+
+
+def _answers(
+    run: Run, split: str, data: str | Path | None, device: str
+) -> tuple[Scores, Tensor, Tensor]:
+    """Scores over all processes, and of each image the most likely class and its own, (n,)."""
+    check_known("split", split, SPLITS)
+    recipe = run.recipe
+    images = getattr(run_benchmark(run, data), split)
     if images is None:
         raise BurstError(f"{recipe.dataset} has no split {split}")
     chosen = choose_device(device)
@@ -99,28 +114,8 @@ def _answers(run: Run, split: str, data: str | Path | None, device: str) -> Tens
         world=world,
         workers=recipe.workers,
     )
-
-    def read() -> list[Tensor]:
-        rows = []
-        for batch, labels, indices in batches:
-            with autocast(chosen, recipe.precision):
-                logits = model(batch.to(chosen)).float().cpu()
-            losses = functional.cross_entropy(logits, labels, reduction="none")
-            rows.append(torch.stack([indices, labels, logits.argmax(1), losses.double()], 1))
-        return rows
-
-    return torch.cat([part for process in together(read) for part in process])
-
-
-def _evaluation(split: str, answers: Tensor, classes: Sequence[str]) -> Evaluation:
-    labels, losses = answers[:, 1], answers[:, 3]
-    right = (answers[:, 2] == labels).double()
-    per_class = {
-        name: float(100 * right[labels == label].mean()) for label, name in enumerate(classes)
-    }
-    return Evaluation(
-        split, len(answers), float(losses.mean()), float(100 * right.mean()), per_class
-    )
+    scores, answers = classify(model, batches, device=chosen, precision=recipe.precision)
+    return scores, answers[:, 0], answers[:, 1]
 
 
 @torch.inference_mode()

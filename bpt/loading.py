@@ -107,6 +107,12 @@ def places_of(
     ]
 
 
+def places_in_order(images: int, batch_size: int, *, rank: int = 0, world: int = 1) -> list[Places]:
+    """One process's share of the places of all images of a split, in order, in batches."""
+    places = np.arange(images)
+    return [places[i : i + batch_size] for i in range(0, images, batch_size)][rank::world]
+
+
 def augmented(
     split: Split,
     transform: Transform,
@@ -154,8 +160,7 @@ def eval_batches(
     Raises:
         ImageError: an image cannot be read; it is named.
     """
-    places = np.arange(len(split))
-    batches = [places[i : i + batch_size] for i in range(0, len(split), batch_size)][rank::world]
+    batches = places_in_order(len(split), batch_size, rank=rank, world=world)
     if isinstance(split.opener, Pixels):
         assert isinstance(transform, EvalTransform)
         assert split.opener.kept == Kept(preprocess=transform.preprocess)

@@ -17,6 +17,7 @@ from burst.backbone import Backbone
 from burst.distributed import agreed, rank_and_size
 from burst.errors import BurstError, CheckpointError, ImageError
 from burst.images import ImageStream
+from burst.progress import Say
 from burst.whitening import Whitening, whiten
 from burst.whitening_file import load_whitening, save_whitening
 
@@ -31,7 +32,7 @@ def prompt_starts(
     digest: str,
     *,
     out: Path,
-    say: Callable[[str], None],
+    say: Say,
 ) -> dict[str, dict[int, Tensor]]:
     """`whitening` and `tokens` for `build_model`.
 

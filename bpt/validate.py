@@ -21,7 +21,7 @@ from bpt.published import published_rate, recipe_for
 from bpt.recipe import Recipe
 from bpt.run_folder import save_json
 from bpt.search import SearchOptions, search_base, search_methods
-from bpt.study import run_study
+from bpt.study import AnyRecipe, run_study
 from bpt.validate_results import benchmark_record
 from burst.backbone import Backbone, load_backbone
 from burst.errors import BurstError, CheckpointError, EmptyResult, check_known
@@ -31,7 +31,6 @@ from burst.provenance import provenance
 from burst.whitening import Whitening
 from burst.whitening_file import load_whitening
 
-AnyRecipe = Recipe | DetectionRecipe
 FILE, KIND = "validate.json", "bpt validate 1"
 COMPARED = ("linear", "vpt", "bpt-fwhiten", "bpt-dwhiten")
 ELSEWHERE = ("package:", "http:", "https:", "hf-hub:")  # weights that are no file of the user's

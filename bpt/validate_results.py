@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from scipy import stats
 
-from bpt.run_folder import PREDICTIONS, open_run
-from bpt.search import paired_difference
+from bpt.run_folder import open_run
+from bpt.search.paired import paired_difference, right_answers
 
 if TYPE_CHECKING:
     from bpt.validate import PlannedBenchmark, ValidationPlan
@@ -175,16 +173,13 @@ def _differences(
 
 def _of_images(one: Mapping[str, Any], other: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Of classifiers, over the test images and the seeds that both have."""
-    found = paired_difference(_right(one, other, out), _right(other, one, out))
+    shared = _seeds_of(one) & _seeds_of(other)
+    pair = (
+        right_answers(out / run["folder"] for run in method["runs"] if run["seed"] in shared)
+        for method in (one, other)
+    )
+    found = paired_difference(*pair)
     return {name: getattr(found, name) for name in COLUMNS}
-
-
-def _right(method: Mapping[str, Any], other: Mapping[str, Any], out: Path) -> NDArray[np.bool_]:
-    """(seeds of both, test images): whether each was named rightly by the first."""
-    shared = _seeds_of(method) & _seeds_of(other)
-    runs = [run for run in method["runs"] if run["seed"] in shared]
-    files = [load_file(out / run["folder"] / PREDICTIONS) for run in runs]
-    return np.stack([one["predicted"] == one["labels"] for one in files])
 
 
 def _seeds_of(method: Mapping[str, Any]) -> set[int]:

@@ -1,11 +1,13 @@
 """One process at a time makes a file or folder; the others wait for it."""
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from burst.progress import Say
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 POLL = 0.2  # seconds between looks at a lock that another process holds
@@ -40,9 +42,7 @@ def if_alone(target: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def one_at_a_time(
-    target: Path, what: str, *, say: Callable[[str], None] | None = None
-) -> Iterator[None]:
+def one_at_a_time(target: Path, what: str, *, say: Say | None = None) -> Iterator[None]:
     """Keep other processes away while the block makes `target`, which it must look for first.
 
     The lock is the file .NAME.lock beside the target. The operating system holds it, so it ends

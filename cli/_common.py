@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -181,6 +181,34 @@ class Steps:
             self._console.print(f"{self._what} {done}/{total}", highlight=False)
 
 
+@contextmanager
+def training_told(*, quiet: bool) -> Iterator[dict[str, Any]]:
+    """`progress` and `say` of trainings, on stderr: a bar on a terminal, and lines unless quiet."""
+    log = plain_console(stderr=True)
+
+    def say(text: str) -> None:
+        log.print(text, highlight=False, soft_wrap=True)
+
+    with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
+        yield {"progress": progress, "say": None if quiet else say}
+
+
+def parse_names(text: str) -> list[str]:
+    """`linear, vpt` -> ["linear", "vpt"]."""
+    return [name.strip() for name in text.split(",")]
+
+
+def parse_devices(text: str) -> list[str]:
+    """`auto` or `cuda:0,cuda:1` -> devices that are there.
+
+    Raises:
+        BackendError: one is not, see `burst.choose_device`.
+    """
+    from burst.device import choose_device
+
+    return [str(choose_device(name)) for name in text.split(",")]
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """`0,1,2` -> (0, 1, 2).
 
@@ -195,11 +223,13 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+def parse_numbers(
+    text: str | None, option: str, *, example: str = "0.01,0.1"
+) -> tuple[float, ...] | None:
     """`0,0.01` -> (0.0, 0.01); None stays None.
 
     Raises:
-        BurstError: anything else; it names the option.
+        BurstError: anything else; it names the option, and gives the example.
     """
     if text is None:
         return None
@@ -210,24 +240,5 @@ def parse_numbers(text: str | None, option: str) -> tuple[float, ...] | None:
     except ValueError:
         numbers = (math.nan,)
     if not all(math.isfinite(number) for number in numbers):
-        raise BurstError(f"{option} {text!r} is no list of numbers such as 0.01,0.1")
+        raise BurstError(f"{option} {text!r} is no list of numbers such as {example}")
     return numbers
-
-
-def parse_steps(text: str | None) -> tuple[float, ...] | None:
-    """`0,10,2.5` -> (0.0, 10.0, 2.5); None stays None.
-
-    Raises:
-        BurstError: anything else.
-    """
-    if text is None:
-        return None
-    from burst.errors import BurstError
-
-    try:
-        steps = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        steps = (math.nan,)
-    if not all(math.isfinite(step) for step in steps):
-        raise BurstError(f"--steps {text!r} is no list of numbers such as 0,10,20")
-    return steps

@@ -11,7 +11,7 @@ from cli._common import (
     Quiet,
     Steps,
     parse_blocks,
-    parse_steps,
+    parse_numbers,
     plain_console,
     reported_errors,
 )
@@ -79,7 +79,9 @@ def compare(
     with reported_errors():
         import reports
 
-        opened = reports.open_survey_runs(runs, steps=parse_steps(steps))
+        opened = reports.open_survey_runs(
+            runs, steps=parse_numbers(steps, "--steps", example="0,10,20")
+        )
         table = reports.compare_surveys(opened)
         files = reports.save_comparison(opened, out) if out else []
         if quiet:

@@ -10,12 +10,13 @@ from cli import _training_options as options
 from cli._common import (
     Json,
     Quiet,
-    Steps,
+    parse_devices,
+    parse_names,
     parse_numbers,
     parse_seeds,
-    parse_shrinkage,
     plain_console,
     reported_errors,
+    training_told,
 )
 
 
@@ -116,60 +117,13 @@ def search(
 
     The same command again goes on; several at once share the work.
     """
-    log = plain_console(stderr=True)
+    typed = locals()
     with reported_errors():
         import bpt
-        import burst
         import reports
 
-        base = bpt.search_base(
-            dataset,
-            model=model,
-            weights=weights,
-            data=data,
-            train_fraction=train_fraction,
-            train_list=train_list,
-            normalisation=normalisation,
-            image_size=image_size,
-            augmentation=augmentation,
-            views=views,
-            randaugment=randaugment,
-            mixup=mixup,
-            cutmix=cutmix,
-            placement=placement,
-            num_prompts=num_prompts,
-            rank=rank,
-            spt_tokens=spt_tokens,
-            bilinear_init=bilinear_init,
-            whitening=whitening,
-            prompt_scale=prompt_scale,
-            null_gain=null_gain,
-            floor=floor,
-            shrinkage=parse_shrinkage(shrinkage) if shrinkage else None,
-            through_norm=through_norm,
-            pooling=pooling,
-            after=after,
-            gate_init=gate_init,
-            prompt_dropout=prompt_dropout,
-            bottleneck=bottleneck,
-            head_norm=head_norm,
-            epochs=epochs,
-            warmup_epochs=warmup_epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            min_lr=min_lr,
-            head_weight_decay=head_weight_decay,
-            layer_decay=layer_decay,
-            drop_path=drop_path,
-            label_smoothing=label_smoothing,
-            ema_decay=ema_decay,
-            precision=precision,
-            accumulation=accumulation,
-            checkpoint_activations=checkpoint_activations,
-            compile=use_compile or None,
-            cache=cache,
-            workers=workers,
-        )
+        fields = options.of_recipe(typed)
+        base = bpt.search_base(dataset, **fields, compile=use_compile or None)
         asked = bpt.SearchOptions(
             lrs=parse_numbers(lrs, "--lrs"),
             weight_decays=parse_numbers(weight_decays, "--weight-decays"),
@@ -178,20 +132,15 @@ def search(
             max_trials=max_trials,
         )
         where = out or bpt.search_folder(base)
-        chosen = [str(burst.choose_device(device)) for device in devices.split(",")]
 
-        def say(text: str) -> None:
-            log.print(text, highlight=False, soft_wrap=True)
-
-        with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
+        with training_told(quiet=quiet) as told:
             record = bpt.search_methods(
                 base,
-                [name.strip() for name in methods.split(",")],
+                parse_names(methods),
                 where,
                 options=asked,
-                devices=bpt.search_devices(chosen, processes),
-                progress=progress,
-                say=None if quiet else say,
+                devices=bpt.search_devices(parse_devices(devices), processes),
+                **told,
             )
         page = reports.save_search_report(where)[0]
         if as_json:

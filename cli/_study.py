@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-from cli._common import Quiet, Steps, parse_seeds, plain_console, reported_errors
+from cli._common import (
+    Quiet,
+    parse_devices,
+    parse_seeds,
+    plain_console,
+    reported_errors,
+    training_told,
+)
 
 
 def study(
@@ -68,7 +75,6 @@ def study(
 
     The same command again skips what is finished and goes on with the rest.
     """
-    log = plain_console(stderr=True)
     with reported_errors():
         import bpt
         import burst
@@ -99,18 +105,14 @@ def study(
             return
         where = burst.make_folder(out or Path("studies") / name)
 
-        def say(text: str) -> None:
-            log.print(text, highlight=False, soft_wrap=True)
-
-        with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
+        with training_told(quiet=quiet) as told:
             results = bpt.run_study(
                 reports.study_recipes(cells),
                 where,
                 seeds=chosen,
-                devices=[str(burst.choose_device(device)) for device in devices.split(",")],
+                devices=parse_devices(devices),
                 search=search,
-                progress=progress,
-                say=None if quiet else say,
+                **told,
             )
         frame = reports.study_frame(cells, results)
         files = reports.save_study(frame, where, name)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,11 +11,10 @@ from cli._common import (
     Device,
     Json,
     Quiet,
-    Steps,
     parse_seeds,
-    parse_shrinkage,
     plain_console,
     reported_errors,
+    training_told,
 )
 
 
@@ -164,7 +163,7 @@ def train(
 
     On coco, or one's own images in its format, the head is a detector: boxes and masks.
     """
-    log = plain_console(stderr=True)
+    typed = locals()
     with reported_errors():
         import bpt
         import burst
@@ -174,81 +173,30 @@ def train(
         recipe_for = bpt.detection_recipe_for if detection else bpt.recipe_for
         recipe = recipe_for(
             dataset,
-            data=data,
-            train_fraction=train_fraction,
-            train_list=train_list,
-            model=model,
-            weights=weights,
-            normalisation=normalisation,
+            **options.of_recipe(typed),
             method=method,
-            placement=placement,
-            num_prompts=num_prompts,
-            rank=rank,
-            bottleneck=bottleneck,
-            spt_tokens=spt_tokens,
-            bilinear_init=bilinear_init,
-            whitening=whitening,
-            prompt_scale=prompt_scale,
-            null_gain=null_gain,
-            floor=floor,
-            shrinkage=parse_shrinkage(shrinkage) if shrinkage else None,
-            through_norm=through_norm,
-            pooling=pooling,
-            after=after,
-            gate_init=gate_init,
-            prompt_dropout=prompt_dropout,
-            epochs=epochs,
-            warmup_epochs=warmup_epochs,
-            batch_size=batch_size,
-            accumulation=accumulation,
-            optimizer=optimizer,
             lr=lr,
-            min_lr=min_lr,
             weight_decay=weight_decay,
-            head_weight_decay=head_weight_decay,
-            layer_decay=layer_decay,
-            drop_path=drop_path,
-            label_smoothing=label_smoothing,
-            mixup=mixup,
-            cutmix=cutmix,
-            randaugment=randaugment,
-            head_norm=head_norm,
             detector=detector,
-            image_size=image_size,
             schedule=schedule,
             channels=channels,
             smallest_scale=smallest_scale,
             largest_scale=largest_scale,
             sampling_ratio=sampling_ratio,
-            checkpoint_activations=checkpoint_activations,
             eval_every=eval_every,
-            precision=precision,
             compile=use_compile,
-            ema_decay=ema_decay,
             protocol=protocol,
             seed=seed,
-            workers=workers,
-            augmentation=augmentation,
-            views=views,
-            cache=cache,
         )
         several = parse_seeds(seeds) if seeds else None
         where = out or bpt.default_folder(recipe, several=several is not None)
 
-        def say(text: str) -> None:
-            log.print(text, highlight=False, soft_wrap=True)
-
-        with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
-            shared = {
-                "device": device,
-                "resume": resume,
-                "progress": progress,
-                "say": None if quiet else say,
-            }
+        with training_told(quiet=quiet) as told:
+            shared: dict[str, Any] = {"device": device, "resume": resume, **told}
             if several is None:
-                result = bpt.train(recipe, where, **shared)  # type: ignore[arg-type]
+                result = bpt.train(recipe, where, **shared)
             else:
-                result = bpt.train_seeds(recipe, several, where, **shared)  # type: ignore[arg-type]
+                result = bpt.train_seeds(recipe, several, where, **shared)
         if burst.is_first_process():
             if as_json:
                 typer.echo(json.dumps(result, indent=2))

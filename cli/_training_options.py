@@ -3,9 +3,12 @@
 Each is the field of `bpt.Recipe` with its name; None: it was not given.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
+
+from cli._common import parse_shrinkage
 
 
 def _option(text: str, panel: str, *names: str) -> Any:  # noqa: ANN401  as typer.Option
@@ -192,3 +195,57 @@ CheckpointActivations = Annotated[
 ]
 Compile = Annotated[bool, _option("Use torch.compile.", MACHINE, "--compile")]
 Workers = Annotated[int | None, _option("Processes that read images.", MACHINE)]
+
+
+FIELDS = (  # the shared options but shrinkage, which is parsed, and --compile
+    "model",
+    "weights",
+    "data",
+    "train_fraction",
+    "train_list",
+    "normalisation",
+    "image_size",
+    "augmentation",
+    "views",
+    "randaugment",
+    "mixup",
+    "cutmix",
+    "placement",
+    "num_prompts",
+    "rank",
+    "spt_tokens",
+    "bilinear_init",
+    "whitening",
+    "prompt_scale",
+    "null_gain",
+    "floor",
+    "through_norm",
+    "pooling",
+    "after",
+    "gate_init",
+    "prompt_dropout",
+    "bottleneck",
+    "head_norm",
+    "epochs",
+    "warmup_epochs",
+    "batch_size",
+    "optimizer",
+    "min_lr",
+    "head_weight_decay",
+    "layer_decay",
+    "drop_path",
+    "label_smoothing",
+    "ema_decay",
+    "precision",
+    "accumulation",
+    "checkpoint_activations",
+    "cache",
+    "workers",
+)
+
+
+def of_recipe(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a recipe that both commands have, out of what was typed: their parameters."""
+    fields = {name: typed[name] for name in FIELDS}
+    shrinkage = typed["shrinkage"]
+    return {**fields, "shrinkage": parse_shrinkage(shrinkage) if shrinkage else None}

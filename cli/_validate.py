@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from cli._common import Json, Quiet, Steps, parse_seeds, plain_console, reported_errors
+from cli._common import (
+    Json,
+    Quiet,
+    parse_devices,
+    parse_names,
+    parse_seeds,
+    plain_console,
+    reported_errors,
+    training_told,
+)
 
 
 def validate(
@@ -55,7 +64,6 @@ def validate(
     Rates are the published ones where some were published for that benchmark and method, else
     searched. The same command again goes on, and takes in benchmarks that have come since.
     """
-    log = plain_console(stderr=True)
     with reported_errors():
         import bpt
         import burst
@@ -64,8 +72,8 @@ def validate(
         plan = bpt.plan_validation(
             whitening,
             data=data,
-            datasets=_names(datasets) if datasets else None,
-            methods=_names(methods),
+            datasets=parse_names(datasets) if datasets else None,
+            methods=parse_names(methods),
             seeds=parse_seeds(seeds),
             model=model,
             weights=weights,
@@ -76,22 +84,19 @@ def validate(
             workers=workers,
         )
 
-        def say(text: str) -> None:
-            log.print(text, highlight=False, soft_wrap=True)
-
-        if not quiet:
-            for line in (*plan.notes, *(f"{name}: {how}" for name, how in plan.missing.items())):
-                say(line)
-        if dry_run:
-            plain_console().print(reports.validation_plan_table(plan))
-            return
-        with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
+        with training_told(quiet=quiet) as told:
+            if say := told["say"]:
+                missing = (f"{name}: {how}" for name, how in plan.missing.items())
+                for line in (*plan.notes, *missing):
+                    say(line)
+            if dry_run:
+                plain_console().print(reports.validation_plan_table(plan))
+                return
             record = bpt.validate_whitening(
                 plan,
                 out,
-                devices=[str(burst.choose_device(device)) for device in devices.split(",")],
-                progress=progress,
-                say=None if quiet else say,
+                devices=parse_devices(devices),
+                **told,
             )
         files = reports.save_validation(out)
         if as_json:
@@ -108,7 +113,3 @@ def validate(
                 f"{len(failed)} of {len(found)} have no number, such as {failed[0]['method']}: "
                 f"{failed[0]['failed']}"
             )
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]

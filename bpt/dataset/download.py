@@ -7,7 +7,6 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from burst.archive import reason
 from burst.errors import BurstError, OutputError
 from burst.files import make_folder, write_atomically
 from burst.lock import one_at_a_time
-from burst.progress import Progress
+from burst.progress import Progress, Say
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60.0  # seconds without a byte
@@ -54,7 +53,7 @@ def fetch(
     folder: Path,
     *,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
     pause: float = 1.0,
 ) -> Path:
     """Download a file, unless it is there already.
@@ -93,7 +92,7 @@ def _download(
     file: RemoteFile,
     target: Path,
     progress: Progress | None,
-    say: Callable[[str], None] | None,
+    say: Say | None,
     pause: float,
 ) -> None:
     part = _Part(file, target.with_name(f".{file.name}.part"))

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,9 +15,8 @@ from bpt.dataset.coco import CocoSplit
 from bpt.detection.frames import targets_of
 from bpt.detection.jitter import Geometry, Jitter, whole
 from bpt.detection.objects import Batch, Targets
+from bpt.loading import Places, places_in_order, places_of
 from burst.errors import BurstError
-
-Places = NDArray[np.int64]
 
 
 class Evaluated(NamedTuple):
@@ -49,10 +47,8 @@ def train_batches(
 ) -> Iterator[Batch]:
     """One process's share of an epoch's batches, jittered.
 
-    Seed and epoch decide the order of the images, and with an image's place in the split what is
-    drawn for it. Global batch b holds images b * batch_size to (b + 1) * batch_size of the order;
-    process `rank` of `world` takes every world-th of them, so that all processes together see what
-    one alone would. The last, incomplete batch is left out. No global generator is read.
+    Seed and epoch decide the order of the images, see `places_of`, and with an image's place in
+    the split what is drawn for it. No global generator is read.
 
     An image may be left without objects by the crop; it is in the batch nevertheless.
 
@@ -71,11 +67,15 @@ def train_batches(
         ImageError: an image cannot be read; it is named.
         BurstError: pycocotools is not installed.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(split))
-    batches = [
-        order[step * batch_size : (step + 1) * batch_size][rank::world]
-        for step in range(start, len(split) // batch_size)
-    ]
+    batches = places_of(
+        len(split),
+        batch_size=batch_size,
+        seed=seed,
+        epoch=epoch,
+        start=start,
+        rank=rank,
+        world=world,
+    )
     images = _Placed(split, jitter, draw=(seed, epoch))
     for batch, _, _ in _read(images, batches, workers):
         yield batch
@@ -103,8 +103,7 @@ def eval_batches(
     Raises:
         ImageError: an image cannot be read; it is named.
     """
-    places = np.arange(len(split))
-    batches = [places[i : i + batch_size] for i in range(0, len(split), batch_size)][rank::world]
+    batches = places_in_order(len(split), batch_size, rank=rank, world=world)
     return _read(_Placed(split, Jitter(size), draw=None), batches, workers)
 
 

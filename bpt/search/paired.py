@@ -5,13 +5,17 @@ gives a difference of its own: 1, 0 or -1. Seeds and images are two crossed samp
 seeds would have given other differences, and so would another set of images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 from scipy.optimize import brentq
 from scipy.stats import norm, t
+
+from bpt.run_folder import PREDICTIONS
 
 LEVEL = 0.95
 TINY = 1e-12  # the smallest probability that is told
@@ -34,6 +38,12 @@ class Difference:
     p_value: float
     seeds: int
     images: int
+
+
+def right_answers(runs: Iterable[Path]) -> NDArray[np.bool_]:
+    """(S, N), whether each run, by its folder, was right about each test image."""
+    found = [load_file(run / PREDICTIONS) for run in runs]
+    return np.stack([one["predicted"] == one["labels"] for one in found])
 
 
 def paired_difference(

@@ -6,14 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load_file
-
 from bpt import run_folder as folder
 from bpt.search.grid import Point
 from bpt.search.halving import Score
-from bpt.search.paired import LEVEL, Difference, holm, paired_difference
+from bpt.search.paired import LEVEL, Difference, holm, paired_difference, right_answers
 from bpt.search.plan import Course
 from bpt.search.trials import Trials
 
@@ -104,7 +100,10 @@ def differences(trials: Trials, records: Sequence[Mapping[str, Any]]) -> list[di
     if "vpt" not in names:
         against.insert(0, names[0])
     against = list(dict.fromkeys(against))
-    right = {name: _right(trials, one["runs"]) for name, one in ended.items()}
+    right = {
+        name: right_answers(trials.out / run["folder"] for run in one["runs"])
+        for name, one in ended.items()
+    }
     pairs = [
         (name, other)
         for other in against
@@ -119,15 +118,6 @@ def differences(trials: Trials, records: Sequence[Mapping[str, Any]]) -> list[di
         {"method": a, "against": b, **asdict(one), "adjusted_p": p}
         for (a, b), one, p in zip(pairs, found, adjusted, strict=True)
     ]
-
-
-def _right(trials: Trials, runs: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
-    """(seeds, test images): whether each was named rightly."""
-    rows = []
-    for run in runs:
-        found = load_file(trials.out / run["folder"] / folder.PREDICTIONS)
-        rows.append(found["predicted"] == found["labels"])
-    return np.stack(rows)
 
 
 def sentences(record: Mapping[str, Any]) -> list[str]:

@@ -104,18 +104,13 @@ def test_without_prompts_or_images_there_is_nothing_to_diagnose(backbone, images
         diagnose_prompts(prompted(backbone), [])
 
 
+def recipe_of(colours, **changes):
+    shared = {"model": "timm:test_vit", "weights": "random", "epochs": 1, "batch_size": 8}
+    return bpt.Recipe(dataset="folder", data=str(colours), num_prompts=4, **shared, **changes)
+
+
 def test_a_run_ends_with_the_diagnosis_that_it_can_be_given_again(colours, tmp_path):
-    recipe = bpt.Recipe(
-        dataset="folder",
-        data=str(colours),
-        model="timm:test_vit",
-        weights="random",
-        method="bpt-dwhiten",
-        placement="first:2",
-        num_prompts=4,
-        epochs=1,
-        batch_size=8,
-    )
+    recipe = recipe_of(colours, method="bpt-dwhiten", placement="first:2")
     result = bpt.train(recipe, tmp_path / "run", device="cpu")
     run = bpt.open_run(tmp_path / "run")
     found = prompt_diagnosis(run)
@@ -130,17 +125,7 @@ def test_a_run_ends_with_the_diagnosis_that_it_can_be_given_again(colours, tmp_p
 
 
 def test_a_run_that_kept_its_last_epoch_is_diagnosed_on_what_its_result_says(colours, tmp_path):
-    recipe = bpt.Recipe(
-        dataset="folder",
-        data=str(colours),
-        model="timm:test_vit",
-        weights="random",
-        method="vpt",
-        protocol="last",
-        num_prompts=4,
-        epochs=1,
-        batch_size=8,
-    )
+    recipe = recipe_of(colours, method="vpt", protocol="last")
     kept = bpt.train(recipe, tmp_path / "run", device="cpu")["prompt_diagnosis"]
     found = prompt_diagnosis(bpt.open_run(tmp_path / "run"))
     assert found.images == kept["images"] == 24  # those to train on
@@ -148,15 +133,7 @@ def test_a_run_that_kept_its_last_epoch_is_diagnosed_on_what_its_result_says(col
 
 
 def test_a_linear_probe_has_no_prompts(colours, tmp_path):
-    recipe = bpt.Recipe(
-        dataset="folder",
-        data=str(colours),
-        model="timm:test_vit",
-        weights="random",
-        method="linear",
-        epochs=1,
-        batch_size=8,
-    )
+    recipe = recipe_of(colours, method="linear")
     result = bpt.train(recipe, tmp_path / "run", device="cpu")
     assert result["prompt_diagnosis"] is None
     with pytest.raises(BurstError, match="has no prompts"):

@@ -1,5 +1,7 @@
 """`bpt search` as a user types it."""
 
+import dataclasses
+import inspect
 import json
 
 import pytest
@@ -10,6 +12,9 @@ from typer.testing import CliRunner
 import bpt
 from bpt.prompt import NULL_GAIN
 from cli import bpt as command
+from cli._search import search
+from cli._training import train
+from cli._training_options import FIELDS
 
 RUNNER = CliRunner()
 
@@ -149,3 +154,9 @@ def test_interrupted_it_ends_as_shells_expect_it(images, tmp_path, monkeypatch):
     monkeypatch.setattr(bpt, "search_methods", interrupted)
     found = run(images, "--methods", "vpt", "--out", tmp_path)
     assert found.exit_code == 130 and "to go on: bpt search" in found.stderr
+
+
+def test_every_option_that_both_commands_have_of_a_recipe_is_handed_on():
+    fields = {one.name for one in dataclasses.fields(bpt.Recipe)} - {"dataset"}
+    both = inspect.signature(train).parameters.keys() & inspect.signature(search).parameters.keys()
+    assert both & fields == {*FIELDS, "shrinkage"}
