@@ -89,4 +89,7 @@ class _Tempered(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         normed: Tensor = self.norm(queries)
-        return normed / self.temperatures[self.block]
+        tau = self.temperatures[self.block]
+        # A graph of torch 2.9 may read it before it was brought back; the gradient is that of tau.
+        held = tau.detach()
+        return normed / (tau + (held.clamp(LOWEST, HIGHEST) - held))
