@@ -21,6 +21,7 @@ from bpt.published import published_rate, recipe_for
 from bpt.recipe import Recipe
 from bpt.run_folder import save_json
 from bpt.search import SearchOptions, search_base, search_methods
+from bpt.search.recipes import long_enough
 from bpt.study import AnyRecipe, run_study
 from bpt.validate_results import benchmark_record
 from burst.backbone import Backbone, load_backbone
@@ -388,6 +389,8 @@ def _benchmark(
     def planned(method: str) -> AnyRecipe:
         asked = {"placement": placement, **shared}
         used = {key: asked[key] for key in asked if method in USED_BY.get(key, (method,))}
+        if info.task == "classification":
+            used = long_enough(method, used)
         return make(name, method=method, **used)
 
     recipes = {method: planned(method) for method in methods}

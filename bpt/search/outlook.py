@@ -7,7 +7,7 @@ from bpt.search.halving import LEAST, Rung
 from bpt.search.plan import Course
 from bpt.search.trials import Trials
 
-PROBE = 0.05  # what an epoch of a linear probe costs against one of prompts, about
+PROBE = 0.01  # what an epoch of a linear probe costs against one of prompts, about
 
 
 def lengths(rungs: Sequence[Rung]) -> list[int]:
@@ -34,17 +34,17 @@ def shares(trials: Trials, found: Mapping[str, Course]) -> tuple[float, float]:
     done = ahead = 0.0
     for method, course in found.items():
         weight = PROBE if method == "linear" else 1.0
-        mine = 0
+        rungs, mine = trials.rungs[method], 0
         for point in course.tried:
-            for number, length in enumerate(lengths(trials.rungs)):
+            for number, length in enumerate(lengths(rungs)):
                 if trials.score(method, point, number) is None:
                     break
                 mine += length
-        whole = mine if course.finalists else max(expected(trials.rungs, len(course.tried)), mine)
+        whole = mine if course.finalists else max(expected(rungs, len(course.tried)), mine)
         ended = finals = 0
         for seed in trials.seeds:
             reused = trials.folds is None and seed == trials.seeds[0]
-            length = 0 if reused else trials.rungs[-1].epoch
+            length = 0 if reused else rungs[-1].epoch
             finals += length
             best = course.best
             if best and trials.result(trials.final_job(method, best, seed)):

@@ -42,7 +42,7 @@ def courses(
     grids: Mapping[str, Grid],
     lookups: Mapping[str, Lookup],
     *,
-    rungs: int,
+    rungs: Mapping[str, int],
     max_trials: int,
 ) -> dict[str, Course]:
     """By method how far it is; if none has work left, all are at the end of their search.
@@ -55,14 +55,14 @@ def courses(
     Args:
         grids: where each begins; of the same size.
         lookups: what is known of each.
-        rungs: how many there are.
+        rungs: how many each has.
         max_trials: of each method.
     """
     rounds = {method: [grid.points] for method, grid in grids.items()}
     while True:
         found = {}
         for method, lookup in lookups.items():
-            work, finalists = race(rounds[method], rungs, lookup)
+            work, finalists = race(rounds[method], rungs[method], lookup)
             found[method] = Course(rounds[method], work, finalists)
         if any(course.work for course in found.values()):
             return found

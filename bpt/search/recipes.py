@@ -18,6 +18,9 @@ from burst.errors import BurstError, check_known
 # What a search chooses, and so nobody can give.
 SEARCHED = ("method", "lr", "weight_decay", "seed", "protocol", "fold", "origins")
 NEEDS_PROMPTS = ("prompts", "prompts+patches")
+# Epochs of a linear probe, however few the prompts have: its features are computed once, so they
+# cost it seconds, and with fewer its order against prompts is one of length.
+LEAST_OF_PROBE = 100
 # A search on digits shall end within minutes without a GPU; said in what it prints.
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "digits": {
@@ -102,7 +105,28 @@ def _recipe(dataset: str, method: str, used: Mapping[str, Any]) -> Recipe:
     }
     if method == "gatevpt":  # which has one placement
         small.pop("placement", None)
-    return recipe_for(dataset, method=method, **{**small, **used})
+    return recipe_for(dataset, method=method, **long_enough(method, {**small, **used}))
+
+
+def long_enough(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given of a recipe, but for a linear probe never fewer than `LEAST_OF_PROBE` epochs.
+
+    >>> long_enough("linear", {"epochs": 12}), long_enough("vpt", {"epochs": 12})
+    ({'epochs': 100}, {'epochs': 12})
+    """
+    found = dict(given)
+    if method == "linear" and "epochs" in found:
+        found["epochs"] = max(found["epochs"], LEAST_OF_PROBE)
+    return found
+
+
+def longer_probe(recipes: Mapping[str, Recipe]) -> str:
+    """That the probe trains longer than the prompts, in words; empty where it does not."""
+    others = [one.epochs for name, one in recipes.items() if name != "linear"]
+    own = recipes["linear"].epochs if "linear" in recipes else 0
+    if not others or own <= max(others):
+        return ""
+    return f"linear trains {own} epochs, not {max(others)}, on features computed once"
 
 
 def trial_recipe(recipe: Recipe, point: Point, seed: int, **changes: Any) -> Recipe:  # noqa: ANN401

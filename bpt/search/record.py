@@ -54,8 +54,9 @@ def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]
 
 def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any]:
     """How far a trial came, and how good it was there."""
-    last, epochs, score, place = trials.rungs[-1], 0, None, trials.name(method, point, None)
-    for number, (fold, epoch) in enumerate(trials.rungs):
+    marks = trials.rungs[method]
+    last, epochs, score, place = marks[-1], 0, None, trials.name(method, point, None)
+    for number, (fold, epoch) in enumerate(marks):
         found = trials.score(method, point, number)
         if found is None:
             break

@@ -36,7 +36,7 @@ class Trials:
     Attributes:
         out: the folder above.
         recipes: by method; see `method_recipes`.
-        rungs: where trials are compared.
+        rungs: by method, where its trials are compared.
         folds: of the cross-validation; None where there is a validation split.
         images: that the validation has, or each fold.
         seeds: of the final trainings.
@@ -44,7 +44,7 @@ class Trials:
 
     out: Path
     recipes: Mapping[str, Recipe]
-    rungs: list[Rung]
+    rungs: Mapping[str, list[Rung]]
     folds: int | None
     images: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -62,7 +62,7 @@ class Trials:
 
     def job(self, method: str, point: Point, rung: int) -> Job:
         """What leads to a rung from the one before."""
-        fold, epoch = self.rungs[rung]
+        fold, epoch = self.rungs[method][rung]
         part = None if fold is None else f"{fold + 1}/{self.folds}"
         recipe = trial_recipe(self.recipes[method], point, self.seeds[0], fold=part)
         return Job(self.name(method, point, fold), recipe, epoch)
@@ -84,13 +84,13 @@ class Trials:
         return self._scores[key]
 
     def _read(self, method: str, point: Point, rung: int) -> Score | None:
-        fold, epoch = self.rungs[rung]
+        fold, epoch = self.rungs[method][rung]
         if fold is None:
             lines = self._lines(self.name(method, point, None), epoch)
             return lines if isinstance(lines, Score | None) else _best(lines, self.images[0])
         found = []
         for number in range(fold + 1):
-            upto = epoch if number == fold else self.rungs[-1].epoch
+            upto = epoch if number == fold else self.rungs[method][-1].epoch
             lines = self._lines(self.name(method, point, number), upto)
             if isinstance(lines, Score | None):
                 return lines

@@ -23,7 +23,7 @@ from bpt.search.halving import rungs
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.outlook import in_words, shares
 from bpt.search.plan import Course, all_work, courses, first_size
-from bpt.search.recipes import SEARCHED, method_recipes, small_defaults
+from bpt.search.recipes import SEARCHED, longer_probe, method_recipes, small_defaults
 from bpt.search.record import KIND, differences, method_record, sentences, trial_rows
 from bpt.search.trials import Job, Trials
 from bpt.signals import this_command
@@ -63,7 +63,7 @@ class Worker:
         self.trials = Trials(
             out,
             recipes,
-            rungs(next(iter(recipes.values())).total_epochs, self.folds),
+            {name: rungs(one.total_epochs, self.folds) for name, one in recipes.items()},
             self.folds,
             _sizes(benchmark, self.folds),
             options.seeds,
@@ -74,8 +74,8 @@ class Worker:
     def courses(self) -> dict[str, Course]:
         """How far each method is."""
         lookups = {name: functools.partial(self.trials.score, name) for name in self.recipes}
-        count = len(self.trials.rungs)
-        return courses(self.grids, lookups, rungs=count, max_trials=self.max_trials)
+        counts = {name: len(found) for name, found in self.trials.rungs.items()}
+        return courses(self.grids, lookups, rungs=counts, max_trials=self.max_trials)
 
     def jobs(self, found: dict[str, Course]) -> list[Job]:
         """What can be run now; nothing if all is done."""
@@ -124,17 +124,21 @@ class Worker:
         count = first_size(self.grids)
         if small := small_defaults(self.base):
             how += f"; small, so that it takes minutes: {small}"
+        if longer := longer_probe(self.recipes):
+            how += f"; {longer}"
         already = len(self._told or ())
         text = f"{len(found)} methods, {count} trials each at first, {how}"
         return text + (f"; {already} steps of it are done" if already else "")
 
     def _news(self, found: dict[str, Course]) -> Iterator[tuple[tuple[object, ...], str]]:
         """A line for each rung and each final training that was not told of yet."""
-        told, epochs = self._told or set(), self.trials.rungs[-1].epoch
+        told = self._told or set()
         for method, course in found.items():
+            marks = self.trials.rungs[method]
+            epochs = marks[-1].epoch
             for point in course.tried:
                 name = f"{method} lr {point.lr:g} weight decay {point.weight_decay:g}"
-                for number, (fold, epoch) in enumerate(self.trials.rungs):
+                for number, (fold, epoch) in enumerate(marks):
                     key = (method, point, number)
                     score = self.trials.score(*key)
                     if score is None:

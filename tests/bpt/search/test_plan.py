@@ -26,7 +26,7 @@ def peak(lr, decay):
 
 def test_a_search_ends_when_all_are_inside_with_equal_budgets():
     # the best of "a" lies two steps above its grid, that of "b" in the middle
-    found = courses(GRIDS, {"a": peak(0.64, 0.0), "b": peak(0.05, 0.0)}, rungs=3, max_trials=16)
+    found = courses(GRIDS, {"a": peak(0.64, 0.0), "b": peak(0.05, 0.0)}, rungs=dict.fromkeys("ab", 3), max_trials=16)
     assert not all_work(found)
     assert {len(one.tried) for one in found.values()} == {11}
     assert [found[name].edges for name in "ab"] == [0, 0]
@@ -36,14 +36,14 @@ def test_a_search_ends_when_all_are_inside_with_equal_budgets():
 
 
 def test_at_the_cap_it_says_that_the_best_lies_at_an_edge():
-    found = courses(GRIDS, {"a": peak(1e6, 0.0), "b": peak(0.05, 0.0)}, rungs=1, max_trials=10)
+    found = courses(GRIDS, {"a": peak(1e6, 0.0), "b": peak(0.05, 0.0)}, rungs=dict.fromkeys("ab", 1), max_trials=10)
     assert {len(one.tried) for one in found.values()} == {10}
     assert found["a"].edges and not found["b"].edges
 
 
 def test_where_all_diverged_smaller_rates_are_tried():
     grids = {"a": Grid((0.1, 0.4), (0.0,))}
-    found = courses(grids, {"a": lambda *_: DIVERGED}, rungs=2, max_trials=4)
+    found = courses(grids, {"a": lambda *_: DIVERGED}, rungs=dict.fromkeys("ab", 2), max_trials=4)
     assert [point.lr for point in found["a"].tried] == [0.1, 0.4, 0.025, 0.00625]
     assert found["a"].best is None and found["a"].edges
 
@@ -58,7 +58,7 @@ def test_where_all_diverged_smaller_rates_are_tried():
 )
 def test_budgets_are_equal_and_the_best_is_inside_or_the_cap_is_reached(a, b, decay, rungs, most):
     lookups = {"a": peak(10**a, decay), "b": peak(10**b, 0.0)}
-    found = courses(GRIDS, lookups, rungs=rungs, max_trials=most)
+    found = courses(GRIDS, lookups, rungs=dict.fromkeys(lookups, rungs), max_trials=most)
     counts = {len(course.tried) for course in found.values()}
     assert len(counts) == 1 and 8 <= counts.pop() <= most
     for course in found.values():

@@ -71,7 +71,8 @@ def test_a_score_is_that_of_the_last_epoch_over_the_images_of_all_folds(whole):
         assert one["chosen"]["score"] == max(trial["score"] for trial in one["trials"])
         for trial in one["trials"]:
             folder = out / trial["folder"]
-            assert folder.name.endswith("fold2of2") and trial["epochs"] == 4
+            assert folder.name.endswith("fold2of2")
+            assert trial["epochs"] == {"linear": 200, "vpt": 4}[one["method"]]
             right = images = 0
             for place in (folder, folder.with_name(folder.name.replace("fold2", "fold1"))):
                 run = bpt.open_run(place)
@@ -89,7 +90,7 @@ def test_the_best_is_trained_on_all_images_with_every_seed(whole):
         for run in one["runs"]:
             found = bpt.open_run(out / run["folder"])
             assert found.recipe.protocol == "last" and found.recipe.lr == one["chosen"]["lr"]
-            assert run["best_epoch"] == 2 and run["val_accuracy"] is None
+            assert run["best_epoch"] == found.recipe.epochs and run["val_accuracy"] is None
             answers = load_file(out / run["folder"] / "predictions.safetensors")
             right = (answers["predicted"] == answers["labels"]).mean()
             assert 100 * right == pytest.approx(run["test_accuracy"])
@@ -105,6 +106,16 @@ def test_differences_are_those_of_the_means_and_are_put_into_words(whole):
     assert found["difference"] == pytest.approx(means["linear"] - means["vpt"])
     assert found["low"] <= found["difference"] <= found["high"]
     assert record["sentences"][0].startswith(f"linear {means['linear']:.1f} % is ")
+
+
+def test_a_probe_trains_on_its_features_longer_than_prompts_and_it_is_said(whole):
+    _, record, said = whole
+    epochs = {one["method"]: one["recipe"]["epochs"] for one in record["methods"]}
+    assert epochs == {"linear": 100, "vpt": 2}
+    assert "linear trains 100 epochs, not 2, on features computed once" in said[0]
+    longer = method_recipes(search_base("digits", epochs=150), METHODS)
+    assert {name: one.epochs for name, one in longer.items()} == dict.fromkeys(METHODS, 150)
+    assert longer["linear"].warmup_epochs == 15
 
 
 def test_the_table_of_trials_has_a_row_each(whole):
