@@ -11,12 +11,19 @@ from typer.testing import CliRunner
 
 import bpt
 from bpt.prompt import NULL_GAIN
+from bpt.search import recipes
 from cli import bpt as command
 from cli._search import search
 from cli._training import train
 from cli._training_options import FIELDS
 
 RUNNER = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def _a_short_probe(monkeypatch):
+    """A hundred epochs of it are tested in tests/bpt/search."""
+    monkeypatch.setattr(recipes, "LEAST_OF_PROBE", 1)
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,18 @@ from typer.testing import CliRunner
 
 import bpt
 import bpt.validate
+from bpt.search import recipes
 from cli import bpt as command
 from cli import burst as burst_command
 
 SMALL = ("--epochs", "1", "--batch-size", "6", "--devices", "cpu")
 ONE_POINT = functools.partial(bpt.SearchOptions, lrs=(0.01,), weight_decays=(0.0,), folds=2)
+
+
+@pytest.fixture(autouse=True)
+def _a_short_probe(monkeypatch):
+    """A hundred epochs of it are tested in tests/bpt/search."""
+    monkeypatch.setattr(recipes, "LEAST_OF_PROBE", 1)
 
 
 def run(app, *arguments):
