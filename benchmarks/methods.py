@@ -19,6 +19,7 @@ from bpt.search import SearchOptions, search_base, search_devices, search_method
 from burst.files import make_folder_atomically
 
 METHODS = ("linear", "vpt", "bpt-bilinear", "bpt-fwhiten", "bpt-dwhiten")
+WHITENED = ("vpt", "bpt-fwhiten", "bpt-dwhiten")
 COMMON = {
     "augmentation": "flip",
     "num_prompts": 16,
@@ -28,17 +29,22 @@ COMMON = {
     "precision": "float32",
 }
 REAL = {"model": "dinov2_vits_saliency", "image_size": 112}
+PATCHES = {"model": "mae_tiny", "pooling": "patches"}
 PAPER = {"model": "mae_tiny", "prompt_scale": "paper", "floor": 1e-6}  # W as it is
 SEARCHES = {
     "mae_tiny-shallow": ({"model": "mae_tiny"}, METHODS),
-    "mae_tiny-shallow-patches": ({"model": "mae_tiny", "pooling": "patches"}, METHODS),
+    "mae_tiny-shallow-patches": (PATCHES, METHODS),
     "mae_tiny-shallow-paper": (PAPER, ("vpt", "bpt-fwhiten")),
     "mae_tiny-shallow-paper-patches": (PAPER | {"pooling": "patches"}, ("vpt", "bpt-fwhiten")),
     "sup_tiny-shallow": ({"model": "sup_tiny"}, METHODS),
     "moco_tiny-shallow": ({"model": "moco_tiny"}, METHODS),
     "vits112-last4": (REAL | {"placement": "last:4", "views": 2}, METHODS),
     "vits112-shallow": (REAL, METHODS),
+    "mae_tiny-defaults": ({"model": "mae_tiny"}, WHITENED),
+    "mae_tiny-defaults-patches": (PATCHES, WHITENED),
 }
+# No search: the rate and decay that `bpt train` takes if none is given, which these methods share.
+DEFAULTS = {"lrs": (0.05,), "weight_decays": (0.005,)}
 TRAIN, VAL = 60, 40  # of the 100 training images of a class; its test images are as they are
 
 
@@ -91,13 +97,14 @@ def search(name: str, options: argparse.Namespace) -> None:
     import reports
 
     given, methods = SEARCHES[name]
+    fixed = DEFAULTS if "defaults" in name else {}
     dataset = f"folder:{images(options.data, options.out / 'images')}"
     out = options.out / name
     record = search_methods(
         search_base(dataset, **COMMON | given),
         methods,
         out,
-        options=SearchOptions(seeds=tuple(range(options.seeds))),
+        options=SearchOptions(seeds=tuple(range(options.seeds)), **fixed),
         devices=search_devices(options.devices.split(","), options.processes),
         say=lambda text: print(text, flush=True),
     )
