@@ -100,8 +100,11 @@ def search(name: str, options: argparse.Namespace) -> None:
     fixed = DEFAULTS if "defaults" in name else {}
     dataset = f"folder:{images(options.data, options.out / 'images')}"
     out = options.out / name
+    used = COMMON | given
+    if "bpt-bilinear" not in methods:
+        del used["rank"]
     record = search_methods(
-        search_base(dataset, **COMMON | given),
+        search_base(dataset, **used),
         methods,
         out,
         options=SearchOptions(seeds=tuple(range(options.seeds)), **fixed),

@@ -148,8 +148,8 @@ def _epochs(section: Section, search: Search, place: Path) -> list[Path]:
     section.text(
         "Whether a curve is flat at its end: the slope of a straight line through the last quarter "
         "of the epochs (three at least) of the mean over seeds, with its standard error. It is "
-        "called flat where a 95 % interval of the slope holds 0 and as many epochs again would, at "
-        "either end of the interval, change a point at most."
+        "called flat where as many epochs again would, at either end of a 95 % interval of the "
+        "slope, change a point at most; rising or falling where the interval is of one sign."
     )
     ends = {label: flatness(one.values.mean(0)) for label, one in curves.items()}
     section.items(flatness_words(label, end) for label, end in ends.items())

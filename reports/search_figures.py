@@ -152,6 +152,8 @@ def draw_rates(
 def curves_figure(curves: Mapping[str, Curve]) -> Figure:
     """Accuracy of the winners over the epochs: mean over seeds, and a band of one deviation.
 
+    Where methods train for different numbers of epochs, over the share of them.
+
     Raises:
         EmptyResult: no run has an epoch.
     """
@@ -159,24 +161,35 @@ def curves_figure(curves: Mapping[str, Curve]) -> Figure:
         raise EmptyResult("no epoch to draw")
     styles = model_lines(curves)
     kinds = list(dict.fromkeys(one.quantity for one in curves.values()))
+    shared = len({one.values.shape[1] for one in curves.values()}) == 1
     with house_style():
         figure = blank_page(PAGE_WIDTH, 3.1)
         handles: dict[str, Line2D] = {}
         for ax, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
             for label, curve in curves.items():
                 if curve.quantity == kind:
-                    handles[label] = draw_curve(ax, curve.values, styles[label])
-            ax.set_xlabel("epoch")
+                    handles[label] = draw_curve(ax, curve.values, styles[label], shared=shared)
             ax.set_ylabel(CURVES[kind])
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if shared:
+                ax.set_xlabel("epoch")
+                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            else:
+                ax.set_xlabel("share of the method's epochs")
         legend_above(figure, handles)
         figure.draw_without_rendering()
     return figure
 
 
-def draw_curve(ax: Axes, values: np.ndarray[Any, np.dtype[np.float64]], style: Line) -> Line2D:
-    """The mean of (seeds, epochs) over the epochs, and a band of one standard deviation."""
-    epochs, mean = np.arange(1, values.shape[1] + 1), values.mean(0)
+def draw_curve(
+    ax: Axes, values: np.ndarray[Any, np.dtype[np.float64]], style: Line, *, shared: bool = True
+) -> Line2D:
+    """The mean of (seeds, epochs) over the epochs, and a band of one standard deviation.
+
+    Not `shared` with other curves, an epoch is the share of all that lies behind at its end.
+    """
+    epochs, mean = np.arange(1, values.shape[1] + 1.0), values.mean(0)
+    if not shared:
+        epochs /= len(epochs)
     every = max(1, len(epochs) // 12)
     (drawn,) = ax.plot(epochs, mean, label=style.label, color=style.colour, ls=style.dashes)
     drawn.set(marker=style.marker, markevery=every)

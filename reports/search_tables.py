@@ -81,13 +81,12 @@ class Flatness(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """By the interval: of one sign, or so small that as much again would add little."""
+        """By the interval: so small that as much again would change little, or of one sign."""
+        if self.epochs * max(-self.low, self.high) <= SLIGHT:
+            return "flat"
         if self.low > 0:
             return "still rising"
-        if self.high < 0:
-            return "falling"
-        small = self.epochs * max(-self.low, self.high) <= SLIGHT
-        return "flat" if small else "too noisy to tell"
+        return "falling" if self.high < 0 else "too noisy to tell"
 
 
 def is_search(folder: str | Path) -> bool:
@@ -216,7 +215,7 @@ def flatness_words(label: str, found: Flatness | None) -> str:
         f"{found.slope:+.3f} ± {found.error:.3f} points an epoch over the last {found.epochs} "
         "epochs"
     )
-    if found.low <= 0 <= found.high:
+    if found.verdict not in ("still rising", "falling"):
         return f"{label}: {found.verdict} at the end ({numbers})."
     gain = abs(found.slope) * found.epochs
     what = "gain" if found.slope > 0 else "lose"

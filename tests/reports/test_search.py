@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 import burst
 import reports
 from cli import bpt as command
-from reports.search_figures import draw_forest, draw_rates
-from reports.search_tables import flatness, flatness_words, latex, markdown, open_search
+from reports.search_figures import curves_figure, draw_forest, draw_rates
+from reports.search_tables import Curve, flatness, flatness_words, latex, markdown, open_search
 from reports.style import model_lines
 
 
@@ -192,7 +192,20 @@ def test_a_curve_is_flat_rising_falling_or_too_noisy():
     assert "would gain 10.0 points" in flatness_words("vpt", flatness(rising))
     assert flatness(rising[::-1]).verdict == "falling"
     assert flatness([50.0] * 20).verdict == "flat"
+    slowly = [50 + 0.001 * epoch for epoch in range(100)]  # 0.025 points in as many again
+    assert flatness(slowly).low > 0 and flatness(slowly).verdict == "flat"
+    assert "would gain" not in flatness_words("linear", flatness(slowly))
     assert flatness([10.0, 50.0, 5.0, 40.0]).verdict == "too noisy to tell"
+
+
+def test_methods_of_different_lengths_are_drawn_over_the_share_of_their_epochs():
+    curve = {n: Curve("val_accuracy", np.ones((2, n))) for n in (4, 10)}
+    figure = curves_figure({"vpt": curve[4], "linear": curve[10]})
+    (ax,) = figure.axes
+    assert [line.get_xdata()[-1] for line in ax.lines] == [1.0, 1.0]
+    assert "share" in ax.get_xlabel()
+    same = curves_figure({"vpt": curve[4], "spt": curve[4]}).axes[0]
+    assert list(same.lines[0].get_xdata()) == [1, 2, 3, 4] and same.get_xlabel() == "epoch"
 
 
 def test_the_words_of_each_curve_are_on_the_page(made):

@@ -26,7 +26,12 @@ def peak(lr, decay):
 
 def test_a_search_ends_when_all_are_inside_with_equal_budgets():
     # the best of "a" lies two steps above its grid, that of "b" in the middle
-    found = courses(GRIDS, {"a": peak(0.64, 0.0), "b": peak(0.05, 0.0)}, rungs=dict.fromkeys("ab", 3), max_trials=16)
+    found = courses(
+        GRIDS,
+        {"a": peak(0.64, 0.0), "b": peak(0.05, 0.0)},
+        rungs=dict.fromkeys("ab", 3),
+        max_trials=16,
+    )
     assert not all_work(found)
     assert {len(one.tried) for one in found.values()} == {11}
     assert [found[name].edges for name in "ab"] == [0, 0]
@@ -36,7 +41,12 @@ def test_a_search_ends_when_all_are_inside_with_equal_budgets():
 
 
 def test_at_the_cap_it_says_that_the_best_lies_at_an_edge():
-    found = courses(GRIDS, {"a": peak(1e6, 0.0), "b": peak(0.05, 0.0)}, rungs=dict.fromkeys("ab", 1), max_trials=10)
+    found = courses(
+        GRIDS,
+        {"a": peak(1e6, 0.0), "b": peak(0.05, 0.0)},
+        rungs=dict.fromkeys("ab", 1),
+        max_trials=10,
+    )
     assert {len(one.tried) for one in found.values()} == {10}
     assert found["a"].edges and not found["b"].edges
 
