@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from bpt.run_folder import open_run
-from bpt.search.paired import paired_difference, right_answers
+from bpt.search.paired import LEVEL, holm, paired_difference, right_answers
 
 if TYPE_CHECKING:
     from bpt.validate import PlannedBenchmark, ValidationPlan
@@ -19,7 +19,7 @@ SPOKEN = {
     "bpt-fwhiten": "prompts whitened with W",
     "bpt-dwhiten": "prompts with its diagonal alone",
 }
-COLUMNS = ("difference", "low", "high", "seeds", "images")
+COLUMNS = ("difference", "low", "high", "p_value", "seeds", "images")
 NUMBERS = ("none", "one seed", "two seeds", "three seeds")
 
 
@@ -88,9 +88,10 @@ def _compared(row: Mapping[str, Any], what: str) -> str:
             f"{method} {verb} {abs(size):.1f} {what} {side} {row['against']}, which one seed does "
             "not tell from chance"
         )
-    if low <= 0 <= high:
+    if row["adjusted_p"] >= 1 - LEVEL:
         between = f"{size:+.1f} {what}, {low:+.1f} to {high:+.1f}"
-        return f"{method} {verb} not told apart from {row['against']} ({between})"
+        many = "" if low <= 0 <= high else " among so many comparisons"
+        return f"{method} {verb} not told apart from {row['against']}{many} ({between})"
     word, ends = ("better", (low, high)) if low > 0 else ("worse", (-high, -low))
     between = f"{ends[0]:.1f} to {ends[1]:.1f}"
     return f"{method} {verb} {word} than {row['against']} by {abs(size):.1f} {what} ({between})"
@@ -157,18 +158,21 @@ def _entry(name: str, placement: str | None) -> dict[str, Any]:
 def _differences(
     found: Sequence[Mapping[str, Any]], out: Path, metric: str
 ) -> list[dict[str, Any]]:
-    """Of every method to vpt and to linear, as far as both ended."""
+    """Of every method to vpt and to linear, as far as both ended; p-values adjusted for all."""
     ended = {one["method"]: one for one in found if one["failed"] is None}
     rows = []
     for against in BASELINES:
         for name, one in ended.items():
-            if against in ended and name != against and (name, against) != BASELINES[::-1]:
+            if against in ended and name != against and (name, against) != BASELINES:
                 if not _seeds_of(one) & _seeds_of(ended[against]):
                     continue
                 paired = _of_images if metric == "test_accuracy" else _of_seeds
                 values = paired(one, ended[against], out)
                 rows.append({"method": name, "against": against, **values})
-    return rows
+    known = [row for row in rows if row["p_value"] is not None]
+    adjusted = holm([row["p_value"] for row in known])
+    sure = {id(row): p for row, p in zip(known, adjusted, strict=True)}
+    return [row | {"adjusted_p": sure.get(id(row))} for row in rows]
 
 
 def _of_images(one: Mapping[str, Any], other: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -190,10 +194,10 @@ def _of_seeds(one: Mapping[str, Any], other: Mapping[str, Any], _: Path) -> dict
     """Of detectors, over the seeds by Student's t: an average precision has no term an image."""
     values = np.subtract(one["test"]["values"], other["test"]["values"])
     count, mean = len(values), float(np.mean(values))
-    low: float | None = None
-    high: float | None = None
-    if count > 1:
-        error = float(np.std(values, ddof=1)) / math.sqrt(count)
-        reach = float(stats.t.ppf(0.975, count - 1)) * error
-        low, high = mean - reach, mean + reach
-    return {"difference": mean, "low": low, "high": high, "seeds": count, "images": None}
+    found = dict.fromkeys(COLUMNS) | {"difference": mean, "seeds": count}
+    if count == 1:
+        return found
+    error = float(np.std(values, ddof=1)) / math.sqrt(count)
+    reach = float(stats.t.isf((1 - LEVEL) / 2, count - 1)) * error
+    p_value = 2 * float(stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+    return found | {"low": mean - reach, "high": mean + reach, "p_value": p_value}

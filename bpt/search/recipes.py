@@ -122,8 +122,8 @@ def long_enough(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def longer_probe(recipes: Mapping[str, Recipe]) -> str:
     """That the probe trains longer than the prompts, in words; empty where it does not."""
-    others = [one.epochs for name, one in recipes.items() if name != "linear"]
-    own = recipes["linear"].epochs if "linear" in recipes else 0
+    others = [one.total_epochs for name, one in recipes.items() if name != "linear"]
+    own = recipes["linear"].total_epochs if "linear" in recipes else 0
     if not others or own <= max(others):
         return ""
     return f"linear trains {own} epochs, not {max(others)}, on features computed once"

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from scipy import stats
 
 import bpt
 import bpt.validate
@@ -148,7 +149,7 @@ def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_pa
         assert row["difference"] == pytest.approx(expected)
         assert row["low"] <= row["difference"] <= row["high"]
     pairs = {(row["method"], row["against"]) for row in entry["differences"]}
-    assert pairs == {("bpt-dwhiten", "vpt"), ("bpt-dwhiten", "linear"), ("vpt", "linear")}
+    assert pairs == {("bpt-dwhiten", "vpt"), ("bpt-dwhiten", "linear"), ("linear", "vpt")}
     assert record["sentences"][0].startswith("cub: prompts with its diagonal alone are")
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
@@ -182,8 +183,27 @@ def test_where_seeds_diverged_those_are_paired_that_both_methods_have(tmp_path):
     assert row["difference"] == pytest.approx(100 * float(expected.mean()))
 
 
+def test_better_and_worse_are_said_after_holms_correction_for_all_of_a_benchmark(tmp_path):
+    values = {"vpt": [40.0, 40.2, 40.4], "bpt-fwhiten": [41.0, 41.1, 41.6], "linear": [30, 31, 32]}
+    found = [
+        {"method": name, "failed": None, "test": {"values": numbers}, "runs": [{"seed": 0}]}
+        for name, numbers in values.items()
+    ]
+    rows = _differences(found, tmp_path, "box_AP")
+    p = [stats.ttest_rel(values[row["method"]], values[row["against"]]).pvalue for row in rows]
+    assert [row["p_value"] for row in rows] == pytest.approx(p)
+    order = sorted(range(3), key=p.__getitem__)
+    running = np.maximum.accumulate([min(1, (3 - k) * p[i]) for k, i in enumerate(order)])
+    assert [rows[i]["adjusted_p"] for i in order] == pytest.approx(list(running))
+    assert "not told apart from vpt among so many comparisons (+1.2 points, +0.3 to +2.1)" in (
+        sentence(entry_of(difference(0.3, 2.1, adjusted_p=0.06)))
+    )
+
+
 def difference(low, high, **changes):
+    sure = None if low is None else 1.0 if low <= 0 <= high else 0.01
     values = {"difference": 1.2, "low": low, "high": high, "seeds": 3, "images": 100}
+    values["adjusted_p"] = sure
     return {"method": "bpt-fwhiten", "against": "vpt", **values, **changes}
 
 
