@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn, TextIO
 
@@ -28,6 +29,11 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 def plain_console(*, stderr: bool = False) -> Console:
     """A console that prints names as they are: in `hf:llama:` is no picture, in `[1]` no style."""
     return Console(stderr=stderr, markup=False, emoji=False)
+
+
+def completes() -> bool:
+    """Whether a shell can complete what was typed: `burst`, and not `python -m burst`."""
+    return Path(sys.argv[0]).name != "__main__.py"
 
 
 def add_version(app: typer.Typer) -> None:

@@ -15,6 +15,7 @@ from cli._common import (
     Json,
     Steps,
     add_version,
+    completes,
     plain_console,
     reported_errors,
     run,
@@ -27,7 +28,7 @@ from cli._validate import validate
 app = typer.Typer(
     name="bpt",
     help="Train prompts of a Vision Transformer, and see whether whitening them helps.",
-    add_completion=False,
+    add_completion=completes(),
     pretty_exceptions_enable=False,
 )
 add_version(app)

@@ -16,6 +16,7 @@ from cli._common import (
     Quiet,
     Steps,
     add_version,
+    completes,
     parse_blocks,
     parse_shrinkage,
     plain_console,
@@ -45,7 +46,7 @@ QUANTITIES = ["qk", "x", "qkx"]  # and logits, where asked for
 app = typer.Typer(
     name="burst",
     help="See how the attention weights of a transformer are distributed.",
-    add_completion=False,
+    add_completion=completes(),
     pretty_exceptions_enable=False,
 )
 add_version(app)

@@ -23,6 +23,8 @@ def test_packages_import_one_way_only():
     root = Path(__file__).parents[2]
     for place, package in enumerate(order):
         for file in (root / package).rglob("*.py"):
+            if file == root / package / "__main__.py":
+                continue  # `python -m burst` is the command
             for node in ast.walk(ast.parse(file.read_text())):
                 names = []
                 if isinstance(node, ast.ImportFrom):
