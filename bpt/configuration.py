@@ -1,11 +1,22 @@
 """What a training opens, and what its run folder says of it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bpt import run_folder as folder
-from bpt.dataset import Benchmark, Split, all_training_images, fold_of, open_dataset
+from bpt.construction import open_backbone
+from bpt.dataset import (
+    Benchmark,
+    Split,
+    all_training_images,
+    fold_of,
+    open_dataset,
+    without_place,
+)
 from bpt.errors import RunExists
 from bpt.recipe import Recipe
 from bpt.tuning import Tuning
@@ -19,7 +30,7 @@ from burst.provenance import provenance
 
 def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
     """Where a training leaves its run if nobody says: the same for the same recipe."""
-    dataset = recipe.dataset.partition(":")[0]
+    dataset = without_place(recipe.dataset)
     parts = [dataset, recipe.model, recipe.method]
     if recipe.prompted:
         parts.append(recipe.placement)
@@ -36,7 +47,7 @@ def open_benchmark(
     Raises:
         BurstError: see `open_dataset` and `fold_of`.
     """
-    name = recipe.dataset.partition(":")[0] if data else recipe.dataset
+    name = without_place(recipe.dataset) if data else recipe.dataset
     benchmark = open_dataset(
         name,
         data or recipe.data,
@@ -45,6 +56,18 @@ def open_benchmark(
         say=say,
     )
     return fold_of(benchmark, recipe.fold) if recipe.fold else benchmark
+
+
+def backbone_for(recipe: Recipe, benchmark: Benchmark, device: str | torch.device) -> Backbone:
+    """The recipe's backbone, which reads images whole where the benchmark's protocol asks for that.
+
+    Raises:
+        BurstError: see `open_backbone`.
+    """
+    backbone = open_backbone(recipe, device)
+    if not benchmark.squash:
+        return backbone
+    return replace(backbone, crop_fraction=1.0, crop_mode="squash")
 
 
 def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> dict[str, Any]:
@@ -59,6 +82,7 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
             "digest": benchmark.digest,
             "classes": list(benchmark.classes),
             **{name: len(split) if split else 0 for name, split in splits.items()},
+            **benchmark.about,
         },
         "backbone": {
             **backbone_record(backbone),
@@ -81,6 +105,8 @@ def backbone_record(backbone: Backbone) -> dict[str, Any]:
         "weights_sha256": backbone.weights_sha256,
         "crop_fraction": backbone.crop_fraction,
         "crop_mode": backbone.crop_mode,
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
     }
 
 

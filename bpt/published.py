@@ -103,6 +103,8 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
     values = _of_a_benchmark(asked) if benchmark else _of_cub(asked)
     if given.get("epochs") not in (None, values.get("epochs", (100, ""))[0]):
         values.pop("warmup_epochs", None)  # it was for another length
+    if info.augmentation:
+        values["augmentation"] = (info.augmentation, f"the protocol of {info.name}")
     for name, (value, origin) in values.items():
         if name not in given:
             given[name], origins[name] = value, origin

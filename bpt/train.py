@@ -14,6 +14,7 @@ from torch import Tensor
 from bpt import run_folder as folder
 from bpt.batches import Batches, batches_for, check_share
 from bpt.configuration import (
+    backbone_for,
     configuration,
     open_benchmark,
     training_split,
@@ -22,7 +23,6 @@ from bpt.construction import (
     Model,
     build_model,
     count_parameters,
-    open_backbone,
     prompted_blocks,
 )
 from bpt.detection.recipe import DetectionRecipe
@@ -151,7 +151,7 @@ class _Classification(Session[Recipe, Labelled]):
         for library in recipe.libraries:  # what cannot be built shows before anything is read
             required(library, library)
         self.benchmark = first_alone(lambda: open_benchmark(recipe, say=self.say))
-        self.backbone = open_backbone(recipe, self.device)
+        self.backbone = backbone_for(recipe, self.benchmark, self.device)
         check_share(recipe, rank_and_size()[1])
         prompted_blocks(recipe, self.backbone)  # what cannot be built shows before a folder is made
         self.config = configuration(recipe, self.benchmark, self.backbone)

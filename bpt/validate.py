@@ -121,7 +121,7 @@ def plan_validation(
     Args:
         whitening: a file of `burst whiten`.
         data: where benchmarks lie; `data_root()` if not given.
-        datasets: which, of `known_datasets` or "folder:PATH" or "coco:PATH"; all if not given.
+        datasets: which, of `known_datasets` or as "folder:PATH"; all of the former if not given.
         methods: linear and vpt are what the others are compared with.
         seeds: of every method.
         model, weights: the backbone, where the file's own words for it do not find it.
@@ -148,7 +148,7 @@ def plan_validation(
     shared = {"model": backbone.name, "weights": weights, "whitening": str(path), **given}
     size = _size(found, backbone)
     benchmarks, missing = [], {}
-    listed = datasets or [one.name for one in known_datasets() if one.name != "folder"]
+    listed = datasets or [one.name for one in known_datasets() if one.layout or one.embedded]
     for name in dict.fromkeys(listed):
         info = dataset_info(name)
         place = _place(name, info, data)
@@ -156,7 +156,7 @@ def plan_validation(
             missing[info.name] = how_to_get(info)
             continue
         own: dict[str, Any] = {}
-        if data and info.layout and ":" not in name:
+        if data and info.layout:
             own["data"] = str(data)
         if size and info.task == "classification":
             own["image_size"] = size
@@ -366,8 +366,8 @@ def _place(name: str, info: DatasetInfo, data: str | Path | None) -> str | None:
     """Where a dataset lies, in words; None where it does not."""
     if info.embedded:
         return info.source
-    if ":" in name:
-        return name.partition(":")[2]
+    if info.layout is None:
+        return name.partition(":")[2] or None
     found = locate(info, data)[0]
     return str(found) if found else None
 

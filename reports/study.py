@@ -23,6 +23,7 @@ from bpt import (
     recipe_for,
     training_cost,
 )
+from bpt.dataset import without_place
 from bpt.published import SIZES
 from burst import known_backbones, write_atomically
 from reports.published import BACKBONES, METHODS, METRICS, published_numbers, settings
@@ -63,7 +64,7 @@ class StudyCell:
     def name(self) -> str:
         """Of the folder of its runs: the same for two numbers of one training."""
         recipe = self.recipe
-        dataset = re.sub(r"[^\w.-]+", "-", recipe.dataset.partition(":")[0])
+        dataset = re.sub(r"[^\w.-]+", "-", without_place(recipe.dataset))
         parts = [dataset, recipe.model, self.method]
         asked = settings(self.setting)
         parts += [

@@ -1,9 +1,10 @@
 """A name -> training, validation and test images with their classes; one file a dataset.
 
 digits         scikit-learn's hand-written digits, which come with it
-folder:PATH    one's own images: a folder or archive with train/, val/ and test/
+folder:PATH    one's own images: folders of classes, or of splits, or a CSV of labels
 cub, nabirds, flowers, dogs, cars, imagenet
                the paper's benchmarks, from the files that their makers publish
+vtab:TASK      VTAB-1k, 19 tasks of 1,000 images, such as vtab:cifar
 
 For detection `open_coco` opens "coco", and "coco:PATH" for one's own set in its format.
 """
@@ -21,6 +22,7 @@ from bpt.dataset.registry import (
     known_datasets,
     locate,
     open_dataset,
+    without_place,
 )
 from bpt.dataset.split import FileOpener, Split, class_fraction, hold_out
 
@@ -53,4 +55,5 @@ __all__ = [
     "open_coco",
     "open_dataset",
     "parse_fold",
+    "without_place",
 ]

@@ -1,9 +1,10 @@
 """What a dataset is: its splits, its classes, and what is known of where it comes from."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bpt.dataset.download import RemoteFile
 from bpt.dataset.place import Layout
@@ -23,6 +24,10 @@ class Benchmark:
         source: where it was found.
         flip: whether a mirrored image is still of its class.
         smallest_crop: least share of the area that a random crop of training takes.
+        squash: whether evaluation images are resized whole to the backbone's square, whatever their
+            shape, as a benchmark's protocol may ask; else they are cropped as the backbone asks.
+        about: what a run's config.json says of it besides: how it was split, which version it is.
+        notes: what whoever opens it is told, in sentences.
     """
 
     name: str
@@ -33,6 +38,9 @@ class Benchmark:
     source: str
     flip: bool = True
     smallest_crop: float = 0.08
+    squash: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -115,10 +123,12 @@ class DatasetInfo:
         source: where to get it.
         files: what is expected to lie in its place.
         task: classification, or detection: then `open_coco` opens it.
-        opener: what is asked of it -> `Benchmark`; None for detection.
+        opener: what is asked of it -> `Benchmark`; None for detection, and for a family of
+            datasets that is opened by the name of one.
         embedded: whether it comes with a dependency and needs no place.
         layout: how its files are named; None where any place is taken as it is.
         downloads: what `download_dataset` fetches; empty where its licence or its site forbids it.
+        augmentation: of training images, where its protocol asks for one; see `Recipe`.
     """
 
     name: str
@@ -134,6 +144,7 @@ class DatasetInfo:
     embedded: bool = False
     layout: Layout | None = None
     downloads: tuple[RemoteFile, ...] = ()
+    augmentation: str | None = None
 
 
 def how_to_get(info: DatasetInfo) -> str:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from bpt.dataset import birds, cars, coco, digits, dogs, flowers, folder, imagenet
+from bpt.dataset import birds, cars, coco, digits, dogs, flowers, folder, imagenet, vtab
 from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request, how_to_get
 from bpt.dataset.download import fetch
 from bpt.dataset.place import data_root, prepare
-from burst.errors import BurstError, ImageError, check_known
+from burst.errors import BurstError, ImageError, UnknownName, check_known
 from burst.progress import Progress, Say
 
 DATASETS = (
@@ -18,6 +18,7 @@ DATASETS = (
     dogs.INFO,
     cars.INFO,
     imagenet.INFO,
+    vtab.INFO,
     coco.INFO,
 )
 
@@ -28,16 +29,27 @@ def known_datasets() -> tuple[DatasetInfo, ...]:
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """What is known of a dataset, by its name or as "folder:PATH" or "coco:PATH".
+    """What is known of a dataset, by its name or as "folder:PATH", "coco:PATH" or "vtab:TASK".
 
     Raises:
         UnknownName: no such name; the nearest are offered.
     """
-    kind, own, _ = name.partition(":")
-    check_known("dataset", kind, [one.name for one in DATASETS])
+    kind, own, rest = name.partition(":")
+    known = [one.name for one in DATASETS]
+    if kind not in known and Path(name).exists():
+        raise UnknownName("dataset", name, known, f"your own images are folder:{name}")
+    check_known("dataset", kind, known)
     if own and kind == coco.INFO.name:
         return coco.OWN
+    if own and kind == vtab.INFO.name:
+        return vtab.vtab_info(rest)
     return next(one for one in DATASETS if one.name == kind)
+
+
+def without_place(name: str) -> str:
+    """A dataset's name without the place in it: folder:photos -> folder; vtab:cifar has none."""
+    kind = name.partition(":")[0]
+    return name if kind == vtab.INFO.name else kind
 
 
 def open_dataset(
@@ -53,12 +65,12 @@ def open_dataset(
     What its makers' archives hold is unpacked beside them, once.
 
     Args:
-        name: of `known_datasets`, or "folder:PATH".
+        name: of `known_datasets`, or "folder:PATH", or "vtab:TASK".
         data: the folder that it lies in, or its archive; `data_root()` if not given. Not for what
             is embedded.
         train_fraction: share of each class's training images to take, see `class_fraction`.
         train_list: for imagenet: a text file that names the training images.
-        say: called with a line before long work.
+        say: called with a line before long work, and with the dataset's `notes`.
 
     Raises:
         UnknownName: no such name; the nearest are offered.
@@ -68,9 +80,13 @@ def open_dataset(
         OutputError: an archive cannot be unpacked beside itself.
     """
     info = dataset_info(name)
-    if info.opener is None:
+    opener = info.opener
+    if opener is None:
+        if name == vtab.INFO.name:
+            raise BurstError(f"vtab is {len(vtab.TASKS)} datasets; say which: {vtab.NAMES}")
         raise BurstError(f"{name} is for detection, not for classification; see bpt.open_coco")
-    colon, path = name.partition(":")[1:]
+    path = name.partition(":")[2] if info.layout is None else ""
+    colon = ":" in name and info.name != name
     if colon and (data is not None or info.layout is not None or info.embedded):
         raise BurstError(f"dataset {name!r}: give its place once, as data or behind folder:")
     if info.embedded and data is not None:
@@ -88,12 +104,14 @@ def open_dataset(
             )
         root = Path(path or data or "")
     request = Request(root, train_fraction, Path(train_list) if train_list else None)
-    benchmark = info.opener(request)
+    benchmark = opener(request)
     if info.classes is not None and len(benchmark.classes) > info.classes:
         raise ImageError(
             f"{root} has {len(benchmark.classes)} classes, and {info.name} {info.classes}: "
             "is it another dataset?"
         )
+    for note in benchmark.notes if say else ():
+        say(note)
     return benchmark
 
 
