@@ -26,7 +26,7 @@ class CheckedDataset:
         sizes: images of train, val and test; 0 where there is none.
         mismatches: numbers that differ from the published ones, in words.
         unreadable: images that cannot be read, with the reason.
-        notes: what was left out by rule, in words.
+        notes: how it was split, and what was left out by rule, in words.
     """
 
     name: str
@@ -59,7 +59,7 @@ def check_dataset(
         sizes = (len(opened.train), len(opened.val), 0)
         reading: list[Read] = [opened.train.image, opened.val.image]
     else:
-        classes = len(opened.classes)
+        classes, notes = len(opened.classes), opened.notes
         splits = (opened.train, opened.val, opened.test)
         sizes = (len(opened.train), len(opened.val) if opened.val else 0, len(opened.test))
         reading = [split.__getitem__ for split in splits if split]

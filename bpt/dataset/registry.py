@@ -110,8 +110,9 @@ def open_dataset(
             f"{root} has {len(benchmark.classes)} classes, and {info.name} {info.classes}: "
             "is it another dataset?"
         )
-    for note in benchmark.notes if say else ():
-        say(note)
+    if say:
+        for note in benchmark.notes:
+            say(note)
     return benchmark
 
 
