@@ -9,11 +9,14 @@ from own_photos import class_folders, flat, photo, vtab_task
 from typer.testing import CliRunner
 
 import bpt
+import bpt.search.recipes
 from bpt.dataset.by_name import SHARES
 from cli import bpt as command
 
 LINEAR = ("--method", "linear", "--epochs", "1", "--batch-size", "4", "--device", "cpu")
 MODEL = ("--model", "mae_tiny")
+GRID = ("--lrs", "0.1", "--weight-decays", "0.002", "--max-trials", "1", "--seeds", "0")
+SEARCH = ("--methods", "linear", "--processes", "1", *GRID)
 PROMPTED = (*MODEL, "--placement", "last:1", "--num-prompts", "4", "--rank", "2", "--epochs", "1")
 
 
@@ -36,6 +39,11 @@ def refused(*arguments) -> str:
 
 def config(out):
     return json.loads((out / "config.json").read_text())
+
+
+@pytest.fixture
+def _a_short_probe(monkeypatch):
+    monkeypatch.setattr(bpt.search.recipes, "LEAST_OF_PROBE", 1)
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +141,13 @@ def test_a_split_without_test_is_trained_and_tested_on_val(tmp_path):
     assert about["split"] == {"by": "given", "tested_on": "val"}
 
 
+@pytest.mark.usefixtures("_a_short_probe")
 def test_a_search_validates_on_folds_of_ones_own_photos(photos, tmp_path):
-    options = ("--methods", "linear", "--folds", "2", "--max-trials", "1", "--seeds", "0")
-    shared = ("--epochs", "1", "--batch-size", "4", "--device", "cpu", "--out", tmp_path / "s")
+    options = (*SEARCH, "--folds", "2")
+    shared = ("--epochs", "1", "--batch-size", "4", "--devices", "cpu", "--out", tmp_path / "s")
     succeeded("search", f"folder:{photos}", *options, *shared)
     record = json.loads((tmp_path / "s" / "search.json").read_text())
-    assert record["methods"][0]["method"] == "linear"
+    assert record["validation"]["folds"] == 2 and record["methods"][0]["method"] == "linear"
 
 
 def test_a_check_says_how_photos_are_split(photos):
@@ -199,10 +208,10 @@ def test_folders_of_two_tasks_have_names_of_their_own(vtab, tmp_path, monkeypatc
     assert (tmp_path / "runs" / "vtab-kitti-mae_tiny-linear-seed0").is_dir()
 
 
+@pytest.mark.usefixtures("_a_short_probe")
 def test_a_study_and_a_search_take_a_task(vtab, tmp_path):
-    shared = (*MODEL, "--data", vtab, "--out", tmp_path / "s", "--epochs", "1", "--device", "cpu")
-    options = ("--methods", "linear", "--max-trials", "1", "--seeds", "0", "--batch-size", "4")
-    succeeded("search", "vtab:kitti", *options, *shared)
+    shared = (*MODEL, "--data", vtab, "--out", tmp_path / "s", "--epochs", "1", "--devices", "cpu")
+    succeeded("search", "vtab:kitti", *SEARCH, "--batch-size", "4", *shared)
     run = bpt.open_run(next((tmp_path / "s").rglob("config.json")).parent)
     assert run.recipe.augmentation == "none" and run.config["dataset"]["name"] == "vtab:kitti"
     plan = succeeded("study", "variants", "--dataset", "vtab:kitti", "--data", vtab, "--dry-run")

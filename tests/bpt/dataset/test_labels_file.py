@@ -140,7 +140,9 @@ def test_spreadsheets_marks_quotes_and_blank_lines_are_read(folder):
     root, rows = folder
     text = "".join(f'\r\n"{file}" ; "Bär; {label}"' for file, label in rows)
     text = text.replace('" ; "', '";"')
-    (root / "labels.csv").write_bytes(("filename;label" + text + "\r\n;\r\n\r\n").encode("utf-8-sig"))
+    (root / "labels.csv").write_bytes(
+        ("filename;label" + text + "\r\n;\r\n\r\n").encode("utf-8-sig")
+    )
     assert open_dataset("folder", root).classes == ("Bär; blue", "Bär; green", "Bär; red")
 
 

@@ -49,8 +49,10 @@ def test_the_version_is_told_by_how_pictures_are_stored(vtab, tmp_path):
     lossy = open_dataset("vtab:kitti", vtab, say=told.append)
     assert lossy.about["version"].startswith("pictures, JPEG") and "JPEG" in told[0]
     vtab_task(tmp_path, "kitti", classes=4, suffix="png")
-    assert open_dataset("vtab:kitti", tmp_path).about["version"].startswith(
-        "pictures without loss (the pixels of the tensors"
+    assert (
+        open_dataset("vtab:kitti", tmp_path)
+        .about["version"]
+        .startswith("pictures without loss (the pixels of the tensors")
     )
 
 
@@ -59,7 +61,10 @@ def test_the_archive_is_unpacked_once_for_all_tasks(vtab, tmp_path):
         for path in sorted((vtab / "vtab-1k").rglob("*")):
             archive.write(path, path.relative_to(vtab))
     for name in ("eurosat", "kitti"):
-        assert open_dataset(f"vtab:{name}", tmp_path).digest == open_dataset(f"vtab:{name}", vtab).digest
+        assert (
+            open_dataset(f"vtab:{name}", tmp_path).digest
+            == open_dataset(f"vtab:{name}", vtab).digest
+        )
     assert locate(dataset_info("vtab:kitti"), tmp_path)[0] == tmp_path / "vtab-1k" / "kitti"
 
 
