@@ -42,6 +42,9 @@ from bpt.errors import Interrupted, NonFiniteLoss, RunExists
 from bpt.export import export_run, load_exported
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
 from bpt.gates import Gates
+from bpt.hub import pull_prompt, push_run
+from bpt.hub_folder import SharedRun
+from bpt.hub_model import PromptClassifier, load_prompt
 from bpt.inference import Evaluation, confusion_matrix, evaluate_run, predict
 from bpt.loading import eval_batches, train_batches
 from bpt.methods import METHODS
@@ -117,6 +120,7 @@ __all__ = [
     "PlainPrompt",
     "PlannedBenchmark",
     "PlannedMethod",
+    "PromptClassifier",
     "PromptDiagnosis",
     "PromptModule",
     "PromptOptions",
@@ -128,6 +132,7 @@ __all__ = [
     "RunExists",
     "Scores",
     "SearchOptions",
+    "SharedRun",
     "Split",
     "Targets",
     "TrainingCost",
@@ -160,6 +165,7 @@ __all__ = [
     "layer_decay_groups",
     "load_exported",
     "load_exported_detector",
+    "load_prompt",
     "locate",
     "open_coco",
     "open_dataset",
@@ -176,6 +182,8 @@ __all__ = [
     "prompt_whitening",
     "published_rate",
     "published_recipes",
+    "pull_prompt",
+    "push_run",
     "recipe_for",
     "restore_detector",
     "restore_model",

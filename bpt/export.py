@@ -21,10 +21,12 @@ from bpt.run_folder import Run, RunFolder
 from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError, OutputError
 from burst.files import write_atomically
+from burst.loading.common import RANDOM
 from burst.provenance import provenance
 
 KIND = "bpt model 1"
 SUFFIX, PROGRAM_SUFFIX = ".safetensors", ".pt2"
+CROP = ("interpolation", "crop_fraction", "crop_mode")
 
 
 def export_run(run: Run, out: str | Path, *, program: str | Path | None = None) -> None:
@@ -96,11 +98,25 @@ def load_exported(
     Raises:
         CheckpointError: missing, damaged, of another kind; or the backbone's weights are others.
     """
+    model, _, about = open_exported(path, weights, device=device)
+    return model, tuple(about["classes"])
+
+
+def open_exported(
+    path: str | Path, weights: str | Path | None = None, *, device: str | torch.device = "cpu"
+) -> tuple[Model, Backbone, dict[str, Any]]:
+    """As `load_exported`: the model, its backbone, and all that the file says of itself.
+
+    Raises:
+        CheckpointError: see `load_exported`.
+    """
     tensors, about = read_exported(Path(path), KIND)
     try:
         # Files of earlier versions are of runs at the size of the pretraining.
         size = about["backbone"].get("image_size")
         backbone = exported_backbone(about, path, weights, device, image_size=size)
+        crop = {name: about[name] for name in CROP if name in about}
+        backbone = dataclasses.replace(backbone, **crop)
         classes, pooling = tuple(about["classes"]), about["pooling"]
         blocks, after, method = about["blocks"], about["after"], about["method"]
         bottleneck = about.get("bottleneck") or 1
@@ -123,7 +139,7 @@ def load_exported(
             backbone, prompts, len(classes), pooling=pooling, after=after, gates=gates
         )
     model.load_trained_state(tensors)
-    return model.to(device).eval(), classes
+    return model.to(device).eval(), backbone, about
 
 
 def _metadata(run: Run, model: Model, backbone: Backbone) -> dict[str, Any]:
@@ -178,6 +194,12 @@ def exported_backbone(
         KeyError, TypeError: the metadata is damaged.
     """
     kept = about["backbone"]
+    needed = None if kept["weights"] == RANDOM else weights or kept["weights"]
+    if needed is not None and not Path(needed).is_file():
+        raise CheckpointError(
+            f"{path} belongs to weights of {kept['name']} that are not here: {needed}, SHA-256 "
+            f"{kept['weights_sha256']}; put the file there, or give it as weights"
+        )
     backbone = load_backbone(
         kept["name"],
         weights or kept["weights"],

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bpt.detection.run_folder import DetectionRun
 
 KIND, DETECTION_KIND = "bpt run 1", "bpt detection run 1"
+SHARED_KIND = "bpt shared run 1"
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 PROMPT, WHITENING, CHECKPOINT = "prompt.safetensors", "whitening.safetensors", "checkpoint.pt"
 PREDICTIONS = "predictions.safetensors"
@@ -143,7 +144,7 @@ class Run(RunFolder):
 
 
 def open_run(folder: str | Path) -> "Run | DetectionRun":
-    """The run in a folder that `train` or `train_detector` wrote.
+    """The run in a folder that `train` or `pull_prompt` wrote.
 
     Raises:
         CheckpointError: there is no run, or its config.json is damaged.
@@ -158,11 +159,13 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
             "name a folder that a training wrote"
         ) from error
     kind = config.get("kind") if isinstance(config, dict) else None
-    if kind not in (KIND, DETECTION_KIND):
+    if kind not in (KIND, DETECTION_KIND, SHARED_KIND):
         raise CheckpointError(f"{path} is not the configuration of a run")
     from bpt.detection.run_folder import DetectionRun
+    from bpt.hub_folder import SharedRun
 
-    run = DetectionRun(folder, config) if kind == DETECTION_KIND else Run(folder, config)
+    kinds = {KIND: Run, DETECTION_KIND: DetectionRun, SHARED_KIND: SharedRun}
+    run = kinds[kind](folder, config)
     try:
         _ = run.recipe, run.classes, config["backbone"]["weights_sha256"]
     except (LookupError, TypeError, BurstError) as error:

@@ -2,13 +2,15 @@
 
 import contextlib
 import hashlib
+import inspect
 import logging
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import huggingface_hub
 import torch
@@ -20,10 +22,12 @@ from huggingface_hub.errors import (
     HFValidationError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
+from burst.downloads import Told, bar_class, listener
 from burst.errors import CheckpointError
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, sha256_of, write_atomically
 from burst.lock import one_at_a_time
 
 logger = logging.getLogger(__name__)
@@ -56,9 +60,10 @@ def cached_hub_file(repository: str, filename: str = WEIGHT_FILES[0]) -> Path | 
 
 
 def fetch_hub_file(repository: str, filename: str = WEIGHT_FILES[0]) -> Path:
-    """A hub file, from the local cache or else downloaded into it.
+    """A hub file, from the local cache or else downloaded into it, and checked.
 
     Raises:
+        CheckpointError: what came has another SHA-256 than the hub says.
         OSError or another of FAILURES: it cannot be had; see `explained`.
     """
     cached = cached_hub_file(repository, filename)
@@ -67,11 +72,44 @@ def fetch_hub_file(repository: str, filename: str = WEIGHT_FILES[0]) -> Path:
     name, _, revision = repository.partition("@")
     # Spares the user the client's retries (23 seconds a file) where nothing can be reached.
     offline = not hub_answers()
-    return Path(
+    file = Path(
         huggingface_hub.hf_hub_download(
-            name, filename, revision=revision or None, local_files_only=offline
+            name,
+            filename,
+            revision=revision or None,
+            local_files_only=offline,
+            **_telling(f"{name} {filename}"),
         )
     )
+    _check_bytes(file, f"{name} {filename}")
+    return file
+
+
+def _telling(what: str) -> dict[str, Any]:
+    """What lets the client tell of a download, where somebody listens and it can."""
+    if listener() is None:
+        return {}
+    cache = Path(constants.HF_HUB_CACHE)
+    if "tqdm_class" in inspect.signature(huggingface_hub.hf_hub_download).parameters:
+        return {"tqdm_class": bar_class(what, cache)}
+    return {}  # an older client shows its own bar
+
+
+def _check_bytes(file: Path, what: str) -> None:
+    """Refuse what came with other bytes than the hub names; the client compares sizes alone.
+
+    Its cache keeps a large file under the SHA-256 that the hub gives as its ETag.
+    """
+    if not file.is_symlink():
+        return
+    blob = file.parent / file.readlink()
+    if re.fullmatch("[0-9a-f]{64}", blob.name) and (found := sha256_of(blob)) != blob.name:
+        file.unlink()
+        blob.unlink()
+        raise CheckpointError(
+            f"{what} came with SHA-256 {found}, and the hub says {blob.name}; it was removed, "
+            "try again"
+        )
 
 
 def fetch_first_hub_file(repository: str, filenames: Iterable[str]) -> Path:
@@ -181,8 +219,9 @@ def _download(url: str, target: Path, kind: str, beginning: str | None) -> None:
     """`kind` of digest, and what it must begin with, if that was published."""
     with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
         expected = response.headers.get("Content-Length")
+        told = Told(url, int(expected or 0), target)
         with write_atomically(target) as temporary:
-            size, digest = _copy(response, temporary, url, kind)
+            size, digest = _copy(response, temporary, url, kind, told)
             if expected and size != int(expected):
                 raise CheckpointError(f"download of {url} broke off at {size} of {expected} bytes")
             if beginning and not digest.startswith(beginning):
@@ -191,7 +230,7 @@ def _download(url: str, target: Path, kind: str, beginning: str | None) -> None:
                 )
 
 
-def _copy(response: IO[bytes], temporary: Path, url: str, kind: str) -> tuple[int, str]:
+def _copy(response: IO[bytes], temporary: Path, url: str, kind: str, told: Told) -> tuple[int, str]:
     digest = hashlib.new(kind, usedforsecurity=False)
     size = 0
     with temporary.open("wb") as stream:
@@ -199,6 +238,7 @@ def _copy(response: IO[bytes], temporary: Path, url: str, kind: str) -> tuple[in
             stream.write(chunk)
             digest.update(chunk)
             size += len(chunk)
+            told.add(len(chunk))
     return size, digest.hexdigest()
 
 
@@ -246,19 +286,40 @@ def explained(name: str, advice: str) -> Iterator[None]:
         ) from error
 
 
+# Of the client's errors, the most special first.
+REASONS: dict[type[BaseException], str] = {
+    GatedRepoError: "the repository wants a login and its terms to be accepted: `hf auth login`",
+    RepositoryNotFoundError: "the hub has no such repository, or it is private and wants a login",
+    RevisionNotFoundError: "the repository has no such revision",
+    HFValidationError: "this is no name of a repository, expected ORG/NAME",
+    OfflineModeIsEnabled: "no connection to the hub, or offline mode",
+}
+
+
 def why(error: BaseException) -> str:
     """One line: the reason that a user can act on."""
-    if isinstance(error, GatedRepoError):
-        return "the repository asks for a login: `hf auth login`"
-    if isinstance(error, RepositoryNotFoundError):
-        return "the hub has no such repository, or it is private"
-    if isinstance(error, HFValidationError):
-        return "this is no name of a repository, expected ORG/NAME"
-    if isinstance(error, OfflineModeIsEnabled) or (
-        isinstance(error, EntryNotFoundError) and isinstance(error, FileNotFoundError)
-    ):
-        return "no connection to the hub, or offline mode"
+    for kind, reason in REASONS.items():
+        if isinstance(error, kind):
+            return reason
+    if status := _status(error):
+        return status
     if isinstance(error, EntryNotFoundError):
-        return "the repository has no such file"
-    reason = getattr(error, "reason", None) or error
-    return (str(reason).splitlines() or [type(error).__name__])[0]
+        offline = isinstance(error, FileNotFoundError)
+        return REASONS[OfflineModeIsEnabled] if offline else "the repository has no such file"
+    said = getattr(error, "reason", None) or error
+    return (str(said).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _status(error: BaseException) -> str | None:
+    """What the hub answered, itself or behind an error; None where the line below says more."""
+    response = getattr(error, "response", None)
+    if response is None:  # the client says of a hub that is down that the file is not on disk
+        response = getattr(error.__cause__, "response", None)
+    code = getattr(response, "status_code", None)
+    if code == 401:
+        return "the hub wants a login: `hf auth login`, or a token in HF_TOKEN"
+    if code == 403:
+        return "the hub forbids it (403): the token may not do this, or not there"
+    if code is not None and (code == 429 or code >= 500):
+        return f"the hub answers {code}; try again later"
+    return None

@@ -41,7 +41,7 @@ def decode(data: bytes) -> Image.Image:
         # in a worker thread that would change the filters of the whole process.
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.width, image.height)
-            return _rgb(image)
+            return rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -50,7 +50,12 @@ def decode(data: bytes) -> Image.Image:
         raise ImageError(reason(error)) from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
+    """An image of 8-bit RGB; 16-bit grey keeps its high byte.
+
+    Raises:
+        ImageError: its mode has no fixed range.
+    """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in {"PNG", "PPM"}):
         # Pillow's own conversion clips at 255, which turns a 16-bit image white.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")

@@ -15,8 +15,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cli._downloads import downloads_shown, note_quiet
+
 Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1` ...")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Print nothing but errors and warnings.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", help="Print nothing but errors and warnings.", callback=note_quiet),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 INTERRUPTED = 130
@@ -86,7 +91,8 @@ def reported_errors() -> Iterator[None]:
             print(line, file=sys.stderr)  # noqa: T201
 
     try:
-        with warnings.catch_warnings(), _terminated_as_interrupted():
+        shown = downloads_shown(plain_console(stderr=True))
+        with warnings.catch_warnings(), _terminated_as_interrupted(), shown:
             warnings.showwarning = _one_line_warning
             yield
     except BurstError as error:
@@ -166,13 +172,15 @@ class Steps:
         self._bar: Progress | None = None
 
     def __enter__(self) -> "Steps":
-        if self._console.is_terminal and not self._quiet:
-            what = TextColumn("{task.description}", markup=False)
-            columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(self._what, total=None)
         return self
+
+    def _begin(self) -> None:
+        """Draw the bar: not before the first step, for weights that come have one of their own."""
+        what = TextColumn("{task.description}", markup=False)
+        columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console, transient=True)
+        self._task = self._bar.add_task(self._what, total=None)
+        self._bar.start()
 
     def __exit__(self, *_: object) -> None:
         if self._bar:
@@ -180,6 +188,8 @@ class Steps:
 
     def __call__(self, done: int, total: int) -> None:
         """Report that `done` of `total` steps are behind us."""
+        if self._bar is None and self._console.is_terminal and not self._quiet:
+            self._begin()
         if self._bar:
             self._bar.update(self._task, completed=done, total=total)
         elif not self._quiet and (tenth := 10 * done // total) > self._tenth:

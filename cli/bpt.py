@@ -20,6 +20,7 @@ from cli._common import (
     reported_errors,
     run,
 )
+from cli._hub import pull, push
 from cli._search import search
 from cli._study import study
 from cli._training import train
@@ -85,6 +86,8 @@ app.command()(train)
 app.command()(study)
 app.command()(validate)
 app.command()(search)
+app.command()(push)
+app.command()(pull)
 
 
 @app.command()
