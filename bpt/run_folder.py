@@ -168,6 +168,7 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
     run = kinds[kind](folder, config)
     try:
         _ = run.recipe, run.classes, config["backbone"]["weights_sha256"]
+        _ = kind != SHARED_KIND or config["sha256"]
     except (LookupError, TypeError, BurstError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     return run

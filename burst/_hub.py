@@ -306,6 +306,8 @@ def why(error: BaseException) -> str:
     if isinstance(error, EntryNotFoundError):
         offline = isinstance(error, FileNotFoundError)
         return REASONS[OfflineModeIsEnabled] if offline else "the repository has no such file"
+    if type(error) is RuntimeError and error.__cause__:  # of a thread of the client's
+        return why(error.__cause__)
     said = getattr(error, "reason", None) or error
     return (str(said).strip().splitlines() or [type(error).__name__])[0]
 

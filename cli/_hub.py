@@ -3,7 +3,8 @@
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -58,13 +59,33 @@ def push(
                 _show(files, f"to {repository}{', private if it is new' if private else ''}")
             if sys.stdin.isatty() and not yes and not quiet:
                 typer.confirm("Push these files?", abort=True, err=True)
-            page = push_files(files, repository, private=private or None)
+            with _client_bars(show=not quiet and sys.stderr.isatty()):
+                page = push_files(files, repository, private=private or None)
         if not quiet:
             console = plain_console()
             console.print(f"pushed: {page}", highlight=False, soft_wrap=True)
             console.print(
                 f'to use: bpt.load_prompt("{repository}")', highlight=False, soft_wrap=True
             )
+
+
+@contextmanager
+def _client_bars(*, show: bool) -> Iterator[None]:
+    """The bars of the hub's client, which draws them elsewhere than on terminals too."""
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if show or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def _show(files: Sequence[Path], where: str) -> None:
