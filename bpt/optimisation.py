@@ -78,9 +78,10 @@ def schedule(
     Source: WangYZ1608/BPT, utils.py:45-57.
     """
     warmup = (recipe.warmup_epochs or 0) * steps_per_epoch
+    falling = recipe.total_epochs * steps_per_epoch - warmup
     return CosineLRScheduler(
         optimizer,
-        t_initial=recipe.total_epochs * steps_per_epoch - warmup,
+        t_initial=max(2, falling),  # a single step has the peak's rate; of 1 timm warns
         lr_min=recipe.min_lr,
         warmup_t=warmup,
         warmup_lr_init=0.0,

@@ -23,6 +23,7 @@ Quiet = Annotated[
     typer.Option("--quiet", help="Print nothing but errors and warnings.", callback=note_quiet),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="All that is known of each.")]
 
 INTERRUPTED = 130
 USER_ERROR = 2

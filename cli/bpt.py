@@ -13,13 +13,13 @@ import typer
 from cli._common import (
     Device,
     Json,
-    Steps,
     add_version,
     completes,
     plain_console,
     reported_errors,
     run,
 )
+from cli._datasets import datasets
 from cli._hub import pull, push
 from cli._search import search
 from cli._study import study
@@ -37,51 +37,7 @@ add_version(app)
 Run = Annotated[Path, typer.Argument(help="The folder of a run, as `bpt train --out` wrote it.")]
 
 
-@app.command()
-def datasets(
-    check: Annotated[
-        str | None,
-        typer.Option(help="Count this dataset's images and classes, and read every image."),
-    ] = None,
-    download: Annotated[
-        str | None, typer.Option(help="Fetch this dataset, where its licence and site allow it.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Where to look; $BPT_DATA or ./data if not given.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List the known datasets: classes, sizes, licence, found or how to get them."""
-    with reported_errors():
-        import bpt
-        import reports
-
-        log = plain_console(stderr=True)
-        if download is not None:
-            info = bpt.dataset_info(download)
-            with Steps(log, "bytes") as progress:
-                place = bpt.download_dataset(info, data, progress=progress, say=log.print)
-            log.print(f"{info.name} lies in {place}", highlight=False, soft_wrap=True)
-        if check is not None:
-            info = bpt.dataset_info(check)
-            opener = bpt.open_coco if info.task == "detection" else bpt.open_dataset
-            opened = opener(check, data, say=log.print)
-            with Steps(log, "images") as progress:
-                found = bpt.check_dataset(info, opened, progress=progress)
-            if as_json:
-                typer.echo(json.dumps(asdict(found), indent=2))
-            else:
-                plain_console().print(reports.check_table(found))
-            raise typer.Exit(0 if found.good else 2)
-        if download is None:
-            known = bpt.known_datasets()
-            if as_json:
-                records = [reports.dataset_record(info, data) for info in known]
-                typer.echo(json.dumps(records, indent=2))
-            else:
-                plain_console().print(reports.datasets_table(known, data))
-
-
+app.command()(datasets)
 app.command()(train)
 app.command()(study)
 app.command()(validate)
@@ -108,6 +64,7 @@ def evaluate(
         import reports
 
         with burst.process_group() as (rank, _):
+            path, above = None, ""
             run = bpt.open_run(folder)
             if isinstance(run, bpt.DetectionRun):
                 scores, path = bpt.evaluate_detector(run, split or "val", data=data, device=device)
@@ -117,15 +74,17 @@ def evaluate(
                     reports.detection_classes_table(scores.per_class),
                 ]
             else:
-                path = None
                 found = bpt.evaluate_run(run, split or "test", data=data, device=device)
                 record, tables = asdict(found), [reports.evaluation_table(found)]
+                above = reports.evaluation_line(found)
         if rank > 0:
             return
         if as_json:
             typer.echo(json.dumps(reports.plain(record), indent=2))
             return
         console = plain_console()
+        if above:
+            console.print(above, highlight=False, soft_wrap=True)
         for table in tables:
             console.print(table)
         if path:

@@ -15,6 +15,7 @@ from cli._common import (
     Json,
     Quiet,
     Steps,
+    Verbose,
     add_version,
     completes,
     parse_blocks,
@@ -54,13 +55,17 @@ add_version(app)
 
 @app.command()
 def models(
+    name: Annotated[
+        str | None, typer.Argument(help="Tell all of this one: shape, licence, weights.")
+    ] = None,
     library: Annotated[
         str | None,
         typer.Option(help="List what is known of hf, open_clip, timm or torchvision instead."),
     ] = None,
+    verbose: Verbose = False,
     as_json: Json = False,
 ) -> None:
-    """List the known backbones: name, pretraining, size, source, on disk or not."""
+    """List the known backbones; of one: shape, licence, where its weights come from and lie."""
     with reported_errors():
         import burst
         import reports
@@ -72,11 +77,19 @@ def models(
             else:
                 plain_console().print(reports.library_table(found))
             return
-        specs = burst.known_backbones()
+        specs = burst.known_backbones() if name is None else (burst.find_backbone(name),)
         if as_json:
-            typer.echo(json.dumps([reports.model_record(spec) for spec in specs], indent=2))
-        else:
-            plain_console().print(reports.models_table(specs))
+            records = [reports.model_record(spec) for spec in specs]
+            typer.echo(json.dumps(records if name is None else records[0], indent=2))
+            return
+        console = plain_console()
+        if name is None and not verbose:
+            console.print(reports.models_table(specs))
+            return
+        for place, spec in enumerate(specs):
+            if place:
+                console.print()
+            console.print(reports.model_details(spec))
 
 
 @app.command()

@@ -13,6 +13,7 @@ from reports.burst_report import BackboneReport, measured_whitening, save_burst_
 from reports.comparison import SurveyRun, compare_surveys, mismatches, open_survey_runs
 from reports.comparison_figures import difference_figure, draw_steps, step_figure
 from reports.comparison_page import comparison_words, save_comparison
+from reports.datasets import check_table, dataset_details, dataset_record, datasets_table
 from reports.depth import depth_grid, depth_lines, draw_histogram, draw_measure
 from reports.detection_figures import draw_detections, save_prediction, side_by_side_figure
 from reports.detection_report import (
@@ -85,19 +86,18 @@ from reports.style import figure_style, house_style, save_figure
 from reports.survey_files import run_record, save_survey
 from reports.terminal import (
     library_table,
+    model_details,
     model_record,
     models_table,
     survey_notes,
     survey_table,
 )
 from reports.training import (
-    check_table,
     compare,
     comparison_figure,
     comparison_table,
-    dataset_record,
-    datasets_table,
     draw_curves,
+    evaluation_line,
     evaluation_table,
     plain,
     predictions_table,
@@ -150,6 +150,7 @@ __all__ = [
     "confusion_figure",
     "cosine_figure",
     "cosine_matrix",
+    "dataset_details",
     "dataset_record",
     "datasets_table",
     "depth_grid",
@@ -180,6 +181,7 @@ __all__ = [
     "draw_steps",
     "draw_trace",
     "draw_values",
+    "evaluation_line",
     "evaluation_table",
     "figure_style",
     "findings",
@@ -201,6 +203,7 @@ __all__ = [
     "measured_whitening",
     "methods_frame",
     "mismatches",
+    "model_details",
     "model_record",
     "models_table",
     "objects_table",

@@ -12,11 +12,13 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from rich.console import RenderableType
 from rich.table import Table
 
 from reports.detections import Record
 from reports.published import BACKBONES, DETECTORS, METHODS, METRICS, published
 from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
+from reports.tables import captioned
 
 KINDS = ("box", "mask")
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -54,19 +56,19 @@ class DetectorRun(Protocol):
         ...
 
 
-def detection_table(scores: Mapping[str, float | None]) -> Table:
+def detection_table(scores: Mapping[str, float | None]) -> RenderableType:
     """Average precisions of boxes and of masks, for a terminal.
 
     Args:
         scores: box_AP ... mask_APl, in percent; None or NaN where there is none.
     """
-    table = Table(box=None, pad_edge=False, caption="percent; s, m, l: objects by area")
+    table = Table(box=None, pad_edge=False)
     for name in ("", *SCORES):
         table.add_column(name, justify="right" if name else "left")
     for kind in KINDS:
         if any(f"{kind}_{name}" in scores for name in SCORES):
             table.add_row(kind, *(_text(scores.get(f"{kind}_{name}")) for name in SCORES))
-    return table
+    return captioned(table, caption="percent; s, m, l: objects by area")
 
 
 def detection_classes_table(per_class: Mapping[str, Mapping[str, float | None]]) -> Table:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
+from rich.console import RenderableType
 from rich.table import Table
 
 from burst.errors import EmptyResult
@@ -26,6 +27,7 @@ from burst.provenance import provenance
 from burst.spectrum import Spectrum
 from reports.depth import whole_blocks
 from reports.style import INK, PAGE_WIDTH, blank_page, house_style, legend_above, save_figure
+from reports.tables import captioned
 
 Floats = NDArray[np.float64]
 
@@ -191,17 +193,11 @@ def spectrum_frame(spectrum: Spectrum) -> pd.DataFrame:
     return made.reset_index(drop=True)
 
 
-def spectrum_table(spectrum: Spectrum) -> Table:
+def spectrum_table(spectrum: Spectrum) -> RenderableType:
     """One line a block, heads together, and what random factors of its shape have."""
     frame = spectrum_frame(spectrum)
     record = spectrum.record
-    table = Table(
-        title=f"{record['model']} ({record['pretraining']}), A = W_q W_kᵀ",
-        caption="stable rank: ‖A‖²_F / ‖A‖²₂; effective: exp of entropy\n"
-        "symmetric: its share of ‖A‖²_F\nα: exponent of the n largest eigenvalues of AᵀA",
-        box=None,
-        pad_edge=False,
-    )
+    table = Table(box=None, pad_edge=False)
     headings = ["block", "rank", "‖A‖₂", "stable\nrank", "effective\nrank", "symmetric", "α", "n"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -209,7 +205,12 @@ def spectrum_table(spectrum: Spectrum) -> Table:
     for row in frame.drop(columns="its KS").itertuples(index=False):
         cells = zip(row, formats, strict=True)
         table.add_row(*("" if pd.isna(value) else format(value, how) for value, how in cells))
-    return table
+    return captioned(
+        table,
+        f"{record['model']} ({record['pretraining']}), A = W_q W_kᵀ",
+        "stable rank: ‖A‖²_F / ‖A‖²₂; effective: exp of entropy; symmetric: its share of ‖A‖²_F\n"
+        "α: exponent of the n largest eigenvalues of AᵀA",
+    )
 
 
 def spectrum_words(spectrum: Spectrum) -> str:

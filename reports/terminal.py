@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import RenderableType
 from rich.table import Table
 
 from burst.backbone_spec import BackboneSpec
 from burst.gauge import WHOLE
 from burst.histogram import Histogram
 from burst.survey import Survey
+from reports.tables import captioned, facts_table
 from reports.where import where_it_sits
 from reports.words import caveats
 
@@ -25,7 +27,7 @@ _MOST_BURSTY = (
 )  # whose histogram is drawn: the first of them that was measured
 
 
-def survey_table(survey: Survey) -> Table:
+def survey_table(survey: Survey) -> RenderableType:
     """One line a block: excess kurtosis κ and fitted shape β of each quantity, and a histogram.
 
     The histogram is that of A X^T if it was measured, in log counts over one symmetric range for
@@ -37,7 +39,7 @@ def survey_table(survey: Survey) -> Table:
     reach = _reach(whole.values())
     caption = "κ excess kurtosis: Laplacian 3; β shape: Laplacian 1, Gaussian 2"
     title = f"{survey.record['model']} ({survey.record['pretraining']}), block by block"
-    table = Table(title=title, caption=caption, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for heading in ("block", *(f"{name} {letter}" for name in quantities for letter in "κβ")):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("top 1 %", justify="right", no_wrap=True)
@@ -51,7 +53,7 @@ def survey_table(survey: Survey) -> Table:
         ]
         share = f"{rows[block, drawn]['top1_energy']:.1%}"
         table.add_row(str(block), *cells, share, sparkline(hist, reach))
-    return table
+    return captioned(table, title, caption)
 
 
 def sparkline(hist: Histogram, reach: float, *, width: int = 17) -> str:
@@ -93,12 +95,11 @@ def library_table(rows: Sequence[Mapping[str, str]]) -> Table:
     return table
 
 
-def models_table(specs: Iterable[BackboneSpec]) -> Table:
-    """The known backbones, one line each."""
+def models_table(specs: Iterable[BackboneSpec]) -> RenderableType:
+    """The known backbones, one line each, in 80 columns."""
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for heading in ("name", "pretraining", "blocks × d", "pixels", "size", "on disk"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("source", overflow="fold")
+    for heading in ("name", "pretraining", "blocks × d", "pixels", "size", "on disk", "licence"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
     for spec in specs:
         table.add_row(
             spec.name,
@@ -107,9 +108,37 @@ def models_table(specs: Iterable[BackboneSpec]) -> Table:
             f"{spec.image_size}/{spec.patch_size}",
             f"{spec.parameters / 1e6:,.0f} M",
             "yes" if spec.on_disk() else "no",
-            spec.source.replace("https://", ""),
+            spec.licence,
         )
-    return table
+    return captioned(
+        table,
+        caption="pixels: of image / patch; all of one: burst models NAME, of each: --verbose",
+    )
+
+
+def model_details(spec: BackboneSpec) -> Table:
+    """All that is known of a backbone, a fact a line."""
+    path = spec.on_disk()
+    facts = {
+        "name": spec.name,
+        "pretraining": spec.pretraining,
+        "shape": f"{spec.depth} blocks, width {spec.width}, {spec.heads} heads",
+        "parameters": f"{spec.parameters:,}",
+        "images": f"{spec.image_size} pixels, patches of {spec.patch_size}",
+        "normalised by": f"mean {_triple(spec.mean)}, deviation {_triple(spec.std)}",
+        "resized": f"{spec.interpolation}, crop {spec.crop_fraction:g} ({spec.crop_mode})",
+        "a head reads": {"avg": "the mean of patches", "token": "the class token"}[spec.pooling],
+        "licence": spec.licence,
+        "weights": spec.source,
+        "on disk": str(path) if path else "no; they are downloaded when first used",
+        "by hand": f"{spec.link} as --weights" if spec.link and not path else "",
+        "notes": spec.notes,
+    }
+    return facts_table(facts)
+
+
+def _triple(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def model_record(spec: BackboneSpec) -> dict[str, Any]:

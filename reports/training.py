@@ -1,9 +1,7 @@
 """Trained runs as tables for a terminal, and compared in a figure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from bpt import CheckedDataset, DatasetInfo, Evaluation, Run, how_to_get, locate
+from bpt import Evaluation, Run
 from reports.style import PAGE_WIDTH, blank_page, house_style, legend_above, model_lines
 
 ACCURACIES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
@@ -28,61 +26,6 @@ def plain(values: Any) -> Any:  # noqa: ANN401  whatever JSON may hold
     if isinstance(values, dict):
         return {name: plain(value) for name, value in values.items()}
     return None if isinstance(values, float) and not isfinite(values) else values
-
-
-def dataset_record(info: DatasetInfo, data: Path | None = None) -> dict[str, Any]:
-    """What is known of a dataset, and where it was found, as plain data."""
-    hidden = ("opener", "layout", "downloads")
-    record = {one.name: getattr(info, one.name) for one in fields(info) if one.name not in hidden}
-    found, looked = locate(info, data)
-    return record | {
-        "download": [file.url for file in info.downloads],
-        "found": str(found) if found else None,
-        "looked_in": [str(place) for place in looked],
-    }
-
-
-def datasets_table(known: Sequence[DatasetInfo], data: Path | None = None) -> Table:
-    """The known datasets, whether they are on disk, and how to get those that are not."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("name", "classes", "train/val/test", "licence", "found, or how to get it"):
-        table.add_column(name, overflow="fold")
-    for info in known:
-        name = info.name if info.task == "classification" else f"{info.name} ({info.task})"
-        sizes = "/".join(str(size or "–") for size in info.sizes) if info.sizes else "by folder"
-        classes = str(info.classes) if info.classes else "by folder"
-        found, looked = locate(info, data)
-        if info.layout is None:
-            where = info.source
-        elif found:
-            where = f"found: {found}"
-        else:
-            where = f"not in {looked[0]}; {how_to_get(info)}"
-        table.add_row(name, classes, sizes, info.licence, where)
-    return table
-
-
-def check_table(found: CheckedDataset) -> Table:
-    """What a check found, problems first."""
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for problem in found.mismatches:
-        table.add_row("differs", problem)
-    for problem in found.unreadable:
-        table.add_row("unreadable", problem)
-    for note in found.notes:
-        table.add_row("note", note)
-    used: tuple[int, ...] = found.sizes
-    uses = "train, validate and test"
-    if not found.sizes[2]:
-        used, uses = found.sizes[:2], "train and validate"
-    sizes = "/".join(f"{size:,}" for size in used)
-    table.add_row("found", f"{sizes} images to {uses}, {found.classes} classes")
-    table.add_row("in", found.source)
-    if found.good:
-        table.add_row("", "complete; every image can be read")
-    return table
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
@@ -144,14 +87,17 @@ def search_table(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def evaluation_table(found: Evaluation) -> Table:
-    """Accuracy in all and class by class."""
-    table = Table(
-        box=None,
-        pad_edge=False,
-        title=f"{found.split}: {found.images:,} images, accuracy {found.accuracy:.2f} %, "
-        f"loss {found.loss:.3f}",
+def evaluation_line(found: Evaluation) -> str:
+    """Accuracy and loss in all."""
+    return (
+        f"{found.split}: {found.images:,} images, accuracy {found.accuracy:.2f} %, "
+        f"loss {found.loss:.3f}"
     )
+
+
+def evaluation_table(found: Evaluation) -> Table:
+    """Accuracy class by class; a title of rich's would be wrapped to the width of the columns."""
+    table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     table.add_column("accuracy (%)", justify="right")
     for name, value in found.per_class.items():

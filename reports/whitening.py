@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
+from rich.console import RenderableType
 from rich.table import Table
 
 from burst.distribution import fit_gaussian
@@ -34,6 +35,7 @@ from reports.style import (
     legend_above,
     save_figure,
 )
+from reports.tables import captioned
 
 Pairs = Mapping[int, WhitenedEntries]
 
@@ -130,7 +132,7 @@ def chosen_blocks(whitening: Whitening) -> tuple[int, ...]:
     return tuple(blocks[int(i)] for i in at.round())
 
 
-def whitening_table(whitening: Whitening, pairs: Pairs) -> Table:
+def whitening_table(whitening: Whitening, pairs: Pairs) -> RenderableType:
     """One line a block: spectrum, kept directions, whiteness, and Y before and after.
 
     κ is the excess kurtosis of the entries, after the diagonal alone as well, and β their fitted
@@ -140,12 +142,8 @@ def whitening_table(whitening: Whitening, pairs: Pairs) -> Table:
     record, full = whitening.record, _is_full(whitening)
     dim = whitening.W.shape[-1]
     how = record["recipe"] if record["recipe"] == "authors" else record["method"]
-    table = Table(
-        title=f"{record['model']} ({record['pretraining']}), {how}, floor {record['floor']:g}",
-        caption=_caption(whitening, pairs),
-        box=None,
-        pad_edge=False,
-    )
+    title = f"{record['model']} ({record['pretraining']}), {how}, floor {record['floor']:g}"
+    table = Table(box=None, pad_edge=False)
     headings = ["block", "condition", "eff.\nrank", f"kept\n/{dim}", "var.", "error"]
     for heading in headings + ([] if full else ["of var."]) + ["κ", "β"]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -164,7 +162,7 @@ def whitening_table(whitening: Whitening, pairs: Pairs) -> Table:
             "→".join(f"{value:.2f}" for value in kurtosis),
             "→".join(f"{value:.2f}" for value in shapes),
         )
-    return table
+    return captioned(table, title, _caption(whitening, pairs))
 
 
 def _caption(whitening: Whitening, pairs: Pairs) -> str:

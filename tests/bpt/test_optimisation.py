@@ -36,6 +36,16 @@ def test_every_trained_parameter_is_in_one_group(backbone, method):
     assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("warmup", [0, 1])
+def test_a_single_step_behind_the_warm_up_has_the_peak_rate_and_no_warning(warmup, caplog):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    recipe = Recipe(epochs=1 + warmup, warmup_epochs=warmup, lr=0.3)
+    plan = schedule(optimizer, recipe, 1)
+    plan.step_update(warmup)
+    assert optimizer.param_groups[0]["lr"] == 0.3
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("warmup", [0, 2])
 def test_the_learning_rate_follows_the_published_formula(warmup):
     recipe = Recipe(epochs=7, warmup_epochs=warmup, lr=0.3, min_lr=0.01)

@@ -107,8 +107,9 @@ def test_a_run_is_evaluated_class_by_class(trained):
     result = bpt.open_run(out).result
     assert record["accuracy"] == pytest.approx(result["test_accuracy"])
     assert list(record["per_class"]) == ["blue", "green", "red"]
-    table = succeeded("evaluate", out, "--split", "val").stdout
-    assert "9 images" in table and "green" in table
+    line, *table = succeeded("evaluate", out, "--split", "val").stdout.splitlines()
+    assert line.startswith("val: 9 images, accuracy") and "loss" in line
+    assert any(row.startswith("green") for row in table)
 
 
 def test_under_torchrun_each_process_evaluates_on_its_own_gpu(trained, monkeypatch):
@@ -189,10 +190,27 @@ def test_runs_are_compared_in_a_table_and_a_page(trained, tmp_path):
     assert written == {"index", "runs", "published"} | figures
 
 
-def test_the_datasets_are_listed():
-    assert "scikit-learn" in succeeded("datasets").stdout
+def test_the_datasets_are_listed_a_whole_line_each(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     names = [one["name"] for one in json.loads(succeeded("datasets", "--json").stdout)]
-    assert " ".join(names) == "digits folder cub nabirds flowers dogs cars imagenet coco"
+    assert " ".join(names).startswith("digits folder cub nabirds flowers dogs cars imagenet coco")
+    lines = succeeded("datasets").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == names
+    assert max(map(len, lines)) <= 80 and "1271167/10000/50000" in "".join(lines)
+    verbose = succeeded("datasets", "--verbose").stdout
+    assert verbose.count("licence ") == len(names) and "scikit-learn" in verbose
+
+
+def test_of_a_dataset_that_is_named_everything_is_told(tmp_path):
+    told = succeeded("datasets", "cub", "--data", tmp_path).stdout
+    for fact in ("5,394 to train", "photographers", "bpt datasets --download cub", "looked in"):
+        assert fact in told
+    base = layouts.cub(tmp_path)
+    told = succeeded("datasets", "cub", "--data", tmp_path).stdout
+    assert str(base) in "".join(told.split()) and "to get it" not in told
+    record = json.loads(succeeded("datasets", "cub", "--data", tmp_path, "--json").stdout)
+    assert record["name"] == "cub" and record["found"] == str(base)
+    assert "did you mean cub" in refused("datasets", "cup")
 
 
 def test_a_dataset_is_found_checked_and_what_is_missing_named(tmp_path):

@@ -138,6 +138,13 @@ def test_models_lists_every_backbone_also_as_json():
     assert "mae_tiny" in run("models").stdout
     records = json.loads(run("models", "--json").stdout)
     assert [record["name"] for record in records] == [s.name for s in burst.known_backbones()]
+    assert json.loads(run("models", "mae_vitb", "--json").stdout) == records[4]
+
+
+def test_of_a_model_that_is_named_everything_is_told():
+    assert "timm:vit_base_patch16_224.mae" in run("models", "mae_vitb").stdout
+    assert run("models", "--verbose").stdout.count("licence ") == len(burst.known_backbones())
+    assert "did you mean mae_vitb" in refused("models", "mae_vtb")
 
 
 def test_a_weight_file_is_measured_in_place_of_the_known_one(tmp_path):

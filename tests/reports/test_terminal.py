@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from rich.table import Table
 
 import burst
+from reports.tables import captioned
 from reports.terminal import (
     library_table,
+    model_details,
     model_record,
     models_table,
     sparkline,
@@ -93,11 +96,29 @@ def test_the_notes_say_what_is_missing(survey):
     assert survey_notes(survey, num_images=3, files=[]) == first
 
 
-def test_every_backbone_has_a_line():
-    text = printed(models_table(burst.known_backbones()), width=140)
+def test_every_backbone_has_one_whole_line_in_eighty_columns():
+    lines = printed(models_table(burst.known_backbones())).splitlines()
+    known = burst.known_backbones()
+    assert [line.split()[0] for line in lines[1 : len(known) + 1]] == [spec.name for spec in known]
+    assert len(lines) == len(known) + 2
+    assert "…" not in "".join(lines) and any("1,890 M" in line for line in lines)
+    assert all(spec.licence in line for spec, line in zip(known, lines[1:], strict=False))
+
+
+def test_the_details_of_a_backbone_say_what_its_record_holds():
     for spec in burst.known_backbones():
-        assert spec.name in text
-    assert "1,890 M" in text
+        text = "".join(printed(model_details(spec)).split())
+        for fact in (spec.source, spec.licence, f"{spec.parameters:,}", spec.on_disk(), spec.notes):
+            assert "".join(str(fact or "").split()) in text
+
+
+def test_a_title_is_as_wide_as_the_terminal_not_as_the_columns():
+    table = Table(box=None, pad_edge=False)
+    table.add_column("a")
+    table.add_row("1")
+    title = "far wider than the one column of this table"
+    lines = printed(captioned(table, title, f"below: {title}")).splitlines()
+    assert [line.rstrip() for line in lines] == [title, "a", "1", f"below: {title}"]
 
 
 def test_the_plain_form_of_a_backbone_holds_what_is_known():
