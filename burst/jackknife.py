@@ -98,7 +98,7 @@ def jackknife(groups: Sequence[Histogram]) -> dict[str, Interval]:
     (those of A X^T differ by 0.03 to 0.07 in `mae_tiny`), it is 90 to 99 % for every statistic, and
     89.5 to 99.5 % for Kolmogorov-Smirnov distances. At 0.3 a few images make the tail: of 40
     images, excess_kurtosis, top1_energy, hill and abs_q999 are held in 83 to 94 %.
-    docs/counting.md has the table.
+    docs/concepts/counting.md has the table.
 
     A Kolmogorov-Smirnov distance is a largest difference, and so comes out too large where the law
     is nearly right: its interval then reaches down towards 0. abs_q999 wants some 100 values
