@@ -11,7 +11,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +22,7 @@ from burst.errors import ImageError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 ACCEPTED = "a folder, a zip or uncompressed tar of images, or one image file"
+GLANCE = 4096  # bytes out of the middle of a file, where those of two photos differ
 
 # What zipfile, tarfile and the decompressors raise on damaged data.
 DAMAGED = (
@@ -45,6 +46,13 @@ class ImageFiles(Protocol):
 
     def reader(self) -> AbstractContextManager[Read]:
         """Open the place; what comes back reads any of its images, from any thread."""
+
+    def glance(self, name: str) -> Hashable:
+        """What files of the same bytes share and others seldom do, for little reading.
+
+        Raises:
+            OSError: it cannot be read.
+        """
 
 
 def list_images(path: Path) -> ImageFiles:
@@ -130,6 +138,10 @@ class _Folder:
     def reader(self) -> Iterator[Read]:
         yield lambda name: (self.root / name).read_bytes()
 
+    def glance(self, name: str) -> bytes:
+        with open(f"{self.root}/{name}", "rb") as file:  # noqa: PTH123  twice as fast
+            return os.pread(file.fileno(), GLANCE, self.sizes[name] // 2)
+
 
 def _list_folder(root: Path) -> _Folder:
     sizes, others = {}, 0
@@ -179,6 +191,9 @@ class _Zip:
 
             yield read
 
+    def glance(self, name: str) -> int:
+        return self.members[name].CRC
+
 
 def _list_zip(path: Path) -> _Zip:
     members, others = {}, 0
@@ -217,6 +232,11 @@ class _Tar:
                 return os.pread(file.fileno(), size, start)  # no shared position, hence no lock
 
             yield read
+
+    def glance(self, name: str) -> bytes:
+        start, size = self.extents[name]
+        with self.path.open("rb") as file:
+            return os.pread(file.fileno(), min(GLANCE, size - size // 2), start + size // 2)
 
 
 def _list_tar(path: Path) -> _Tar:

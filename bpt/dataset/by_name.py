@@ -4,7 +4,6 @@ import hashlib
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePosixPath
 
 from burst.errors import ImageError
 
@@ -70,7 +69,7 @@ def _kinds(positions: Sequence[float]) -> list[str]:
 
 def _position(class_name: str, name: str, above: int) -> float:
     """A place in [0, 1) that the names alone decide, in whichever form Unicode writes them."""
-    text = "\0".join((SEED, class_name, *PurePosixPath(name).parts[above:]))
+    text = "\0".join((SEED, class_name, *name.split("/")[above:]))
     text = unicodedata.normalize("NFC", text)
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -8,44 +8,45 @@ from concurrent.futures import ThreadPoolExecutor
 from bpt.dataset.split import FileOpener
 from burst.archive import DAMAGED
 
-SAMPLE = 4096  # bytes out of the middle of a file, where those of two photos differ
 THREADS = 8
+PART = 64  # files that a thread takes at a time
 
 
 def same_bytes(opener: FileOpener) -> list[tuple[str, ...]]:
     """Names of images whose files hold the same bytes, group by group, sorted; empty files aside.
 
-    Only files of one size are looked at: first at a few bytes out of their middle, where they lie
-    in a folder, and whole only if those are the same. A file that cannot be read is like no other.
+    Only files of one size are looked at: first by a glance, see `ImageFiles`, and whole only if
+    that is the same. A file that cannot be read is like no other.
     """
-    groups = _alike(opener.files.sizes, lambda name: opener.files.sizes[name] or None)
-    with ThreadPoolExecutor(THREADS) as pool, opener.files.reader() as read:
-
-        def middle(name: str) -> bytes | None:
-            try:
-                with (opener.place / name).open("rb") as stream:
-                    stream.seek(opener.files.sizes[name] // 2)
-                    return stream.read(SAMPLE)
-            except OSError:
-                return None
-
-        def digest(name: str) -> bytes | None:
-            try:
-                return hashlib.sha256(read(name)).digest()
-            except DAMAGED:
-                return None
-
-        for key in (middle, digest) if opener.place.is_dir() else (digest,):
-            groups = _finer(groups, key, pool)
+    files = opener.files
+    sizes = files.sizes
+    groups = _alike(sizes, lambda name: sizes[name] or None)
+    with ThreadPoolExecutor(THREADS) as pool, files.reader() as read:
+        for key in (files.glance, lambda name: hashlib.sha256(read(name)).digest()):
+            groups = _finer(groups, _readable(key), pool)
     return sorted(tuple(sorted(names)) for names in groups)
 
 
+def _readable(key: Callable[[str], Hashable]) -> Callable[[str], Hashable | None]:
+    """The same, but None for a file that cannot be read."""
+
+    def found(name: str) -> Hashable | None:
+        try:
+            return key(name)
+        except DAMAGED:
+            return None
+
+    return found
+
+
 def _finer(
-    groups: list[list[str]], key: Callable[[str], bytes | None], pool: ThreadPoolExecutor
+    groups: list[list[str]], key: Callable[[str], Hashable | None], pool: ThreadPoolExecutor
 ) -> list[list[str]]:
     """Each group cut into those of one key."""
     names = [name for group in groups for name in group]
-    known = dict(zip(names, pool.map(key, names), strict=True))
+    parts = [names[start : start + PART] for start in range(0, len(names), PART)]
+    keys = pool.map(lambda part: [key(name) for name in part], parts)
+    known = dict(zip(names, (one for found in keys for one in found), strict=True))
     return [finer for group in groups for finer in _alike(group, known.__getitem__)]
 
 

@@ -17,6 +17,7 @@ from burst.archive import IMAGE_SUFFIXES
 from burst.errors import ImageError
 
 SPLITS = ("train", "val", "test")
+MOST_LOOKED_INTO = 200_000
 
 
 def open_folder(request: Request) -> Benchmark:
@@ -43,9 +44,7 @@ def open_folder(request: Request) -> Benchmark:
     assert place is not None
     opener = FileOpener(place.parent if is_table(place) else place)
     images = _sorted_out(opener, place)
-    copies = [_counted(names, images) for names in same_bytes(opener)]
-    copies = [names for names in copies if len(names) > 1]
-    kinds, about, notes = _split(images, copies)
+    kinds, about, notes = _split(images, _copies(opener, images))
     notes = [*_not_read(opener, images), *images.notes, *notes]
     benchmark = _benchmark(request, opener, images, kinds)
     about = about | {"notes": notes}
@@ -109,8 +108,15 @@ def _benchmark(
     )
 
 
-def _counted(names: Sequence[str], images: OwnImages) -> tuple[str, ...]:
-    return tuple(name for name in names if name in images.classes)
+def _copies(opener: FileOpener, images: OwnImages) -> list[tuple[str, ...]]:
+    """Images with the same bytes; none of very many that were split already, where they only warn.
+
+    A million files take minutes to look into, over a network longer.
+    """
+    if images.kinds and len(images.classes) > MOST_LOOKED_INTO:
+        return []
+    found = (tuple(n for n in names if n in images.classes) for names in same_bytes(opener))
+    return [names for names in found if len(names) > 1]
 
 
 def _split_in_words(kinds: dict[str, str], images: OwnImages) -> str:

@@ -60,6 +60,8 @@ def labels_in(place: Path, names: Sequence[str]) -> Path | None:
     if not place.is_dir():
         return None
     tables = _tables(place, names)
+    if not tables:
+        return None
     try:
         images = by_folders(names, str(place))
     except ImageError:
@@ -69,7 +71,7 @@ def labels_in(place: Path, names: Sequence[str]) -> Path | None:
                 f"{place} has no folders of classes, and {len(tables)} tables: {listed}; say which "
                 f"one holds the labels: folder:{tables[0]}"
             ) from None
-        return tables[0] if tables else None
+        return tables[0]
     if images.kinds or len(tables) != 1:
         return None
     first = _lines(tables[0])[0][1]
@@ -131,11 +133,11 @@ class _Finder:
         self._exact = set(names)
         self._ends: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self._exact):
-            path = PurePosixPath(name.lower())
-            for start in range(len(path.parts)):
-                end = PurePosixPath(*path.parts[start:])
-                self._ends[str(end)].append(name)
-                self._ends[f"{end.with_suffix('')}\0"].append(name)  # without what it ends in
+            parts = name.lower().split("/")
+            for start in range(len(parts)):
+                end = "/".join(parts[start:])
+                self._ends[end].append(name)
+                self._ends[end.rpartition(".")[0] + "\0"].append(name)  # without what it ends in
 
     def __call__(self, text: str, where: str) -> str:
         """The name.
@@ -163,7 +165,7 @@ def _tables(place: Path, names: Sequence[str]) -> list[Path]:
     """CSVs in the folder, or else in those that hold all of its images."""
     folders = [place]
     above = folders_above(names)
-    folders += [place.joinpath(*PurePosixPath(names[0]).parts[:n]) for n in range(1, above + 1)]
+    folders += [place.joinpath(*names[0].split("/")[:n]) for n in range(1, above + 1)]
     for folder in folders:
         found = [one for one in sorted(folder.iterdir()) if is_table(one) and one.name[0] != "."]
         if found:
@@ -253,7 +255,7 @@ def _kinds_of_folders(names: Iterable[str], above: int) -> dict[str, str]:
     """Name -> split, if each image lies in a folder that is called one; else nothing."""
     kinds = {}
     for name in names:
-        parts = PurePosixPath(name).parts[above:]
+        parts = name.split("/")[above:]
         kind = split_named(parts[0]) if len(parts) > 1 else None
         if kind is None:
             return {}

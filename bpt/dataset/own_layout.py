@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from burst.errors import ImageError
 
@@ -44,7 +43,7 @@ def split_named(name: str) -> str | None:
 
 def folders_above(names: Sequence[str]) -> int:
     """How many folders hold all images: each the only one in the last, and not called a split."""
-    paths, depth = [PurePosixPath(name).parts for name in names], 0
+    paths, depth = [name.split("/") for name in names], 0
     while all(len(parts) > depth + 1 for parts in paths):
         tops = {parts[depth] for parts in paths}
         if len(tops) > 1 or split_named(tops.pop()):
@@ -64,7 +63,7 @@ def by_folders(names: Sequence[str], place: str) -> OwnImages:
             split, or splits without `train/`.
     """
     above = folders_above(names)
-    tails = {name: PurePosixPath(name).parts[above:] for name in names}
+    tails = {name: name.split("/")[above:] for name in names}
     tops = {parts[0] for parts in tails.values() if len(parts) > 1}
     kinds = {top: kind for top in sorted(tops) if (kind := split_named(top))}
     flat = all(len(parts) == 2 for parts in tails.values() if kinds.get(parts[0]) == "train")
@@ -77,7 +76,7 @@ def by_folders(names: Sequence[str], place: str) -> OwnImages:
     return _as_splits(tails, kinds, above, place)
 
 
-def _as_classes(tails: dict[str, tuple[str, ...]], above: int, place: str) -> OwnImages:
+def _as_classes(tails: dict[str, list[str]], above: int, place: str) -> OwnImages:
     classes = {name: parts[0] for name, parts in tails.items() if len(parts) > 1}
     found = sorted(set(classes.values()))
     if len(found) < 2:
@@ -88,7 +87,7 @@ def _as_classes(tails: dict[str, tuple[str, ...]], above: int, place: str) -> Ow
 
 
 def _as_splits(
-    tails: dict[str, tuple[str, ...]], called: dict[str, str], above: int, place: str
+    tails: dict[str, list[str]], called: dict[str, str], above: int, place: str
 ) -> OwnImages:
     classes, kinds, outside = {}, {}, []
     for name, parts in tails.items():

@@ -283,7 +283,7 @@ def test_only_files_of_one_size_are_read_to_find_copies(tmp_path, monkeypatch):
     reader = opener.files.reader
 
     class Watched:
-        sizes, others = opener.files.sizes, 0
+        sizes, others, glance = opener.files.sizes, 0, opener.files.glance
 
         @staticmethod
         def reader():
@@ -299,3 +299,21 @@ def test_only_files_of_one_size_are_read_to_find_copies(tmp_path, monkeypatch):
     opener.files = Watched()
     assert duplicates.same_bytes(opener) == [("a.jpg", "c.jpg")]
     assert sorted(whole) == ["a.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_copies_are_found_wherever_they_lie(tmp_path, kind):
+    """Of one size, alike in the middle, at the ends or nowhere."""
+    from bpt.dataset.duplicates import same_bytes
+    from bpt.dataset.split import FileOpener
+
+    root = tmp_path / "photos"
+    root.mkdir()
+    middle, other = b"m" * 50_000, b"o" * 50_000
+    contents = {"a": b"x" + middle, "b": b"y" + middle, "c": b"x" + other, "d": b"x" + middle}
+    for name, content in contents.items():
+        (root / f"{name}.jpg").write_bytes(content)
+    place = root if kind == "folder" else tmp_path / f"my.{kind}"
+    if kind != "folder":
+        shutil.make_archive(str(tmp_path / "my"), kind, root)
+    assert same_bytes(FileOpener(place)) == [("a.jpg", "d.jpg")]
