@@ -109,6 +109,11 @@ class Request:
         return Benchmark(name, tuple(classes), train, val, test, source=str(self.root))
 
 
+# The five archives of the fine-grained benchmarks, and split files (json.zip, fgvc_split.zip) that
+# may be VPT's: V-PETL Bench refers to them.
+FGVC_COPY = "huggingface.co/datasets/XiN0919/FGVC"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """What is known of a dataset before it is opened.
@@ -121,6 +126,7 @@ class DatasetInfo:
         licence: of the images.
         citation: what to cite.
         source: where to get it.
+        copies: who else hosts it, as read somewhere; not checked by us.
         files: what is expected to lie in its place.
         task: classification, or detection: then `open_coco` opens it.
         opener: what is asked of it -> `Benchmark`; None for detection, and for a family of
@@ -145,6 +151,7 @@ class DatasetInfo:
     layout: Layout | None = None
     downloads: tuple[RemoteFile, ...] = ()
     augmentation: str | None = None
+    copies: tuple[str, ...] = ()
 
 
 def how_to_get(info: DatasetInfo) -> str:
@@ -152,4 +159,5 @@ def how_to_get(info: DatasetInfo) -> str:
     if info.downloads:
         how = f"`bpt datasets --download {info.name}` or download_dataset"
         return f"get it with {how}, or give its folder as data"
-    return f"get it from {info.source}; expected {info.files} in the folder given as data"
+    also = f", or a copy, not checked by us, from {' or '.join(info.copies)}" if info.copies else ""
+    return f"get it from {info.source}{also}; expected {info.files} in the folder given as data"

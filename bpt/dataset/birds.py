@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
+from bpt.dataset.benchmark import FGVC_COPY, Benchmark, DatasetInfo, Request
 from bpt.dataset.download import RemoteFile
 from bpt.dataset.listing import Listed, read_table, vpt_benchmark
 from bpt.dataset.place import Archive, Layout, required
@@ -79,6 +79,7 @@ CUB = DatasetInfo(
     licence="images belong to their photographers; for research",
     citation="Wah et al. 2011, Caltech CNS-TR-2011-001",
     source="https://data.caltech.edu/records/65de6-vp158",
+    copies=(FGVC_COPY,),
     files=f"{CUB_FOLDER}.tgz, or {CUB_FOLDER}/ with images.txt, image_class_labels.txt, "
     "train_test_split.txt, classes.txt and images/",
     opener=partial(open_birds, name="cub"),
@@ -104,6 +105,7 @@ NABIRDS = DatasetInfo(
     licence="Cornell Lab of Ornithology's terms of use; for research, after registration",
     citation="Van Horn et al. 2015, doi 10.1109/CVPR.2015.7298658",
     source="https://dl.allaboutbirds.org/nabirds (registration)",
+    copies=(FGVC_COPY,),
     files="nabirds.tar.gz, or nabirds/ with images.txt, image_class_labels.txt, "
     "train_test_split.txt, classes.txt and images/",
     opener=partial(open_birds, name="nabirds"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
+from bpt.dataset.benchmark import FGVC_COPY, Benchmark, DatasetInfo, Request
 from bpt.dataset.listing import Listed, read_mat, vpt_benchmark
 from bpt.dataset.place import Archive, Layout, find
 from burst.errors import ImageError
@@ -141,6 +141,7 @@ INFO = DatasetInfo(
     licence="for research",
     citation="Krause et al. 2013, doi 10.1109/ICCVW.2013.77",
     source="copies on Kaggle, since its site is gone (labels of the test images lie apart)",
+    copies=(FGVC_COPY,),
     files="cars_train/, cars_test/, devkit/ and cars_test_annos_withlabels.mat; or car_ims/ and "
     "cars_annos.mat; packed or not",
     opener=open_cars,

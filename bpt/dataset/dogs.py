@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
+from bpt.dataset.benchmark import FGVC_COPY, Benchmark, DatasetInfo, Request
 from bpt.dataset.download import RemoteFile
 from bpt.dataset.listing import Listed, read_mat, vpt_benchmark
 from bpt.dataset.place import Archive, Layout, required
@@ -58,6 +58,7 @@ INFO = DatasetInfo(
     licence="ImageNet's terms: for research and teaching",
     citation="Khosla et al. 2011, FGVC workshop at CVPR",
     source=SITE,
+    copies=(FGVC_COPY,),
     files="images.tar or Images/, and lists.tar or train_list.mat and test_list.mat",
     opener=open_dogs,
     layout=Layout(

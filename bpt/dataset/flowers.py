@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import Flowers102
 
-from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
+from bpt.dataset.benchmark import FGVC_COPY, Benchmark, DatasetInfo, Request
 from bpt.dataset.download import RemoteFile
 from bpt.dataset.listing import Listed, read_mat, vpt_benchmark
 from bpt.dataset.place import Archive, Layout, required
@@ -55,6 +55,7 @@ INFO = DatasetInfo(
     licence="not stated; for research",
     citation="Nilsback and Zisserman 2008, doi 10.1109/ICVGIP.2008.47",
     source="https://www.robots.ox.ac.uk/~vgg/data/flowers/102",
+    copies=(FGVC_COPY,),
     files="102flowers.tgz or jpg/, imagelabels.mat and setid.mat",
     opener=open_flowers,
     layout=Layout(

@@ -29,9 +29,10 @@ VERSIONS = {
     True: "pictures, JPEG (as NOAH, SSF and RepAdapter have them)",
     False: "pictures without loss (the pixels of the tensors that VPT and adapter-plus read)",
 }
-SOURCE = (
-    "RepAdapter's vtab-1k.zip, Google Drive 1yZKwiKdsBzTfBgnStRveYMokc7GMMd5p, or "
-    "huggingface.co/datasets/XiN0919/VTAB-1k (neither checked by us); or NOAH's get_vtab1k.py"
+SOURCE = "github.com/ZhangYuanhan-AI/NOAH, data/vtab-source/get_vtab1k.py, which makes it"
+COPIES = (
+    "RepAdapter's Google Drive (vtab-1k.zip, 1yZKwiKdsBzTfBgnStRveYMokc7GMMd5p)",
+    "huggingface.co/datasets/XiN0919/VTAB-1k",
 )
 FILES = (
     f"vtab-1k/TASK/ with {', '.join(SPLITS.values())} (a path and a class a line) and images/, or "
@@ -166,6 +167,7 @@ def vtab_info(name: str) -> DatasetInfo:
         licence=task.licence,
         citation=CITATION,
         source=SOURCE,
+        copies=COPIES,
         files=FILES.replace("TASK", name),
         opener=partial(open_vtab, name=name),
         layout=_layout(name),
@@ -192,5 +194,6 @@ INFO = DatasetInfo(
     licence="of each task its own",
     citation=CITATION,
     source=SOURCE,
+    copies=COPIES,
     files=FILES,
 )
