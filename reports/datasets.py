@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from bpt import CheckedDataset, DatasetInfo, how_to_get, locate
+from bpt import CheckedDataset, DatasetInfo, dataset_info, how_to_get, locate
 from reports.tables import captioned, facts_table
 
 WIDTH, REST = 80, 38  # of a terminal, and of the columns beside name and title, with gaps
@@ -35,8 +35,9 @@ def datasets_table(known: Sequence[DatasetInfo], data: Path | None = None) -> Re
         table.add_column(name, no_wrap=True, justify="right" if right else "left")
     room = WIDTH - max(len(info.name) for info in known) - REST
     for info in known:
-        sizes = "/".join(str(size or "–") for size in info.sizes) if info.sizes else "yours"
-        classes = str(info.classes) if info.classes else "yours"
+        unknown = "by task" if info.members else "yours"
+        sizes = "/".join(str(size or "–") for size in info.sizes) if info.sizes else unknown
+        classes = str(info.classes) if info.classes else unknown
         title = textwrap.shorten(info.title, room, placeholder="…")
         table.add_row(info.name, title, classes, sizes, _at_hand(info, data))
     return captioned(
@@ -58,6 +59,8 @@ def dataset_details(info: DatasetInfo, data: Path | None = None) -> Table:
         "licence": info.licence,
         "cite": info.citation,
         "source": info.source,
+        "copies": f"{' or '.join(info.copies)}; not checked by us" if info.copies else "",
+        "members": ", ".join(info.members),
         "files": info.files,
         "on disk": str(found) if found else _at_hand(info, data),
         "looked in": "" if found else ", ".join(map(str, looked)),
@@ -67,6 +70,9 @@ def dataset_details(info: DatasetInfo, data: Path | None = None) -> Table:
 
 
 def _at_hand(info: DatasetInfo, data: Path | None) -> str:
+    if info.members:
+        found = sum(locate(dataset_info(name), data)[0] is not None for name in info.members)
+        return f"{found} of {len(info.members)}"
     if info.layout is None:
         return "yes" if info.embedded else "yours"
     return "yes" if locate(info, data)[0] else "no"

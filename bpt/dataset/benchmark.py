@@ -134,6 +134,7 @@ class DatasetInfo:
         embedded: whether it comes with a dependency and needs no place.
         layout: how its files are named; None where any place is taken as it is.
         downloads: what `download_dataset` fetches; empty where its licence or its site forbids it.
+        members: of a family, the names of the datasets in it.
         augmentation: of training images, where its protocol asks for one; see `Recipe`.
     """
 
@@ -152,6 +153,7 @@ class DatasetInfo:
     downloads: tuple[RemoteFile, ...] = ()
     augmentation: str | None = None
     copies: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()
 
 
 def how_to_get(info: DatasetInfo) -> str:

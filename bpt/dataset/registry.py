@@ -82,8 +82,9 @@ def open_dataset(
     info = dataset_info(name)
     opener = info.opener
     if opener is None:
-        if name == vtab.INFO.name:
-            raise BurstError(f"vtab is {len(vtab.TASKS)} datasets; say which: {vtab.NAMES}")
+        if info.members:
+            listed = ", ".join(info.members)
+            raise BurstError(f"{name} is {len(info.members)} datasets; say which: {listed}")
         raise BurstError(f"{name} is for detection, not for classification; see bpt.open_coco")
     path = name.partition(":")[2] if info.layout is None else ""
     colon = ":" in name and info.name != name

@@ -88,7 +88,7 @@ TASKS = {
     "smallnorb_azi": Task("SmallNORB, azimuth", STRUCTURED, 18, 12_150, "for research", False),
     "smallnorb_ele": Task("SmallNORB, elevation", STRUCTURED, 9, 12_150, "for research"),
 }
-NAMES = ", ".join(f"vtab:{name}" for name in TASKS)
+MEMBERS = tuple(f"vtab:{name}" for name in TASKS)
 
 
 def open_vtab(request: Request, name: str) -> Benchmark:
@@ -196,4 +196,5 @@ INFO = DatasetInfo(
     source=SOURCE,
     copies=COPIES,
     files=FILES,
+    members=MEMBERS,
 )

@@ -223,3 +223,15 @@ def test_without_a_task_or_a_place_one_is_told_what_to_type(vtab, photos, monkey
     assert "say which: vtab:caltech101" in refused("train", "vtab", "--data", vtab)
     assert "vtab-1k/svhn/ with train800.txt" in refused("train", "vtab:svhn", "--data", vtab)
     assert "folder:photos" in refused("train", "photos")
+
+
+def test_the_lists_of_datasets_count_the_tasks_on_disk_and_say_who_hosts_them(vtab):
+    table = succeeded("datasets", "--data", vtab).stdout
+    [line] = [line for line in table.splitlines() if line.startswith("vtab")]
+    assert "by task" in line and line.rstrip().endswith("1 of 19")
+    told = " ".join(succeeded("datasets", "vtab").stdout.split())
+    assert "vtab:cifar, " in told and "XiN0919/VTAB-1k; not checked by us" in told
+    record = next(
+        one for one in json.loads(succeeded("datasets", "--json").stdout) if one["name"] == "cars"
+    )
+    assert record["copies"] == ["huggingface.co/datasets/XiN0919/FGVC"]
