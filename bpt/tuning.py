@@ -27,7 +27,8 @@ class Tuning(Machine):
     What of it a machine, and not the result, depends on is in `Machine`.
 
     Attributes:
-        dataset: a name of `known_datasets`; "folder:PATH" or "coco:PATH" for one's own images.
+        dataset: a name of `known_datasets`; "folder:PATH" or "coco:PATH" for one's own images,
+            "vtab:TASK" for one of VTAB-1k.
         train_fraction: share of the training images to use.
         model: see `burst.load_backbone`.
         normalisation: of the images: "native", as the backbone was pretrained, or "reference",

@@ -20,7 +20,8 @@ from cli._common import (
 
 def train(
     dataset: Annotated[
-        str, typer.Argument(help="A name from `bpt datasets`, or folder:PATH, or coco:PATH.")
+        str,
+        typer.Argument(help="A name from `bpt datasets`, or folder:PATH, coco:PATH, vtab:TASK."),
     ] = "digits",
     method: Annotated[
         str,

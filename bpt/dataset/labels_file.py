@@ -74,7 +74,10 @@ def labels_in(place: Path, names: Sequence[str]) -> Path | None:
         return tables[0]
     if images.kinds or len(tables) != 1:
         return None
-    first = _lines(tables[0])[0][1]
+    try:
+        first = _lines(tables[0])[0][1]
+    except ImageError:  # whatever else it holds: the folders tell the classes
+        return None
     named = _place(first, FILE) is not None and _place(first, LABEL) is not None
     return tables[0] if named else None
 

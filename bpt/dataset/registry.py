@@ -103,7 +103,7 @@ def open_dataset(
             raise BurstError(
                 f"dataset {name} needs a place, as data or as folder:PATH; expected {info.files}"
             )
-        root = Path(path or data or "")
+        root = Path(path or data or "").expanduser()  # no shell does behind a colon
     request = Request(root, train_fraction, Path(train_list) if train_list else None)
     benchmark = opener(request)
     if info.classes is not None and len(benchmark.classes) > info.classes:

@@ -167,6 +167,13 @@ def test_folders_of_classes_win_over_a_table_of_other_things(tmp_path):
     assert open_dataset("folder", tmp_path).classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("content", [b"", b'a,"b\n', "filename,label\n1,B\u00e4r".encode("cp1252")])
+def test_a_table_that_cannot_be_read_does_not_hide_folders_of_classes(tmp_path, content):
+    class_folders(tmp_path, 4, ("cat", "dog"))
+    (tmp_path / "notes.csv").write_bytes(content)
+    assert open_dataset("folder", tmp_path).classes == ("cat", "dog")
+
+
 def test_a_table_of_labels_wins_over_folders_of_parts(tmp_path):
     rows = []
     for part in (1, 2):

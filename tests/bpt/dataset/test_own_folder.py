@@ -176,6 +176,11 @@ def test_a_place_that_is_named_as_a_dataset_is_told_how_to_name_it(photos, monke
         open_dataset("photos")
 
 
+def test_a_home_folder_is_found_behind_the_colon(photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    assert len(open_dataset("folder:~/photos").classes) == 3
+
+
 # --- folders of splits --------------------------------------------------------------------------
 
 
