@@ -13,6 +13,7 @@ from bpt.dataset import (
     Benchmark,
     Split,
     all_training_images,
+    file_name,
     fold_of,
     open_dataset,
     without_place,
@@ -30,8 +31,7 @@ from burst.provenance import provenance
 
 def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
     """Where a training leaves its run if nobody says: the same for the same recipe."""
-    dataset = without_place(recipe.dataset)
-    parts = [dataset, recipe.model, recipe.method]
+    parts = [file_name(recipe.dataset), recipe.model, recipe.method]
     if recipe.prompted:
         parts.append(recipe.placement)
     if not several:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpt.dataset import DatasetInfo, dataset_info, how_to_get, known_datasets, locate
+from bpt.dataset import (
+    DatasetInfo,
+    dataset_info,
+    file_name,
+    how_to_get,
+    known_datasets,
+    locate,
+)
 from bpt.detection.published import detection_recipe_for
 from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted, RunExists
@@ -69,8 +76,7 @@ class PlannedBenchmark:
     @property
     def folder(self) -> str:
         """What its folder is called."""
-        kind, own, path = self.dataset.partition(":")
-        return f"{kind}-{Path(path).name}" if own else kind
+        return file_name(self.dataset)
 
     @property
     def searched(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from bpt.dataset.place import data_root
 from bpt.dataset.registry import (
     dataset_info,
     download_dataset,
+    file_name,
     known_datasets,
     locate,
     open_dataset,
@@ -47,6 +48,7 @@ __all__ = [
     "dataset_info",
     "download_dataset",
     "encode_mask",
+    "file_name",
     "fold_of",
     "hold_out",
     "how_to_get",

@@ -1,5 +1,6 @@
 """The known datasets: found by name, opened, fetched."""
 
+import re
 from pathlib import Path
 
 from bpt.dataset import birds, cars, coco, digits, dogs, flowers, folder, imagenet, vtab
@@ -50,6 +51,13 @@ def without_place(name: str) -> str:
     """A dataset's name without the place in it: folder:photos -> folder; vtab:cifar has none."""
     kind = name.partition(":")[0]
     return name if kind == vtab.INFO.name else kind
+
+
+def file_name(name: str) -> str:
+    """What files of a dataset are called: folder:my/photos -> folder-photos, so that two differ."""
+    kind, _, rest = name.partition(":")
+    last = Path(rest).name if rest else ""
+    return re.sub(r"[^\w.+-]", "-", f"{kind}-{last}" if last else kind)
 
 
 def open_dataset(

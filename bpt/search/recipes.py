@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bpt.dataset import dataset_info, without_place
+from bpt.dataset import dataset_info, file_name
 from bpt.methods import METHODS, USED_BY
 from bpt.published import recipe_for
 from bpt.recipe import Recipe
@@ -167,5 +167,5 @@ def search_base(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever
 def search_folder(base: Recipe) -> Path:
     """Where a search is left if nobody says: the same for the same dataset and backbone."""
     model = next(iter(method_recipes(base, [base.method]).values())).model
-    parts = [without_place(base.dataset), model]
+    parts = [file_name(base.dataset), model]
     return Path("searches") / re.sub(r"[^\w.+-]", "-", "-".join(parts))

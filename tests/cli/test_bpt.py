@@ -96,7 +96,7 @@ def test_without_out_the_folder_is_named_after_the_recipe(images, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     linear = ("train", f"folder:{images}", "--method", "linear", "--epochs", "1", "--batch-size", 8)
     succeeded(*linear, "--quiet")
-    assert (tmp_path / "runs/folder-mae_tiny-linear-seed0/result.json").exists()
+    assert (tmp_path / f"runs/folder-{images.name}-mae_tiny-linear-seed0/result.json").exists()
     assert "already holds a run" in refused(*linear)
     succeeded(*linear, "--resume", "--quiet")
 
