@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, HfApi, constants, utils
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from bpt.hub_folder import FILES, MODEL, SharedRun, write_hub_folder
 from bpt.run_folder import CONFIG, RunFolder, open_run
 from burst import _hub
 from burst.errors import BurstError, CheckpointError, OutputError
 from burst.files import make_folder_atomically
+
+# Beside the failures of any download those of an upload, as the client raises them.
+REFUSALS: tuple[type[BaseException], ...] = (*_hub.FAILURES, RuntimeError, ValueError)
 
 
 def push_run(run: RunFolder, repository: str, *, private: bool | None = None) -> str:
@@ -133,7 +135,7 @@ def check_repository(repository: str) -> None:
         BurstError: it is none.
     """
     try:
-        validate_repo_id(repository)
+        utils.validate_repo_id(repository)  # type: ignore[attr-defined, unused-ignore]
         good = repository.count("/") == 1
     except HFValidationError:
         good = False
@@ -180,5 +182,5 @@ def _told(what: str, kind: type[BurstError] = BurstError) -> Iterator[None]:
         yield
     except BurstError:
         raise
-    except (*_hub.FAILURES, RuntimeError, ValueError) as error:
+    except REFUSALS as error:
         raise kind(f"{what}: {_hub.why(error)}") from error

@@ -41,14 +41,12 @@ class PromptClassifier(nn.Module):
         Raises:
             ImageError: an image is too narrow, or of a mode without a fixed range.
         """
-        several = not isinstance(images, Image.Image)
-        found = list(images) if several else [images]
-        if not found:
+        if isinstance(images, Image.Image):
+            return self.preprocess([images])[0]
+        if not images:
             raise ShapeError("no image to prepare; give at least one")
-        pixels = torch.stack([self.transform.centre(rgb(image)) for image in found])
-        device = next(self.model.parameters()).device
-        normal = self.transform.normalise(pixels).to(device)
-        return normal if several else normal[0]
+        pixels = torch.stack([self.transform.centre(rgb(image)) for image in images])
+        return self.transform.normalise(pixels).to(next(self.model.parameters()).device)
 
     def forward(self, batch: Tensor) -> Tensor:
         """(B, classes) logits of a (B, 3, H, W) batch that `preprocess` gave.

@@ -164,7 +164,9 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
     from bpt.detection.run_folder import DetectionRun
     from bpt.hub_folder import SharedRun
 
-    kinds = {KIND: Run, DETECTION_KIND: DetectionRun, SHARED_KIND: SharedRun}
+    kinds: dict[str, type[Run | DetectionRun]] = {
+        **{KIND: Run, SHARED_KIND: SharedRun, DETECTION_KIND: DetectionRun}
+    }
     run = kinds[kind](folder, config)
     try:
         _ = run.recipe, run.classes, config["backbone"]["weights_sha256"]

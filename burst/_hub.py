@@ -7,7 +7,7 @@ import logging
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any
@@ -85,14 +85,21 @@ def fetch_hub_file(repository: str, filename: str = WEIGHT_FILES[0]) -> Path:
     return file
 
 
+def client_options() -> Set[str]:
+    """What the client's downloads can be told; newer ones can be told more."""
+    return inspect.signature(huggingface_hub.hf_hub_download).parameters.keys()
+
+
 def _telling(what: str) -> dict[str, Any]:
-    """What lets the client tell of a download, where somebody listens and it can."""
-    if listener() is None:
+    """What lets the client tell of a download, where somebody listens."""
+    told, cache = listener(), Path(constants.HF_HUB_CACHE)
+    if told is None:
         return {}
-    cache = Path(constants.HF_HUB_CACHE)
-    if "tqdm_class" in inspect.signature(huggingface_hub.hf_hub_download).parameters:
+    if "tqdm_class" in client_options():
         return {"tqdm_class": bar_class(what, cache)}
-    return {}  # an older client shows its own bar
+    if not what.endswith(".json"):
+        told.say(f"downloading {what} to {cache}")  # and the client shows its bar, with the size
+    return {}
 
 
 def _check_bytes(file: Path, what: str) -> None:
@@ -308,6 +315,8 @@ def why(error: BaseException) -> str:
         return REASONS[OfflineModeIsEnabled] if offline else "the repository has no such file"
     if type(error) is RuntimeError and error.__cause__:  # of a thread of the client's
         return why(error.__cause__)
+    if "IncompleteRead" in str(error):
+        return "the connection broke off"
     said = getattr(error, "reason", None) or error
     return (str(said).strip().splitlines() or [type(error).__name__])[0]
 

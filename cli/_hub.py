@@ -72,20 +72,16 @@ def push(
 @contextmanager
 def _client_bars(*, show: bool) -> Iterator[None]:
     """The bars of the hub's client, which draws them elsewhere than on terminals too."""
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
+    from huggingface_hub import utils as client
 
-    if show or are_progress_bars_disabled():
+    if show or client.are_progress_bars_disabled():  # type: ignore[attr-defined, unused-ignore]
         yield
         return
-    disable_progress_bars()
+    client.disable_progress_bars()  # type: ignore[attr-defined, unused-ignore]
     try:
         yield
     finally:
-        enable_progress_bars()
+        client.enable_progress_bars()  # type: ignore[attr-defined, unused-ignore]
 
 
 def _show(files: Sequence[Path], where: str) -> None:

@@ -37,6 +37,8 @@ class Repository:
         return self.head
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        if revision == "main" and not self.head:
+            return "0" * 40, {}
         commit = self.head if revision == "main" else revision
         return (commit, self.commits[commit]) if commit in self.commits else None
 

@@ -14,7 +14,8 @@ TEMPLATE = "/{repo_id}/resolve/{revision}/{filename}"
 def client_of(hub, cache, patch, *, token=None):
     """All of the client in this process asks `hub`, keeps files in `cache`, and never waits."""
     patch.setattr(constants, "ENDPOINT", hub.url)
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + TEMPLATE)
+    for module in (constants, huggingface_hub.file_download):  # old clients keep it in both
+        patch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + TEMPLATE, raising=False)
     patch.setattr(constants, "HF_HUB_CACHE", str(cache / "hub"))
     patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     patch.setattr(constants, "HF_HUB_OFFLINE", False)
