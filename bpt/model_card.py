@@ -92,7 +92,6 @@ def _metadata(config: Mapping[str, Any], result: Mapping[str, Any], name: str) -
         metric_value=round(accuracy / 100, 6),
         metric_name=f"top-1 accuracy (standard error {error:.4f}; protocol {result['protocol']})",
     )
-    base = _base_model(config["backbone"]["name"])
     return ModelCardData(
         license=licence_of(config).lower(),
         library_name=DISTRIBUTION,
@@ -100,7 +99,7 @@ def _metadata(config: Mapping[str, Any], result: Mapping[str, Any], name: str) -
         tags=["visual-prompt-tuning", "vision-transformer", config["recipe"]["method"]],
         model_name=name,
         eval_results=[score],
-        **({"base_model": base} if base else {}),
+        base_model=_base_model(config["backbone"]["name"]),
     )
 
 

@@ -121,18 +121,17 @@ def _from_timm(name: str, *, pretrained: bool) -> tuple[nn.Module, Path | None]:
         model = _create(name, pretrained=True)
         return model, _hub.torch_hub_file(config.url)
     file = _hub.fetch_first_hub_file(config.hf_hub_id, _candidates(config.hf_hub_filename))
-    return _with_file(name, file, custom_load=bool(config.custom_load)), file
+    return _with_file(name, file), file
 
 
-def _with_file(
-    name: str, file: Path, *, custom_load: bool = False, said: str | None = None
-) -> nn.Module:
+def _with_file(name: str, file: Path, *, said: str | None = None) -> nn.Module:
     """A model of timm that loads this file.
 
     timm would ask the hub again, with all of its client's retries, were it not given the file. And
     old versions unpickle what they open, and open a folder's .safetensors as they open a .bin.
     """
-    overlay: dict[str, Any] = {"file": str(file), "custom_load": custom_load}
+    # Configurations ask for the reader of .npz also where a repository has another file.
+    overlay: dict[str, Any] = {"file": str(file), "custom_load": file.suffix == ".npz"}
     if file.suffix not in {".safetensors", ".npz"}:
         overlay = {"state_dict": read_stored(file)[1]}
     overlay["source"] = ""  # neither the hub nor a folder

@@ -12,7 +12,7 @@ import torch
 from hub_cache import put_in_hub_cache
 from huggingface_hub import constants
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from support import SIZE, vit
 
 from burst.backbone import load_backbone
@@ -156,6 +156,14 @@ def test_a_hub_file_of_torch_s_is_read_where_there_is_no_safetensors(caches, off
     assert torch.equal(tiny.model.pos_embed, load_file(tiny_file)["pos_embed"])
     assert tiny.weights_sha256 == hashlib.sha256(stored.getvalue()).hexdigest()
     assert "state_dict" not in tiny.model.pretrained_cfg
+
+
+def test_a_model_that_came_from_jax_is_read_from_the_safetensors_of_its_repository(caches, offline):
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"  # by its URL it would be an .npz
+    assert timm.models.get_pretrained_cfg(name).custom_load
+    model = timm.create_model(name.partition(".")[0])
+    put_in_hub_cache(caches, f"timm/{name}", "model.safetensors", save(model.state_dict()))
+    assert torch.equal(load_backbone(f"timm:{name}").model.pos_embed, model.pos_embed)
 
 
 def test_a_timm_model_reads_another_size_as_timm_resamples_it(caches, offline, tiny_file):
