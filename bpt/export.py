@@ -26,6 +26,7 @@ from burst.provenance import provenance
 
 KIND = "bpt model 1"
 SUFFIX, PROGRAM_SUFFIX = ".safetensors", ".pt2"
+CODE = "python:"  # how the name of a backbone begins that is code, see `burst.load_backbone`
 CROP = ("interpolation", "crop_fraction", "crop_mode")
 
 
@@ -103,15 +104,24 @@ def load_exported(
 
 
 def open_exported(
-    path: str | Path, weights: str | Path | None = None, *, device: str | torch.device = "cpu"
+    path: str | Path,
+    weights: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    trusted: bool = True,
 ) -> tuple[Model, Backbone, dict[str, Any]]:
     """As `load_exported`: the model, its backbone, and all that the file says of itself.
 
     Raises:
-        CheckpointError: see `load_exported`.
+        CheckpointError: see `load_exported`; or the file is not trusted, and names code.
     """
     tensors, about = read_exported(Path(path), KIND)
     try:
+        if not trusted and str(about["backbone"]["name"]).startswith(CODE):
+            raise CheckpointError(
+                f"{path} names {about['backbone']['name']} as its backbone; code that somebody "
+                "else names is not run"
+            )
         # Files of earlier versions are of runs at the size of the pretraining.
         size = about["backbone"].get("image_size")
         backbone = exported_backbone(about, path, weights, device, image_size=size)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from bpt.construction import Model
+from bpt.export import CODE, export_run, open_exported, read_exported, write_exported
 from bpt.export import KIND as EXPORTED
-from bpt.export import export_run, open_exported, read_exported, write_exported
 from bpt.model_card import model_card
 from bpt.run_folder import (
     CONFIG,
@@ -58,7 +58,9 @@ class SharedRun(Run):
                 see `load_exported`.
         """
         self.check()
-        model, backbone, _ = open_exported(self.folder / MODEL, weights, device=device)
+        model, backbone, _ = open_exported(
+            self.folder / MODEL, weights, device=device, trusted=False
+        )
         return model, backbone
 
     def load_backbone(self, device: str | torch.device = "cpu") -> Backbone:
@@ -102,7 +104,7 @@ def write_hub_folder(run: RunFolder, folder: Path, repository: str) -> list[Path
         The files.
 
     Raises:
-        BurstError: the run is a detector, or not at its end.
+        BurstError: the run is a detector, not at its end, or stands on a model that is code.
         CheckpointError: see `Run.load_model`.
         OutputError: the folder cannot be written.
     """
@@ -136,6 +138,11 @@ def _shareable(run: RunFolder) -> Run:
         raise BurstError(f"{run.folder} was pulled; push the run that it was made of")
     if run.result is None:
         raise BurstError(f"{run.folder} is not at its end; train it on with --resume, then push")
+    if run.recipe.model.startswith(CODE):
+        raise BurstError(
+            f"{run.folder} stands on {run.recipe.model}, which is code that others do not run; "
+            "push the model to the hub, and train on hf-hub:ORG/NAME"
+        )
     return run
 
 

@@ -14,10 +14,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import bpt
+from bpt.export import KIND, read_exported, write_exported
 from bpt.hub_folder import FILES, without_folders
 from bpt.model_card import licence_of, standard_error
 from bpt.transforms import eval_transform
 from burst.errors import BurstError, CheckpointError, ShapeError
+from burst.files import sha256_of
 from cli import bpt as command
 
 # What the client itself does when it uploads without xet.
@@ -350,6 +352,23 @@ def test_a_prompt_that_was_changed_or_belongs_elsewhere_is_refused(pushed, tmp_p
         bpt.load_prompt(folder)
     with pytest.raises(CheckpointError, match="no folder, no file, and no ORG/NAME"):
         bpt.load_prompt(tmp_path / "nowhere")
+
+
+def test_no_code_is_run_that_a_prompt_of_somebody_else_names(pushed, tmp_path, monkeypatch):
+    for name, data in pushed.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "payload.py").write_text("open('executed', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors, about = read_exported(file, KIND)
+    about["backbone"]["name"] = "python:payload:make"
+    write_exported(file, tensors, about)
+    config = json.loads(pushed["config.json"]) | {"sha256": sha256_of(file)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="is not run"):
+        bpt.load_prompt(tmp_path)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_what_was_pulled_is_not_pushed_again(pushed, tmp_path):
