@@ -57,7 +57,7 @@ def push(
             files = write_hub_folder(run, Path(temporary), repository)
             if not quiet:
                 _show(files, f"to {repository}{', private if it is new' if private else ''}")
-            if sys.stdin.isatty() and not yes and not quiet:
+            if _on_terminal() and not yes and not quiet:
                 typer.confirm("Push these files?", abort=True, err=True)
             with _client_bars(show=not quiet and sys.stderr.isatty()):
                 page = push_files(files, repository, private=private or None)
@@ -67,6 +67,11 @@ def push(
             console.print(
                 f'to use: bpt.load_prompt("{repository}")', highlight=False, soft_wrap=True
             )
+
+
+def _on_terminal() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty()
 
 
 @contextmanager
