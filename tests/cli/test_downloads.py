@@ -153,6 +153,7 @@ def test_a_download_that_fails_is_one_line_and_in_nobody_s_way(hub, model, probl
     succeeded(model)
 
 
+@pytest.mark.slow  # a process that imports torch
 def test_another_process_is_pointed_to_a_hub_by_its_environment(hub, tmp_path):
     program = "import sys; from cli.burst import main; main()"
     result = subprocess.run(
