@@ -19,7 +19,8 @@ help:
 
 # Where the ViT-S/14 cannot be installed, the demo says so and measures a small backbone.
 demo: .venv/.installed .venv/.installed-saliency
-	$(BIN)/python -m tools.demo demo-out
+	@echo "loading PyTorch ..."
+	@$(BIN)/python -m tools.demo demo-out
 
 # A process a core, each with one thread: with more they slow each other down.
 test: .venv/.installed-dev

@@ -107,7 +107,8 @@ def typed(*command: object, cwd: Path = ROOT, quiet: bool = False) -> str:
     words = [str(word) for word in command]
     print("$", shlex.join([Path(words[0]).name, *words[1:]]), flush=True)
     began = time.monotonic()
-    result = subprocess.run(words, cwd=cwd, text=True, stdout=subprocess.PIPE if quiet else None)
+    output = subprocess.PIPE if quiet else None
+    result = subprocess.run(words, check=False, cwd=cwd, text=True, stdout=output)
     if result.returncode:
         print(result.stdout or "", end="")
         raise SystemExit(f"{Path(words[0]).name} ended with {result.returncode}")
