@@ -1,9 +1,12 @@
 """What is published: nothing of the packages is left out, and nothing else comes along."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.version import Version
 
 from tools.dist import COMMANDS, differences
 
@@ -44,6 +47,15 @@ def test_an_sdist_holds_what_git_tracks():
         "demo-out/a.png is not tracked",
         "tests/test_x.py is missing",
     ]
+
+
+def test_without_a_tag_the_version_is_that_of_a_release_to_come():
+    newest = re.search(r"^## (\d\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert Version(project["tool"]["setuptools_scm"]["fallback_version"]) >= Version(
+        f"{newest}.dev0"
+    )
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == newest
 
 
 def test_what_is_published_was_tried_before():
