@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = (
     "burst histogram --num-images 8 --out survey",
     "burst map photo.jpg --out map",
-    "bpt train digits --epochs 1 --num-prompts 8 --out run",
+    "bpt train digits --epochs 1 --num-prompts 8 --train-fraction 0.2 --out run",
     "bpt report run --out report",
 )
 LEFT = (
