@@ -59,7 +59,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def main(out: Path, *, num_images: int = 16, share: float = 0.5) -> None:
+def main(out: Path, *, num_images: int = 16, share: float = 0.3) -> None:
     with step("loading the backbone"):
         chosen, backbone = loaded()
     with step(f"measuring {chosen.model} over {num_images} images"):
