@@ -157,7 +157,7 @@ def written(
 def burstiest(survey: burst.Survey) -> int:
     """The block whose response has the largest excess kurtosis."""
     rows = survey.table.query("quantity == 'qkx'")
-    return int(rows.loc[rows["excess_kurtosis"].idxmax(), "block"])
+    return int(rows["block"].iloc[int(rows["excess_kurtosis"].argmax())])
 
 
 def why(survey: burst.Survey) -> str:
