@@ -71,7 +71,7 @@ def main(out: Path, *, num_images: int = 16, share: float = 0.3) -> None:
         with step(f"training {method} on {DATASET}"):
             runs.append(trained(chosen, method, out, share))
     with step("drawing the page"):
-        page = written(survey, maps.maps[0], runs, out)
+        page = written(chosen, survey, maps.maps[0], runs, out)
     print(f"open {page}", flush=True)
 
 
@@ -111,14 +111,19 @@ def trained(chosen: Choice, method: str, out: Path, share: float) -> bpt.Run:
 
 
 def written(
-    survey: burst.Survey, photo: burst.TokenMap, runs: Sequence[bpt.Run], out: Path
+    chosen: Choice,
+    survey: burst.Survey,
+    photo: burst.TokenMap,
+    runs: Sequence[bpt.Run],
+    out: Path,
 ) -> Path:
     """The page, and its figures beside it."""
-    model, block = survey.record["model"], burstiest(survey)
+    model, block = chosen.model, burstiest(survey)
     table, apart = compare(runs), differences(runs)
+    steps = runs[0].metrics[-1]["step"]
     page = Page(f"Why {model} is bursty, where, and what prompts do", LEAD)
     found = page.section("What was found")
-    for sentence in (why(survey), where(photo, block), who(table, apart)):
+    for sentence in (why(survey), where(photo, block), who(table, apart, steps)):
         found.text(sentence, strong=True)
     for caveat in caveats(survey):
         found.text(caveat)
@@ -149,7 +154,7 @@ def written(
     columns = ["method", "prompts", "trained", "epochs", "val_accuracy", "test_accuracy", "seconds"]
     section.frame(table[columns], "Accuracies in percent; prompts and trained: numbers learned")
     section = page.section("To go on")
-    section.code("\n".join(next_commands(survey, runs)))
+    section.code("\n".join(next_commands(chosen, runs)))
     section.versions(runs[0].config["versions"])
     return page.save(out / "index.html")
 
@@ -163,13 +168,13 @@ def burstiest(survey: burst.Survey) -> int:
 def why(survey: burst.Survey) -> str:
     """Whether the burstiest block is so because its dimensions differ in scale."""
     rows = survey.table.query("quantity == 'qkx'").set_index("block")
-    row, heavy = rows.loc[burstiest(survey)], int((rows["excess_kurtosis"] > 1).sum())
-    left = int((rows["kurtosis_within_rows"] > 1).sum())
+    row, heavy = rows.loc[burstiest(survey)], rows[rows["excess_kurtosis"] > 1]
+    left = int((heavy["kurtosis_within_rows"] > 1).sum())
     return (
-        f"{survey.record['model']} is heavy-tailed in {heavy} of {len(rows)} blocks, most in block "
-        f"{row.name} (excess kurtosis {signed(row['excess_kurtosis'])}; Gaussian 0, Laplacian 3); "
-        f"with each dimension divided by its own deviation {left} are, and block {row.name} has "
-        f"{signed(row['kurtosis_within_rows'])}."
+        f"{survey.record['model']} is heavy-tailed in {len(heavy)} of {len(rows)} blocks, most in "
+        f"block {row.name} (excess kurtosis {signed(row['excess_kurtosis'])}; Gaussian 0, "
+        f"Laplacian 3): once each dimension is divided by its own deviation {left} of them are, and block "
+        f"{row.name} has {signed(row['kurtosis_within_rows'])}."
     )
 
 
@@ -183,18 +188,21 @@ def where(photo: burst.TokenMap, block: int) -> str:
     )
 
 
-def who(table: pd.DataFrame, apart: pd.DataFrame) -> str:
+def who(table: pd.DataFrame, apart: pd.DataFrame, steps: int) -> str:
     """How accurate each method was, and which differences are more than chance."""
     scores = ", ".join(
         f"{row['method']} {row['test_accuracy']:.1f} %" for row in table.to_dict("records")
     )
     told = [
-        f"{row['method']} against {row['against']} {row['difference']:+.1f} points"
+        f"{row['method']} against {row['against']} {signed(row['difference'])} points"
         for row in apart.to_dict("records")
         if row["low"] > 0 or row["high"] < 0
     ]
     verdict = f"told apart: {'; '.join(told)}" if told else "no two of them are told apart"
-    return f"On digits: {scores}. With 95 % intervals over the test images, {verdict}."
+    return (
+        f"On digits, after the same {steps} steps at one rate: {scores}. With 95 % intervals over "
+        f"the test images, {verdict}."
+    )
 
 
 def differences(runs: Sequence[bpt.Run]) -> pd.DataFrame:
@@ -218,8 +226,8 @@ def how_trained(runs: Sequence[bpt.Run]) -> str:
     )
 
 
-def next_commands(survey: burst.Survey, runs: Sequence[bpt.Run]) -> list[str]:
-    model = survey.record["model"]
+def next_commands(chosen: Choice, runs: Sequence[bpt.Run]) -> list[str]:
+    model = chosen.model + (f" --image-size {chosen.pixels}" if chosen.pixels else "")
     return [
         f"burst report --model {model} --images MY_PHOTOS --out report",
         f"burst map MY_PHOTO.jpg --model {model} --out map",
