@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself, and is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check versions bench dist clean
+.PHONY: help demo test check docs versions bench dist clean
 
 # The first Python from 3.11 to 3.13 that runs here; `make PYTHON=... demo` chooses another.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
@@ -12,6 +12,7 @@ help:
 	@echo "make demo      install into .venv; say on one page why a real ViT-S is bursty, where in a photograph, and what prompts do"
 	@echo "make test      run the tests"
 	@echo "make check     ruff and mypy"
+	@echo "make docs      build the documentation in site/, to be read with a browser from there"
 	@echo "make versions  run with the oldest, two common and the newest versions of torch and the rest"
 	@echo "make bench     measure speed and memory against peers"
 	@echo "make dist      build sdist and wheel, check them, and try the wheel in a fresh environment"
@@ -31,6 +32,14 @@ check: .venv/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Strictly: a broken link, a public name that no page lists, a page that no menu names is an error.
+docs: .venv/.installed-dev $(patsubst docs/%,build/%,$(wildcard docs/notebooks/*.ipynb))
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# The notebooks with their outputs, which the site shows: about half a minute each, once.
+build/notebooks/%.ipynb: docs/notebooks/%.ipynb | .venv/.installed-dev
+	$(BIN)/python -m tools.docs.notebooks $<
+
 # Environments of their own, in .nox; noxfile.py lists them.
 versions: .venv/.installed-dev
 	$(BIN)/nox
@@ -43,7 +52,7 @@ dist: .venv/.installed-dist
 	$(BIN)/python -m tools.dist
 
 clean:
-	rm -rf .venv .nox demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .nox demo-out build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed; none was found" >&2; exit 2; }

@@ -55,8 +55,8 @@ class BitFitViT(AdaptedViT):
     """All biases of a backbone are trained: of patches, norms, attention, MLPs; and a head.
 
     Args:
-        backbone, num_classes, generator: see `TunedViT`.
-        **options: pooling, head_std, checkpoint_activations: see there.
+        backbone, num_classes: see `TunedViT`.
+        **options: pooling, head_std, checkpoint_activations, generator: see there.
 
     Raises:
         UnsupportedModel: no bias in it; or see `TunedViT`.

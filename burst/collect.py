@@ -82,8 +82,7 @@ def collect_split(
         share: of the items to hold out, up to one half; 0 for none.
 
     Raises:
-        BurstError: share is outside 0..1/2.
-        and what `collect_moments` raises.
+        BurstError: share is outside 0..1/2; or see `collect_moments`.
     """
     every = held_out_period(share)
     check_tokens(model, tokens)

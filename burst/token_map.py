@@ -176,7 +176,7 @@ def map_photos(
 
     Raises:
         ImageError: a photograph is missing or no image; or a folder holds none that can be read.
-        and what `token_energy` raises.
+        BurstError: see `token_energy`.
     """
     _check_reads_images(backbone)
     if not photos:

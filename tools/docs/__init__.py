@@ -1,0 +1,1 @@
+"""What the site is made of beside its Markdown: `hooks` is what mkdocs.yml names."""
