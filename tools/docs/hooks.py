@@ -86,9 +86,12 @@ def _check_reference(files: Files) -> None:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Links out of docs/ become links within the site."""
+    """Links out of docs/ become links within the site; what explains a name is found first."""
     markdown = repository.relink(markdown, page.file.src_uri)
+    if page.file.src_uri.startswith(repository.PLACE):
+        page.meta["search"] = {"boost": 0.5}
     if page.file.src_uri.startswith(REFERENCE):
+        page.meta["search"] = {"boost": 2}
         markdown = names.resolve_shadowed(markdown, public)
     return markdown
 
