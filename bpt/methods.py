@@ -7,6 +7,7 @@ from burst.errors import BurstError
 
 ADAPTED = ("lora", "adapter", "bitfit")  # parameter-efficient fine-tuning, see `bpt.adaptation`
 METHODS = (*PROMPT_METHODS, "linear", "full", *ADAPTED)
+"""What `Recipe.method` may be: prompts, a linear probe, fine-tuning, and what trains little."""
 WHITENED = tuple(name for name in PROMPT_METHODS if name.startswith("bpt-"))
 TRAINED_ON_IMAGES = tuple(name for name in METHODS if name != "linear")  # not on kept features
 # The methods that make use of an option, where not all of them do.

@@ -33,6 +33,7 @@ PROMPT_METHODS = (
     "bpt-dwhiten",
     "bpt-bilinear",
 )
+"""What `PromptOptions.method` may be: the kinds of prompts."""
 FROZEN = ("bpt-fwhiten", "bpt-dwhiten")  # whose whitening matrix is kept as it is
 SPT_TOKENS = ("random", "mean", "max", "kmeans")
 BILINEAR_STARTS = ("xavier", "balanced", "whitening")

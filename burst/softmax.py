@@ -46,6 +46,7 @@ SOFTMAX_COLUMNS = (
     *(name for weight in WEIGHTS for name in (weight, f"{weight}_std")),
     *(f"{weight}_{end}" for weight in WEIGHTS for end in ("low", "high")),
 )
+"""The columns of `Survey.softmax`: see `WeightStatistics`."""
 SCALES = {weight: Scale(least=0.0, most=1.0) for weight in WEIGHTS} | {
     "keys": Scale(least=0.0),
     "entropy": Scale(least=0.0),

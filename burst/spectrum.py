@@ -42,6 +42,7 @@ SPECTRAL_STATISTICS = (
     "tail_ks",
     "symmetric_share",
 )
+"""The numbers of `describe_spectrum`, in its order."""
 NULLS = ("stable_rank", "effective_rank", "tail_exponent", "tail_ks", "symmetric_share")
 COLUMNS = (
     *("model", "pretraining", "block", "head"),

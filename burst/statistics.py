@@ -44,6 +44,7 @@ STATISTICS: tuple[str, ...] = (
     "ks_gaussian",
     "ks_laplace",
 )
+"""The numbers of `describe`, in its order."""
 
 
 def describe(hist: Histogram | Bins) -> dict[str, float]:

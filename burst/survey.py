@@ -37,6 +37,7 @@ from burst.stream import NamedStream, Stream, as_stream
 from burst.survey_table import Counts, survey_table
 
 QUANTITIES = ("qk", "x", "qkx", LOGITS)
+"""What a survey can measure: see `SurveyOptions`."""
 USUAL = ("qk", "x", "qkx")  # measured unless something else is asked for
 
 

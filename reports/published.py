@@ -20,6 +20,7 @@ STUDIES = (
     "coco_mask_rcnn",
     "coco_cascade",
 )
+"""The tables of the paper that `bpt.run_study` can train."""
 DETECTORS = {"mask_rcnn": "mask-rcnn", "cascade_mask_rcnn": "cascade"}  # the poster's, and ours
 OF_COCO = {"coco_mask_rcnn": "mask_rcnn", "coco_cascade": "cascade_mask_rcnn"}
 # What a number of the paper is, and where our results have it.

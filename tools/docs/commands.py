@@ -118,10 +118,9 @@ def _default(option: Any) -> str:
     if option.required:
         return "required"
     value = option.default() if callable(option.default) else option.default
-    if isinstance(value, list | tuple):
-        return ", ".join(code(str(one)) for one in value)
-    given = isinstance(value, str | int | float) and not isinstance(value, bool)
-    return code(str(value)) if given and value != "" else ""
+    values = value if isinstance(value, list | tuple) else [value]
+    given = [getattr(one, "value", one) for one in values]  # of an Enum
+    return ", ".join(code(str(one)) for one in given if one not in (None, "", True, False))
 
 
 def _text(parameter: Any) -> str:

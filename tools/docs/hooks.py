@@ -54,7 +54,9 @@ def _add_notebooks(files: Files, config: MkDocsConfig) -> None:
     for file in [one for one in files if one.src_uri.endswith(".ipynb")]:
         path = Path(str(file.abs_src_path))
         page, pictures = notebook_page(read_notebook(path), path.stem)
-        files.append(File.generated(config, repository.notebook_in_site(file.src_uri), content=page))
+        files.append(
+            File.generated(config, repository.notebook_in_site(file.src_uri), content=page)
+        )
         for name, content in pictures.items():
             place = str(Path(file.src_uri).parent / name)
             files.append(File.generated(config, place, content=content))
@@ -116,7 +118,9 @@ def on_page_content(html: str, *, page: Page, **_: Any) -> str:
     return _CODE.sub(link, html)
 
 
-def on_template_context(context: dict[str, Any], *, template_name: str, config: MkDocsConfig) -> Any:
+def on_template_context(
+    context: dict[str, Any], *, template_name: str, config: MkDocsConfig
+) -> Any:
     """The page of a wrong address finds its style from the folder too, where no host is named."""
     if template_name == "404.html" and not config.site_url:
         context["base_url"] = "."

@@ -68,6 +68,8 @@ def execute(path: Path, out: Path) -> None:
 
 
 def _output(output: dict[str, Any], folder: str, pictures: dict[str, bytes]) -> Iterator[str]:
+    if output.get("name") == "stderr":
+        return
     data = output.get("data", {})
     if "image/png" in data:
         path = f"{folder}/{len(pictures)}.png"
