@@ -55,6 +55,28 @@ def test_every_public_class_and_function_says_what_it_is():
         assert inspect.getdoc(public) or not callable(public), name
 
 
+@pytest.mark.parametrize(
+    ("code", "package", "first"),
+    [
+        ("burst.survey", None, "burst.survey"),
+        ("burst.Survey.load", "bpt", "burst.Survey"),
+        ("Survey.load", "burst", "burst.Survey"),
+        ("load_backbone", "bpt", "bpt.load_backbone"),
+        ("ShapeError", "bpt", "bpt.ShapeError"),
+        ("ShapeError", None, None),
+        ("train", "bpt", None),  # perhaps the split
+        ("Prefix", "burst", None),
+    ],
+)
+def test_a_name_in_a_text_means_a_public_one_where_it_cannot_be_a_word(code, package, first):
+    assert [*names.meanings(code, package), None][0] == first
+
+
+def test_a_name_of_another_package_is_found_too():
+    assert "burst.ShapeError" in names.meanings("ShapeError", "bpt")
+    assert "burst.matmul_histogram" in names.meanings("burst.kernels.matmul_histogram", None)
+
+
 def test_names_explained_together_are_explained_each():
     docstrings = pytest.importorskip("tools.docs.docstrings", reason="griffe is not installed")
     read = (

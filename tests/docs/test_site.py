@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +66,7 @@ def test_the_site_builds_strictly_and_is_read_from_its_folder(tmp_path):
 
 
 def _read_from_its_folder(site):
-    """No error, no other host, nothing wider than the screen; the search finds names and options."""
+    """No error, no other host, nothing wider than the screen; names and options are found."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     from tools.docs.look import CHROMIUM, SCHEMES, WIDTHS, open_page, search
 

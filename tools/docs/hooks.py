@@ -27,7 +27,6 @@ _CODE = re.compile(  # code that names something, but where it is a link or a bl
     r"<a\b.*?</a>|<pre\b.*?</pre>|<h\d.*?</h\d>|<code>(?P<name>[A-Za-z_][\w.]*)(?:\([^<]*\))?</code>",
     re.DOTALL,
 )
-_DISTINCT = re.compile(r"[a-z0-9]_[a-z0-9]|[a-z][A-Z]")
 log = get_plugin_logger("attention-burstiness")
 public = names.all_public_names()
 pages_of: dict[str, str] = {}  # "package.name" -> where the reference lists it, as a URL
@@ -101,19 +100,17 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
 def on_page_content(html: str, *, page: Page, **_: Any) -> str:
     """A public name in code, such as `burst.survey`, becomes a link to the reference.
 
-    In a package's own docstrings also without the package, where it cannot be another word.
+    In the reference also without its package, where it cannot be another word.
     """
-    package = page.file.src_uri.removeprefix(REFERENCE).split("/")[0]
+    path = page.file.src_uri
+    package = path.removeprefix(REFERENCE).split("/")[0] if path.startswith(REFERENCE) else None
 
     def link(found: re.Match[str]) -> str:
-        if found["name"] is None:
+        meant = names.meanings(found["name"], package) if found["name"] else []
+        place = next((pages_of[name] for name in meant if name in pages_of), None)
+        if place is None:
             return found[0]
-        start, *rest = found["name"].split(".")
-        own = f"{package}.{start}" if _DISTINCT.search(start) else ""
-        name = f"{start}.{rest[0]}" if rest and start in names.PACKAGES else own
-        if name not in pages_of:
-            return found[0]
-        return f'<a href="{get_relative_url(pages_of[name], page.url)}">{found[0]}</a>'
+        return f'<a href="{get_relative_url(place, page.url)}">{found[0]}</a>'
 
     return _CODE.sub(link, html)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = "burst", "bpt", "reports"
+_DISTINCT = re.compile(r"[a-z0-9]_[a-z0-9]|[a-z][A-Z]|^[A-Z]\w*\.")
 _LISTED = re.compile(r"^::: *(\S+)", re.MULTILINE)
 
 
@@ -66,6 +67,21 @@ def all_public_names(root: Path = ROOT) -> dict[str, str]:
         for package in PACKAGES
         for name, place in public_names(package, root).items()
     }
+
+
+def meanings(code: str, package: str | None) -> list[str]:
+    """What a name in a text may mean, as "package.name", the likeliest first.
+
+    Args:
+        code: "burst.survey", "burst.kernels.choose", or without a package "Survey.load".
+        package: whose docstring it stands in; None elsewhere, where all names have their package.
+    """
+    first, *others = code.split(".")
+    if first in PACKAGES:
+        return [f"{first}.{other}" for other in others]
+    if package is None or not _DISTINCT.search(code):
+        return []
+    return [f"{one}.{first}" for one in (package, *PACKAGES)]
 
 
 def resolve_shadowed(markdown: str, public: Mapping[str, str], root: Path = ROOT) -> str:
