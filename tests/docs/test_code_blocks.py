@@ -29,6 +29,7 @@ PYTHON = {
     for name, text in PAGES.items()
     if (found := [one for one in blocks(text) if one.language == "python"])
 }
+COMPLETION = "--install-completion", "--show-completion"  # Typer's own, where there is a shell
 PROGRAMS = {"burst": cli.burst.app, "bpt": cli.bpt.app}
 
 
@@ -137,6 +138,8 @@ def check(words, *, whole=True):
         BurstError: a value that the libraries do not know.
     """
     program, *arguments = words
+    if arguments[0] in COMPLETION:
+        return
     command = typer.main.get_command(PROGRAMS[program])
     given = {}
     for one in command.commands.values():
