@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import typer
 from code_blocks import Block, blocks, command_lines, commands_in_text
+from matplotlib.figure import Figure
 from PIL import Image
 
 import bpt
@@ -35,8 +36,13 @@ PROGRAMS = {"burst": cli.burst.app, "bpt": cli.bpt.app}
 
 @pytest.fixture
 def a_reader_s_folder(tmp_path, monkeypatch):
-    """An empty folder but for photographs: photo.jpg, and photos/CLASS/IMAGE in two classes."""
+    """An empty folder but for photographs: photo.jpg, and photos/CLASS/IMAGE in two classes.
+
+    Figures that are written there are empty: other tests draw them.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda _: None)
+    monkeypatch.setattr(Figure, "savefig", lambda _, path, **__: Path(path).touch())
     rng = np.random.default_rng(0)
     for i, name in enumerate(["cats", "dogs"] * 6):
         folder = tmp_path / "photos" / name
