@@ -151,7 +151,7 @@ def written(
         forest_figure(apart), out / "who",
         "Paired differences of test accuracy with 95 % intervals over the test images.",
     )  # fmt: skip
-    columns = ["method", "prompts", "trained", "epochs", "val_accuracy", "test_accuracy", "seconds"]
+    columns = ["method", "prompts", "trained", "epochs", "val_accuracy", "test_accuracy"]
     section.frame(table[columns], "Accuracies in percent; prompts and trained: numbers learned")
     section = page.section("To go on")
     section.code("\n".join(next_commands(chosen, runs)))
