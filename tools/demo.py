@@ -173,8 +173,8 @@ def why(survey: burst.Survey) -> str:
     return (
         f"{survey.record['model']} is heavy-tailed in {len(heavy)} of {len(rows)} blocks, most in "
         f"block {row.name} (excess kurtosis {signed(row['excess_kurtosis'])}; Gaussian 0, "
-        f"Laplacian 3): once each dimension is divided by its own deviation {left} of them are, "
-        f"and block {row.name} has {signed(row['kurtosis_within_rows'])}."
+        f"Laplacian 3); dividing each dimension by its own deviation leaves {left} of them so, "
+        f"and block {row.name} at {signed(row['kurtosis_within_rows'])}."
     )
 
 
