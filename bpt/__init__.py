@@ -64,6 +64,7 @@ from bpt.prompt import (
 from bpt.prompt_matrices import prompt_matrices, prompt_whitening
 from bpt.published import PublishedRecipe, published_rate, published_recipes, recipe_for
 from bpt.recipe import Recipe
+from bpt.recipe_file import load_recipe, make_recipe, save_recipe
 from bpt.run_folder import Run, open_run
 from bpt.search import (
     Difference,
@@ -166,7 +167,9 @@ __all__ = [
     "load_exported",
     "load_exported_detector",
     "load_prompt",
+    "load_recipe",
     "locate",
+    "make_recipe",
     "open_coco",
     "open_dataset",
     "open_images",
@@ -188,6 +191,7 @@ __all__ = [
     "restore_detector",
     "restore_model",
     "run_study",
+    "save_recipe",
     "search_base",
     "search_devices",
     "search_folder",

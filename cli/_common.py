@@ -16,14 +16,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cli._downloads import downloads_shown, note_quiet
+from cli._panels import MACHINE, OUTPUT, option
 
-Device = Annotated[str, typer.Option(help="`auto`, `cpu`, `cuda`, `cuda:1` ...")]
+Device = Annotated[str, option("`auto`, `cpu`, `cuda`, `cuda:1` ...", MACHINE)]
+Devices = Annotated[str, option("One training at a time on each: auto, or cuda:0,cuda:1.", MACHINE)]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", help="Print nothing but errors and warnings.", callback=note_quiet),
+    option("Print nothing but errors and warnings.", OUTPUT, "--quiet", callback=note_quiet),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="All that is known of each.")]
+Json = Annotated[bool, option("Print JSON instead of a table.", OUTPUT, "--json")]
+Verbose = Annotated[bool, option("All that is known of each.", OUTPUT, "--verbose")]
 
 INTERRUPTED = 130
 USER_ERROR = 2
@@ -59,6 +61,12 @@ def add_version(app: typer.Typer) -> None:
             typer.echo(context.get_help())
 
     app.callback(invoke_without_command=True)(describe)
+
+
+def was_typed(context: typer.Context, name: str) -> bool:
+    """Whether a parameter stands on the command line, even if at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli._common import Json, Steps, Verbose, plain_console, reported_errors
+from cli._panels import DATA, option
 
 
 def datasets(
@@ -22,7 +23,7 @@ def datasets(
         str | None, typer.Option(help="Fetch this dataset, where its licence and site allow it.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Where to look; $BPT_DATA or ./data if not given.")
+        Path | None, option("Where to look; $BPT_DATA or ./data if not given.", DATA)
     ] = None,
     verbose: Verbose = False,
     as_json: Json = False,

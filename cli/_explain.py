@@ -15,10 +15,12 @@ from cli._common import (
     plain_console,
     reported_errors,
 )
+from cli._panels import MEASURED, OUTPUT, TRIALS, option
 from cli._reading import (
     Blocks,
     ImageSize,
     Model,
+    PerHead,
     Weights,
     open_backbone,
 )
@@ -28,9 +30,9 @@ def spectrum(
     model: Model = "mae_tiny",
     weights: Weights = None,
     blocks: Blocks = "all",
-    per_head: Annotated[bool, typer.Option("--per-head", help="Measure each head too.")] = False,
+    per_head: PerHead = False,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for table, singular values, record and figure.")
+        Path | None, option("Folder for table, singular values, record and figure.", OUTPUT)
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -68,10 +70,10 @@ def compare(
     ],
     steps: Annotated[
         str | None,
-        typer.Option(help="Of the training, one a run, such as 0,10,20; else read from names."),
+        option("Of the training, one a run, such as 0,10,20; else read from names.", TRIALS),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the page, its figures and comparison.csv.")
+        Path | None, option("Folder for the page, its figures and comparison.csv.", OUTPUT)
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -104,14 +106,14 @@ def map_(
         list[str],
         typer.Argument(help="An image, or a folder, zip or plain tar of some, or `sample`."),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for figures, page, tables and record.")],
+    out: Annotated[Path, option("Folder for figures, page, tables and record.", OUTPUT)],
     model: Model = "mae_tiny",
     weights: Weights = None,
     image_size: ImageSize = None,
     blocks: Annotated[
         str | None,
-        typer.Option(
-            help="`all`, or blocks counted from 0; without it the first, burstiest and last."
+        option(
+            "`all`, or blocks counted from 0; without it the first, burstiest and last.", MEASURED
         ),
     ] = None,
     device: Device = "auto",

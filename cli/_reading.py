@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cli._panels import BACKBONE, DATA, MEASURED, OUTPUT, option
 
 if TYPE_CHECKING:
     from burst import Backbone, ImageStream, TextStream
@@ -12,40 +12,45 @@ SAMPLE = "sample"
 
 Model = Annotated[
     str,
-    typer.Option(
-        help="A name from `burst models`, or timm:NAME, hf:ORG/NAME, hf:FOLDER, torchvision:NAME, "
-        "open_clip:NAME/PRETRAINED, python:package.module:factory."
+    option(
+        "A name from `burst models`, or timm:NAME, hf:ORG/NAME, hf:FOLDER, torchvision:NAME, "
+        "open_clip:NAME/PRETRAINED, python:package.module:factory.",
+        BACKBONE,
     ),
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="A checkpoint file, or `random`; nothing is downloaded then."),
-]
-Images = Annotated[
-    str,
-    typer.Option(help="A folder, a zip or plain tar of images, an image, or `sample` (embedded)."),
-]
-NumImages = Annotated[
-    int,
-    typer.Option(help="How many images, or sequences of a text, drawn at random by the seed."),
+    option("A checkpoint file, or `random`; nothing is downloaded then.", BACKBONE),
 ]
 ImageSize = Annotated[
     int | None,
-    typer.Option(help="Pixels a side, where not the pretraining's; positions are resampled."),
+    option("Pixels a side, where not the pretraining's; positions are resampled.", BACKBONE),
+]
+Images = Annotated[
+    str,
+    option("A folder, a zip or plain tar of images, an image, or `sample` (embedded).", DATA),
 ]
 Text = Annotated[
     Path | None,
-    typer.Option(help="A text file, for a language model or the text tower of one for both."),
+    option("A text file, for a language model or the text tower of one for both.", DATA),
 ]
-Blocks = Annotated[str, typer.Option(help="`all`, or blocks counted from 0, such as 0,3-5.")]
-Convention = Annotated[
-    str, typer.Option(help="`paper`: W_q W_k^T; `authors`: what their code computes.")
+NumImages = Annotated[
+    int,
+    option("How many images, or sequences of a text, drawn at random by the seed.", DATA),
 ]
-Tokens = Annotated[str, typer.Option(help="`all`, or `patch` to leave the class token etc. out.")]
 Seed = Annotated[
-    int, typer.Option(help="Of the choice of images or sequences, and of the sample's crops.")
+    int, option("Of the choice of images or sequences, and of the sample's crops.", DATA)
 ]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that can't be read.")]
+SkipBad = Annotated[bool, option("Leave out images that can't be read.", DATA, "--skip-bad")]
+Blocks = Annotated[str, option("`all`, or blocks counted from 0, such as 0,3-5.", MEASURED)]
+PerHead = Annotated[bool, option("Measure each head too.", MEASURED, "--per-head")]
+Convention = Annotated[
+    str, option("`paper`: W_q W_k^T; `authors`: what their code computes.", MEASURED)
+]
+Tokens = Annotated[str, option("`all`, or `patch` to leave the class token etc. out.", MEASURED)]
+Style = Annotated[
+    str, option("Of the figures: paper, or slide with larger text and lines.", OUTPUT)
+]
 
 
 def open_backbone(

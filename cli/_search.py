@@ -8,6 +8,7 @@ import typer
 
 from cli import _training_options as options
 from cli._common import (
+    Devices,
     Json,
     Quiet,
     parse_devices,
@@ -18,59 +19,46 @@ from cli._common import (
     reported_errors,
     training_told,
 )
+from cli._panels import MACHINE, OUTPUT, PROMPTS, STEPS, TRIALS, option
 
 
 def search(
     dataset: Annotated[str, typer.Argument(help="A name from `bpt datasets`, or folder:PATH.")],
     methods: Annotated[
-        str, typer.Option(help="Any of `bpt train --method`, such as linear,vpt,bpt-fwhiten.")
+        str, option("Any of `bpt train --method`, such as linear,vpt,bpt-fwhiten.", PROMPTS)
     ],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder; searches/DATASET-MODEL if not given.")
-    ] = None,
     lrs: Annotated[
         str | None,
-        typer.Option(help="Rates to begin with; if not given, four around each method's own."),
+        option("Rates to begin with; if not given, four around each method's own.", TRIALS),
     ] = None,
     weight_decays: Annotated[
         str | None,
-        typer.Option(help="Decays to begin with; if not given, 0 and each method's own."),
+        option("Decays to begin with; if not given, 0 and each method's own.", TRIALS),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Of the final trainings.")] = "0,1,2",
+    seeds: Annotated[str, option("Of the final trainings.", TRIALS)] = "0,1,2",
     folds: Annotated[
         int,
-        typer.Option(help="Of the cross-validation, where validation images are fewer than 500."),
+        option("Of the cross-validation, where validation images are fewer than 500.", TRIALS),
     ] = 2,
     max_trials: Annotated[
         int | None,
-        typer.Option(
-            help="Of each method, also if its best is at an edge; half as many again as the grid."
+        option(
+            "Of each method, also if its best is at an edge; half as many again as the grid.",
+            TRIALS,
         ),
     ] = None,
-    devices: Annotated[
-        str, typer.Option(help="One training at a time on each: auto, or cuda:0,cuda:1.")
-    ] = "auto",
-    processes: Annotated[
-        int | None,
-        typer.Option(
-            help="On each device; 1, on a CPU one a thread, but no more than 4; they share them.",
-            min=1,
-        ),
-    ] = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-    model: options.Model = None,
-    weights: options.Weights = None,
     data: options.Data = None,
     train_fraction: options.TrainFraction = None,
     train_list: options.TrainList = None,
-    normalisation: options.Normalisation = None,
-    image_size: options.ImageSize = None,
     augmentation: options.Augmentation = None,
     views: options.Views = None,
     randaugment: options.Randaugment = None,
     mixup: options.Mixup = None,
     cutmix: options.Cutmix = None,
+    model: options.Model = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    normalisation: options.Normalisation = None,
     placement: options.Placement = None,
     num_prompts: options.NumPrompts = None,
     rank: options.Rank = None,
@@ -88,30 +76,39 @@ def search(
     prompt_dropout: options.PromptDropout = None,
     bottleneck: options.Bottleneck = None,
     head_norm: options.HeadNorm = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Of every training.", rich_help_panel=options.STEPS)
-    ] = None,
+    epochs: Annotated[int | None, option("Of every training.", STEPS)] = None,
     warmup_epochs: options.WarmupEpochs = None,
     batch_size: options.BatchSize = None,
     optimizer: options.Optimizer = None,
     min_lr: options.MinLr = None,
     head_weight_decay: Annotated[
         float | None,
-        typer.Option(
-            help="Of a prompted model's head; else in its ratio to the prompts' decay.",
-            rich_help_panel=options.STEPS,
-        ),
+        option("Of a prompted model's head; else in its ratio to the prompts' decay.", STEPS),
     ] = None,
     layer_decay: options.LayerDecay = None,
     drop_path: options.DropPath = None,
     label_smoothing: options.LabelSmoothing = None,
     ema_decay: options.EmaDecay = None,
+    devices: Devices = "auto",
+    processes: Annotated[
+        int | None,
+        option(
+            "On each device; 1, on a CPU one a thread, but no more than 4; they share them.",
+            MACHINE,
+            min=1,
+        ),
+    ] = None,
     precision: options.Precision = None,
     accumulation: options.Accumulation = None,
     checkpoint_activations: options.CheckpointActivations = None,
     use_compile: options.Compile = False,
     cache: options.Cache = None,
     workers: options.Workers = None,
+    out: Annotated[
+        Path | None, option("Folder; searches/DATASET-MODEL if not given.", OUTPUT)
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Search each method's rate and decay with equal budgets, and compare the best of each.
 
@@ -122,8 +119,7 @@ def search(
         import bpt
         import reports
 
-        fields = options.of_recipe(typed)
-        base = bpt.search_base(dataset, **fields, compile=use_compile or None)
+        base = bpt.search_base(**options.of_recipe(typed))
         asked = bpt.SearchOptions(
             lrs=parse_numbers(lrs, "--lrs"),
             weight_decays=parse_numbers(weight_decays, "--weight-decays"),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli._common import (
+    Devices,
     Quiet,
     parse_devices,
     parse_seeds,
@@ -13,6 +14,7 @@ from cli._common import (
     reported_errors,
     training_told,
 )
+from cli._panels import BACKBONE, COCO, DATA, MACHINE, OUTPUT, STEPS, TRIALS, option
 
 
 def study(
@@ -23,52 +25,49 @@ def study(
             "table10, coco_mask_rcnn or coco_cascade."
         ),
     ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs with their estimated cost.")
-    ] = False,
     search: Annotated[
         bool,
-        typer.Option(
-            "--search",
-            help="Search rate and decay on validation images where none was published; else the "
+        option(
+            "Search rate and decay on validation images where none was published; else the "
             "nearest published ones are taken.",
+            TRIALS,
+            "--search",
         ),
     ] = False,
+    seeds: Annotated[str, option("Such as 0,1,2: mean and spread.", TRIALS)] = "0",
+    dry_run: Annotated[
+        bool, option("List the runs with their estimated cost.", TRIALS, "--dry-run")
+    ] = False,
     dataset: Annotated[
-        str | None, typer.Option(help="Instead of the table's: folder:PATH, coco:PATH.")
+        str | None, option("Instead of the table's: folder:PATH, coco:PATH.", DATA)
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Where the datasets lie.")] = None,
-    model: Annotated[str | None, typer.Option(help="Instead of the table's.")] = None,
-    weights: Annotated[str | None, typer.Option(help="A checkpoint file, or `random`.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the recipes'.")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="Of detectors, instead of the recipes'.")
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(help="Pixels a side; the pretraining's, of detectors 1024."),
-    ] = None,
-    channels: Annotated[int | None, typer.Option(help="Of detectors; 256.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Instead of the recipes'.")] = None,
-    accumulation: Annotated[
-        int | None, typer.Option(help="Parts a step is cut into, for memory.")
-    ] = None,
+    data: Annotated[str | None, option("Where the datasets lie.", DATA)] = None,
     train_fraction: Annotated[
-        float | None, typer.Option(help="Share of each class's training images.")
+        float | None, option("Share of each class's training images.", DATA)
     ] = None,
-    normalisation: Annotated[str, typer.Option(help="native or reference.")] = "native",
     protocol: Annotated[
         str | None,
-        typer.Option(help="standard (if not given); `authors`, as the published numbers."),
+        option("standard (if not given); `authors`, as the published numbers.", DATA),
     ] = None,
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    seeds: Annotated[str, typer.Option(help="Such as 0,1,2: mean and spread.")] = "0",
-    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
-    cache: Annotated[bool | None, typer.Option(help="Decode each image once.")] = None,
-    devices: Annotated[
-        str, typer.Option(help="One run at a time on each: auto, or cuda:0,cuda:1.")
-    ] = "auto",
-    out: Annotated[Path | None, typer.Option(help="Folder; studies/NAME if not given.")] = None,
+    model: Annotated[str | None, option("Instead of the table's.", BACKBONE)] = None,
+    weights: Annotated[str | None, option("A checkpoint file, or `random`.", BACKBONE)] = None,
+    image_size: Annotated[
+        int | None,
+        option("Pixels a side; the pretraining's, of detectors 1024.", BACKBONE),
+    ] = None,
+    normalisation: Annotated[str, option("native or reference.", BACKBONE)] = "native",
+    epochs: Annotated[int | None, option("Instead of the recipes'.", STEPS)] = None,
+    batch_size: Annotated[int | None, option("Instead of the recipes'.", STEPS)] = None,
+    schedule: Annotated[str | None, option("Of detectors, instead of the recipes'.", COCO)] = None,
+    channels: Annotated[int | None, option("Of detectors; 256.", COCO)] = None,
+    devices: Devices = "auto",
+    precision: Annotated[str, option("float32, bfloat16 or float16.", MACHINE)] = "float32",
+    accumulation: Annotated[
+        int | None, option("Parts a step is cut into, for memory.", MACHINE)
+    ] = None,
+    workers: Annotated[int, option("Processes that read images.", MACHINE)] = 0,
+    cache: Annotated[bool | None, option("Decode each image once.", MACHINE)] = None,
+    out: Annotated[Path | None, option("Folder; studies/NAME if not given.", OUTPUT)] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train what a table of the paper compares, and set our numbers beside the published ones.

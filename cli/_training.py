@@ -1,8 +1,9 @@
 """`bpt train`: whatever a training can be told."""
 
 import json
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,54 +16,54 @@ from cli._common import (
     plain_console,
     reported_errors,
     training_told,
+    was_typed,
 )
+from cli._panels import COCO, DATA, OUTPUT, PROMPTS, STEPS, option
+
+if TYPE_CHECKING:
+    from bpt import DetectionRecipe, Recipe
 
 
 def train(
+    context: typer.Context,
     dataset: Annotated[
         str,
         typer.Argument(help="A name from `bpt datasets`, or folder:PATH, coco:PATH, vtab:TASK."),
     ] = "digits",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="vpt, gatevpt, spt, bpt-fwhiten, bpt-twhiten, bpt-dwhiten, bpt-bilinear; linear "
-            "(a head on frozen features) or full (fine-tuning of all weights); lora, adapter or "
-            "bitfit (of few)."
-        ),
-    ] = "bpt-bilinear",
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder; runs/DATASET-MODEL-METHOD-... if not given.")
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file of dataset and options; what is typed beside it wins."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, if there is one.")
-    ] = False,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="`standard` (if not given): epoch chosen on val, test read once; `authors`: "
-            "trained on train + val, last epoch and best on test. Not for coco."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of start, order and augmentation.")] = 0,
-    seeds: Annotated[
-        str | None, typer.Option(help="Several, such as 0,1,2: mean and spread.")
-    ] = None,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    as_json: Json = False,
-    model: options.Model = None,
-    weights: options.Weights = None,
+    save_config: Annotated[Path | None, typer.Option(help="Write such a file, then train.")] = None,
     data: options.Data = None,
     train_fraction: options.TrainFraction = None,
     train_list: options.TrainList = None,
-    normalisation: options.Normalisation = "native",
-    image_size: options.ImageSize = None,
+    protocol: Annotated[
+        str | None,
+        option(
+            "`standard` (if not given): epoch chosen on val, test read once; `authors`: "
+            "trained on train + val, last epoch and best on test. Not for coco.",
+            DATA,
+        ),
+    ] = None,
     augmentation: options.Augmentation = None,
     views: options.Views = None,
     randaugment: options.Randaugment = None,
     mixup: options.Mixup = None,
     cutmix: options.Cutmix = None,
+    model: options.Model = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    normalisation: options.Normalisation = "native",
+    method: Annotated[
+        str,
+        option(
+            "vpt, gatevpt, spt, bpt-fwhiten, bpt-twhiten, bpt-dwhiten, bpt-bilinear; linear "
+            "(a head on frozen features) or full (fine-tuning of all weights); lora, adapter or "
+            "bitfit (of few).",
+            PROMPTS,
+        ),
+    ] = "bpt-bilinear",
     placement: options.Placement = None,
     num_prompts: options.NumPrompts = None,
     rank: options.Rank = None,
@@ -82,115 +83,91 @@ def train(
     head_norm: options.HeadNorm = None,
     epochs: Annotated[
         int | None,
-        typer.Option(
-            help="Passes over the images; 100, for digits 10. For coco: --schedule.",
-            rich_help_panel=options.STEPS,
-        ),
+        option("Passes over the images; 100, for digits 10. For coco: --schedule.", STEPS),
     ] = None,
     warmup_epochs: options.WarmupEpochs = None,
     batch_size: options.BatchSize = None,
     optimizer: options.Optimizer = None,
     lr: Annotated[
         float | None,
-        typer.Option(
-            help="Peak learning rate; this and what stands below as published, if it was.",
-            rich_help_panel=options.STEPS,
-        ),
+        option("Peak learning rate; this and what stands below as published, if it was.", STEPS),
     ] = None,
     min_lr: options.MinLr = None,
     weight_decay: Annotated[
         float | None,
-        typer.Option(
-            help="Of prompts; without prompts, of all matrices.", rich_help_panel=options.STEPS
-        ),
+        option("Of prompts; without prompts, of all matrices.", STEPS),
     ] = None,
     head_weight_decay: Annotated[
         float | None,
-        typer.Option(help="Of the head; for prompts and linear.", rich_help_panel=options.STEPS),
+        option("Of the head; for prompts and linear.", STEPS),
     ] = None,
     layer_decay: options.LayerDecay = None,
     drop_path: options.DropPath = None,
     label_smoothing: options.LabelSmoothing = None,
     ema_decay: options.EmaDecay = None,
+    seed: Annotated[int, option("Of start, order and augmentation.", STEPS)] = 0,
+    seeds: Annotated[str | None, option("Several, such as 0,1,2: mean and spread.", STEPS)] = None,
     detector: Annotated[
         str | None,
-        typer.Option(
-            help="coco: mask-rcnn (if not given) or cascade.", rich_help_panel=options.COCO
-        ),
+        option("coco: mask-rcnn (if not given) or cascade.", COCO),
     ] = None,
     schedule: Annotated[
         str | None,
-        typer.Option(
-            help="coco: 1x, 3x (12 and 37 epochs), or a number of epochs.",
-            rich_help_panel=options.COCO,
-        ),
+        option("coco: 1x, 3x (12 and 37 epochs), or a number of epochs.", COCO),
     ] = None,
     channels: Annotated[
         int | None,
-        typer.Option(help="coco: of pyramid and heads; 256.", rich_help_panel=options.COCO),
+        option("coco: of pyramid and heads; 256.", COCO),
     ] = None,
     smallest_scale: Annotated[
         float | None,
-        typer.Option(
-            help="coco: of images in training, where 1 fills the square; 0.1.",
-            rich_help_panel=options.COCO,
-        ),
+        option("coco: of images in training, where 1 fills the square; 0.1.", COCO),
     ] = None,
-    largest_scale: Annotated[
-        float | None, typer.Option(help="coco: the same; 2.", rich_help_panel=options.COCO)
-    ] = None,
+    largest_scale: Annotated[float | None, option("coco: the same; 2.", COCO)] = None,
     sampling_ratio: Annotated[
         int | None,
-        typer.Option(
-            help="coco: points a bin that regions are read at; 0 (if not given) adapts.",
-            rich_help_panel=options.COCO,
-        ),
+        option("coco: points a bin that regions are read at; 0 (if not given) adapts.", COCO),
     ] = None,
     eval_every: Annotated[
         int | None,
-        typer.Option(
-            help="coco: epochs between scores on the way; 0: at the end.",
-            rich_help_panel=options.COCO,
-        ),
+        option("coco: epochs between scores on the way; 0: at the end.", COCO),
     ] = None,
+    device: Device = "auto",
     precision: options.Precision = "float32",
     accumulation: options.Accumulation = 1,
     checkpoint_activations: options.CheckpointActivations = None,
     use_compile: options.Compile = False,
     cache: options.Cache = None,
     workers: options.Workers = 0,
+    out: Annotated[
+        Path | None, option("Run folder; runs/DATASET-MODEL-METHOD-... if not given.", OUTPUT)
+    ] = None,
+    resume: Annotated[
+        bool, option("Go on with the run in --out, if there is one.", OUTPUT, "--resume")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train prompts and a head on a frozen backbone, and say how good they are.
 
     On coco, or one's own images in its format, the head is a detector: boxes and masks.
     """
-    typed = locals()
+    typed = {
+        name: value for name, value in locals().items() if was_typed(context, name)
+    }  # of what was not, a file's value or a published one is taken
     with reported_errors():
         import bpt
         import burst
-        import reports
 
-        detection = bpt.dataset_info(dataset).task == "detection"
-        recipe_for = bpt.detection_recipe_for if detection else bpt.recipe_for
-        recipe = recipe_for(
-            dataset,
-            **options.of_recipe(typed),
-            method=method,
-            lr=lr,
-            weight_decay=weight_decay,
-            detector=detector,
-            schedule=schedule,
-            channels=channels,
-            smallest_scale=smallest_scale,
-            largest_scale=largest_scale,
-            sampling_ratio=sampling_ratio,
-            eval_every=eval_every,
-            compile=use_compile,
-            protocol=protocol,
-            seed=seed,
-        )
+        given = options.of_recipe(typed)
+        if config:
+            recipe = bpt.load_recipe(config, **given)
+        else:
+            recipe = bpt.make_recipe(**{"dataset": dataset} | given)
         several = parse_seeds(seeds) if seeds else None
         where = out or bpt.default_folder(recipe, several=several is not None)
+        if save_config and burst.is_first_process():
+            bpt.save_recipe(recipe, save_config)
 
         with training_told(quiet=quiet) as told:
             shared: dict[str, Any] = {"device": device, "resume": resume, **told}
@@ -198,11 +175,41 @@ def train(
                 result = bpt.train(recipe, where, **shared)
             else:
                 result = bpt.train_seeds(recipe, several, where, **shared)
-        if burst.is_first_process():
-            if as_json:
-                typer.echo(json.dumps(result, indent=2))
-            elif not quiet:
-                console = plain_console()
-                ended = reports.detection_result if "scores" in result else reports.result_table
-                console.print(ended(result))
-                console.print(f"written to {where}", highlight=False, soft_wrap=True)
+        if not burst.is_first_process():
+            return
+        if as_json:
+            typer.echo(json.dumps(result, indent=2))
+        elif not quiet:
+            _show(result, recipe, where, several)
+
+
+def _show(
+    result: dict[str, Any],
+    recipe: "Recipe | DetectionRecipe",
+    where: Path,
+    seeds: tuple[int, ...] | None,
+) -> None:
+    """How good it is, where it lies, and what one may want to type next."""
+    import reports
+
+    console = plain_console()
+    ended = reports.detection_result if "scores" in result else reports.result_table
+    console.print(ended(result))
+    console.print(f"written to {where}", highlight=False, soft_wrap=True)
+    runs = [where] if seeds is None else [where / f"seed_{seed}" for seed in seeds]
+    for what, command in _next_commands(recipe, runs).items():
+        line = f"{what}: {shlex.join(command)}"
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _next_commands(recipe: "Recipe | DetectionRecipe", runs: list[Path]) -> dict[str, list[str]]:
+    """What it is for -> the words of a command that works as it stands."""
+    commands = {}
+    kind, _, path = recipe.dataset.partition(":")
+    if place := path or (recipe.data if kind == "folder" else None):  # one's own photos
+        test = Path(place) / "test"
+        photos = test if test.is_dir() else Path(place)
+        commands["to name what is in photos"] = ["bpt", "predict", str(runs[0]), str(photos)]
+    page = runs[0].parent / "report" if len(runs) > 1 else runs[0] / "report"
+    commands["for a page of it"] = ["bpt", "report", *map(str, runs), "--out", str(page)]
+    return commands

@@ -6,198 +6,189 @@ Each is the field of `bpt.Recipe` with its name; None: it was not given.
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import typer
-
 from cli._common import parse_shrinkage
-
-
-def _option(text: str, panel: str, *names: str) -> Any:  # noqa: ANN401  as typer.Option
-    return typer.Option(*names, help=text, rich_help_panel=panel)
-
-
-IMAGES, PROMPTS, STEPS = "Images and backbone", "Prompts and other methods", "Optimisation"
-COCO, MACHINE = "Detectors, for coco", "Speed and memory"
+from cli._panels import BACKBONE, DATA, MACHINE, PROMPTS, STEPS, option
 
 Model = Annotated[
     str | None,
-    _option(
+    option(
         "A name from `burst models`, or any timm ViT as timm:NAME; mae_tiny for digits and one's "
         "own images, else mae_vitb.",
-        IMAGES,
+        BACKBONE,
     ),
 ]
-Weights = Annotated[str | None, _option("A checkpoint file, or `random`.", IMAGES)]
+Weights = Annotated[str | None, option("A checkpoint file, or `random`.", BACKBONE)]
 Data = Annotated[
-    str | None, _option("Where the dataset lies, unpacked or not; $BPT_DATA or ./data.", IMAGES)
+    str | None, option("Where the dataset lies, unpacked or not; $BPT_DATA or ./data.", DATA)
 ]
 TrainFraction = Annotated[
-    float | None, _option("Share of each class's training images, such as 0.1.", IMAGES)
+    float | None, option("Share of each class's training images, such as 0.1.", DATA)
 ]
-TrainList = Annotated[
-    str | None, _option("imagenet: a file that names the training images.", IMAGES)
-]
+TrainList = Annotated[str | None, option("imagenet: a file that names the training images.", DATA)]
 Normalisation = Annotated[
     str | None,
-    _option(
+    option(
         "native: as the backbone was pretrained; reference: ImageNet's for all, as the published "
         "numbers.",
-        IMAGES,
+        BACKBONE,
     ),
 ]
 ImageSize = Annotated[
     int | None,
-    _option(
+    option(
         "Pixels a side, where not the pretraining's; positions are resampled. coco: of the square "
         "that images are scaled into, such as 1024.",
-        IMAGES,
+        BACKBONE,
     ),
 ]
 Augmentation = Annotated[
     str | None,
-    _option(
+    option(
         "Of training images: crop (if not given; random, mirrored or not), flip (centre, mirrored "
         "or not) or none; for linear crop is none. Not for coco.",
-        IMAGES,
+        DATA,
     ),
 ]
 Views = Annotated[
     int | None,
-    _option(
+    option(
         "Crops and flips drawn for each image, used in turn: placements such as last:4 then "
         "compute the blocks before the prompts once for each.",
-        IMAGES,
+        DATA,
     ),
 ]
 Randaugment = Annotated[
-    str | None, _option("Operations on each crop: rand-m9-mstd0.5-inc1. Not for linear.", IMAGES)
+    str | None, option("Operations on each crop: rand-m9-mstd0.5-inc1. Not for linear.", DATA)
 ]
 Mixup = Annotated[
-    float | None, _option("Mix pairs of images: alpha, such as 0.8. Not for linear.", IMAGES)
+    float | None, option("Mix pairs of images: alpha, such as 0.8. Not for linear.", DATA)
 ]
 Cutmix = Annotated[
     float | None,
-    _option("Paste a part of another image: alpha, such as 1. Not for linear.", IMAGES),
+    option("Paste a part of another image: alpha, such as 1. Not for linear.", DATA),
 ]
 
 Placement = Annotated[
     str | None,
-    _option(
+    option(
         "shallow (if not given), deep, last:4, first:4, 3+1 (first 3 and last 1), interval:4.",
         PROMPTS,
     ),
 ]
 NumPrompts = Annotated[
-    int | None, _option("Prompt tokens a prompted block; 100, published deep: 50.", PROMPTS)
+    int | None, option("Prompt tokens a prompted block; 100, published deep: 50.", PROMPTS)
 ]
-Rank = Annotated[int | None, _option("Of bpt-bilinear: columns of its two factors; 75.", PROMPTS)]
+Rank = Annotated[int | None, option("Of bpt-bilinear: columns of its two factors; 75.", PROMPTS)]
 SptTokens = Annotated[
     str | None,
-    _option("What spt starts from: random (if not given), mean, max or kmeans.", PROMPTS),
+    option("What spt starts from: random (if not given), mean, max or kmeans.", PROMPTS),
 ]
 BilinearInit = Annotated[
     str | None,
-    _option(
+    option(
         "Start of bpt-bilinear: xavier (if not given), balanced (both factors, at vpt's scale), or "
         "whitening (the right factor; if not given with --whitening).",
         PROMPTS,
     ),
 ]
 Whitening = Annotated[
-    str | None, _option("A file of `burst whiten`; else made from the training images.", PROMPTS)
+    str | None, option("A file of `burst whiten`; else made from the training images.", PROMPTS)
 ]
 PromptScale = Annotated[
     str | None,
-    _option("Of whitening matrices: unit RMS gain (if not given), or paper: W as it is.", PROMPTS),
+    option("Of whitening matrices: unit RMS gain (if not given), or paper: W as it is.", PROMPTS),
 ]
 NullGain = Annotated[
     float | None,
-    _option(
+    option(
         "Gain of directions below the floor, in units of the RMS gain of the others; 1.", PROMPTS
     ),
 ]
 Floor = Annotated[
     float | None,
-    _option(
+    option(
         "Of matrices from the training images: least eigenvalue kept, as a share of the largest; "
         "0.001.",
         PROMPTS,
     ),
 ]
 Shrinkage = Annotated[
-    str | None, _option("The same: none (if not given), oas, or a number in 0..1.", PROMPTS)
+    str | None, option("The same: none (if not given), oas, or a number in 0..1.", PROMPTS)
 ]
 ThroughNorm = Annotated[
     bool | None,
-    _option("The same: whiten what the block's first norm leaves.", PROMPTS, "--through-norm"),
+    option("The same: whiten what the block's first norm leaves.", PROMPTS, "--through-norm"),
 ]
 Pooling = Annotated[
     str | None,
-    _option("default, prompts+patches, patches, prompts or token. Not for coco.", PROMPTS),
+    option("default, prompts+patches, patches, prompts or token. Not for coco.", PROMPTS),
 ]
 After = Annotated[
     str | None,
-    _option("Prompt tokens behind the last prompted block: carry (if not given) or drop.", PROMPTS),
+    option("Prompt tokens behind the last prompted block: carry (if not given) or drop.", PROMPTS),
 ]
 GateInit = Annotated[
     float | None,
-    _option("gatevpt: its gates start at sigmoid(-this); 10, published for CUB: 5.", PROMPTS),
+    option("gatevpt: its gates start at sigmoid(-this); 10, published for CUB: 5.", PROMPTS),
 ]
 PromptDropout = Annotated[
     float | None,
-    _option("vpt, gatevpt: share of a prompt's values left out in training; 0.", PROMPTS),
+    option("vpt, gatevpt: share of a prompt's values left out in training; 0.", PROMPTS),
 ]
 Bottleneck = Annotated[
     int | None,
-    _option("Of lora (its rank) and adapter: numbers between two matrices; 8.", PROMPTS),
+    option("Of lora (its rank) and adapter: numbers between two matrices; 8.", PROMPTS),
 ]
 HeadNorm = Annotated[
     str | None,
-    _option("linear: `batch`, as MAE's probe, in front of the head; or `none`.", PROMPTS),
+    option("linear: `batch`, as MAE's probe, in front of the head; or `none`.", PROMPTS),
 ]
 
 WarmupEpochs = Annotated[
     int | None,
-    _option("With a rising learning rate; a tenth of the epochs. Not for coco.", STEPS),
+    option("With a rising learning rate; a tenth of the epochs. Not for coco.", STEPS),
 ]
 BatchSize = Annotated[
-    int | None, _option("Images a step, over all processes; 32, for coco 16.", STEPS)
+    int | None, option("Images a step, over all processes; 32, for coco 16.", STEPS)
 ]
-Optimizer = Annotated[str | None, _option("adamw, sgd or lars.", STEPS)]
-MinLr = Annotated[float | None, _option("Learning rate at the end of the cosine; 1e-8.", STEPS)]
+Optimizer = Annotated[str | None, option("adamw, sgd or lars.", STEPS)]
+MinLr = Annotated[float | None, option("Learning rate at the end of the cosine; 1e-8.", STEPS)]
 LayerDecay = Annotated[
-    float | None, _option("full: factor of the rate from a block to the one before.", STEPS)
+    float | None, option("full: factor of the rate from a block to the one before.", STEPS)
 ]
-DropPath = Annotated[float | None, _option("full: stochastic depth of the last block.", STEPS)]
+DropPath = Annotated[float | None, option("full: stochastic depth of the last block.", STEPS)]
 LabelSmoothing = Annotated[
-    float | None, _option("Share of the answer that goes to all classes; 0.", STEPS)
+    float | None, option("Share of the answer that goes to all classes; 0.", STEPS)
 ]
 EmaDecay = Annotated[
-    float | None, _option("Evaluate and keep a moving average, such as 0.999.", STEPS)
+    float | None, option("Evaluate and keep a moving average, such as 0.999.", STEPS)
 ]
 
 Cache = Annotated[
     bool | None,
-    _option(
+    option(
         "Decode each image once, and compute once what lies before all prompts, into $BPT_CACHE or "
         "~/.cache/bpt. Not for coco.",
         MACHINE,
     ),
 ]
-Precision = Annotated[str | None, _option("float32, bfloat16 or float16.", MACHINE)]
-Accumulation = Annotated[int | None, _option("Parts a step is cut into, for memory.", MACHINE)]
+Precision = Annotated[str | None, option("float32, bfloat16 or float16.", MACHINE)]
+Accumulation = Annotated[int | None, option("Parts a step is cut into, for memory.", MACHINE)]
 CheckpointActivations = Annotated[
     bool | None,
-    _option(
+    option(
         "Keep the inputs of blocks alone, and compute the rest again: less memory.",
         MACHINE,
         "--checkpoint-activations",
     ),
 ]
-Compile = Annotated[bool, _option("Use torch.compile.", MACHINE, "--compile")]
-Workers = Annotated[int | None, _option("Processes that read images.", MACHINE)]
+Compile = Annotated[bool, option("Use torch.compile.", MACHINE, "--compile")]
+Workers = Annotated[int | None, option("Processes that read images.", MACHINE)]
 
-
-FIELDS = (  # the shared options but shrinkage, which is parsed, and --compile
+FIELDS = (  # parameters that are fields of a recipe, of the same name
+    "dataset",
+    "method",
+    "protocol",
     "model",
     "weights",
     "data",
@@ -241,11 +232,23 @@ FIELDS = (  # the shared options but shrinkage, which is parsed, and --compile
     "checkpoint_activations",
     "cache",
     "workers",
+    "shrinkage",
+    "lr",
+    "weight_decay",
+    "seed",
+    "detector",
+    "schedule",
+    "channels",
+    "smallest_scale",
+    "largest_scale",
+    "sampling_ratio",
+    "eval_every",
 )
 
 
 def of_recipe(typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe that both commands have, out of what was typed: their parameters."""
-    fields = {name: typed[name] for name in FIELDS}
-    shrinkage = typed["shrinkage"]
-    return {**fields, "shrinkage": parse_shrinkage(shrinkage) if shrinkage else None}
+    """The fields of a recipe out of a command's parameters, as far as it has them."""
+    fields = {name: typed[name] for name in FIELDS if name in typed}
+    if shrinkage := fields.get("shrinkage"):
+        fields["shrinkage"] = parse_shrinkage(shrinkage)
+    return fields | {"compile": typed.get("use_compile") or None}

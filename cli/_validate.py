@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli._common import (
+    Devices,
     Json,
     Quiet,
     parse_devices,
@@ -16,46 +17,43 @@ from cli._common import (
     reported_errors,
     training_told,
 )
+from cli._panels import BACKBONE, DATA, MACHINE, OUTPUT, PROMPTS, STEPS, TRIALS, option
 
 
 def validate(
     whitening: Annotated[Path, typer.Argument(help="A file of `burst whiten`.")],
+    methods: Annotated[
+        str, option("Of `bpt train`; what others are compared with is linear and vpt.", PROMPTS)
+    ] = "linear,vpt,bpt-fwhiten,bpt-dwhiten",
+    placement: Annotated[
+        str | None,
+        option("Of prompts; shallow if the file has block 0, else its last blocks.", PROMPTS),
+    ] = None,
+    seeds: Annotated[str, option("Of every method.", TRIALS)] = "0,1,2",
+    dry_run: Annotated[
+        bool, option("List what would be trained, with estimated cost.", TRIALS, "--dry-run")
+    ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="Where benchmarks lie; $BPT_DATA or ./data if not given.")
+        Path | None, option("Where benchmarks lie; $BPT_DATA or ./data if not given.", DATA)
     ] = None,
     datasets: Annotated[
         str | None,
-        typer.Option(help="Such as digits,cub, or folder:PATH; all that are there if not given."),
-    ] = None,
-    methods: Annotated[
-        str, typer.Option(help="Of `bpt train`; what others are compared with is linear and vpt.")
-    ] = "linear,vpt,bpt-fwhiten,bpt-dwhiten",
-    seeds: Annotated[str, typer.Option(help="Of every method.")] = "0,1,2",
-    placement: Annotated[
-        str | None,
-        typer.Option(help="Of prompts; shallow if the file has block 0, else its last blocks."),
+        option("Such as digits,cub, or folder:PATH; all that are there if not given.", DATA),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="If the file's own name of its backbone does not find it.")
+        str | None, option("If the file's own name of its backbone does not find it.", BACKBONE)
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="The backbone's checkpoint, if it moved since.")
+        str | None, option("The backbone's checkpoint, if it moved since.", BACKBONE)
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Of classifiers, instead of the recipes'.")
-    ] = None,
+    epochs: Annotated[int | None, option("Of classifiers, instead of the recipes'.", STEPS)] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images a step, instead of the recipes'.")
+        int | None, option("Images a step, instead of the recipes'.", STEPS)
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that read images.")] = None,
-    devices: Annotated[
-        str, typer.Option(help="One training at a time on each: auto, or cuda:0,cuda:1.")
-    ] = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be trained, with estimated cost.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of runs, tables and page.")] = Path("validate"),
+    devices: Devices = "auto",
+    precision: Annotated[str | None, option("float32, bfloat16 or float16.", MACHINE)] = None,
+    workers: Annotated[int | None, option("Processes that read images.", MACHINE)] = None,
+    out: Annotated[Path, option("Folder of runs, tables and page.", OUTPUT)] = Path("validate"),
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

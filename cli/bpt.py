@@ -21,6 +21,8 @@ from cli._common import (
 )
 from cli._datasets import datasets
 from cli._hub import pull, push
+from cli._panels import DATA, OUTPUT, option
+from cli._reading import Style
 from cli._search import search
 from cli._study import study
 from cli._training import train
@@ -37,23 +39,24 @@ add_version(app)
 Run = Annotated[Path, typer.Argument(help="The folder of a run, as `bpt train --out` wrote it.")]
 
 
-app.command()(datasets)
-app.command()(train)
-app.command()(study)
-app.command()(validate)
-app.command()(search)
-app.command()(push)
-app.command()(pull)
+TRAIN, RUNS = "Train", "Use what was trained"
+app.command(rich_help_panel="Data")(datasets)
+app.command(rich_help_panel=TRAIN)(train)
+app.command(rich_help_panel=TRAIN)(search)
+app.command(rich_help_panel=TRAIN)(validate)
+app.command(rich_help_panel=TRAIN)(study)
+app.command(rich_help_panel=RUNS)(push)
+app.command(rich_help_panel=RUNS)(pull)
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def evaluate(
     folder: Run,
     split: Annotated[
         str | None,
-        typer.Option(help="train, val or test; of a detector train or val (the default)."),
+        option("train, val or test; of a detector train or val (the default).", DATA),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Where the dataset lies, if it moved.")] = None,
+    data: Annotated[str | None, option("Where the dataset lies, if it moved.", DATA)] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -91,16 +94,16 @@ def evaluate(
             console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def predict(
     folder: Run,
     images: Annotated[list[Path], typer.Argument(help="Image files, folders or archives.")],
-    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
+    top: Annotated[int, option("How many classes to name.", OUTPUT)] = 5,
     threshold: Annotated[
-        float, typer.Option(help="Of a detector: least score of an object that is shown.")
+        float, option("Of a detector: least score of an object that is shown.", OUTPUT)
     ] = 0.5,
     out: Annotated[
-        Path, typer.Option(help="Of a detector: folder for the pictures that it draws.")
+        Path, option("Of a detector: folder for the pictures that it draws.", OUTPUT)
     ] = Path("predictions"),
     device: Device = "auto",
     as_json: Json = False,
@@ -124,14 +127,14 @@ def predict(
             plain_console().print(table)
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def export(
     folder: Run,
-    out: Annotated[Path, typer.Option(help="A .safetensors file: plain prompt tokens and head.")],
+    out: Annotated[Path, option("A .safetensors file: plain prompt tokens and head.", OUTPUT)],
     program: Annotated[
         Path | None,
-        typer.Option(
-            help="A .pt2 file: the whole model, as torch.export traces it. Not of a detector."
+        option(
+            "A .pt2 file: the whole model, as torch.export traces it. Not of a detector.", OUTPUT
         ),
     ] = None,
 ) -> None:
@@ -151,17 +154,15 @@ def export(
         plain_console().print(f"written: {files}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or of one search.")],
-    out: Annotated[Path, typer.Option(help="Folder for the page, its figures and its tables.")],
-    data: Annotated[str | None, typer.Option(help="Where the dataset lies, if it moved.")] = None,
+    out: Annotated[Path, option("Folder for the page, its figures and its tables.", OUTPUT)],
+    data: Annotated[str | None, option("Where the dataset lies, if it moved.", DATA)] = None,
     confusion: Annotated[
-        bool, typer.Option(help="Read the test images again, for confusion matrices.")
+        bool, option("Read the test images again, for confusion matrices.", OUTPUT)
     ] = True,
-    style: Annotated[
-        str, typer.Option(help="Of the figures: paper, or slide with larger text and lines.")
-    ] = "paper",
+    style: Style = "paper",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

@@ -25,6 +25,7 @@ from cli._common import (
     run,
 )
 from cli._explain import compare, map_, spectrum
+from cli._panels import BACKBONE, MACHINE, MEASURED, OUTPUT, WHITENING, option
 from cli._reading import (
     SAMPLE,
     Blocks,
@@ -33,8 +34,10 @@ from cli._reading import (
     ImageSize,
     Model,
     NumImages,
+    PerHead,
     Seed,
     SkipBad,
+    Style,
     Text,
     Tokens,
     Weights,
@@ -42,6 +45,7 @@ from cli._reading import (
     open_inputs,
 )
 
+MEASURE = "Measure"
 QUANTITIES = ["qk", "x", "qkx"]  # and logits, where asked for
 
 app = typer.Typer(
@@ -53,14 +57,14 @@ app = typer.Typer(
 add_version(app)
 
 
-@app.command()
+@app.command(rich_help_panel="Backbones")
 def models(
     name: Annotated[
         str | None, typer.Argument(help="Tell all of this one: shape, licence, weights.")
     ] = None,
     library: Annotated[
         str | None,
-        typer.Option(help="List what is known of hf, open_clip, timm or torchvision instead."),
+        option("List what is known of hf, open_clip, timm or torchvision instead.", BACKBONE),
     ] = None,
     verbose: Verbose = False,
     as_json: Json = False,
@@ -92,42 +96,43 @@ def models(
             console.print(reports.model_details(spec))
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def histogram(
     model: Model = "mae_tiny",
     weights: Weights = None,
+    image_size: ImageSize = None,
     images: Images = SAMPLE,
     text: Text = None,
-    image_size: ImageSize = None,
     num_images: NumImages = 100,
-    blocks: Blocks = "all",
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
     quantity: Annotated[
         list[str],
-        typer.Option(
-            help="qk: W_q W_k^T; x: X; qkx: W_q W_k^T X^T; logits: what softmax is given. "
-            "Repeatable."
+        option(
+            "qk: W_q W_k^T; x: X; qkx: W_q W_k^T X^T; logits: what softmax is given. Repeatable.",
+            MEASURED,
         ),
     ] = QUANTITIES,
-    bins: Annotated[int, typer.Option(help="Bins of the stored histograms; even.")] = 256,
-    per_head: Annotated[bool, typer.Option("--per-head", help="Measure each head too.")] = False,
-    convention: Convention = "paper",
+    blocks: Blocks = "all",
+    per_head: PerHead = False,
     tokens: Tokens = "all",
+    convention: Convention = "paper",
+    bins: Annotated[int, option("Bins of the stored histograms; even.", MEASURED)] = 256,
+    device: Device = "auto",
     precision: Annotated[
         str,
-        typer.Option(
-            help="Of W_q W_k^T X^T on a GPU: ieee, tf32x3 (about as good), tf32 or bf16; "
-            "on a CPU it is always ieee."
+        option(
+            "Of W_q W_k^T X^T on a GPU: ieee, tf32x3 (about as good), tf32 or bf16; "
+            "on a CPU it is always ieee.",
+            MACHINE,
         ),
     ] = "tf32x3",
     forward_precision: Annotated[
-        str, typer.Option(help="Of the model itself: float32, or bfloat16 or float16 (autocast).")
+        str, option("Of the model itself: float32, or bfloat16 or float16 (autocast).", MACHINE)
     ] = "float32",
-    device: Device = "auto",
-    seed: Seed = 0,
-    skip_bad: SkipBad = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for table, histograms, the whole survey, record and figures."),
+        option("Folder for table, histograms, the whole survey, record and figures.", OUTPUT),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -174,47 +179,48 @@ def histogram(
                 console.print(line, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel="Whitening")
 def whiten(
-    out: Annotated[Path, typer.Option(help="File for the matrices: .pt or .safetensors.")],
+    out: Annotated[Path, option("File for the matrices: .pt or .safetensors.", OUTPUT)],
     model: Model = "mae_tiny",
     weights: Weights = None,
+    image_size: ImageSize = None,
     images: Images = SAMPLE,
     text: Text = None,
-    image_size: ImageSize = None,
     num_images: NumImages = 100,
+    seed: Seed = 0,
+    skip_bad: SkipBad = False,
     blocks: Blocks = "all",
+    tokens: Tokens = "all",
+    convention: Convention = "paper",
     method: Annotated[
         str,
-        typer.Option(
-            help="zca, pca, cholesky, zca-cor or pca-cor (Kessy et al. 2018); or diagonal: each "
-            "row divided by its deviation, no more."
+        option(
+            "zca, pca, cholesky, zca-cor or pca-cor (Kessy et al. 2018); or diagonal: each "
+            "row divided by its deviation, no more.",
+            WHITENING,
         ),
     ] = "zca",
     shrinkage: Annotated[
-        str, typer.Option(help="Of the tokens' covariance: none, oas, or a number from 0 to 1.")
+        str, option("Of the tokens' covariance: none, oas, or a number from 0 to 1.", WHITENING)
     ] = "none",
     floor: Annotated[
         float,
-        typer.Option(
-            help="Eigenvalues (diagonal: variances) below this share of the largest are raised "
-            "to it."
+        option(
+            "Eigenvalues (diagonal: variances) below this share of the largest are raised to it.",
+            WHITENING,
         ),
     ] = 1e-6,
     through_norm: Annotated[
         bool,
-        typer.Option(
-            "--through-norm", help="Whiten what a prompt meets behind the block's first norm."
+        option(
+            "Whiten what a prompt meets behind the block's first norm.", WHITENING, "--through-norm"
         ),
     ] = False,
     recipe: Annotated[
-        str, typer.Option(help="`corrected`, or `authors`: what their code estimates.")
+        str, option("`corrected`, or `authors`: what their code estimates.", WHITENING)
     ] = "corrected",
-    convention: Convention = "paper",
-    tokens: Tokens = "all",
     device: Device = "auto",
-    seed: Seed = 0,
-    skip_bad: SkipBad = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -258,31 +264,29 @@ def whiten(
             console.print(f"written to {out.parent}: {names}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def report(
-    out: Annotated[Path, typer.Option(help="Folder for the page, its figures and its tables.")],
+    out: Annotated[Path, option("Folder for the page, its figures and its tables.", OUTPUT)],
     model: Annotated[
-        list[str], typer.Option(help="As for `burst histogram`. Repeatable: they are compared.")
+        list[str], option("As for `burst histogram`. Repeatable: they are compared.", BACKBONE)
     ] = ["mae_tiny"],  # noqa: B006  typer copies it
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="A checkpoint for each --model, in their order, or for none."),
+        option("A checkpoint for each --model, in their order, or for none.", BACKBONE),
     ] = None,
+    image_size: ImageSize = None,
     images: Images = SAMPLE,
     text: Text = None,
-    image_size: ImageSize = None,
     num_images: NumImages = 100,
-    heads: Annotated[bool, typer.Option(help="Measure each head too.")] = True,
-    whitening: Annotated[bool, typer.Option(help="Whiten, and show before and after.")] = True,
-    nulls: Annotated[
-        bool, typer.Option(help="Measure random weights, permuted tokens and extremes beside.")
-    ] = True,
-    style: Annotated[
-        str, typer.Option(help="Of the figures: paper, or slide with larger text and lines.")
-    ] = "paper",
-    device: Device = "auto",
     seed: Seed = 0,
     skip_bad: SkipBad = False,
+    heads: Annotated[bool, option("Measure each head too.", MEASURED)] = True,
+    whitening: Annotated[bool, option("Whiten, and show before and after.", MEASURED)] = True,
+    nulls: Annotated[
+        bool, option("Measure random weights, permuted tokens and extremes beside.", MEASURED)
+    ] = True,
+    device: Device = "auto",
+    style: Style = "paper",
     quiet: Quiet = False,
 ) -> None:
     """Write one HTML page with every figure and table, in words too, of one or more backbones."""
@@ -315,9 +319,9 @@ def report(
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)
 
 
-app.command()(spectrum)
-app.command()(compare)
-app.command(name="map")(map_)
+app.command(rich_help_panel=MEASURE)(spectrum)
+app.command(name="map", rich_help_panel=MEASURE)(map_)
+app.command(rich_help_panel=MEASURE)(compare)
 
 
 def main() -> NoReturn:

@@ -1,0 +1,101 @@
+"""`bpt train --config` and `--save-config`, and what a training ends with, as a user types them."""
+
+import json
+import shlex
+import tomllib
+
+import pytest
+from colours import write_images
+from typer.testing import CliRunner
+
+import bpt
+from cli import bpt as command
+
+RUNNER = CliRunner()
+ONCE = ("--epochs", "2", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
+
+
+def run(*arguments):
+    return RUNNER.invoke(command.app, [str(argument) for argument in arguments])
+
+
+def succeeded(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(*arguments) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 2 and result.stdout == "", result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("my photos"))
+
+
+@pytest.fixture(scope="module")
+def trained(images, tmp_path_factory):
+    place = tmp_path_factory.mktemp("runs")
+    options = (*ONCE, "--rank", "2", "--lr", "0.02", "--seed", "3", "--device", "cpu")
+    saved = ("--save-config", place / "run.toml", "--out", place / "a run")
+    return place, succeeded("train", f"folder:{images}", *options, *saved)
+
+
+def science(folder):
+    """What a run's files say, but for time and place."""
+    run = bpt.open_run(folder)
+    timed = ("seconds", "images_per_second")
+    metrics = [{k: v for k, v in line.items() if k not in timed} for line in run.metrics]
+    result = {k: v for k, v in run.result.items() if k not in (*timed, "created", "command")}
+    config = {k: v for k, v in run.config.items() if k not in ("created", "command")}
+    return config, metrics, result
+
+
+def test_a_saved_file_trains_the_same_to_the_same_numbers(trained, tmp_path):
+    place, _ = trained
+    succeeded("train", "--config", place / "run.toml", "--device", "cpu", "--out", tmp_path / "b")
+    again = science(tmp_path / "b")
+    for one, other in zip(science(place / "a run"), again, strict=True):
+        assert one == other
+    first, second = (bpt.open_run(one) for one in (place / "a run", tmp_path / "b"))
+    assert all((second.trained_state()[n] == t).all() for n, t in first.trained_state().items())
+
+
+def test_what_is_typed_beside_a_file_wins(trained, images, tmp_path):
+    """Also where it is the option's own default; and the dataset."""
+    place, _ = trained
+    config = ("train", "--config", place / "run.toml")
+    typed = ("--seed", "0", "--epochs", "1", "--out", tmp_path / "c", "--quiet")
+    assert succeeded(*config, *typed).output == ""
+    recipe = bpt.open_run(tmp_path / "c").recipe
+    assert (recipe.seed, recipe.epochs, recipe.lr) == (0, 1, 0.02)
+    assert recipe.dataset == f"folder:{images}"
+    told = refused("train", "digits", *config[1:], "--method", "linear")
+    assert "method linear makes no use of" in told
+
+
+def test_a_mistake_in_a_file_names_file_and_key(tmp_path):
+    (tmp_path / "a.toml").write_text('placment = "deep"\n')
+    told = refused("train", "--config", tmp_path / "a.toml", "--out", tmp_path / "x")
+    assert "a.toml" in told and "'placment'; did you mean placement" in told
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_saved_file_is_plain_toml(trained):
+    place, _ = trained
+    content = tomllib.loads((place / "run.toml").read_text())
+    assert content["method"] == "bpt-bilinear" and content["lr"] == 0.02
+    assert content["seed"] == 3 and not {"lr", "seed"} & set(content["origins"])
+
+
+def test_a_training_on_ones_own_photos_ends_with_commands_that_work(trained, images, monkeypatch):
+    place, result = trained
+    lines = [line.partition(": bpt ")[2] for line in result.stdout.splitlines() if ": bpt " in line]
+    predict, report = (shlex.split(line) for line in lines)
+    assert json.loads(succeeded(*predict, "--json").stdout)[0]["image"].startswith(str(images))
+    assert "index.html" in succeeded(*report, "--no-confusion").stdout
+    assert (place / "a run" / "report" / "index.html").exists()
