@@ -51,6 +51,7 @@ from bpt.methods import METHODS
 from bpt.model import PromptedViT
 from bpt.optimisation import MovingAverage
 from bpt.placement import parse_placement
+from bpt.plan import TrainingPlan, plan_training
 from bpt.prompt import (
     PROMPT_METHODS,
     BilinearPrompt,
@@ -137,6 +138,7 @@ __all__ = [
     "Split",
     "Targets",
     "TrainingCost",
+    "TrainingPlan",
     "ValidationPlan",
     "WhitenedPrompt",
     "average_precision",
@@ -176,6 +178,7 @@ __all__ = [
     "open_run",
     "paired_difference",
     "parse_placement",
+    "plan_training",
     "plan_validation",
     "predict",
     "predict_objects",

@@ -46,8 +46,7 @@ def batches_for(
     if recipe.method == "linear":
         say("features of all images, computed once")
         return FeatureBatches(recipe, images, model)
-    whole = recipe.mixes or recipe.randaugment  # of which no tokens are kept
-    if recipe.cache and recipe.total_epochs > 1 and recipe.prompted and not whole:
+    if recipe.keeps_tokens:
         assert isinstance(model, PromptedViT)
         if model.has_frozen_prefix:
             return PrefixBatches(recipe, images, model, say=say)

@@ -112,6 +112,12 @@ class Recipe(Tuning):
         return self.mixup > 0 or self.cutmix > 0
 
     @property
+    def keeps_tokens(self) -> bool:
+        """Whether tokens in front of the first prompt are computed once, if there are blocks."""
+        whole = self.mixes or self.randaugment  # of which no tokens are kept
+        return self.cache and self.total_epochs > 1 and self.prompted and not whole
+
+    @property
     def chooses(self) -> str | None:
         """The split that chooses the epoch; None where the last one is kept."""
         return PROTOCOLS[self.protocol]

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,10 @@ def train(
         typer.Option(help="A TOML file of dataset and options; what is typed beside it wins."),
     ] = None,
     save_config: Annotated[Path | None, typer.Option(help="Write such a file, then train.")] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be trained, with time, memory and disk."),
+    ] = False,
     data: options.Data = None,
     train_fraction: options.TrainFraction = None,
     train_list: options.TrainList = None,
@@ -168,6 +173,9 @@ def train(
         where = out or bpt.default_folder(recipe, several=several is not None)
         if save_config and burst.is_first_process():
             bpt.save_recipe(recipe, save_config)
+        if dry_run:
+            _show_plan(recipe, where, device, seeds=len(several or [0]), as_json=as_json)
+            return
 
         with training_told(quiet=quiet) as told:
             shared: dict[str, Any] = {"device": device, "resume": resume, **told}
@@ -181,6 +189,26 @@ def train(
             typer.echo(json.dumps(result, indent=2))
         elif not quiet:
             _show(result, recipe, where, several)
+
+
+def _show_plan(
+    recipe: "Recipe | DetectionRecipe", where: Path, device: str, *, seeds: int, as_json: bool
+) -> None:
+    import bpt
+    import reports
+
+    console = plain_console()
+    if isinstance(recipe, bpt.DetectionRecipe):
+        console.print(reports.detection_plan_table(recipe))
+    else:
+        plan = replace(bpt.plan_training(recipe, device=device), folder=where)
+        if as_json:
+            typer.echo(json.dumps(plan.to_dict(), indent=2))
+            return
+        console.print(reports.training_plan_table(plan))
+    if seeds > 1:
+        console.print(f"the same {seeds} times, once with each seed", highlight=False)
+    console.print("nothing was trained, written or downloaded", highlight=False)
 
 
 def _show(

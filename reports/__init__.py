@@ -47,6 +47,7 @@ from reports.detectors import detection_result, detectors_table, report_detector
 from reports.map import draw_dimensions, draw_map, map_blocks, map_figure, overlay
 from reports.map_files import map_table, save_maps
 from reports.origins import Origins, measured_origins
+from reports.plan import detection_plan_table, training_plan_table
 from reports.predictions import objects_table, save_predictions
 from reports.prompts import (
     confusion_figure,
@@ -156,6 +157,7 @@ __all__ = [
     "depth_grid",
     "depth_lines",
     "detection_classes_table",
+    "detection_plan_table",
     "detection_result",
     "detection_table",
     "detector_labels",
@@ -252,6 +254,7 @@ __all__ = [
     "survey_notes",
     "survey_table",
     "trace_figure",
+    "training_plan_table",
     "validation_frame",
     "validation_plan_table",
     "validation_table",

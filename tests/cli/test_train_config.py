@@ -99,3 +99,35 @@ def test_a_training_on_ones_own_photos_ends_with_commands_that_work(trained, ima
     assert json.loads(succeeded(*predict, "--json").stdout)[0]["image"].startswith(str(images))
     assert "index.html" in succeeded(*report, "--no-confusion").stdout
     assert (place / "a run" / "report" / "index.html").exists()
+
+
+def test_a_dry_run_says_what_the_training_then_does_and_leaves_nothing(
+    images, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BPT_CACHE", str(tmp_path / "cache"))
+    words = ("train", f"folder:{images}", *ONCE, "--rank", "2", "--device", "cpu")
+    plan = json.loads(succeeded(*words, "--dry-run", "--json").stdout)
+    told = succeeded(*words, "--dry-run").stdout
+    assert list(tmp_path.iterdir()) == []
+    assert told.rstrip().endswith("nothing was trained, written or downloaded")
+    succeeded(*words, "--quiet")
+    run = bpt.open_run(tmp_path / plan["folder"])
+    assert plan["parameters"] == run.config["parameters"]
+    assert plan["images"] == [run.config["dataset"][name] for name in ("train", "val", "test")]
+    assert plan["steps"] * 2 == run.metrics[-1]["step"]
+    assert f"{run.config['parameters']['trained']:,} of" in told
+    rows = sum(one.stat().st_size for one in (tmp_path / "cache").rglob("rows.npy"))
+    assert plan["kept"] == pytest.approx(rows, rel=0.01)
+
+
+def test_a_dry_run_of_what_is_not_here_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BPT_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    told = succeeded("train", "cub", "--dry-run", "--device", "cpu").stdout
+    assert "5,394 to train" in told and "bpt datasets --download cub" in told
+    assert "weights of mae_vitb are not on disk" in told or "yes" in told
+    assert list(tmp_path.iterdir()) == []
+    assert "mask-rcnn on" in succeeded("train", "coco", "--dry-run").stdout
+    assert "did you mean vpt" in refused("train", "--dry-run", "--method", "vtp")

@@ -1,0 +1,92 @@
+"""What a training would do, for a terminal."""
+
+from rich.table import Table
+
+from bpt import DetectionRecipe, Recipe, TrainingPlan, default_folder, known_detection_cost
+from burst.backbone_spec import known_backbones
+from reports.tables import facts_table
+
+MINUTE, HOUR = 60, 3600
+
+
+def training_plan_table(plan: TrainingPlan) -> Table:
+    """A fact a line; what no step was made for is not there."""
+    recipe, (train, val, test) = plan.recipe, plan.images
+    splits = {"to train": train, "to choose the epoch": val, "to test": test}
+    counted = ", ".join(f"{count:,} {use}" for use, count in splits.items() if count)
+    total = plan.steps * recipe.total_epochs
+    facts = {
+        "method": _method(recipe, plan),
+        "backbone": recipe.model + (f", {plan.depth} blocks" if plan.depth else ""),
+        "trained": _parameters(plan),
+        "images": f"{counted}; {plan.classes:,} classes",
+        "steps": f"{recipe.epochs} epochs of {plan.steps:,}, {recipe.batch_size} images each: "
+        f"{total:,}",
+        "operations": f"{plan.operations:.1e}" if plan.operations else "unknown",
+        "time": f"about {spoken(plan.seconds)} on this {plan.device}, without reading images"
+        if plan.seconds
+        else "unknown before the backbone is here",
+        "memory": f"about {_size(plan.memory)} on the {plan.device}" if plan.memory else "",
+        "disk": _disk(plan),
+        "run folder": str(plan.folder),
+        "not at hand": "\n".join(plan.notes),
+    }
+    return facts_table(facts)
+
+
+def detection_plan_table(recipe: DetectionRecipe) -> Table:
+    """The same of a detector, by arithmetic alone."""
+    spec = next((one for one in known_backbones() if one.name == recipe.model), None)
+    cost = known_detection_cost(recipe, spec) if spec else None
+    place = f", placement {recipe.placement}" if recipe.prompted else ""
+    facts = {
+        "method": f"{recipe.detector} on {recipe.method}{place}",
+        "backbone": f"{recipe.model}, images of {recipe.size} pixels",
+        "steps": f"{recipe.total_epochs} epochs, {recipe.batch_size} images a step",
+        "images seen": f"{cost.images:,}" if cost else "unknown",
+        "operations": f"{cost.operations:.1e}" if cost else "unknown",
+        "time": f"about {spoken(3600 * cost.hours)} on one H100" if cost else "unknown",
+        "run folder": str(default_folder(recipe)),
+    }
+    return facts_table(facts)
+
+
+def spoken(seconds: float) -> str:
+    """A length of time, in the unit that suits it."""
+    if seconds < 2 * MINUTE:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 2 * HOUR:
+        return f"{seconds / MINUTE:.0f} min"
+    return f"{seconds / HOUR:,.1f} h"
+
+
+def _method(recipe: Recipe, plan: TrainingPlan) -> str:
+    if not recipe.prompted:
+        return recipe.method
+    where = f" of {plan.depth} blocks" if plan.depth else ""
+    count = f"{len(plan.blocks)}{where}" if plan.blocks else "its blocks"
+    return (
+        f"{recipe.method}, placement {recipe.placement}: {recipe.num_prompts} prompt tokens in "
+        f"front of {count}"
+    )
+
+
+def _parameters(plan: TrainingPlan) -> str:
+    counts = plan.parameters
+    if counts is None:
+        return "unknown before the backbone is here"
+    parts = [f"{name} {counts[name]:,}" for name in ("prompts", "backbone", "head") if counts[name]]
+    return f"{counts['trained']:,} of {counts['total']:,} parameters ({', '.join(parts)})"
+
+
+def _disk(plan: TrainingPlan) -> str:
+    recipe, found = plan.recipe, []
+    if plan.kept:
+        found.append(f"{_size(plan.kept)} of tokens in front of block {plan.blocks[0]}")
+    if plan.files and recipe.cache and recipe.total_epochs > 1 and recipe.method != "linear":
+        found.append("the pixels of images that are files")
+    return f"{', and '.join(found)}, in {plan.cache}" if found else ""
+
+
+def _size(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size > 2**30 else f"{max(1, round(size / 2**20)):,} MiB"
