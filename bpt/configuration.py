@@ -133,7 +133,9 @@ def existing_result(
     if not (out / folder.CONFIG).exists():
         return None
     if not resume:
-        raise RunExists(f"{out} already holds a run; resume it, or choose another folder")
+        raise RunExists(
+            f"{out} already holds a run; resume it (--resume), or choose another folder (--out)"
+        )
     run = folder.open_run(out)
     folder.check_same(run, recipe, config)
     before, now = folder.crop_of(run.config), folder.crop_of(config)

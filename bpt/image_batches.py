@@ -132,6 +132,6 @@ def _steps(recipe: Recipe, images: int) -> int:
     if images < recipe.batch_size:
         raise BurstError(
             f"{images} training images are fewer than a batch of {recipe.batch_size}; "
-            f"lower batch_size, such as to {2 ** (images.bit_length() - 1)}"
+            f"lower batch_size, such as --batch-size {2 ** max(0, images.bit_length() - 1)}"
         )
     return images // recipe.batch_size

@@ -43,7 +43,9 @@ def parse_placement(text: str, depth: int) -> tuple[int, ...]:
 def _ends(text: str, first: int, last: int, depth: int) -> tuple[int, ...]:
     """The first and the last blocks, which must not overlap."""
     if not 0 < first + last <= depth:
-        raise BurstError(f"placement {text!r} asks for {first + last} of {depth} blocks")
+        raise BurstError(
+            f"placement {text!r} asks for {first + last} of {depth} blocks; give 1 to {depth}"
+        )
     return (*range(first), *range(depth - last, depth))
 
 

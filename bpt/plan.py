@@ -92,7 +92,7 @@ def plan_training(recipe: Recipe, *, device: str = "auto") -> TrainingPlan:
     if used[0] < recipe.batch_size:
         raise BurstError(
             f"{used[0]} training images are fewer than a batch of {recipe.batch_size}; "
-            f"lower it (--batch-size {max(used[0], 1)})"
+            f"lower batch_size (--batch-size {used[0] or 1})"
         )
     backbone = _backbone(recipe)
     if note := _missing_weights(recipe):

@@ -156,7 +156,7 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"{folder} is not the folder of a run: it holds no readable {CONFIG}; "
-            "name a folder that a training wrote"
+            "name a folder that a training wrote, as `bpt train --out FOLDER` does"
         ) from error
     kind = config.get("kind") if isinstance(config, dict) else None
     if kind not in (KIND, DETECTION_KIND, SHARED_KIND):

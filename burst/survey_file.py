@@ -66,7 +66,8 @@ def read_survey(path: str | Path) -> Survey:
                 return _survey(lambda name: _array(archive, name))
     except (ShapeError, *DAMAGE) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a survey: {reason(error)}; expected what `Survey.save` wrote"
+            f"{path} cannot be read as a survey: {reason(error)}; expected what "
+            "`burst histogram --out` or `Survey.save` wrote"
         ) from error
 
 

@@ -102,6 +102,8 @@ def load_whitening(path: str | Path, model: nn.Module | Backbone | None = None) 
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; `burst whiten --out {path}` makes one")
     kind, stored = read_stored(path)
     try:
         if kind == "safetensors":

@@ -77,11 +77,23 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else app.info.name
         what = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
+        if added := _what_is_missing(error):
+            what += f"; add it, as `{path} {added}`"
         print(f"error: {what}; see `{path} --help`", file=sys.stderr)  # noqa: T201
         code = USER_ERROR
     except typer.Abort:
         code = INTERRUPTED
     raise SystemExit(code or 0)
+
+
+def _what_is_missing(error: Exception) -> str:
+    """How to type the parameter that was left out; empty where the error is another."""
+    missing = getattr(error, "param", None)
+    if missing is None or type(error).__name__ != "MissingParameter":
+        return ""
+    name = str(missing.name).upper()
+    options = [one for one in missing.opts if one.startswith("--")]
+    return f"{options[0]} {name}" if options else name
 
 
 @contextmanager

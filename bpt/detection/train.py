@@ -183,7 +183,7 @@ class DetectionEpochs:
         if len(split) < recipe.batch_size:
             raise BurstError(
                 f"{len(split)} training images are fewer than a batch of {recipe.batch_size}; "
-                "lower batch_size"
+                f"lower batch_size (--batch-size {len(split) or 1})"
             )
         self.recipe, self.split = recipe, split
         self.steps = len(split) // recipe.batch_size

@@ -172,7 +172,8 @@ def _file(open_clip: Foreign, asked: _Asked, options: LoadOptions) -> tuple[Path
             return file, _hub.hub_page(repository)
     if url := asked.published.get("url"):
         cached = CLIP_CACHE.expanduser() / url.rpartition("/")[2]
-        with _hub.explained(asked.name, f"get {url} elsewhere and give the file as weights"):
+        advice = f"get {url} elsewhere and give the file as weights (--weights FILE)"
+        with _hub.explained(asked.name, advice):
             return cached if cached.is_file() else _hub.fetch_url(url), url
     tags = open_clip.list_pretrained_tags_by_model(asked.model_name)
     raise CheckpointError(

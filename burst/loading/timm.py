@@ -61,7 +61,7 @@ def load(name: str, options: LoadOptions) -> Backbone:
             f"or the word `random` for an untrained model"
         )
     architecture = "timm:ARCHITECTURE" if on_hub else name
-    advice = f"get {link} elsewhere and give the file as weights of {architecture}"
+    advice = f"get {link} elsewhere and give the file as weights of {architecture} (--weights FILE)"
     with _hub.explained(name, advice), seeded(options.seed):
         prepare = _from_hub if on_hub else _from_timm
         model, file = prepare(asked, pretrained=options.pretrained)

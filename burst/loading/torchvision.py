@@ -85,7 +85,8 @@ def _published(architecture: str, tag: str) -> Foreign:
 
 
 def _fetch(name: str, published: Foreign) -> Path:
-    with _hub.explained(name, f"get {published.url} elsewhere and give the file as weights"):
+    advice = f"get {published.url} elsewhere and give the file as weights (--weights FILE)"
+    with _hub.explained(name, advice):
         return _hub.fetch_torch_hub_file(published.url)
 
 

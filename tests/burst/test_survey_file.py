@@ -169,7 +169,7 @@ def refusal(path):
         Survey.load(path)
     text = str(caught.value)
     assert text.startswith(f"{path} cannot be read as a survey: ") and "\n" not in text
-    assert text.endswith("; expected what `Survey.save` wrote")
+    assert text.endswith("; expected what `burst histogram --out` or `Survey.save` wrote")
     return text
 
 

@@ -360,6 +360,43 @@ def test_an_unknown_option_is_one_line(capsys):
     assert "--rank" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ("search digits", "`bpt search --methods METHODS`"),
+        ("predict", "`bpt predict FOLDER`"),
+        ("export nothing", "`bpt export --out OUT`"),
+    ],
+)
+def test_what_is_left_out_is_shown_as_it_is_typed(words, says, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bpt"])
+    with pytest.raises(SystemExit) as caught:
+        run_command(command.app, words.split())
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, ends",
+    [
+        (("train", "photos"), "your own images are folder:photos"),
+        (("train", "digits", "--batch-size", "5000"), "lower batch_size, such as --batch-size 512"),
+        (("train", "--placement", "last:99"), "give 1 to 12"),
+        (("train", "--device", "gpu"), "or cpu (--device cpu)"),
+        (("validate", "w.pt"), "`burst whiten --out w.pt` makes one"),
+        (("evaluate", "nothing"), "as `bpt train --out FOLDER` does"),
+        (("train", "--model", "mae.pth"), "(--model NAME --weights mae.pth)"),
+    ],
+)
+def test_an_error_ends_with_what_would_work(arguments, ends, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].endswith(ends)
+
+
 def test_seeds_are_parsed():
     assert parse_seeds("0, 1,12") == (0, 1, 12)
 
