@@ -111,9 +111,9 @@ def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
     Raises:
         BurstError: one's own images cannot be opened.
     """
-    table = Table(box=None, pad_edge=False)
-    for name in ("run", "method", "placement", "epochs", "images seen", "PFLOP", "GPU hours"):
-        text = name in ("run", "method", "placement")
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for name in ("run", "placement", "epochs", "images seen", "PFLOP", "GPU hours"):
+        text = name in ("run", "placement")
         table.add_column(name, justify="left" if text else "right", overflow="fold")
     costs = []
     planned: set[str] = set()
@@ -125,7 +125,7 @@ def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
         place = recipe.placement if recipe.prompted else ""
         costs.append(cost)
         figures = cost_figures(cost) if cost else ["?"] * 3
-        table.add_row(cell.name, recipe.method, place, str(recipe.total_epochs), *figures)
+        table.add_row(cell.name, place, str(recipe.total_epochs), *figures)
     known = [cost for cost in costs if cost]
     unknown = len(costs) - len(known)
     seen = f"{seeds * sum(cost.images for cost in known):,}"
@@ -133,7 +133,7 @@ def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
     operations = seeds * sum(cost.operations for cost in known) / 1e15
     hours = seeds * sum(cost.hours for cost in known)
     total = (seen, f"{operations:,.2f}", f"{hours:,.2f}")
-    table.add_row(f"all, {seeds} seed(s)", "", "", "", *total)
+    table.add_row(f"all, {seeds} seed(s)", "", "", *total)
     return table
 
 

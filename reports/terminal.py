@@ -39,8 +39,10 @@ def survey_table(survey: Survey) -> RenderableType:
     reach = _reach(whole.values())
     caption = "κ excess kurtosis: Laplacian 3; β shape: Laplacian 1, Gaussian 2"
     title = f"{survey.record['model']} ({survey.record['pretraining']}), block by block"
-    table = Table(box=None, pad_edge=False)
-    for heading in ("block", *(f"{name} {letter}" for name in quantities for letter in "κβ")):
+    many = len(quantities) == len(_MOST_BURSTY)  # which must fit 80 columns as well
+    table = Table(box=None, pad_edge=False, collapse_padding=many)
+    gap, width = ("\n", 13) if many else (" ", 17)
+    for heading in ("block", *(f"{name}{gap}{letter}" for name in quantities for letter in "κβ")):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("top 1 %", justify="right", no_wrap=True)
     table.add_column(f"{drawn}, ±{reach:.3g}", no_wrap=True)
@@ -52,7 +54,7 @@ def survey_table(survey: Survey) -> RenderableType:
             for column in ("excess_kurtosis", "ggd_shape")
         ]
         share = f"{rows[block, drawn]['top1_energy']:.1%}"
-        table.add_row(str(block), *cells, share, sparkline(hist, reach))
+        table.add_row(str(block), *cells, share, sparkline(hist, reach, width=width))
     return captioned(table, title, caption)
 
 

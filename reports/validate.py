@@ -110,7 +110,7 @@ def validation_plan_table(plan: ValidationPlan) -> Table:
 
     Of a search the cost is the most that it can be: it stops most trials early.
     """
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     texts = ("benchmark", "method", "placement", "rates")
     for name in (*texts, "trainings", "images seen", "PFLOP", "GPU hours"):
         table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
@@ -128,7 +128,7 @@ def _planned(method: PlannedMethod, seeds: int) -> list[str]:
     cost = recipe_cost(recipe)
     place = recipe.placement if recipe.prompted else ""
     rates = "searched" if method.published is None else f"published: {method.published}"
-    count = f"{seeds}" if not trials else f"up to {trials} + {seeds}"
+    count = f"{seeds}" if not trials else f"≤ {trials} + {seeds}"
     figures = cost_figures(cost, trials + seeds) if cost else ["?"] * 3
     return [place, rates, count, *figures]
 

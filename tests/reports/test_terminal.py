@@ -45,6 +45,18 @@ def test_the_survey_fits_eighty_columns_with_one_line_a_block(survey):
     assert rows[0].split()[2] == f"{first['ggd_shape']:.2f}"
 
 
+def test_four_quantities_fit_eighty_columns_too():
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, "sample", num_images=2)
+    quantities = ("qk", "x", "qkx", "logits")
+    found = burst.survey(backbone, images, burst.SurveyOptions(quantities=quantities, blocks=(0,)))
+    text = printed(survey_table(found))
+    assert "…" not in text
+    for quantity in quantities:
+        row = found.table.query("quantity == @quantity").iloc[0]
+        assert f"{row['excess_kurtosis']:.2f}" in text.split()
+
+
 def test_a_survey_without_responses_draws_what_there_is():
     backbone = burst.load_backbone("mae_tiny")
     images = burst.images_for(backbone, "sample", num_images=1)
