@@ -68,7 +68,7 @@ def test_a_dry_run_lists_what_would_be_trained_and_trains_nothing(place, tmp_pat
     typed = ("validate", place / "W.pt", "--data", place / "data", "--out", tmp_path / "none")
     result = run(command.app, *typed, "--dry-run")
     assert result.exit_code == 0, result.output
-    for name in ("digits", "cub", "linear", "vpt", "up to 12"):
+    for name in ("digits", "cub", "linear", "vpt", "≤ 12"):
         assert name in result.stdout
     assert "imagenet: get it from" in result.stderr and not (tmp_path / "none").exists()
 
