@@ -53,7 +53,7 @@ def test_four_quantities_fit_eighty_columns_too():
     text = printed(survey_table(found))
     assert "…" not in text
     for quantity in quantities:
-        row = found.table.query("quantity == @quantity").iloc[0]
+        row = found.table[found.table["quantity"] == quantity].iloc[0]
         assert f"{row['excess_kurtosis']:.2f}" in text.split()
 
 
