@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from cli._common import Json, Quiet, plain_console, reported_errors
+from cli._panels import OUTPUT, option
 
 Repository = Annotated[str, typer.Argument(help="ORG/NAME on the hub.", metavar="ORG/NAME")]
 
@@ -18,16 +19,12 @@ Repository = Annotated[str, typer.Argument(help="ORG/NAME on the hub.", metavar=
 def push(
     folder: Annotated[Path, typer.Argument(help="The folder of a run.", metavar="RUN")],
     repository: Repository,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make a new repository private.")
-    ] = False,
+    private: Annotated[bool, option("Make a new repository private.", OUTPUT, "--private")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write what would be pushed, and push nothing.")
+        bool, option("Write what would be pushed, and push nothing.", OUTPUT, "--dry-run")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for --dry-run; NAME if not given.")
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before the upload.")] = False,
+    out: Annotated[Path | None, option("Folder for --dry-run; NAME if not given.", OUTPUT)] = None,
+    yes: Annotated[bool, option("Do not ask before the upload.", OUTPUT, "--yes")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Share a trained prompt: tensors, configuration and a model card, in one commit.
@@ -101,9 +98,9 @@ def _show(files: Sequence[Path], where: str) -> None:
 
 def pull(
     repository: Repository,
-    out: Annotated[Path | None, typer.Option(help="A new folder; NAME if not given.")] = None,
+    out: Annotated[Path | None, option("A new folder; NAME if not given.", OUTPUT)] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit; the newest if not given.")
+        str | None, option("Branch, tag or commit; the newest if not given.", OUTPUT)
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -39,14 +39,14 @@ add_version(app)
 Run = Annotated[Path, typer.Argument(help="The folder of a run, as `bpt train --out` wrote it.")]
 
 
-TRAIN, RUNS = "Train", "Use what was trained"
+TRAIN, RUNS, SHARE = "Train", "Use what was trained", "Share on the hub"
 app.command(rich_help_panel="Data")(datasets)
 app.command(rich_help_panel=TRAIN)(train)
 app.command(rich_help_panel=TRAIN)(search)
 app.command(rich_help_panel=TRAIN)(validate)
 app.command(rich_help_panel=TRAIN)(study)
-app.command(rich_help_panel=RUNS)(push)
-app.command(rich_help_panel=RUNS)(pull)
+app.command(rich_help_panel=SHARE)(push)
+app.command(rich_help_panel=SHARE)(pull)
 
 
 @app.command(rich_help_panel=RUNS)
