@@ -16,6 +16,7 @@ from colours import write_images
 from typer.testing import CliRunner
 
 import bpt
+from cli import _common
 from cli import bpt as command
 from cli import burst as burst_command
 from cli._common import parse_seeds
@@ -403,7 +404,7 @@ def test_seeds_are_parsed():
 def test_an_interrupted_training_says_how_to_go_on(images, tmp_path, monkeypatch):
     arguments = ["train", f"folder:{images}", "--out", str(tmp_path / "run"), *SMALL]
     monkeypatch.setattr(sys, "argv", ["bpt", *arguments])
-    monkeypatch.setattr(command.Steps, "__call__", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(_common.Steps, "__call__", lambda *_: signal.raise_signal(signal.SIGINT))
     result = run(*arguments)
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1].endswith(shlex.join(["bpt", *arguments, "--resume"]))
