@@ -34,6 +34,7 @@ from burst.lock import if_alone, one_at_a_time
 from burst.progress import Progress, Say
 
 RECORD, TABLE = "search.json", "search.csv"
+LENGTH = {"epochs", "warmup_epochs"}  # of which a probe has its own
 POLL = 1.0  # seconds between looks at what other processes do
 
 
@@ -271,8 +272,9 @@ def _differences(before: dict[str, Any], recipes: dict[str, Recipe]) -> list[str
     found: dict[str, str] = {}
     for method, recipe in recipes.items():
         old = Recipe.from_dict(kept.get(method, before["base"]))
+        free = varied | LENGTH if "linear" in (method, old.method) else varied
         for name in old.differences(recipe):
-            if method in kept or name not in varied:
+            if method in kept or name not in free:
                 text = f"{name} {getattr(old, name)}, not {getattr(recipe, name)}"
                 found.setdefault(text, method)
     return list(found)

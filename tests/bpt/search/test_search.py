@@ -21,7 +21,7 @@ from bpt import Interrupted, Recipe, RunExists, SearchOptions, search_base, sear
 from bpt.search.recipes import method_recipes
 from burst import BurstError, UnknownName
 
-METHODS = ("linear", "vpt")
+METHODS = ("spt", "vpt")
 OPTIONS = SearchOptions(lrs=(0.01, 0.1), weight_decays=(0.005,), seeds=(0, 1), max_trials=3)
 
 
@@ -72,7 +72,7 @@ def test_a_score_is_that_of_the_last_epoch_over_the_images_of_all_folds(whole):
         for trial in one["trials"]:
             folder = out / trial["folder"]
             assert folder.name.endswith("fold2of2")
-            assert trial["epochs"] == {"linear": 200, "vpt": 4}[one["method"]]
+            assert trial["epochs"] == 4
             right = images = 0
             for place in (folder, folder.with_name(folder.name.replace("fold2", "fold1"))):
                 run = bpt.open_run(place)
@@ -102,19 +102,25 @@ def test_differences_are_those_of_the_means_and_are_put_into_words(whole):
     _, record, _ = whole
     means = {one["method"]: one["test"]["mean"] for one in record["methods"]}
     [found] = record["differences"]
-    assert (found["method"], found["against"]) == ("linear", "vpt")
-    assert found["difference"] == pytest.approx(means["linear"] - means["vpt"])
+    assert (found["method"], found["against"]) == ("spt", "vpt")
+    assert found["difference"] == pytest.approx(means["spt"] - means["vpt"])
     assert found["low"] <= found["difference"] <= found["high"]
-    assert record["sentences"][0].startswith(f"linear {means['linear']:.1f} % is ")
+    assert record["sentences"][0].startswith(f"spt {means['spt']:.1f} % is ")
 
 
-def test_a_probe_trains_on_its_features_longer_than_prompts_and_it_is_said(whole):
-    _, record, said = whole
-    epochs = {one["method"]: one["recipe"]["epochs"] for one in record["methods"]}
-    assert epochs == {"linear": 100, "vpt": 2}
+def test_a_probe_trains_on_its_features_longer_than_prompts_and_it_is_said(base, tmp_path):
+    methods, once = ("linear", "vpt"), replace(OPTIONS, lrs=(0.01,), seeds=(0,), max_trials=1)
+    said = []
+    record = search_methods(
+        base, methods, tmp_path, options=once, devices=("cpu",), say=said.append
+    )
     assert "linear trains 100 epochs, not 2, on features computed once" in said[0]
-    longer = method_recipes(search_base("digits", epochs=150), METHODS)
-    assert {name: one.epochs for name, one in longer.items()} == dict.fromkeys(METHODS, 150)
+    linear, vpt = record["methods"]
+    assert [one["recipe"]["epochs"] for one in (linear, vpt)] == [100, 2]
+    assert linear["trials"][0]["epochs"] == linear["trials"][0]["of_epochs"] == 200  # two folds
+    assert len(bpt.open_run(tmp_path / linear["runs"][0]["folder"]).metrics) == 100
+    longer = method_recipes(search_base("digits", epochs=150), methods)
+    assert {name: one.epochs for name, one in longer.items()} == dict.fromkeys(methods, 150)
     assert longer["linear"].warmup_epochs == 15
 
 
@@ -129,12 +135,12 @@ def test_more_seeds_and_methods_use_what_is_there(base, whole, tmp_path):
     shutil.copytree(whole[0], tmp_path / "more")
     before = sessions(whole[0])
     options = replace(OPTIONS, seeds=(0, 1, 2))
-    methods = (*METHODS, "bpt-bilinear")
+    methods = (*METHODS, "linear")
     record = search_methods(base, methods, tmp_path / "more", options=options, devices=("cpu",))
     assert before.items() <= sessions(tmp_path / "more").items()
     assert [len(one["runs"]) for one in record["methods"]] == [3, 3, 3]
     pairs = {(one["method"], one["against"]) for one in record["differences"]}
-    assert pairs == {("linear", "vpt"), ("bpt-bilinear", "vpt"), ("bpt-bilinear", "linear")}
+    assert pairs == {("spt", "vpt"), ("linear", "vpt"), ("spt", "linear")}
 
 
 @pytest.mark.parametrize(
@@ -262,7 +268,7 @@ def test_a_seed_that_diverges_at_the_end_is_told(base, whole, tmp_path):
     (place / "diverged.json").write_text('{"diverged": "the loss is nan"}')
     record = search_methods(base, METHODS, tmp_path / "search", options=OPTIONS, devices=("cpu",))
     assert record["complete"] and record["differences"] == []
-    assert record["sentences"][0].startswith("linear: 1 of 2 seeds diverged")
+    assert record["sentences"][0].startswith("spt: 1 of 2 seeds diverged")
 
 
 @pytest.mark.parametrize(
