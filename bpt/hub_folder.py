@@ -10,6 +10,7 @@ Folders of the machine that it was trained on are left out of all of them.
 """
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -111,16 +112,17 @@ def write_hub_folder(run: RunFolder, folder: Path, repository: str) -> list[Path
     checked = _shareable(run)
     export_run(checked, folder / MODEL)
     tensors, about = read_exported(folder / MODEL, EXPORTED)
-    about = without_folders(about, keep=("classes",))
+    places = _places(checked.config)
+    about = without_folders(about, keep=("classes",), places=places)
     write_exported(folder / MODEL, tensors, about)
-    config = without_folders(checked.config, keep=("classes",))
+    config = without_folders(checked.config, keep=("classes",), places=places)
     digest = {"kind": SHARED_KIND, "sha256": sha256_of(folder / MODEL)}
     images = {name: about[name] for name in ("mean", "std", "interpolation")}
     config["backbone"] |= images | {"crop_fraction": about["crop_fraction"]}
     config["backbone"]["crop_mode"] = about["crop_mode"]
     config |= digest
     save_json(folder / CONFIG, config)
-    result = without_folders(checked.result or {})
+    result = without_folders(checked.result or {}, places=places)
     save_json(folder / RESULT, result)
     save_metrics(folder, checked.metrics)
     card = model_card(config, result, repository)
@@ -146,20 +148,42 @@ def _shareable(run: RunFolder) -> Run:
     return run
 
 
-def without_folders(value: Any, *, keep: tuple[str, ...] = ()) -> Any:  # noqa: ANN401  JSON
+def _places(config: Mapping[str, Any]) -> list[str]:
+    """Absolute paths that the run was given or found; sentences in its configuration name them."""
+    told = [*config["recipe"].values(), *(config["command"] or []), config["dataset"]["source"]]
+    found = [PLACE.fullmatch(one) for one in told if isinstance(one, str)]
+    return [one[0].removeprefix(one[1]) for one in found if one and PurePosixPath(one[2]).name]
+
+
+def without_folders(
+    value: Any,  # noqa: ANN401  JSON
+    *,
+    keep: Collection[str] = (),
+    places: Collection[str] = (),
+) -> Any:  # noqa: ANN401
     """JSON with every absolute path cut to its last part; values named in `keep` stay.
+
+    Args:
+        value: the JSON.
+        keep: keys.
+        places: paths that are cut within sentences too.
 
     >>> without_folders({"command": ["bpt", "train", "folder:/home/me/photos"]})
     {'command': ['bpt', 'train', 'folder:photos']}
+    >>> without_folders("/home/me/photos: 9 to train, 1/2", places=["/home/me/photos"])
+    'photos: 9 to train, 1/2'
     """
     if isinstance(value, str):
+        for place in sorted(places, key=len, reverse=True):
+            name = PurePosixPath(place).name.replace("\\", r"\\")
+            value = re.sub(rf"(?<![\w.-]){re.escape(place)}", name, value)
         found = PLACE.fullmatch(value)
         return found[1] + PurePosixPath(found[2]).name if found else value
     if isinstance(value, list):
-        return [without_folders(one, keep=keep) for one in value]
+        return [without_folders(one, keep=keep, places=places) for one in value]
     if isinstance(value, dict):
         return {
-            key: one if key in keep else without_folders(one, keep=keep)
+            key: one if key in keep else without_folders(one, keep=keep, places=places)
             for key, one in value.items()
         }
     return value

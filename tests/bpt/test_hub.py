@@ -10,6 +10,7 @@ from colours import write_images
 from hub_server import running_hub
 from huggingface_hub import ModelCard, constants
 from local_hub import client_of
+from own_photos import class_folders, flat
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -211,6 +212,28 @@ def test_no_folder_of_this_machine_is_told(pushed, trained):
     for name, data in pushed.items():
         assert secret not in data, name
     assert b"folder:images" in pushed["config.json"]
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_sentences_on_own_photos_are_shared_whole_and_without_their_folder(table, tmp_path):
+    photos = tmp_path / "my photos"
+    if table:
+        rows = flat(photos, count=5, classes=("red", "blue"))
+        (photos / "labels.csv").write_text("".join(f"{name},{one}\n" for name, one in rows))
+    else:
+        class_folders(photos, count=5, classes=("red", "blue"))
+    small = ("--epochs", 1, "--batch-size", 2, "--placement", "last:1", "--num-prompts", 2)
+    out = tmp_path / "run"
+    succeeded("train", f"folder:{photos}", "--rank", 1, "--out", out, "--quiet", *small)
+    (tmp_path / "shared").mkdir()
+    bpt.hub_folder.write_hub_folder(bpt.open_run(out), tmp_path / "shared", NAME)
+    shared = json.loads((tmp_path / "shared" / "config.json").read_text())
+    told = bpt.open_run(out).config["dataset"]["notes"]
+    assert len(shared["dataset"]["notes"]) == len(told)
+    named = "labels.csv" if table else "my photos"
+    assert any(f"{named}: 10 images of 2 classes" in one for one in shared["dataset"]["notes"])
+    for file in (tmp_path / "shared").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes(), file.name
 
 
 @pytest.mark.parametrize(
