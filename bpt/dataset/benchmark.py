@@ -28,6 +28,8 @@ class Benchmark:
             shape, as a benchmark's protocol may ask; else they are cropped as the backbone asks.
         about: what a run's config.json says of it besides: how it was split, which version it is.
         notes: what whoever opens it is told, in sentences.
+        copies: groups of names whose files hold the same bytes, as far as they were looked for; a
+            cross-validation keeps each in one fold.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Benchmark:
     squash: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    copies: tuple[tuple[str, ...], ...] = ()
 
     @property
     def digest(self) -> str:

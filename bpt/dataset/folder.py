@@ -44,11 +44,14 @@ def open_folder(request: Request) -> Benchmark:
     assert place is not None
     opener = FileOpener(place.parent if is_table(place) else place)
     images = _sorted_out(opener, place)
-    kinds, about, notes = _split(images, _copies(opener, images))
+    copies = _copies(opener, images)
+    kinds, about, notes = _split(images, copies)
     notes = [*_not_read(opener, images), *images.notes, *notes]
     benchmark = _benchmark(request, opener, images, kinds)
     about = about | {"notes": notes}
-    return replace(benchmark, source=images.source, about=about, notes=tuple(notes))
+    return replace(
+        benchmark, source=images.source, about=about, notes=tuple(notes), copies=tuple(copies)
+    )
 
 
 def _split(

@@ -3,8 +3,10 @@
 import dataclasses
 import re
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from bpt.dataset.benchmark import Benchmark
@@ -32,7 +34,8 @@ def fold_of(benchmark: Benchmark, fold: str) -> Benchmark:
     """Training and validation images together, cut anew: the fold is validated on, the rest not.
 
     Source: scikit-learn's StratifiedKFold, shuffled with seed 0: every fold has its share of each
-    class.
+    class. Of copies, see `Benchmark`, the first is drawn and the others go with it; those in
+    several classes are in no fold, and so only trained on.
 
     Args:
         benchmark: whose test images stay as they are.
@@ -43,7 +46,9 @@ def fold_of(benchmark: Benchmark, fold: str) -> Benchmark:
     """
     number, count = parse_fold(fold)
     images = all_training_images(benchmark)
-    held = _folds(images.labels, count, benchmark.name)[number - 1]
+    drawn, first = _drawn(images, benchmark.copies)
+    folds = _folds(images.labels[drawn], count, benchmark.name)
+    held = np.flatnonzero(np.isin(first, drawn[folds[number - 1]]))
     kept = np.setdiff1d(np.arange(len(images)), held)
     return dataclasses.replace(benchmark, train=images.subset(kept), val=images.subset(held))
 
@@ -51,6 +56,22 @@ def fold_of(benchmark: Benchmark, fold: str) -> Benchmark:
 def all_training_images(benchmark: Benchmark) -> Split:
     """Those to train on and those to validate on, in one split."""
     return benchmark.train if benchmark.val is None else benchmark.train + benchmark.val
+
+
+def _drawn(
+    images: Split, copies: Sequence[Sequence[str]]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Places that are drawn for the folds; and of each image the place that it goes with."""
+    first = np.arange(len(images))
+    drawn = np.ones(len(images), bool)
+    place = {name: number for number, name in enumerate(images.names)} if copies else {}
+    for names in copies:
+        group = sorted(place[name] for name in names if name in place)
+        if len(group) > 1:
+            first[group] = group[0]
+            drawn[group] = False
+            drawn[group[0]] = len(set(images.labels[group].tolist())) == 1
+    return np.flatnonzero(drawn), first
 
 
 def _folds(labels: Labels, count: int, name: str) -> list[np.ndarray]:

@@ -1,5 +1,7 @@
 """Folds: disjoint, complete, with each class's share, and always the same."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,6 +40,23 @@ def test_each_image_is_held_out_once_and_classes_keep_their_share(counts, folds,
 def test_a_class_of_fewer_images_is_missing_in_some_folds():
     cut = [fold_of(benchmark([10, 1]), f"{number}/3") for number in (1, 2, 3)]
     assert sum(int((one.val.labels == 1).sum()) for one in cut) == 1
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(2, 4))
+def test_copies_are_never_trained_on_while_one_of_them_is_validated_on(ends, folds):
+    whole = benchmark([15, 16])
+    edges = sorted({0, *ends, 31})
+    copies = [tuple(map(str, range(a, b))) for a, b in zip(edges, edges[1:], strict=False)]
+    copies = tuple(group for group in copies if 1 < len(group) < 4)
+    whole = dataclasses.replace(whole, copies=copies)
+    cut = [fold_of(whole, f"{number}/{folds}") for number in range(1, folds + 1)]
+    across = {name for group in copies if {"14", "15"} <= set(group) for name in group}
+    validated = sorted(name for one in cut for name in one.val.names)
+    assert validated == sorted(set(whole.train.names) - across)
+    for one in cut:
+        for group in copies:
+            assert len({name in one.train.names for name in group}) == 1
+        assert len(one.train) + len(one.val) == len(whole.train)
 
 
 def test_too_many_folds_are_refused():

@@ -322,3 +322,15 @@ def test_copies_are_found_wherever_they_lie(tmp_path, kind):
     if kind != "folder":
         shutil.make_archive(str(tmp_path / "my"), kind, root)
     assert same_bytes(FileOpener(place)) == [("a.jpg", "d.jpg")]
+
+
+def test_copies_stay_together_in_a_cross_validation_of_own_photos(tmp_path):
+    class_folders(tmp_path, count=12)
+    for name in ("red", "blue"):
+        for path in sorted((tmp_path / name).iterdir()):
+            (path.parent / f"copy of {path.name}").write_bytes(path.read_bytes())
+    whole = open_dataset(f"folder:{tmp_path}")
+    for number in (1, 2, 3):
+        one = fold_of(whole, f"{number}/3")
+        trained = {(tmp_path / name).read_bytes() for name in one.train.names}
+        assert not trained & {(tmp_path / name).read_bytes() for name in one.val.names}
