@@ -43,7 +43,8 @@ def load_recipe(path: str | os.PathLike[str], **typed: Any) -> Recipe | Detectio
     Its keys are `dataset` (digits if not given) and the fields of `Recipe`, or of `DetectionRecipe`
     where the dataset is for detection; what it leaves out is published, as in `recipe_for`. Paths
     are as one would type them: of the working folder. What its table `origins` names was nobody's
-    choice: it is looked up anew where another dataset, backbone, method or placement is typed.
+    choice, unless it was changed in the file since: it is looked up anew where another dataset,
+    backbone, method or placement is typed.
 
     Args:
         path: the file.
@@ -55,7 +56,7 @@ def load_recipe(path: str | os.PathLike[str], **typed: Any) -> Recipe | Detectio
             `recipe_for`.
     """
     values = _read(Path(path))
-    origins = values.pop(ORIGINS, {})
+    origins = _not_chosen(values, values.pop(ORIGINS, {}))
     typed = {name: value for name, value in typed.items() if value is not None}
     changed = {name for name, value in typed.items() if value != values.get(name)}
     stale = set(origins) if changed & set(COSTS) else {"warmup_epochs"} & set(origins)
@@ -69,6 +70,28 @@ def load_recipe(path: str | os.PathLike[str], **typed: Any) -> Recipe | Detectio
             sources[name] = text
     sources = {name: text for name, text in sources.items() if text != DEFAULT}
     return dataclasses.replace(recipe, origins=sources)
+
+
+def _not_chosen(values: Mapping[str, Any], origins: Mapping[str, str]) -> dict[str, str]:
+    """`origins` without what now has another value than its origin gives: somebody changed it.
+
+    The warm-up follows from the epochs, so that another value may come of a change of those.
+    """
+    own = {name: value for name, value in values.items() if name not in origins}
+    try:
+        found = make_recipe(own.pop("dataset", "digits"), **own) if origins else None
+    except BurstError:  # it is what is typed besides that makes a recipe of it
+        found = None
+
+    def changed(name: str, text: str) -> bool:
+        same = found is not None and text == found.origins.get(name, DEFAULT)
+        return same and name in values and values[name] != getattr(found, name, None)
+
+    return {
+        name: text
+        for name, text in origins.items()
+        if name == "warmup_epochs" or not changed(name, text)
+    }
 
 
 def save_recipe(recipe: Recipe | DetectionRecipe, path: str | os.PathLike[str]) -> Path:

@@ -79,6 +79,20 @@ def test_another_method_that_is_typed_brings_its_own_rates(tmp_path):
     assert recipe == alone and recipe.origins == alone.origins
 
 
+def test_a_rate_that_was_changed_in_a_saved_file_is_somebodys_choice(tmp_path):
+    saved = bpt.save_recipe(bpt.make_recipe("cub"), tmp_path / "run.toml")
+    published = tomllib.loads(saved.read_text())
+    line = f"lr = {published['lr']!r}"
+    assert published["lr"] != 0.123 and line in saved.read_text()
+    saved.write_text(saved.read_text().replace(line, "lr = 0.123", 1))
+    recipe = bpt.load_recipe(saved)
+    assert recipe.lr == 0.123 and recipe.origins["lr"] == "given"
+    assert recipe.origins["weight_decay"] == published["origins"]["weight_decay"]
+    other = bpt.load_recipe(saved, method="vpt")
+    assert other.lr == 0.123 and other.origins["lr"] == "given"
+    assert other.weight_decay == bpt.make_recipe("cub", method="vpt").weight_decay
+
+
 def test_keys_may_be_written_as_options_are_typed(tmp_path):
     (tmp_path / "a.toml").write_text('num-prompts = 7\nlr = 1\ndataset = "digits"\n')
     recipe = bpt.load_recipe(tmp_path / "a.toml")
