@@ -10,10 +10,10 @@ import torch
 from timm.models.vision_transformer import Block  # type: ignore[attr-defined, unused-ignore]
 from torch import nn
 
-from bpt.configuration import default_folder, training_split
+from bpt.configuration import default_folder, open_benchmark, training_split
 from bpt.construction import build_model, count_parameters, prompted_blocks
 from bpt.cost import VitShape, dataset_sizes, kept_bytes, training_cost, training_memory, used_sizes
-from bpt.dataset import Benchmark, FileOpener, dataset_info, how_to_get, locate, open_dataset
+from bpt.dataset import Benchmark, FileOpener, dataset_info, how_to_get, locate
 from bpt.engine import autocast
 from bpt.model import plain_vit
 from bpt.pixels import cache_root
@@ -160,12 +160,7 @@ def _benchmark(recipe: Recipe) -> tuple[Benchmark | None, tuple[str, ...]]:
             return None, (f"{info.name} is not in {looked[0]}; {how_to_get(info)}",)
         if found.is_file():
             return None, (f"{found} would be unpacked",)
-    opened = open_dataset(
-        recipe.dataset,
-        recipe.data,
-        train_fraction=recipe.train_fraction,
-        train_list=recipe.train_list,
-    )
+    opened = open_benchmark(recipe)
     training_split(recipe, opened)
     return opened, ()
 

@@ -174,7 +174,8 @@ def train(
         if save_config and burst.is_first_process():
             bpt.save_recipe(recipe, save_config)
         if dry_run:
-            _show_plan(recipe, where, device, seeds=len(several or [0]), as_json=as_json)
+            count = len(several or [0])
+            _show_plan(recipe, where, device, seeds=count, saved=save_config, as_json=as_json)
             return
 
         with training_told(quiet=quiet) as told:
@@ -192,14 +193,24 @@ def train(
 
 
 def _show_plan(
-    recipe: "Recipe | DetectionRecipe", where: Path, device: str, *, seeds: int, as_json: bool
+    recipe: "Recipe | DetectionRecipe",
+    where: Path,
+    device: str,
+    *,
+    seeds: int,
+    saved: Path | None,
+    as_json: bool,
 ) -> None:
     import bpt
     import reports
 
     console = plain_console()
     if isinstance(recipe, bpt.DetectionRecipe):
-        console.print(reports.detection_plan_table(recipe))
+        if as_json:
+            content = {"recipe": recipe.to_dict(), "folder": str(where)}
+            typer.echo(json.dumps(content, indent=2))
+            return
+        console.print(reports.detection_plan_table(recipe, where))
     else:
         plan = replace(bpt.plan_training(recipe, device=device), folder=where)
         if as_json:
@@ -208,7 +219,10 @@ def _show_plan(
         console.print(reports.training_plan_table(plan))
     if seeds > 1:
         console.print(f"the same {seeds} times, once with each seed", highlight=False)
-    console.print("nothing was trained, written or downloaded", highlight=False)
+    nothing = "nothing was trained, written or downloaded"
+    if saved:
+        nothing = f"nothing but {saved} was written, nothing trained or downloaded"
+    console.print(nothing, highlight=False, soft_wrap=True)
 
 
 def _show(

@@ -1,5 +1,7 @@
 """What a training would do, for a terminal."""
 
+from pathlib import Path
+
 from rich.table import Table
 
 from bpt import DetectionRecipe, Recipe, TrainingPlan, default_folder, known_detection_cost
@@ -34,8 +36,8 @@ def training_plan_table(plan: TrainingPlan) -> Table:
     return facts_table(facts)
 
 
-def detection_plan_table(recipe: DetectionRecipe) -> Table:
-    """The same of a detector, by arithmetic alone."""
+def detection_plan_table(recipe: DetectionRecipe, folder: Path | None = None) -> Table:
+    """The same of a detector, by arithmetic alone; `folder` is where its run would lie."""
     spec = next((one for one in known_backbones() if one.name == recipe.model), None)
     cost = known_detection_cost(recipe, spec) if spec else None
     place = f", placement {recipe.placement}" if recipe.prompted else ""
@@ -46,7 +48,7 @@ def detection_plan_table(recipe: DetectionRecipe) -> Table:
         "images seen": f"{cost.images:,}" if cost else "unknown",
         "operations": f"{cost.operations:.1e}" if cost else "unknown",
         "time": f"about {spoken(3600 * cost.hours)} on one H100" if cost else "unknown",
-        "run folder": str(default_folder(recipe)),
+        "run folder": str(folder or default_folder(recipe)),
     }
     return facts_table(facts)
 

@@ -131,3 +131,28 @@ def test_a_dry_run_of_what_is_not_here_says_so(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     assert "mask-rcnn on" in succeeded("train", "coco", "--dry-run").stdout
     assert "did you mean vpt" in refused("train", "--dry-run", "--method", "vtp")
+
+
+def test_a_dry_run_of_a_detector_says_it_in_json_and_where_it_would_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "coco", "--schedule", "3", "--out", "mine", "--dry-run")
+    plan = json.loads(succeeded(*words, "--json").stdout)
+    assert plan["folder"] == "mine" and plan["recipe"]["dataset"] == "coco"
+    assert "mine" in succeeded(*words).stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_that_saves_its_recipe_says_so(images, tmp_path):
+    saved = tmp_path / "run.toml"
+    words = ("train", f"folder:{images}", *ONCE, "--rank", "2", "--device", "cpu")
+    told = succeeded(*words, "--dry-run", "--save-config", saved).stdout
+    assert f"nothing but {saved} was written" in told and saved.is_file()
+
+
+def test_a_dry_run_of_a_fold_counts_the_images_of_the_fold(images, tmp_path):
+    recipe = bpt.make_recipe(f"folder:{images}", fold="1/3", batch_size=8)
+    plan = bpt.plan_training(recipe, device="cpu")
+    whole = bpt.open_dataset(f"folder:{images}")
+    one = bpt.dataset.fold_of(whole, "1/3")
+    assert plan.images == (len(one.train), len(one.val), len(one.test))
+    assert plan.images[0] != len(whole.train)
