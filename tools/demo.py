@@ -21,7 +21,7 @@ import sklearn.datasets
 
 import bpt
 import burst
-from bpt.search.paired import right_answers
+from bpt.search.paired import LEVEL, holm, right_answers
 from burst.extremes_tables import carriers
 from reports import caveats, compare, kurtosis_parts, map_blocks, map_figure, where_it_sits
 from reports.burst_report import LEAD
@@ -169,6 +169,11 @@ def why(survey: burst.Survey) -> str:
     """Whether the burstiest block is so because its dimensions differ in scale."""
     rows = survey.table.query("quantity == 'qkx'").set_index("block")
     row, heavy = rows.loc[burstiest(survey)], rows[rows["excess_kurtosis"] > 1]
+    if not len(heavy):
+        return (
+            f"{survey.record['model']} is heavy-tailed in none of its {len(rows)} blocks: the "
+            f"largest excess kurtosis is {signed(row['excess_kurtosis'])}, in block {row.name}."
+        )
     left = int((heavy["kurtosis_within_rows"] > 1).sum())
     return (
         f"{survey.record['model']} is heavy-tailed in {len(heavy)} of {len(rows)} blocks, most in "
@@ -196,12 +201,12 @@ def who(table: pd.DataFrame, apart: pd.DataFrame, steps: int) -> str:
     told = [
         f"{row['method']} against {row['against']} {signed(row['difference'])} points"
         for row in apart.to_dict("records")
-        if row["low"] > 0 or row["high"] < 0
+        if row["adjusted_p"] < 1 - LEVEL
     ]
     verdict = f"told apart: {'; '.join(told)}" if told else "no two of them are told apart"
     return (
-        f"On digits, after the same {steps} steps at one rate: {scores}. With 95 % intervals over "
-        f"the test images, {verdict}."
+        f"On digits, after the same {steps} steps at one rate: {scores}. By the test images, with "
+        f"Holm's correction, {verdict}."
     )
 
 
@@ -211,8 +216,10 @@ def differences(runs: Sequence[bpt.Run]) -> pd.DataFrame:
     for first, second in combinations(runs, 2):
         found = bpt.paired_difference(right_answers([second.folder]), right_answers([first.folder]))
         names = {"method": second.recipe.method, "against": first.recipe.method}
-        rows.append(names | {name: getattr(found, name) for name in ("difference", "low", "high")})
-    return pd.DataFrame(rows)
+        values = ("difference", "low", "high", "p_value")
+        rows.append(names | {name: getattr(found, name) for name in values})
+    table = pd.DataFrame(rows)
+    return table.assign(adjusted_p=holm(table["p_value"].tolist()))
 
 
 def how_trained(runs: Sequence[bpt.Run]) -> str:

@@ -2,7 +2,9 @@
 
 import json
 import re
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 import burst
@@ -42,3 +44,22 @@ def test_the_page_says_what_ran_and_asks_for_nothing_else(page, tmp_path):
         assert f"{method} {result['test_accuracy']:.1f} %" in who
     assert "crops of two photographs" in page
     assert not re.search(r'(src|href)="(?!#|data:)', page)
+
+
+def test_the_first_sentence_fits_a_model_without_a_heavy_tail():
+    rows = {"block": [0, 1], "quantity": "qkx", "excess_kurtosis": [-0.2, 0.4]}
+    table = pd.DataFrame(rows | {"kurtosis_within_rows": [-0.3, 0.1]})
+
+    light = SimpleNamespace(record={"model": "light"}, table=table)
+    assert demo.why(light) == (
+        "light is heavy-tailed in none of its 2 blocks: the largest excess kurtosis is 0.4, in "
+        "block 1."
+    )
+
+
+def test_methods_are_told_apart_by_adjusted_p_values():
+    scores = pd.DataFrame({"method": ["linear", "vpt"], "test_accuracy": [80.0, 78.0]})
+    pair = {"method": ["vpt"], "against": ["linear"], "difference": [-2.0]}
+    sure, unsure = (pd.DataFrame(pair | {"adjusted_p": [p]}) for p in (0.01, 0.06))
+    assert "told apart: vpt against linear" in demo.who(scores, sure, 10)
+    assert demo.who(scores, unsure, 10).endswith("no two of them are told apart.")
