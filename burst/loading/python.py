@@ -29,9 +29,9 @@ def load(name: str, options: LoadOptions) -> Backbone:
     """Import the module, call the factory, and ask its model how images are prepared.
 
     The module is looked for where Python looks, and in the working directory. A model that has
-    timm's `pretrained_cfg` is believed; any other reads images of 224 pixels, or of the size asked
-    for, with ImageNet's mean and deviation. Its positions are its own affair: with another
-    `image_size` it must be able to read it.
+    timm's `pretrained_cfg` is believed; any other reads images with ImageNet's mean and deviation.
+    Their size is the one asked for, else the one that the model says it was built for, else the
+    configuration's, else 224 pixels. Its positions are its own affair: it must be able to read it.
 
     Raises:
         UnsupportedModel: no such module, or the factory fails or gives no `nn.Module`.
@@ -103,11 +103,29 @@ def _image_facts(name: str, model: nn.Module, image_size: int | None) -> dict[st
     known = isinstance(config, Mapping) and "mean" in config
     facts = timm_image_facts(config if known else {})
     facts["assumed"] = not known and _kind(model) == "image"
+    if built := _built_for(model):
+        facts["image_size"] = built
     wanted = (image_size, image_size)
     if image_size is not None and wanted != facts["image_size"]:
         check_divisible(name, model, image_size)
         facts |= {"image_size": wanted, "resized_from": facts["image_size"] if known else None}
     return facts
+
+
+def _built_for(model: nn.Module) -> tuple[int, int] | None:
+    """The size of images, (H, W) in pixels, that a model says it was built for.
+
+    timm keeps it with the embedding of patches, torchvision with the model, transformers with its
+    configuration; `pretrained_cfg` tells what was pretrained, also where another size was built.
+    """
+    holders = getattr(model, "patch_embed", None), model, getattr(model, "config", None)
+    for holder, name in zip(holders, ("img_size", "image_size", "image_size"), strict=True):
+        match getattr(holder, name, None):
+            case int(side) if side > 0:
+                return side, side
+            case [int(height), int(width)] if min(height, width) > 0:
+                return height, width
+    return None
 
 
 @contextmanager

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import burst
 from burst.errors import BurstError, CheckpointError, ImageError
+from burst.loading.python import _built_for
 
 SOURCE = """
 import torch
@@ -20,6 +23,14 @@ def configured():
     model = VisionTransformer(**SHAPE)
     model.pretrained_cfg = {"mean": (0.1,) * 3, "std": (0.2,) * 3, "input_size": (3, 16, 16)}
     return model
+
+def rebuilt():  # as timm.create_model(NAME, img_size=16) leaves it
+    model = configured()
+    model.pretrained_cfg["input_size"] = (3, 224, 224)
+    return model
+
+def silent():
+    return torch.nn.Sequential(VisionTransformer(**SHAPE))
 
 def sized():
     return VisionTransformer(**SHAPE, dynamic_img_size=True)
@@ -85,10 +96,32 @@ def test_a_size_that_is_asked_for_is_read(mine):
     assert row["count"] == 2 * (36 + 1) * 32
 
 
+@pytest.mark.parametrize("function", ["small", "rebuilt"])
+def test_a_model_is_read_at_the_size_that_it_was_built_for(mine, function):
+    found = burst.load_backbone(f"{mine}:{function}")
+    assert (found.image_size, found.resized_from) == ((16, 16), None)
+    burst.survey(found, burst.images_for(found, "sample", num_images=1))
+
+
+@pytest.mark.parametrize(
+    "attribute, value, size",
+    [
+        ("image_size", 96, (96, 96)),  # torchvision
+        ("config", SimpleNamespace(image_size=[32, 48]), (32, 48)),  # transformers
+        ("config", SimpleNamespace(image_size=None), None),
+        ("patch_embed", SimpleNamespace(img_size=None), None),  # timm's that read any size
+    ],
+)
+def test_other_libraries_keep_the_size_elsewhere(attribute, value, size):
+    model = torch.nn.Linear(2, 2)
+    setattr(model, attribute, value)
+    assert _built_for(model) == size
+
+
 def test_a_size_that_was_assumed_wrongly_says_what_to_give(mine):
     with pytest.raises(ImageError, match=r"images of 224 x 224 .*give an image_size \(--image"):
-        burst.load_backbone(f"{mine}:small")
-    assert burst.load_backbone(f"{mine}:small", image_size=16).image_size == (16, 16)
+        burst.load_backbone(f"{mine}:silent")
+    assert burst.load_backbone(f"{mine}:silent", image_size=16).image_size == (16, 16)
 
 
 def test_a_size_that_the_model_does_not_read_is_one_line(mine):
