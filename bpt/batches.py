@@ -3,6 +3,8 @@
 Each gives, of its splits, `steps` an epoch, `train(epoch, start)` and `evaluation(split)`.
 """
 
+import math
+from dataclasses import replace
 from typing import Protocol
 
 from torch import nn
@@ -13,8 +15,11 @@ from bpt.image_batches import EvalBatches, ImageBatches, TrainBatches
 from bpt.model import PromptedViT
 from bpt.recipe import Recipe
 from burst.backbone import Backbone
+from burst.distributed import rank_and_size
 from burst.errors import BurstError
 from burst.progress import Say
+
+DEFAULT = Recipe.batch_size
 
 
 class Batches(Protocol):
@@ -52,6 +57,22 @@ def batches_for(
             return PrefixBatches(recipe, images, model, say=say)
     images.keep_pixels()
     return images
+
+
+def fitted(recipe: Recipe, images: int) -> Recipe:
+    """The recipe, with a batch that so few training images fill, if nobody chose another.
+
+    The largest that divides as `accumulation`, processes and pairs to be mixed ask. A batch that
+    was given stays, and is refused where it is not filled.
+    """
+    chosen = recipe.origins.get("batch_size", "given" if recipe.batch_size != DEFAULT else "")
+    unit = math.lcm(recipe.accumulation, rank_and_size()[1] * (2 if recipe.mixes else 1))
+    size = images // unit * unit
+    if chosen == "given" or images >= recipe.batch_size or not size:
+        return recipe
+    reason = f"there are {images} training images, too few for {recipe.batch_size}"
+    origins = {**recipe.origins, "batch_size": reason}
+    return replace(recipe, batch_size=size, origins=origins)
 
 
 def check_share(recipe: Recipe, world: int) -> None:

@@ -160,8 +160,7 @@ def dataset_sizes(recipe: Recipe) -> tuple[int, int, int]:
         taken = round((train + val) * recipe.train_fraction)
         held = min(val, math.ceil(0.1 * taken))
         return taken - held, held, test
-    found = open_dataset(recipe.dataset, recipe.data, train_fraction=recipe.train_fraction)
-    return len(found.train), len(found.val) if found.val else 0, len(found.test)
+    return open_dataset(recipe.dataset, recipe.data, train_fraction=recipe.train_fraction).sizes
 
 
 def _known_shape(recipe: Recipe) -> VitShape | None:

@@ -44,7 +44,7 @@ class ImageBatches:
         say: Say = lambda _: None,
     ) -> None:
         self.recipe, self.benchmark, self.backbone, self.say = recipe, benchmark, backbone, say
-        self.split, self.steps = train, _steps(recipe, len(train))
+        self.split, self.steps = train, steps_of(recipe, len(train))
         self.transform = train_transform(
             benchmark, backbone, recipe.augmentation, randaugment=recipe.randaugment
         )
@@ -128,7 +128,12 @@ def _mixing(recipe: Recipe, classes: int) -> Mixing:
     return Mixing(classes=classes, **options)  # type: ignore[arg-type]
 
 
-def _steps(recipe: Recipe, images: int) -> int:
+def steps_of(recipe: Recipe, images: int) -> int:
+    """Of an epoch: whole batches.
+
+    Raises:
+        BurstError: there are fewer images than a batch holds.
+    """
     if images < recipe.batch_size:
         raise BurstError(
             f"{images} training images are fewer than a batch of {recipe.batch_size}; "

@@ -10,18 +10,19 @@ import torch
 from timm.models.vision_transformer import Block  # type: ignore[attr-defined, unused-ignore]
 from torch import nn
 
+from bpt.batches import fitted
 from bpt.configuration import default_folder, open_benchmark, training_split
 from bpt.construction import build_model, count_parameters, prompted_blocks
 from bpt.cost import VitShape, dataset_sizes, kept_bytes, training_cost, training_memory, used_sizes
 from bpt.dataset import Benchmark, FileOpener, dataset_info, how_to_get, locate
 from bpt.engine import autocast
+from bpt.image_batches import steps_of
 from bpt.model import plain_vit
 from bpt.pixels import cache_root
 from bpt.recipe import Recipe
 from burst.backbone import Backbone, load_backbone
 from burst.backbone_spec import BackboneSpec, known_backbones
 from burst.device import choose_device
-from burst.errors import BurstError
 
 LONG_ENOUGH = 0.5  # seconds of a measurement
 MEASURED = {"cpu": 4, "cuda": 64}  # images at once in it, at most
@@ -90,11 +91,8 @@ def plan_training(recipe: Recipe, *, device: str = "auto") -> TrainingPlan:
     benchmark, notes = _benchmark(recipe)
     sizes, classes = _counted(recipe, benchmark)
     used = used_sizes(recipe, sizes)
-    if used[0] < recipe.batch_size:
-        raise BurstError(
-            f"{used[0]} training images are fewer than a batch of {recipe.batch_size}; "
-            f"lower batch_size (--batch-size {used[0] or 1})"
-        )
+    recipe = fitted(recipe, used[0])
+    steps = steps_of(recipe, used[0])
     backbone = _backbone(recipe)
     if note := _missing_weights(recipe):
         notes = (*notes, note)
@@ -103,7 +101,7 @@ def plan_training(recipe: Recipe, *, device: str = "auto") -> TrainingPlan:
         folder=default_folder(recipe),
         classes=classes,
         images=used,
-        steps=used[0] // recipe.batch_size,
+        steps=steps,
         device=str(chosen),
         files=benchmark is None or isinstance(benchmark.train.opener, FileOpener),
         notes=notes,
@@ -169,8 +167,7 @@ def _counted(recipe: Recipe, benchmark: Benchmark | None) -> tuple[tuple[int, in
     """Images to train, validate and test, and classes."""
     if benchmark is None:
         return dataset_sizes(recipe), dataset_info(recipe.dataset).classes or 0
-    val = len(benchmark.val) if benchmark.val else 0
-    return (len(benchmark.train), val, len(benchmark.test)), len(benchmark.classes)
+    return benchmark.sizes, len(benchmark.classes)
 
 
 def _spec(recipe: Recipe) -> BackboneSpec | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bpt import run_folder as folder
-from bpt.batches import Batches, batches_for, check_share
+from bpt.batches import Batches, batches_for, check_share, fitted
 from bpt.configuration import (
     backbone_for,
     configuration,
@@ -25,6 +25,7 @@ from bpt.construction import (
     count_parameters,
     prompted_blocks,
 )
+from bpt.cost import used_sizes
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.train import DetectionSession
 from bpt.diagnosis import diagnose_prompts, effective_rank, spread_images
@@ -151,6 +152,8 @@ class _Classification(Session[Recipe, Labelled]):
         for library in recipe.libraries:  # what cannot be built shows before anything is read
             required(library, library)
         self.benchmark = first_alone(lambda: open_benchmark(recipe, say=self.say))
+        images, *_ = used_sizes(recipe, self.benchmark.sizes)
+        recipe = self.recipe = fitted(recipe, images)
         self.backbone = backbone_for(recipe, self.benchmark, self.device)
         check_share(recipe, rank_and_size()[1])
         prompted_blocks(recipe, self.backbone)  # what cannot be built shows before a folder is made

@@ -46,6 +46,11 @@ class Benchmark:
     copies: tuple[tuple[str, ...], ...] = ()
 
     @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Images to train, validate and test."""
+        return len(self.train), len(self.val) if self.val else 0, len(self.test)
+
+    @property
     def digest(self) -> str:
         """SHA-256 in hex of classes, names and labels of all splits."""
         found = hashlib.sha256("\0".join(self.classes).encode())

@@ -329,7 +329,7 @@ def test_a_diverging_training_keeps_the_last_good_state(recipe, whole, tmp_path,
 @pytest.mark.parametrize(
     "changes, says",
     [
-        ({"batch_size": 32}, "24 training images are fewer"),
+        ({"batch_size": 40}, "24 training images are fewer"),
         ({"placement": "last:13"}, "last:13"),
         ({"model": "mae_tinny"}, "mae_tiny"),
         ({"data": "/nowhere"}, "does not exist"),

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 import bpt
 import bpt.search.recipes
+from bpt import Recipe
+from bpt.batches import fitted
 from bpt.dataset.by_name import SHARES
 from cli import bpt as command
 
@@ -157,6 +159,31 @@ def test_a_check_says_how_photos_are_split(photos):
 
 
 # --- VTAB ---------------------------------------------------------------------------------------
+
+
+def test_a_default_batch_is_no_larger_than_the_training_images(tmp_path):
+    folder = f"folder:{class_folders(tmp_path / 'photos', count=5)}"
+    out = tmp_path / "run"
+    command = ("train", folder, *PROMPTED, "--device", "cpu", "--out", out)
+    plan = json.loads(succeeded(*command, "--dry-run", "--json").stdout)
+    said = succeeded(*command).stderr
+    images = config(out)["dataset"]["train"]
+    assert 1 < images < 32 and (plan["steps"], plan["images"][0]) == (1, images)
+    assert config(out)["recipe"]["batch_size"] == plan["recipe"]["batch_size"] == images
+    assert f"batch_size {images}: there are {images} training images, too few for 32" in said
+    assert "already holds" in refused(*command)
+    succeeded(*command, "--resume")
+    again = tmp_path / "again"
+    error = refused(*command[:-1], again, "--batch-size", "32")
+    assert f"{images} training images are fewer than a batch of 32" in error
+
+
+def test_a_default_batch_divides_as_accumulation_and_mixing_ask():
+    recipe = Recipe(accumulation=4, mixup=0.8)
+    assert [fitted(recipe, images).batch_size for images in (31, 19, 4)] == [28, 16, 4]
+    assert fitted(recipe, 3) is fitted(recipe, 0) is fitted(recipe, 32) is recipe
+    chosen = bpt.make_recipe("digits", batch_size=32)
+    assert fitted(chosen, 5) is chosen
 
 
 @pytest.fixture(scope="module")
