@@ -25,6 +25,8 @@ from cli._reading import (
     open_backbone,
 )
 
+LISTED = 8  # photographs in the terminal's table
+
 
 def spectrum(
     model: Model = "mae_tiny",
@@ -131,10 +133,14 @@ def map_(
         with Steps(log, "batches", quiet=quiet) as progress:
             found = burst.map_photos(backbone, photo, blocks=asked, progress=progress)
         shown = found.maps[0].blocks if blocks else reports.map_blocks(found.maps)
-        files = reports.save_maps(found, out, blocks=shown)
+        with Steps(log, "figures", quiet=quiet) as progress:
+            files = reports.save_maps(found, out, blocks=shown, progress=progress)
         if not quiet:
             console = plain_console()
-            console.print(reports.map_table(found.maps, shown))
+            console.print(reports.map_table(found.maps[:LISTED], shown))
+            if (more := len(found.maps) - LISTED) > 0:
+                line = f"and {more} more photographs, on the page and in map.csv"
+                console.print(line, highlight=False)
             for name, reason in found.bad_images:
                 console.print(f"left out: image {name}: {reason}", highlight=False, soft_wrap=True)
             console.print(f"written: {files[0]}", highlight=False, soft_wrap=True)

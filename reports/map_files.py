@@ -14,6 +14,7 @@ from rich.table import Table
 
 from burst.extremes_tables import carriers
 from burst.files import make_folder, write_atomically
+from burst.progress import Progress
 from burst.provenance import provenance
 from burst.token_map import PhotoMaps, TokenMap
 from reports.map import map_blocks, map_figure, one_decimal
@@ -37,7 +38,11 @@ ABOUT = (
 
 
 def save_maps(
-    found: PhotoMaps, out: str | os.PathLike[str], *, blocks: Iterable[int] | None = None
+    found: PhotoMaps,
+    out: str | os.PathLike[str],
+    *,
+    blocks: Iterable[int] | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Write what was found of photographs into a folder, each file whole or not at all.
 
@@ -49,6 +54,7 @@ def save_maps(
         found: from `burst.map_photos`.
         out: the folder; made if missing, files of the same names are replaced.
         blocks: what to show; as `map_blocks` chooses if not given.
+        progress: called with how many photographs are drawn, of how many.
 
     Returns:
         The files, the page first.
@@ -63,9 +69,11 @@ def save_maps(
     names = _file_names(found.maps)
     page = Page(f"Where {model} is bursty: {_photographs(found.maps)}", ABOUT)
     figures: list[Path] = []
-    for one, name in zip(found.maps, names, strict=True):
+    for done, (one, name) in enumerate(zip(found.maps, names, strict=True), 1):
         section = page.section(str(one.image))
         figures += _show(section, one, chosen, folder / name, model)
+        if progress:
+            progress(done, len(found.maps))
     _how(page.section("How it was made"), record)
     record["pictures"] = [
         {

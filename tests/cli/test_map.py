@@ -54,6 +54,17 @@ def test_a_photograph_is_mapped_with_everything_beside_it(photo, tmp_path):
     assert (record["model"], len(record["blocks"])) == ("mae_tiny", 3)
 
 
+def test_of_many_photographs_the_first_are_listed_and_the_others_counted(photo, tmp_path):
+    for number in range(9):
+        Image.open(photo).resize((40 + number, 30)).save(tmp_path / f"more_{number}.png")
+    result = run(tmp_path, "--out", tmp_path / "out", "--blocks", "0")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count(".png") == 8
+    assert "and 2 more photographs, on the page and in map.csv" in result.stdout
+    assert "figures 10/10" in result.stderr
+    assert pd.read_csv(tmp_path / "out" / "map.csv")["image"].nunique() == 10
+
+
 def test_blocks_that_were_asked_for_are_shown(photo, tmp_path):
     result = run(photo, "--out", tmp_path / "out", "--blocks", "2,5", "--quiet")
     assert (result.exit_code, result.stdout) == (0, "")
