@@ -153,4 +153,5 @@ def find_backbone(name: str) -> BackboneSpec:
     for spec in known_backbones():
         if spec.name == name:
             return spec
-    raise UnknownName("backbone", name, [spec.name for spec in known_backbones()])
+    hint = "(models of other libraries: `burst models --library timm`)"
+    raise UnknownName("backbone", name, [spec.name for spec in known_backbones()], hint)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import math
+import re
 import signal
 import sys
 import warnings
@@ -79,11 +80,21 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
         what = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
         if added := _what_is_missing(error):
             what += f"; add it, as `{path} {added}`"
+        elif option := _option_for_images(error):
+            what += f"; images are given as `{path} {option}`"
         print(f"error: {what}; see `{path} --help`", file=sys.stderr)  # noqa: T201
         code = USER_ERROR
     except typer.Abort:
         code = INTERRUPTED
     raise SystemExit(code or 0)
+
+
+def _option_for_images(error: Exception) -> str:
+    """How to type the one word too many, as of a folder, of a command that measures images."""
+    context = getattr(error, "ctx", None)
+    given = re.search(r"unexpected extra argument\S* \((\S+)\)", str(error))
+    takes_images = context and any("--images" in one.opts for one in context.command.params)
+    return f"--images {given[1]}" if given and takes_images else ""
 
 
 def _what_is_missing(error: Exception) -> str:

@@ -73,8 +73,9 @@ def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> l
     images = survey.record["images"]
     notes += caveats(survey)
     if images and images["count"] < num_images:
-        what = "sequences" if images.get("kind") == "text" else "images"
-        notes.append(f"{images['count']} {what} were read of {num_images} asked for")
+        what = "sequence" if images.get("kind") == "text" else "image"
+        what += " was" if images["count"] == 1 else "s were"
+        notes.append(f"{images['count']} {what} read: there are no more")
     notes += [f"left out: image {name}: {reason}" for name, reason in survey.bad_images]
     notes += [f"left out: {one.name}: {one.reason}" for one in survey.skipped]
     if survey.record["nonfinite"]:

@@ -111,7 +111,9 @@ def test_mae_pools_the_patches_and_the_others_the_class_token():
 
 
 def test_a_name_that_is_not_registered_gets_the_nearest():
-    with pytest.raises(UnknownName, match=r"unknown backbone 'mae_vit'; did you mean mae_vit\w+,"):
+    with pytest.raises(
+        UnknownName, match=r"unknown backbone 'mae_vit'; did you mean mae_vit\w+, .*--library timm"
+    ):
         find_backbone("mae_vit")
 
 

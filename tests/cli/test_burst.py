@@ -125,8 +125,14 @@ def test_images_come_from_anywhere(photos, tmp_path, kind):
             archive.add(photos, "photos")
     result = run("histogram", "--images", source, "--blocks", "0")
     assert result.exit_code == 0, result.output
-    count = 1 if kind == "imagefolder" else 3
-    assert f"{count} images were read of 100 asked for" in result.stdout
+    count = "1 image was" if kind == "imagefolder" else "3 images were"
+    assert f"{count} read: there are no more" in result.stdout
+
+
+def test_images_without_their_option_are_told_how_to_be_given(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_command(command.app, ["histogram", "photos"])
+    assert "histogram --images photos`; see" in capsys.readouterr().err
 
 
 def test_real_photographs_in_a_zip_are_read(real_data, tmp_path):

@@ -67,7 +67,7 @@ def test_the_record_says_which_text_was_read_and_what_was_left_aside(folders, st
     out = tmp_path / "out"
     quick = ("--quantity", "x", "--blocks", "0", "--out", out)
     result = run("histogram", "--model", name, "--text", story, *quick)
-    assert "3 sequences were read of 100 asked for" in result.stdout
+    assert "3 sequences were read: there are no more" in result.stdout
     assert "left aside of the weights: lm_head.weight" in result.stdout
     record = json.loads((out / "run.json").read_text())
     assert record["images"]["source"] == str(story)

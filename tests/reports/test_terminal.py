@@ -99,7 +99,7 @@ def test_the_notes_say_what_is_missing(survey):
     first = [*where_it_sits(survey)[:1], *caveats(survey)]
     assert notes == [
         *first,
-        "3 images were read of 9 asked for",
+        "3 images were read: there are no more",
         "left out: image cat.jpg: truncated",
         "left out: blocks.3: a reason",
         "7 values were NaN or infinite and are left out",
