@@ -54,6 +54,13 @@ FLAX = {  # how many axes the arrays of a Flax ViT have
     3: r"cls|Transformer/(posembed_input/pos_embedding|.*(query|key|value|out)/kernel)",
     4: r"embedding/kernel",
 }
+VIT_NAMES = {  # width, depth -> timm's word
+    (192, 12): "tiny",
+    (384, 12): "small",
+    (768, 12): "base",
+    (1024, 24): "large",
+    (1280, 32): "huge",
+}
 PATCHES, POSITIONS = "patch_embed.proj.weight", re.compile("pos(_|it)")
 Named = dict[str, Tensor]
 Reasons = dict[str, str]
@@ -272,21 +279,31 @@ def _plain(path: Path, name: str, value: object) -> Tensor:
 
 
 def _check_size(found: _Found, expected: Named, model: nn.Module) -> None:
-    sizes = []
+    sizes, fits = [], ""
     for state in (found.state, expected):
         depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
         if depth and PATCHES in state and state[PATCHES].ndim == 4:
             width, _, _, patch = state[PATCHES].shape
             sizes.append(f"width {width}, depth {depth}, patch {patch}")
+            fits = fits or _name_of(width, depth, patch)
     attention = dict(model.named_modules()).get("blocks.0.attn")
     heads = found.heads, getattr(attention, "num_heads", None)
     if len(set(sizes)) > 1:
         what = "holds a ViT of {}, but the model is of {}".format(*sizes)
     elif None not in heads and heads[0] != heads[1]:
-        what = "holds a ViT of {} heads, but the model has {}".format(*heads)
+        what, fits = "holds a ViT of {} heads, but the model has {}".format(*heads), ""
     else:
         return
-    raise CheckpointError(f"{found.path} {what}; choose the model that fits the file")
+    such = f", such as {fits}" if fits else ""
+    raise CheckpointError(f"{found.path} {what}; choose the model that fits the file{such}")
+
+
+def _name_of(width: int, depth: int, patch: int) -> str:
+    """timm's plain ViT of these sizes at 224 pixels; empty where it has none."""
+    from timm import is_model
+
+    name = f"vit_{VIT_NAMES.get((width, depth))}_patch{patch}_224"
+    return f"timm:{name}" if is_model(name) else ""
 
 
 def _in_names_of(model: nn.Module, found: _Found, expected: Named) -> _Found:

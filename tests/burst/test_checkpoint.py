@@ -218,6 +218,15 @@ def test_a_file_of_another_size_is_refused_with_both_sizes(tmp_path):
     assert "the model is of width 32, depth 2, patch 8" in text
 
 
+def test_a_file_of_another_size_names_the_model_that_it_fits(tmp_path):
+    sizes = {"embed_dim": 192, "num_heads": 3, "num_classes": 0}
+    torch.save(VisionTransformer(depth=12, **sizes).state_dict(), tmp_path / "tiny.pth")
+    torch.save(VisionTransformer(depth=6, **sizes).state_dict(), tmp_path / "six.pth")
+    text = refusal(tmp_path / "tiny.pth")
+    assert text.endswith("choose the model that fits the file, such as timm:vit_tiny_patch16_224")
+    assert refusal(tmp_path / "six.pth").endswith("fits the file")
+
+
 def test_a_wrong_shape_is_refused_with_both_shapes(tmp_path, state):
     state["blocks.1.attn.qkv.weight"] = torch.zeros(D, D)
     assert "(32, 32), but the model expects (96, 32)" in refusal(saved(tmp_path, state))
