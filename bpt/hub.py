@@ -110,7 +110,9 @@ def check_new(folder: Path) -> None:
         OutputError: it does.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise OutputError(f"{folder} is there already; choose another folder with --out")
+        raise OutputError(
+            f"{folder} is there already; choose another, such as --out {folder}-shared"
+        )
 
 
 def fetch_shared(place: str, revision: str | None = None) -> Path:

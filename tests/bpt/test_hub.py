@@ -203,7 +203,8 @@ def test_a_dry_run_writes_what_would_be_pushed_and_asks_nobody(hub, trained):
     stored = hub.repositories[NAME].files
     for name in ("README.md", "metrics.jsonl", "result.json"):
         assert (bpt.open_run("colours").folder / name).read_bytes() == stored[name]
-    assert "is there already" in refused("push", run.folder, NAME, "--dry-run")
+    told = refused("push", run.folder, NAME, "--dry-run")
+    assert "is there already; choose another, such as --out" in told
 
 
 def test_no_folder_of_this_machine_is_told(pushed, trained):
