@@ -175,12 +175,17 @@ def _spec(recipe: Recipe) -> BackboneSpec | None:
 
 
 def _backbone(recipe: Recipe) -> Backbone | None:
-    """The backbone with random weights, of a known one without any; None if it is on a hub."""
+    """The backbone with random weights, of a known one without any; None if it is on a hub.
+
+    One of one's own is what its function returns.
+    """
     spec = _spec(recipe)
     library = recipe.model.partition(":")[0]
     if spec is None and library in ("hf-hub", "hf", "open_clip"):
         return None
     size = recipe.image_size
+    if library == "python":  # its function decides of the weights, and downloads what it likes
+        return load_backbone(recipe.model, recipe.weights, image_size=size)
     if spec is None:
         return load_backbone(recipe.model, "random", image_size=size)
     if size:
@@ -204,7 +209,8 @@ def _backbone(recipe: Recipe) -> Backbone | None:
 
 def _missing_weights(recipe: Recipe) -> str:
     spec = _spec(recipe)
-    if recipe.weights or (spec and spec.on_disk()):
+    own = recipe.model.startswith("python:")
+    if own or recipe.weights or (spec and spec.on_disk()):
         return ""
     if spec is None:
         return f"the weights of {recipe.model} are downloaded unless they are in a cache"

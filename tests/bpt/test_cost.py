@@ -199,3 +199,18 @@ def test_a_plan_counts_what_is_trained_of_each_method(method, tmp_path):
     assert plan.parameters == count_parameters(model)
     assert plan.images == (1000, 200, 597) and plan.steps == 125 and plan.seconds > 0
     assert not plan.files and plan.notes == ()
+
+
+def test_a_plan_knows_a_model_of_ones_own(tmp_path, monkeypatch):
+    source = """
+from timm.models.vision_transformer import VisionTransformer
+
+def small():
+    return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2)
+"""
+    (tmp_path / "mine_of_a_plan.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(model="python:mine_of_a_plan:small", num_prompts=4, rank=2)
+    plan = bpt.plan_training(recipe, device="cpu")
+    assert (plan.depth, plan.blocks, plan.notes) == (2, (0,), ())
+    assert plan.parameters["total"] > plan.parameters["trained"] > 0
