@@ -62,6 +62,9 @@ def test_the_site_builds_strictly_and_is_read_from_its_folder(tmp_path):
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert 'id="burst.survey"' in (site / PAGES[1]).read_text()
+    for page in (site / "reference").rglob("*.html"):
+        for told in re.findall("Returns:</span>.*?</ul>", page.read_text(), re.DOTALL):
+            assert told.count("<li") == 1, page  # a result of several lines is not taken apart
     _read_from_its_folder(site)
 
 
