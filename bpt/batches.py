@@ -63,12 +63,12 @@ def fitted(recipe: Recipe, images: int) -> Recipe:
     """The recipe, with a batch that so few training images fill, if nobody chose another.
 
     The largest that divides as `accumulation`, processes and pairs to be mixed ask. A batch that
-    was given stays, and is refused where it is not filled.
+    was given or published stays, and is refused where it is not filled.
     """
-    chosen = recipe.origins.get("batch_size", "given" if recipe.batch_size != DEFAULT else "")
+    chosen = "batch_size" in recipe.origins or recipe.batch_size != DEFAULT
     unit = math.lcm(recipe.accumulation, rank_and_size()[1] * (2 if recipe.mixes else 1))
     size = images // unit * unit
-    if chosen == "given" or images >= recipe.batch_size or not size:
+    if chosen or images >= recipe.batch_size or not size:
         return recipe
     reason = f"there are {images} training images, too few for {recipe.batch_size}"
     origins = {**recipe.origins, "batch_size": reason}
