@@ -49,7 +49,7 @@ class Choice:
 
 REAL = Choice("dinov2_vits_saliency", 224, 56)
 SMALL = Choice("mae_tiny", None, 32)
-STEPS = {"epochs": 6, "batch_size": 8, "lr": 0.02, "head_weight_decay": 0.0}
+STEPS = {"epochs": 12, "batch_size": 8, "lr": 0.02, "head_weight_decay": 0.0}
 # The prompts stand in the last two blocks, so that what lies before them is computed once.
 PROMPTS = {"placement": "last:2", "num_prompts": 8}
 METHODS: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def main(out: Path, *, num_images: int = 16, share: float = 0.3) -> None:
+def main(out: Path, *, num_images: int = 16, share: float = 0.5) -> None:
     with step("loading the backbone"):
         chosen, backbone = loaded()
     with step(f"measuring {chosen.model} over {num_images} images"):
