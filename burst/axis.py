@@ -128,14 +128,18 @@ class FloatAxis:
         return self.value(np.arange(self.first, self.last + 1))
 
     def value(self, keys: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The lower edge of the bins numbered `keys`; float64, exact."""
+        """The lower edges of the bins numbered `keys`, int64: of their shape, float64, exact."""
         bits = (np.abs(keys) << self.shift).astype(np.uint32)
         size = bits.view(np.float32).astype(np.float64)
         size[bits == INFINITY_BITS] = 2.0**128  # where the next float would be
         return np.sign(keys) * size
 
     def window(self, start: int, stop: int) -> "FloatAxis":
-        """The same grid with other keys stored."""
+        """The same grid with the keys from `start` up to, but not including, `stop` stored.
+
+        Raises:
+            ShapeError: an empty or impossible window.
+        """
         return FloatAxis(self.mantissa_bits, start, stop)
 
     def to_boost(self) -> bh.axis.Axis:

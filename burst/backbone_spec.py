@@ -32,6 +32,7 @@ class BackboneSpec:
     how its published evaluation crops, see `burst.preprocess.Preprocess`.
 
     Raises:
+        UnknownName: a pretraining or pooling that is not known.
         BurstError: fields that contradict each other.
     """
 
@@ -100,7 +101,7 @@ class BackboneSpec:
         return _hub.hub_link(f"timm/{self.timm_tag}")
 
     def on_disk(self) -> Path | None:
-        """The weight file, in a package or a cache; no connection is made."""
+        """The weight file, in a package or a cache, or None; no connection is made."""
         if self.distribution:
             kept = kept_file(self)
             return kept if kept.is_file() else installed_file(self)

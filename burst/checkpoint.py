@@ -71,6 +71,7 @@ Score = Callable[[str, Tensor], int]
 class LoadReport:
     """What was loaded from a checkpoint, and what was left out of it.
 
+    `layout` says in words what kind of file it is, `tensors` how many of the model's were loaded.
     `dropped` maps each name in the file that was not loaded to the reason, `resampled` a tensor
     whose grid of positions has another size in the file to both sizes, `kept` a tensor that stays
     as the model has it to the reason. `sha256` is of the file, or of all shards together.

@@ -52,7 +52,7 @@ def collect_moments(
     Raises:
         BurstError: a block index out of range; tokens that are not finite, with their block.
         UnknownName: another kind of tokens.
-        UnsupportedModel: see `capture`.
+        UnsupportedModel, HookNeverFired: see `capture`; for "patch" see `num_prefix_tokens`.
         EmptyResult: nothing was read.
         ImageError: see `ImageStream`.
     """

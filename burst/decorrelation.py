@@ -34,10 +34,11 @@ class Decorrelation:
         eigenvalues: (d,) float64, falling, before the floor: of F F^T; of the correlation matrix
             for `zca-cor` and `pca-cor`; of V, the variances of the rows, for `diagonal`. 0 where
             they are lost in rounding.
-        basis: (d, d), orthonormal columns in the space of W Y, in the order of the eigenvalues.
-            W F F^T W^T is the identity on the first `kept`, and smaller on the others. For
-            `diagonal` they are unit vectors, and only its diagonal is that of the identity.
-        kept: how many eigenvalues lie above the floor.
+        basis: (d, d) float64, orthonormal columns in the space of W Y, in the order of the
+            eigenvalues. W F F^T W^T is the identity on the first `kept`, and smaller on the others.
+            For `diagonal` they are unit vectors, and only its diagonal is that of the identity.
+        kept: how many eigenvalues lie at the floor or above; by the authors' recipe, above float32
+            rounding.
     """
 
     matrix: NDArray[np.float32]

@@ -28,33 +28,33 @@ COARSEST = 0.125  # mean bin width, in standard deviations, up to which a shape 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The normal law with mean `loc` and standard deviation `scale`."""
+    """The normal law with mean `loc` and standard deviation `scale`; both NaN without a fit."""
 
     loc: float
     scale: float
 
     def pdf(self, x: ArrayLike) -> Floats:
-        """Density at `x`, per unit of `x`."""
+        """Density at `x`, per unit of `x`; float64 of the shape of `x`."""
         return np.asarray(stats.norm.pdf(_floats(x), self.loc, self.scale))
 
     def cdf(self, x: ArrayLike) -> Floats:
-        """Probability of a value up to `x`."""
+        """Probability of a value up to `x`; float64 of the shape of `x`."""
         return np.asarray(stats.norm.cdf(_floats(x), self.loc, self.scale))
 
 
 @dataclass(frozen=True)
 class Laplace:
-    """The Laplace law: density exp(-|x - loc| / scale) / (2 scale)."""
+    """The Laplace law, exp(-|x - loc| / scale) / (2 scale); both numbers NaN without a fit."""
 
     loc: float
     scale: float
 
     def pdf(self, x: ArrayLike) -> Floats:
-        """Density at `x`, per unit of `x`."""
+        """Density at `x`, per unit of `x`; float64 of the shape of `x`."""
         return np.asarray(stats.laplace.pdf(_floats(x), self.loc, self.scale))
 
     def cdf(self, x: ArrayLike) -> Floats:
-        """Probability of a value up to `x`."""
+        """Probability of a value up to `x`; float64 of the shape of `x`."""
         return np.asarray(stats.laplace.cdf(_floats(x), self.loc, self.scale))
 
 
@@ -78,11 +78,11 @@ class GeneralisedGaussian:
     reason: str = ""
 
     def pdf(self, x: ArrayLike) -> Floats:
-        """Density at `x`, per unit of `x`."""
+        """Density at `x`, per unit of `x`; float64 of the shape of `x`."""
         return np.asarray(stats.gennorm.pdf(_floats(x), self.shape, self.loc, self.scale))
 
     def cdf(self, x: ArrayLike) -> Floats:
-        """Probability of a value up to `x`."""
+        """Probability of a value up to `x`; float64 of the shape of `x`."""
         return np.asarray(stats.gennorm.cdf(_floats(x), self.shape, self.loc, self.scale))
 
 

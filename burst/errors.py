@@ -41,7 +41,11 @@ def _restored(kind: type[BurstError], args: tuple[Any, ...], state: dict[str, An
 
 
 class UnknownName(BurstError):
-    """A name that is not known, with the nearest ones that are."""
+    """A name that is not known, with the nearest ones that are.
+
+    Attributes:
+        given: the name that is not known.
+    """
 
     def __init__(self, kind: str, given: str, known: Iterable[str], hint: str = "") -> None:
         self.given = given

@@ -53,10 +53,10 @@ class Extremes:
             (missing where there is none), `dimension` (the row of A X^T).
         dimensions: `source`, `block`, `dimension`, `energy`, `share` of the block's energy,
             `extremes` (how many of the k are in it), and `massive`: whether the share is above that
-            of every dimension under permuted weights.
+            of every dimension under permuted weights; missing for nulls, and without them.
         tokens: `source`, `block`, `token`, `kind`, `row`, `column`, `count` (how many tokens stood
             there), `energy`, `share`, `extremes`, and `massive`: whether the share is above that of
-            every place under permuted tokens.
+            every place under permuted tokens; missing likewise.
         summary: a row a source and block: `largest` |entry|; `rms` of all entries; `times_rms`,
             their quotient; `dimensions`, `tokens` and `images`, how many different ones there are
             among the k; `most_in_a_dimension`, `most_in_a_token`, how many of the k share one;
@@ -111,7 +111,7 @@ def extremes(
     Raises:
         BurstError: k below 1; a block index out of range; tokens that are not finite.
         UnknownName: another kind of tokens.
-        UnsupportedModel: see `burst.survey`.
+        UnsupportedModel, HookNeverFired: see `burst.survey`.
         EmptyResult: no token was read.
         ImageError: see `ImageStream`.
 

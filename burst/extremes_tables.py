@@ -131,7 +131,7 @@ class TableWriter:
 
 
 def carriers(shares: Iterable[float], part: float) -> int:
-    """How few of the largest shares add up to `part` of the whole.
+    """How few of the largest shares add up to `part` of the sum of all; 0 if that is 0.
 
     >>> carriers([0.1, 0.5, 0.2, 0.2], 0.6)
     2

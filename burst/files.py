@@ -90,7 +90,7 @@ def cache_folder(variable: str, name: str) -> Path:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Make `path` a folder that can be written, before long work starts.
+    """Make `path` a folder that can be written, before long work starts; gives it as a `Path`.
 
     Raises:
         OutputError: it is a file, or cannot be made or written.

@@ -127,7 +127,7 @@ class Histogram:
         return boost
 
     def to_numpy(self) -> tuple[Counts, NDArray[np.float64]]:
-        """What `numpy.histogram` returns: counts and edges."""
+        """What `numpy.histogram` returns: (bins,) int64 counts and (bins + 1,) float64 edges."""
         return self.values(), self.edges
 
     def rebin(self, bins: int = 256) -> "Histogram":
@@ -223,7 +223,11 @@ class Histogram:
 
     @classmethod
     def from_dict(cls, form: dict[str, Any]) -> "Histogram":
-        """Undo `to_dict`."""
+        """Undo `to_dict`.
+
+        Raises:
+            ShapeError: its axis is none, or its counts do not fit the axis or the moments.
+        """
         return cls(
             axis_from_dict(form["axis"]),
             form["counts"],

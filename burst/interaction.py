@@ -72,9 +72,15 @@ def response_histogram(
         axis: where the bins lie.
         backend, precision: see `burst.kernels.matmul_histogram`; Y is never stored.
 
+    Returns:
+        Of d n entries; unit: logits before 1/sqrt(d_h), as of `interaction`.
+
     Raises:
-        ShapeError: a and x do not share d.
+        ShapeError: a and x do not share d, or see `burst.kernels.matmul_histogram`.
         UnknownName, BackendError: see `burst.kernels.matmul_histogram`.
+
+    Warns:
+        BackendWarning: as `burst.kernels.matmul_histogram`.
     """
     tokens = _rows(x, a.shape[-1]).mT
     return matmul_histogram(a, tokens, axis, backend=backend, precision=precision)
@@ -105,6 +111,9 @@ def head_response_histogram(
     Raises:
         ShapeError: the weights differ in shape, or x has another d.
         UnknownName, BackendError: see `burst.kernels.matmul_histogram`.
+
+    Warns:
+        BackendWarning: as `burst.kernels.matmul_histogram`.
     """
     _check_pair(w_q, w_k)
     keys = head_keys(w_k, x)

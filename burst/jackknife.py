@@ -116,6 +116,8 @@ def jackknife(groups: Sequence[Histogram]) -> dict[str, Interval]:
 
     Raises:
         ShapeError: the groups' axes differ.
+
+    Source: Busing, Meijer and van der Leeden 1999, doi 10.1023/A:1008800423698.
     """
     groups = [group for group in groups if group.count]
     if len(groups) < FEWEST:

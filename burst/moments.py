@@ -11,9 +11,10 @@ from numpy.typing import ArrayLike
 class Moments:
     """Moments of the finite values of a sample, in float64.
 
-    `m2`, `m3`, `m4` are sums of powers of the deviation from `mean`. An empty sample has count 0,
-    mean 0, `minimum` inf and `maximum` -inf, and NaN for every ratio. Addition merges two samples:
-    Pébay 2008, SAND2008-6212, doi 10.2172/1028931, Eqs. 2.1 and 2.5-2.7.
+    `m2`, `m3`, `m4` are sums of powers of the deviation from `mean`, not divided by the count. An
+    empty sample has count 0, mean 0, `minimum` inf and `maximum` -inf, and NaN for every ratio.
+    Addition merges two samples: Pébay 2008, SAND2008-6212, doi 10.2172/1028931, Eqs. 2.1 and
+    2.5-2.7.
     """
 
     count: int = 0
@@ -49,24 +50,27 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """Population variance (divided by the count)."""
+        """Population variance (divided by the count); NaN if empty."""
         return self.m2 / self.count if self.count else math.nan
 
     @property
     def std(self) -> float:
-        """Population standard deviation."""
+        """Population standard deviation; NaN if empty."""
         return math.sqrt(self.variance) if self.count else math.nan
 
     @property
     def skewness(self) -> float:
-        """m3 / m2^(3/2), the population skewness; NaN for a constant sample."""
+        """Population skewness mu_3 / mu_2^(3/2), mu_p = m_p / count; NaN if empty or constant."""
         if not self._varies:
             return math.nan
         return (self.m3 / self.count) / (self.variance * self.std)
 
     @property
     def excess_kurtosis(self) -> float:
-        """m4 / m2^2 - 3: 0 for a Gaussian, 3 for a Laplacian; NaN for a constant sample."""
+        """mu_4 / mu_2^2 - 3, mu_p = m_p / count: 0 for a Gaussian, 3 for a Laplacian.
+
+        NaN for an empty or a constant sample.
+        """
         if not self._varies:
             return math.nan
         return (self.m4 / self.count) / self.variance**2 - 3.0
@@ -117,7 +121,11 @@ class Moments:
 
     @classmethod
     def from_list(cls, form: list[float | None]) -> "Moments":
-        """Undo `to_list`."""
+        """Undo `to_list`.
+
+        Raises:
+            ValueError: it has another number of entries than there are fields.
+        """
         empty = astuple(cls())
         fields = [default if v is None else v for v, default in zip(form, empty, strict=True)]
         return cls(int(fields[0]), *fields[1:])

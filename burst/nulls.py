@@ -36,7 +36,7 @@ def permuted_columns(x: Tensor, generator: torch.Generator) -> Tensor:
         A new tensor of x's shape, dtype and device.
 
     Raises:
-        ShapeError: x is no matrix.
+        ShapeError: x has fewer than two dimensions.
     """
     if x.ndim < 2:
         raise ShapeError(f"tokens {tuple(x.shape)} must be (..., d), in rows")

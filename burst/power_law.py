@@ -15,9 +15,9 @@ class PowerLaw:
 
     Attributes:
         exponent: of the density; NaN where none was fitted.
-        xmin: the least value in the tail.
+        xmin: the least value in the tail; NaN where none was fitted.
         count: how many values are in the tail; 0 where none was fitted.
-        ks: Kolmogorov-Smirnov distance of these from the law.
+        ks: Kolmogorov-Smirnov distance of these from the law; NaN where none was fitted.
     """
 
     exponent: float

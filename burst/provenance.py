@@ -12,7 +12,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "boost-histogram"
 
 
 def version() -> str:
-    """This library's version."""
+    """This library's version; "not installed" where its distribution is not."""
     try:
         return importlib.metadata.version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
@@ -20,10 +20,13 @@ def version() -> str:
 
 
 def provenance(*libraries: str) -> dict[str, Any]:
-    """Time, command line, versions and machine, as plain JSON-able data.
+    """Time (UTC, ISO 8601), command line, versions and machine, as plain JSON-able data.
 
     Args:
         *libraries: distributions that were used beside those that always are.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: one of them is not installed.
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

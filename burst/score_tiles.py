@@ -66,7 +66,7 @@ class Scores:
 
     Attributes:
         source: makes the tiles; the model's own queries and keys, or scores.
-        keep: (B, n) bool, False where a token is padding; None where none is.
+        keep: (B, n_q) bool, False where a query is padding; None where none is.
         prefix: how many queries in front do not count.
     """
 
@@ -86,6 +86,11 @@ class Scores:
 
     def counting(self, keep: Tensor | None, prefix: int, name: str) -> "Scores":
         """The same without the queries that are padding, or among the first `prefix`.
+
+        Args:
+            keep: (B, n_q) bool, False where a query is padding; None where none is.
+            prefix: how many queries in front do not count.
+            name: what errors call the block.
 
         Raises:
             UnsupportedModel: `keep` speaks of other tokens than those that ask here.

@@ -67,7 +67,8 @@ def capture_scores(
         BurstError: a block index out of range.
         HookNeverFired: on leaving, if the attention of a block asked for did not run, and no error
             is under way.
-        UnsupportedModel: an attention that ran and called neither a softmax nor
+        UnsupportedModel: no attention blocks; two blocks that share one attention; an attention
+            that ran and called neither a softmax nor
             `scaled_dot_product_attention` (flash and flex attention do not), or more than one of
             them; or whose scores are not told by head; a model in which hooks do not work, see
             `capture`.

@@ -46,7 +46,9 @@ SOFTMAX_COLUMNS = (
     *(name for weight in WEIGHTS for name in (weight, f"{weight}_std")),
     *(f"{weight}_{end}" for weight in WEIGHTS for end in ("low", "high")),
 )
-"""The columns of `Survey.softmax`: see `WeightStatistics`."""
+"""The columns of `Survey.softmax`: `queries`, and of each quantity that `WeightStatistics` defines
+the mean over queries, as NAME_std the deviation, and as NAME_low and NAME_high the ends of the 95 %
+interval of the mean over images."""
 SCALES = {weight: Scale(least=0.0, most=1.0) for weight in WEIGHTS} | {
     "keys": Scale(least=0.0),
     "entropy": Scale(least=0.0),
@@ -77,11 +79,19 @@ class Prefix:
 class WeightStatistics:
     """Of each of `WEIGHTS`, over queries: how many there are, their sum and that of their squares.
 
+        keys              how many keys the query sees: those that no mask forbids
+        entropy           of its weights, in nats
+        relative_entropy  entropy / log(keys), 0 to 1
+        max_weight        the largest of its weights, 0 to 1
+        first_weight      of the first token; behind padding, of the first that is none
+        class_weight      of the class token
+        register_weight   of all registers together
+
     A quantity that a query does not have (the relative entropy of one that sees one key, say, or
     the weight of a class token where there is none) is left out.
 
     Attributes:
-        sums: (7, 3) float64.
+        sums: (7, 3) float64, a row a quantity: number of queries, sum, sum of squares.
     """
 
     sums: NDArray[np.float64]
@@ -92,11 +102,11 @@ class WeightStatistics:
         return int(self.sums[0, 0])
 
     def means(self) -> dict[str, float]:
-        """By the names of `WEIGHTS`; NaN where no query has it."""
+        """Means over queries, by the quantities' names; NaN where no query has it."""
         return dict(zip(WEIGHTS, self._means.tolist(), strict=True))
 
     def deviations(self) -> dict[str, float]:
-        """Population standard deviations over queries."""
+        """Population standard deviations over queries, likewise."""
         with np.errstate(invalid="ignore"):
             squares = self.sums[:, 2] / self.sums[:, 0]
         variances = np.maximum(squares - self._means**2, 0.0)
@@ -136,6 +146,7 @@ class SoftmaxAccumulator:
 
         Raises:
             UnsupportedModel: another number of heads than before.
+            UnknownName, BackendError: see `HistogramAccumulator`.
         """
         if not self._weights:
             axis, backend = self._axis, self._backend
@@ -156,11 +167,11 @@ class SoftmaxAccumulator:
                     weights.add(tile)
 
     def histograms(self) -> list[Histogram]:
-        """Of the logits of each head."""
+        """Of the logits of each head, in order; none before `add`."""
         return [histogram.result() for histogram in self._histograms]
 
     def weights(self) -> list[WeightStatistics]:
-        """Of each head."""
+        """Of the weights of each head, in order; none before `add`."""
         return [one.result() for one in self._weights]
 
 

@@ -42,7 +42,7 @@ SPECTRAL_STATISTICS = (
     "tail_ks",
     "symmetric_share",
 )
-"""The numbers of `describe_spectrum`, in its order."""
+"""The numbers of `describe_spectrum`, in its order, and behind them `symmetric_share`."""
 NULLS = ("stable_rank", "effective_rank", "tail_exponent", "tail_ks", "symmetric_share")
 COLUMNS = (
     *("model", "pretraining", "block", "head"),
@@ -58,8 +58,9 @@ class Spectrum:
 
     Attributes:
         table: one row a block and head: model, pretraining, block, head ("all", or a number as
-            text), the statistics of `describe_spectrum`, `symmetric_share`, and with `_null` behind
-            them those of random factors. NaN where a statistic is not defined.
+            text), the `SPECTRAL_STATISTICS`, and those of random factors as `stable_rank_null`,
+            `effective_rank_null`, `tail_exponent_null`, `tail_ks_null` and `symmetric_share_null`.
+            NaN where a statistic is not defined.
         values: under (block, head), the singular values, float64, falling; min(d, m) of them, m
             being the width of the factors. Those of A beyond that are 0.
         nulls: the same of one draw of random factors, scaled to the Frobenius norm.
@@ -84,11 +85,12 @@ def singular_values(w_q: Tensor, w_k: Tensor) -> Floats:
     0 too.
 
     Args:
-        w_q: (d, m) query weights: d_h wide for a head, h * d_h for all heads together.
+        w_q: (d, m) query weights of any floating dtype: d_h wide for a head, h * d_h for all heads
+            together.
         w_k: (d, m) key weights.
 
     Raises:
-        ShapeError: they are not matrices of one shape.
+        ShapeError: they are not matrices of one shape, or are empty.
         BurstError: a weight is not finite.
 
     >>> singular_values(torch.eye(3)[:, :2], 2 * torch.eye(3)[:, :2])
@@ -119,7 +121,7 @@ def describe_spectrum(values: Floats) -> dict[str, float]:
     """Ranks, norms and tail of a matrix from its singular values.
 
     Args:
-        values: not negative, in any order.
+        values: float64, not negative, of any shape and in any order.
 
     Returns:
         rank: how many are not 0.
@@ -133,7 +135,8 @@ def describe_spectrum(values: Floats) -> dict[str, float]:
             (squared singular values), how many they are, and how far from it, by `fit_power_law`:
             the estimate of Martin, Peng and Mahoney 2021 (doi 10.1038/s41467-021-24025-8), so that
             exponents can be compared with theirs. That of the singular values is 2 alpha - 1.
-        NaN where all values are 0, or too few for a tail.
+        Where all values are 0, rank, norms and tail_count are 0 and the others NaN; where there are
+        too few for a tail, tail_count is 0 and tail_exponent and tail_ks are NaN.
     """
     found = values[values > 0]
     if not found.size:

@@ -51,9 +51,9 @@ def describe(hist: Histogram | Bins) -> dict[str, float]:
     """All `STATISTICS` of a histogram, by name and in that order.
 
     `count` to `max` are exact: they come from the moments of all finite values, whether inside the
-    axis or not (`std` is the population's, `skewness` m3 / m2^(3/2), `excess_kurtosis`
-    m4 / m2^2 - 3). The others are the functions of this module at their defaults. `count` is an
-    integer; whatever is not defined is NaN.
+    axis or not (`std`, `skewness` and `excess_kurtosis` are the population's, see `Moments`; the
+    last is 0 for a Gaussian). The others are the functions of this module at their defaults.
+    `count` is an integer; whatever is not defined is NaN.
 
     >>> from burst.axis import RegularAxis
     >>> from burst.moments import Moments

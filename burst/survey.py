@@ -57,7 +57,7 @@ class SurveyOptions:
         tokens: "all", or "patch" to leave class, distillation and register tokens out; "permuted"
             for what there would be by chance, see `burst.permuted_columns`. With "patch" prefix
             tokens do not ask in `logits`, and stay among the keys.
-        bins: regular bins that the histograms must be able to give exactly.
+        bins: regular bins that the histograms must be able to give exactly; even, 2 to 4,096.
         backend: see `burst.kernels.choose`.
         precision: how `qkx` is multiplied on a GPU, see `burst.kernels.matmul_histogram`.
         forward_precision: how the model runs: "float32" as it is, "bfloat16" or "float16" under
@@ -203,7 +203,8 @@ def images_for(
     many on a GPU, whatever the size of image and patch.
 
     Raises:
-        ImageError: see `open_images`; or the backbone's images are not square.
+        ImageError: see `open_images`; or the backbone does not read images, or not square ones.
+        UnknownName: the backbone's interpolation or crop mode is not known.
     """
     preprocess = backbone.preprocess
     patches = getattr(getattr(backbone.model, "patch_embed", None), "num_patches", None)
@@ -248,13 +249,17 @@ def survey(
 
     Raises:
         UnsupportedModel: the model has no attention, or none that can be measured, or a block
-            asked for by index cannot be.
-        BurstError: block index out of range; a batch that is none.
-        EmptyResult: no token was read.
+            asked for by index cannot be; or the authors' product does not have the tokens' width.
+            See also `capture`, and for logits `capture_scores`.
+        HookNeverFired: see `capture`.
+        BurstError: block index out of range; a batch that is none; weights that are not finite.
+        EmptyResult: of a quantity no finite value was read.
         ImageError: see `ImageStream`.
+        UnknownName, BackendError: see `burst.kernels.choose`.
 
     Warns:
         OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
+        BackendWarning: as `burst.histogram`.
     """
     options = options or SurveyOptions()
     check_tokens(model, options.tokens)

@@ -109,7 +109,8 @@ def open_text(
         seed: of the order; not negative.
 
     Raises:
-        TextError: the file is missing, empty or no UTF-8 text, or a number is out of range.
+        TextError: the file is missing, empty or no UTF-8 text, or gives no token or one that the
+            model does not know; or a number is out of range.
     """
     _check_numbers(num_sequences, batch_size, length, seed, tokenizer)
     room = length - len(tokenizer.prefix) - len(tokenizer.suffix)
@@ -142,7 +143,8 @@ class TextStream(NamedStream):
     """Sequences of token ids in batches, as `ImageStream` is images in batches.
 
     Iterating yields {"input_ids": (B, N), "attention_mask": (B, N)}, both int64 on the CPU; the
-    mask is 0 where a sequence shorter than others of its batch was filled up behind its end.
+    mask is 0 where a sequence was filled up behind its end: to N, the longest of its batch, or
+    `Tokenizer.max_length` for a model that reads no other.
 
     Attributes:
         source: the file as it was given.
@@ -153,6 +155,7 @@ class TextStream(NamedStream):
         fingerprint: sha256 in hex of the ids of all sequences chosen, in order; the same for every
             shard. It says what was read, whatever the file is called.
         seed: of the choice and order of the sequences.
+        length: tokens of a sequence, what marks its beginning and end included.
     """
 
     def __init__(

@@ -45,10 +45,12 @@ class BlockMap:
     """What one block's response Y = A X^T to one picture is made of.
 
     Attributes:
-        kurtosis: excess kurtosis of all entries of Y.
-        share: (N,) of each token in the sum of fourth powers, prefix tokens first.
-        norm: (N,) of each token as the attention reads it.
-        dimensions: (d,) share of each dimension (row of Y) in the sum of fourth powers.
+        kurtosis: excess kurtosis of all entries of Y, 0 for a Gaussian; NaN if they are all equal.
+        share: (N,) float64, of each token in the sum of fourth powers, prefix tokens first. They
+            add up to 1; NaN where Y is 0.
+        norm: (N,) float64, Euclidean, of each token as the attention reads it.
+        dimensions: (d,) float64, share of each dimension (row of Y) in the sum of fourth powers,
+            likewise.
     """
 
     kurtosis: float
@@ -175,8 +177,12 @@ def map_photos(
         blocks, progress: as for `token_energy`.
 
     Raises:
-        ImageError: a photograph is missing or no image; or a folder holds none that can be read.
-        BurstError: see `token_energy`.
+        ImageError: a photograph is missing or no image; or a folder holds none that can be read; or
+            there is no photograph.
+        UnsupportedModel, BurstError: see `token_energy`.
+
+    Warns:
+        OmittedTermWarning: as `token_energy`.
     """
     _check_reads_images(backbone)
     if not photos:

@@ -44,7 +44,8 @@ class WhitenedEntries(NamedTuple):
 def whitened_histogram(w: Tensor, a: Tensor, x: Tensor, axis: Axis | None = None) -> Histogram:
     """Histogram of the entries of W A X^T, for W (d, d), A (d, d) and tokens X (..., d).
 
-    W A is multiplied in float64, on the CPU where the device has none (Apple's MPS).
+    W A is multiplied in float64, on the CPU where the device has none (Apple's MPS), and rounded to
+    float32. All three may be of any floating dtype. Without an axis it is `FloatAxis()`.
 
     Raises:
         ShapeError: they do not multiply.
@@ -75,7 +76,9 @@ def whitened_histograms(
 
     Raises:
         BurstError: a block that was not whitened.
+        EmptyResult: nothing was read.
         ImageError: see `ImageStream`.
+        UnsupportedModel, ShapeError: see `response_matrix` and `capture`.
     """
     known = [one.block for one in whitening.blocks]
     chosen = known if options.blocks is None else list(options.blocks)

@@ -59,7 +59,8 @@ class BlockDiagnostics:
         block: its index.
         tokens: how many tokens were fitted on.
         rank: eigenvalues of Sigma that are not lost in rounding.
-        kept: eigenvalues above the floor: the directions that W makes white.
+        kept: eigenvalues at the floor or above: the directions that W makes white. By the authors'
+            recipe, those above float32 rounding.
         kept_variance: their share of the variance.
         condition_number: largest eigenvalue over the least of the `rank`.
         kept_condition_number: largest eigenvalue over the least of the `kept`.
@@ -85,13 +86,14 @@ class BlockDiagnostics:
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """Whitening matrices for the blocks of a backbone.
+    """Whitening matrices for the blocks of a model.
 
     Attributes:
         W: (blocks, d, d) float32: W[i] @ Y is white, Y = A X^T (d, n) being the response of block
             `blocks[i].block`. A prompt P (m, d) is transformed as P @ W[i].T.
         eigenvalues: (blocks, d) float64, falling: of Sigma = cov(Y), of its correlation matrix for
-            the -cor methods, or of its diagonal for "diagonal", before the floor.
+            the -cor methods, or of its diagonal for "diagonal", before the floor. By the authors'
+            recipe, of Y Y^T / d, Y being averaged over images.
         mean: (blocks, d) float64, of Y: W[i] @ (Y - mean[i, :, None]) has mean 0.
         blocks: what became of each block.
         record: model, weights, images and options, as plain data.
@@ -128,10 +130,11 @@ def whiten(
 
     Raises:
         UnsupportedModel: see `survey`; or a block without the norm that `through_norm` needs.
-        BurstError, EmptyResult, ImageError: see `collect_moments` and `whiten_moments`.
+        BurstError, EmptyResult, ImageError, ShapeError: see `collect_moments` and
+            `whiten_moments`.
 
     Warns:
-        RankWarning: there are fewer tokens than dimensions.
+        RankWarning: there are fewer tokens than dimensions; not for "diagonal".
         OmittedTermWarning: once, if the scores have terms that W_q W_k^T leaves out.
     """
     options = options or WhiteningOptions()
@@ -171,13 +174,14 @@ def whiten_moments(
     Raises:
         BurstError: moments of another model or of other tokens; a block that they lack; a singular
             Sigma and no floor; constant entries of Y for a -cor method; `cholesky` without
-            shrinkage from fewer tokens than dimensions.
+            shrinkage from fewer tokens than dimensions; the authors' recipe and images with
+            different numbers of tokens, or a W that is not finite.
         EmptyResult: the response of a block does not vary.
-        ShapeError: blocks of several widths.
+        ShapeError: blocks of several widths; or see `response_matrix`.
         UnsupportedModel: a block that cannot be whitened.
 
     Warns:
-        RankWarning: there are fewer tokens than dimensions.
+        RankWarning: there are fewer tokens than dimensions; not for "diagonal".
     """
     options = options or WhiteningOptions()
     subject = subject_of(model)

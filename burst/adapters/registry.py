@@ -136,7 +136,11 @@ def adapter(
 def refuse(*classes: Key, reason: str, up: int = 1) -> None:
     """Register attention classes without a token-by-token product, and say why.
 
-    "package.module:Layer.cross_attention" is the attention of that name in a module of that class.
+    Args:
+        classes: types, or full names. "package.module:Layer.cross_attention" is the attention of
+            that name in a module of that class.
+        reason: why, as errors and `SkippedBlock` say it.
+        up: how many names above the attention's its block is, see `adapter`.
     """
     _ADAPTERS.update(dict.fromkeys(classes, Adapter(reason=reason, up=up)))
 

@@ -94,7 +94,8 @@ def matmul_histogram(
         as two matrix products do.
 
     Raises:
-        ShapeError: a and b are not matrices that multiply, or on different devices.
+        ShapeError: a and b are not matrices that multiply, not of floating dtype, or on different
+            devices.
         UnknownName, BackendError: see `choose`; or no such precision; or "triton" cannot run where
             a and b are, or not right.
 

@@ -101,8 +101,9 @@ class HistogramAccumulator:
             precision: the least accurate product that will do, see `matmul_histogram`.
 
         Raises:
-            ShapeError: a and b are not matrices that multiply, or on different devices; or margins
-                are kept, and products before had more or fewer rows.
+            ShapeError: a and b are not matrices that multiply, not of floating dtype, or not on one
+                device, that of before; or margins are kept, and products before had more or fewer
+                rows.
             UnknownName: no such precision.
             BackendError: as `add`.
 
