@@ -30,7 +30,15 @@ from burst.provenance import provenance
 
 
 def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
-    """Where a training leaves its run if nobody says: the same for the same recipe."""
+    """Where a training leaves its run if nobody says: the same for the same recipe.
+
+    Args:
+        recipe: of a classifier or a detector.
+        several: whether seeds lie below it, so that its name has none.
+
+    Returns:
+        runs/DATASET-MODEL-METHOD-PLACEMENT-seedN, as far as the recipe has them.
+    """
     parts = [file_name(recipe.dataset), recipe.model, recipe.method]
     if recipe.prompted:
         parts.append(recipe.placement)

@@ -37,7 +37,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found: mean loss, accuracy in percent, how many images."""
+    """What an evaluation found.
+
+    Attributes:
+        loss: mean cross-entropy, in nats.
+        accuracy: top-1, in percent.
+        images: how many.
+    """
 
     loss: float
     accuracy: float

@@ -69,9 +69,12 @@ def evaluate_run(
 def confusion_matrix(
     run: Run, split: str = "test", *, data: str | Path | None = None, device: str = "cpu"
 ) -> NDArray[np.int64]:
-    """How often a run's best epoch takes each class for each: (true, named) counts.
+    """How often a run's best epoch takes each class for each other.
 
     Arguments and errors as of `evaluate_run`.
+
+    Returns:
+        (C, C) int64 counts of images: the row is the true class, the column the one named.
     """
     _, named, labels = _answers(run, split, data, device)
     counts = np.zeros((len(run.classes),) * 2, np.int64)

@@ -113,7 +113,7 @@ class PromptOptions:
 
 
 class PromptModule(nn.Module):
-    """The tokens of one prompt; called once a step."""
+    """The m tokens of width d of one prompt: its call, once a step, gives them as (m, d)."""
 
     def forward(self) -> Tensor:
         """(m, d), of the parameters' dtype."""

@@ -51,7 +51,12 @@ IDENTITY = {
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of any training, read."""
+    """The folder of any training, read.
+
+    Attributes:
+        folder: where it lies.
+        config: the content of config.json.
+    """
 
     folder: Path
     config: dict[str, Any]

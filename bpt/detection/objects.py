@@ -18,7 +18,7 @@ class Targets:
     """The n objects of an image that are to be learned.
 
     Attributes:
-        boxes: (n, 4) float32.
+        boxes: (n, 4) float32, x0, y0, x1, y1 in pixels of the detector's input.
         labels: (n,) int64, from 1.
         masks: (n, FRAME, FRAME) uint8: how much of each cell of the box is covered, 0 to 255.
     """
@@ -41,7 +41,7 @@ class Detections:
     """The k objects that were found in an image, the best first.
 
     Attributes:
-        boxes: (k, 4) float32.
+        boxes: (k, 4) float32, x0, y0, x1, y1 in pixels of the detector's input.
         scores: (k,) float32, in 0..1.
         labels: (k,) int64, from 1.
         masks: (k, 28, 28) float32: for each cell of the box how likely it is of the object.
