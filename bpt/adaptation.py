@@ -175,7 +175,7 @@ class PeftViT(AdaptedViT):
         return self._peft[0]
 
     def merged(self) -> FineTunedViT:
-        """The same function in plain weights, without peft, on the same device.
+        """The same function in plain weights, without peft, on the device and in the mode it is in.
 
         Raises:
             UnsupportedModel: what this tuner learns is no change of weights.

@@ -83,7 +83,9 @@ def build_model(
         tokens: block -> (m, d), for spt.
 
     Raises:
-        ShapeError, UnsupportedModel, BurstError: see `build_prompt` and `PromptedViT`.
+        ShapeError, UnsupportedModel, BurstError: see `parse_placement`, `build_prompt`,
+            `PromptedViT`, and for methods without prompts `FineTunedViT`, `PeftViT`, `AdapterViT`
+            and `BitFitViT`.
     """
     device = next(backbone.model.parameters()).device
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -144,7 +146,7 @@ def restore_model(
     *,
     whitening: Mapping[int, Tensor] | None = None,
 ) -> Model:
-    """The model with the trained tensors that were kept.
+    """The model with the trained tensors that were kept, in eval mode.
 
     Args:
         recipe: it was trained with.
@@ -154,7 +156,9 @@ def restore_model(
         whitening: block -> what `prompt_matrices` gives, where that is frozen.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected or of another shape.
+        CheckpointError: a tensor is missing, unexpected or of another shape; or a frozen whitening
+            matrix is missing.
+        UnsupportedModel, BurstError: see `build_model`.
     """
     if not recipe.prompted:
         model = build_model(recipe, backbone, num_classes)

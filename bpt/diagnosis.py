@@ -36,8 +36,9 @@ class BlockDiagnosis:
         patch_rms: the same of the patch tokens, of all images.
         effective_rank: exp of the entropy of the shares of the energy, s_i^2 / sum s^2, over the
             singular values s of the m x d tokens: 1 where all are multiples of one, m where they
-            are orthogonal and as large. It is that of P P^T by the definition of Roy and Vetterli
-            2007 (EUSIPCO, definition 1), who take shares of the s_i for a matrix itself.
+            are orthogonal and as large, 0 for a prompt that is zero. It is that of P P^T by the
+            definition of Roy and Vetterli 2007 (EUSIPCO, definition 1), who take shares of the s_i
+            for a matrix itself.
     """
 
     block: int
@@ -132,7 +133,7 @@ def prompt_diagnosis(
     Args:
         run: from `open_run`, of a classifier.
         data: where the dataset lies now, if it was moved.
-        device: to run on.
+        device: to run on: "auto", "cpu", "cuda", ...
 
     Raises:
         BurstError: it has no prompts; or see `evaluate_run`.

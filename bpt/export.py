@@ -48,6 +48,7 @@ def export_run(run: Run, out: str | Path, *, program: str | Path | None = None) 
     Raises:
         OutputError: another suffix, or a place that cannot be written.
         CheckpointError: see `Run.load_model`.
+        UnsupportedModel: see `PeftViT.merged`.
     """
     check_suffix(out, SUFFIX)
     if program is not None:
@@ -97,7 +98,9 @@ def load_exported(
         device: where the model goes.
 
     Raises:
-        CheckpointError: missing, damaged, of another kind; or the backbone's weights are others.
+        CheckpointError: missing, damaged, of another kind; or the backbone's weights are others, or
+            not here.
+        BurstError: else see `burst.load_backbone`.
     """
     model, _, about = open_exported(path, weights, device=device)
     return model, tuple(about["classes"])

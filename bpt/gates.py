@@ -24,7 +24,7 @@ START = 10.0
 class Gates(nn.Module):
     """One gate for each block but the last, and one temperature for each: 2 L - 1 numbers.
 
-    `logits` (L - 1,) and `temperatures` (L,) are what is trained.
+    `logits` (L - 1,) and `temperatures` (L,), float32, are what is trained.
 
     Args:
         depth: L, blocks of the ViT.
@@ -32,6 +32,8 @@ class Gates(nn.Module):
 
     Raises:
         BurstError: `start` is not finite.
+
+    Source: Yoo et al. 2023, arXiv 2306.05067.
     """
 
     def __init__(self, depth: int, *, start: float = START) -> None:
@@ -49,7 +51,11 @@ class Gates(nn.Module):
             self.temperatures.data.clamp_(LOWEST, HIGHEST)
 
     def mixed(self, block: int, before: Tensor, after: Tensor, rows: slice) -> Tensor:
-        """(B, N, d) `after` a block, its `rows` of the prompt mixed with those `before` it."""
+        """(B, N, d) `after` a block, its `rows` of the prompt mixed with those `before` it.
+
+        g after + (1 - g) before with the block's gate g; behind the last block, which has none,
+        `after` itself.
+        """
         if block >= len(self.logits):
             return after
         gate = self.logits[block].sigmoid()

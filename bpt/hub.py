@@ -33,7 +33,9 @@ def push_run(run: RunFolder, repository: str, *, private: bool | None = None) ->
         The page of the repository.
 
     Raises:
-        BurstError: see `write_hub_folder`; or the hub cannot be reached, or refuses.
+        BurstError: `repository` is no ORG/NAME; the run is a detector, not at its end, was pulled,
+            or stands on a model that is code; or the hub cannot be reached, or refuses.
+        CheckpointError: see `Run.load_model`.
     """
     check_repository(repository)
     with tempfile.TemporaryDirectory() as temporary:
@@ -71,6 +73,7 @@ def pull_prompt(repository: str, out: str | Path, *, revision: str | None = None
     Raises:
         OutputError: the folder holds something, or cannot be written.
         CheckpointError: there is no such prompt, or it cannot be had whole.
+        BurstError: `repository` is no ORG/NAME.
     """
     check_repository(repository)
     folder = Path(out)

@@ -40,6 +40,7 @@ class PromptClassifier(nn.Module):
 
         Raises:
             ImageError: an image is too narrow, or of a mode without a fixed range.
+            ShapeError: an empty sequence.
         """
         if isinstance(images, Image.Image):
             return self.preprocess([images])[0]
@@ -83,7 +84,8 @@ def load_prompt(
     Raises:
         CheckpointError: there is none, it cannot be had, or is damaged; the backbone's weights are
             not here, or are others.
-        BurstError: it is a detector, or its training is not at its end.
+        BurstError: it is a detector; or `weights` is given for the folder of a training, which
+            knows its own.
 
     >>> model = load_prompt("org/birds")  # doctest: +SKIP
     >>> logits = model(model.preprocess([image]))  # doctest: +SKIP

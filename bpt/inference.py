@@ -30,7 +30,7 @@ class Evaluation:
     Attributes:
         split: its name.
         images: how many.
-        loss: mean cross-entropy.
+        loss: mean cross-entropy, in nats.
         accuracy: top-1, percent.
         per_class: class -> accuracy in percent; NaN where the split has no image of it.
     """
@@ -56,7 +56,8 @@ def evaluate_run(
     Raises:
         UnknownName: no such split.
         CheckpointError: the images are not those of the training; or see `Run.load_model`.
-        BurstError: the dataset has no such split; or see `open_benchmark`.
+        ImageError: an image cannot be read, on whichever process.
+        BurstError: the dataset has no such split, the device is not here; or see `open_dataset`.
     """
     scores, named, labels = _answers(run, split, data, device)
     right = (named == labels).double()
@@ -135,11 +136,12 @@ def predict(
 
     Returns:
         For each image its `image` (where it lies) and `classes`, a list of `name` and
-        `probability`, the most likely first.
+        `probability`, in 0..1, the most likely first.
 
     Raises:
         ImageError: an image is missing or cannot be read; it is named.
-        BurstError: `top` is not positive; or see `Run.load_model`.
+        CheckpointError: see `Run.load_model`.
+        BurstError: `top` is not positive, or the device is not here.
     """
     if top < 1:
         raise BurstError(f"top is {top}; it must be at least 1")

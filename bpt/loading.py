@@ -54,7 +54,7 @@ def train_batches(
 
     Args:
         split: to train on.
-        transform: draws from torch's global generator.
+        transform: image -> (3, H, W) float32; draws from torch's global generator.
         batch_size: images a global batch.
         seed: of the training.
         epoch: counted from 0.
@@ -66,7 +66,7 @@ def train_batches(
         views: of each image; epoch e draws what epoch e mod `views` does. None: always another.
 
     Yields:
-        (b, 3, H, W) float32 and (b,) int64.
+        (b, 3, H, W) float32 and (b,) int64 labels.
 
     Raises:
         ImageError: an image cannot be read; it is named.
@@ -153,6 +153,14 @@ def eval_batches(
     """One process's share of a split, in order; each image once over all processes.
 
     Where the split's images are `Pixels`, they are the centre crops, and are only normalised.
+
+    Args:
+        split: to evaluate on.
+        transform: image -> (3, H, W) float32.
+        batch_size: images a batch.
+        rank: of this process, which takes every `world`-th batch.
+        world: how many processes there are.
+        workers: processes that read images; 0 reads them in this one.
 
     Yields:
         (b, 3, H, W) float32, (b,) int64 labels and (b,) int64 places in the split.

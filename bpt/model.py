@@ -228,6 +228,8 @@ class PromptedViT(PromptedTokens):
     Raises:
         UnsupportedModel: a pooling that the model cannot have; and see `PromptedTokens`.
         UnknownName: a pooling that is not known.
+        BurstError: pooling "prompts" without prompts behind the last block.
+        ShapeError: see `PromptedTokens`.
     """
 
     def __init__(
@@ -305,7 +307,7 @@ class PromptedViT(PromptedTokens):
     def folded(self) -> "PromptedViT":
         """As in evaluation, with plain tokens as prompts and no norm in the head.
 
-        The backbone is shared.
+        The backbone is shared; device and mode are those that it is in.
         """
         classes, pooling, after = self.head.out_features, self.pooling, self.after
         gates, prompts = copy.deepcopy(self.gates), self.plain_prompts()

@@ -95,6 +95,10 @@ class MovingAverage:
 
     After n updates the decay is min(decay, (1 + n) / (10 + n)), so that a short training's average
     forgets its start. (The authors average a copy of the whole model, and never use it.)
+
+    Args:
+        values: tensors by name, where the average starts; they are copied.
+        decay: share of the average that a step keeps at most, 0..1.
     """
 
     def __init__(self, values: Mapping[str, Tensor], decay: float) -> None:
@@ -103,7 +107,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, values: Mapping[str, Tensor]) -> None:
-        """Take in the values after a step."""
+        """Take in the values after a step: by the same names, of the same shapes."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, average in self.values.items():

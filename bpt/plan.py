@@ -45,8 +45,8 @@ class TrainingPlan:
         depth: blocks in all; None for a backbone that could be known only by a download, and so
             what follows.
         parameters: as `config.json` has them.
-        operations, seconds: floating-point operations of the whole, and about how long the device
-            takes for them, without reading images.
+        operations: floating-point operations of the whole training.
+        seconds: about how long the device takes for them, without reading images.
         memory: bytes of a step, about.
         kept: bytes on disk of tokens that are computed once.
     """
@@ -83,6 +83,10 @@ def plan_training(recipe: Recipe, *, device: str = "auto") -> TrainingPlan:
 
     One's own images, and a benchmark that is unpacked, are counted; else the published numbers
     hold. The device is measured on one block of the backbone, for less than a second.
+
+    Args:
+        recipe: of a classifier.
+        device: "auto", "cpu", "cuda", ...
 
     Raises:
         BurstError: what `train` would refuse of recipe, dataset, placement or device.

@@ -51,9 +51,10 @@ class PromptOptions:
         num_prompts: m, tokens a prompted block.
         rank: r, columns of A and B (bpt-bilinear only).
         spt_tokens: which tokens spt starts from, one of `SPT_TOKENS`.
-        bilinear_init: "xavier"; "balanced": see `_balanced`; or "whitening": B starts from the
-            leading whitened directions, those in which the response varies most; with the paper's
-            scale from columns of W.
+        bilinear_init: "xavier"; "balanced": A and B orthogonal, so that the singular values of
+            A B^T are equal (where r <= d) and its entries have vpt's deviation; or "whitening": B
+            starts from the leading whitened directions, those in which the response varies most;
+            with the paper's scale from columns of W.
         prompt_scale: of whitening matrices: "unit" RMS gain, or "paper" for W as it is.
         null_gain: gain of the directions below the floor, in units of the RMS gain of the kept
             ones; of no use with the paper's scale. See `prompt_whitening` for both.
@@ -61,6 +62,10 @@ class PromptOptions:
     Raises:
         UnknownName: a name that is not known; the nearest are offered.
         BurstError: a number that is not positive, or a null gain that is negative or not finite.
+
+    Source: bpt: Wang et al. 2025, arXiv 2506.22908; vpt: Jia et al. 2022, arXiv 2203.12119; spt:
+    Wang et al. 2024, arXiv 2402.02382; gatevpt: Yoo et al. 2023, arXiv 2306.05067; balanced: Arora
+    et al. 2019, arXiv 1905.13655.
     """
 
     method: str = "bpt-bilinear"
@@ -121,7 +126,7 @@ class PromptModule(nn.Module):
 
 
 class PlainPrompt(PromptModule):
-    """P itself: vpt, spt, and what any other prompt folds to."""
+    """P itself, `values` (m, d): vpt, gatevpt, spt, and what any other prompt folds to."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__()
@@ -133,7 +138,7 @@ class PlainPrompt(PromptModule):
 
 
 class WhitenedPrompt(PromptModule):
-    """P W^T, with W (d, d) frozen or trained."""
+    """P W^T, with P `values` (m, d), trained, and W `whitening` (d, d), frozen or trained."""
 
     def __init__(self, values: Tensor, whitening: Tensor, *, trained: bool) -> None:
         super().__init__()
@@ -150,7 +155,7 @@ class WhitenedPrompt(PromptModule):
 
 
 class DiagonalPrompt(PromptModule):
-    """P V^(-1/2): each entry of P (m, d) times the frozen gain (d,) of its dimension."""
+    """P V^(-1/2): P `values` (m, d), and frozen `gains` (d,), one for each dimension."""
 
     def __init__(self, values: Tensor, gains: Tensor) -> None:
         super().__init__()
@@ -164,7 +169,7 @@ class DiagonalPrompt(PromptModule):
 
 
 class BilinearPrompt(PromptModule):
-    """A B^T, with A `left` (m, r) and B `right` (d, r)."""
+    """A B^T, with A `left` (m, r) and B `right` (d, r), both trained."""
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
         super().__init__()
@@ -192,7 +197,7 @@ def build_prompt(
         patch_size: pixels; the range of vpt and gatevpt depends on it.
         generator: of the start; the global random state is left alone.
         whitening: of the block that the prompt is for, where `needs_whitening`: (d, d), or (d,)
-            gains for bpt-dwhiten, as `prompt_matrices` gives them.
+            gains for bpt-dwhiten, as `prompt_matrices` gives them; copied to float32.
         tokens: (m, d) to start from, where `needs_tokens`.
 
     Raises:

@@ -46,6 +46,9 @@ def prompt_whitening(whitening: Whitening, options: PromptOptions) -> Whitening:
         whitening: from `burst.whiten` or `load_whitening`; W (blocks, d, d).
         options: method, `prompt_scale` and `null_gain`.
 
+    Returns:
+        The same blocks; W (blocks, d, d) on the CPU.
+
     Raises:
         CheckpointError: what the method needs is not in a file of an earlier version; or W is
             already what prompts are multiplied by, and is to be scaled again.
@@ -74,6 +77,8 @@ def prompt_whitening(whitening: Whitening, options: PromptOptions) -> Whitening:
 
 def prompt_matrices(used: Whitening, method: str) -> dict[int, Tensor]:
     """Block -> what `build_prompt` takes as `whitening`: (d, d), or (d,) gains for bpt-dwhiten.
+
+    Of the dtype of W, float32 from `prompt_whitening`.
 
     Args:
         used: what `prompt_whitening` made.

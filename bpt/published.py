@@ -43,7 +43,7 @@ class PublishedRecipe:
         source: where it was published.
         values: hyper-parameters of `Recipe`.
         model: the backbone that it is for.
-        train_fraction: the share of the training images that it is for.
+        train_fraction: the share of the training images that it is for, 0..1.
         grid: what its source searched, if it gave no single value.
         missing: what of it our trainer does not do.
     """
@@ -123,6 +123,12 @@ def published_rate(recipe: Tuning) -> str | None:
     images that nothing was published of, and for methods, scales and starts of prompts that are
     nobody's but ours: the paper's rates are those of W as it is. A detector's are published for
     all methods.
+
+    Args:
+        recipe: of a classifier or a detector.
+
+    Returns:
+        The source, in words.
     """
     kinds = {one.name for one in known_backbones()}
     if recipe.dataset == "coco":

@@ -36,7 +36,7 @@ class Recipe(Tuning):
         optimizer: "adamw"; "sgd" or "lars", both with momentum 0.9.
         lr: at its peak; 0.05, for linear 0.01, for full 0.000125, for the adapted 0.001.
         min_lr: at the end of the cosine.
-        weight_decay: 0.005, for full 0.05, for the adapted 0.0001.
+        weight_decay: 0.005, for linear 0, for full 0.05, for the adapted 0.0001.
         head_weight_decay: of the head's matrix, for prompts and linear; 0.5, for linear 0.
         bottleneck: r, numbers between the two matrices of lora (its rank) or an adapter.
         ema_decay: evaluate and keep the moving average of the trained tensors, not their last
@@ -57,6 +57,10 @@ class Recipe(Tuning):
             first prompted block is not the first of all, compute the tokens in front of it once,
             see `bpt.prefix`: of evaluation images, and of training images if there are `views` or
             the augmentation is not "crop".
+
+    Raises:
+        UnknownName: a name that is not known; the nearest are offered.
+        BurstError: a number out of range, or options that contradict each other.
     """
 
     dataset: str = "digits"

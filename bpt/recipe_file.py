@@ -28,7 +28,7 @@ WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or
 
 
 def make_recipe(dataset: str, **given: Any) -> Recipe | DetectionRecipe:  # noqa: ANN401
-    """`recipe_for`, or `detection_recipe_for` where the dataset is for detection.
+    """`recipe_for`, or `detection_recipe_for` where the dataset is for detection; arguments alike.
 
     Raises:
         UnknownName, BurstError: see there.
@@ -99,6 +99,13 @@ def save_recipe(recipe: Recipe | DetectionRecipe, path: str | os.PathLike[str]) 
 
     Rates and the like are written out, so that the file means the same when other ones have been
     published. What stands at the default of all recipes is left out, unless it was chosen.
+
+    Args:
+        recipe: of a classifier or a detector.
+        path: of the file.
+
+    Returns:
+        The file.
 
     Raises:
         OutputError: it cannot be written.

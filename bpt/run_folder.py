@@ -73,7 +73,11 @@ class RunFolder:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One entry an epoch, so far."""
+        """One entry an epoch, so far.
+
+        Raises:
+            CheckpointError: metrics.jsonl is damaged.
+        """
         path = self.folder / METRICS
         if not path.exists():
             return []
@@ -82,7 +86,11 @@ class RunFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The content of result.json; None as long as the training is not at its end."""
+        """The content of result.json; None as long as the training is not at its end.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
         path = self.folder / RESULT
         return _parsed(path.read_text(encoding="utf-8"), path) if path.exists() else None
 
@@ -103,6 +111,7 @@ class RunFolder:
 
         Raises:
             CheckpointError: its weights are others now.
+            BurstError: else see `burst.load_backbone`.
         """
         recipe, about = self.recipe, self.config["backbone"]
         backbone = open_backbone(recipe, device)
@@ -115,7 +124,7 @@ class RunFolder:
         return replace(backbone, crop_fraction=fraction, crop_mode=mode)
 
     def frozen_whitening(self, backbone: Backbone) -> dict[int, Tensor]:
-        """Block -> what its prompt is multiplied by, where that is frozen.
+        """Block -> what its prompt is multiplied by, where that is frozen: (d, d), or (d,) gains.
 
         Raises:
             CheckpointError: see `load_whitening`.

@@ -52,8 +52,9 @@ def run_study(
 
     Returns:
         By name: what `train_seeds` returns, or in one line why there is nothing. After a search
-        `searched` says what was chosen: lr, weight_decay, score, trials and inside; and the
-        `protocol`: "last" after a cross-validation, whose winner is trained on all images.
+        `searched` says what was chosen: lr, weight_decay, score (validation accuracy in percent),
+        trials (how many), inside (whether it is no edge of what was tried); and the `protocol`:
+        "last" after a cross-validation, whose winner is trained on all images.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; what runs was saved.

@@ -108,7 +108,7 @@ def train_seeds(
 
     The summary holds the seeds, and for each accuracy, or average precision of a detector, the
     values, their mean and their sample standard deviation (null for one seed), in percent. With
-    `resume`, seeds that are done are not trained again.
+    `resume`, seeds that are done are not trained again. Other arguments as of `train`.
 
     Raises:
         BurstError: no seed, or one twice; else see `train`.

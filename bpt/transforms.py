@@ -88,12 +88,15 @@ def train_transform(
     *,
     randaugment: str | None = None,
 ) -> TrainTransform | EvalTransform:
-    """What a training does to its images.
+    """What a training does to its images: one, RGB -> (3, S, S) float32, normalised.
 
     "crop": a random crop of 8 % of the area or more, mirrored or not; the dataset may ask for
     larger crops, or for no mirroring; `randaugment` says what becomes of it then, see
     `RandAugment`. Source: WangYZ1608/BPT, Dataset/FGVC.py:43-55. "flip": the centre crop, mirrored
     or not; "none": the centre crop.
+
+    Raises:
+        BurstError: `randaugment` is not in timm's words.
     """
     preprocess, flip = backbone.preprocess, benchmark.flip
     if augmentation == "crop":
@@ -105,5 +108,5 @@ def train_transform(
 
 
 def eval_transform(backbone: Backbone) -> EvalTransform:
-    """The centre crop."""
+    """The centre crop of an image: RGB -> (3, S, S) float32, normalised."""
     return EvalTransform(backbone.preprocess)

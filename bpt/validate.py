@@ -198,8 +198,8 @@ def validate_whitening(
 
     Returns:
         The content of validate.json: `sentences`, one a benchmark; `benchmarks`, each with its
-        `methods`, their test accuracies (detectors: box AP) and the paired `differences` to vpt and
-        to linear; `missing`, `notes`, and what it was done with.
+        `methods`, their test accuracies in percent (detectors: box AP) and the paired
+        `differences` to vpt and to linear in points; `missing`, `notes`, and what it was done with.
 
     Raises:
         RunExists: `out` holds the validation of another whitening.

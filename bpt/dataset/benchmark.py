@@ -23,7 +23,7 @@ class Benchmark:
         val: split; None where there is none.
         source: where it was found.
         flip: whether a mirrored image is still of its class.
-        smallest_crop: least share of the area that a random crop of training takes.
+        smallest_crop: least share of the area that a random crop of training takes, 0..1.
         squash: whether evaluation images are resized whole to the backbone's square, whatever their
             shape, as a benchmark's protocol may ask; else they are cropped as the backbone asks.
         about: what a run's config.json says of it besides: how it was split, which version it is.

@@ -46,7 +46,7 @@ class CheckedDataset:
 def check_dataset(
     info: DatasetInfo, opened: Benchmark | CocoDataset, *, progress: Progress | None = None
 ) -> CheckedDataset:
-    """Compare with what is published, and read every image.
+    """Compare with what is published, and read every image; what is wrong is told, not raised.
 
     Args:
         info: with the published numbers.

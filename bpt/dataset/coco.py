@@ -62,7 +62,7 @@ class CocoSplit:
 
     Attributes:
         ids: (n,) int64: of the images.
-        names: as the opener takes them.
+        names: n of them, as the opener takes them.
         sizes: (n, 2) int64: height and width in pixels, as annotated.
         annotations: of these images, and maybe of others.
         places: (n,) int64: where each image stands in `annotations`.
@@ -122,6 +122,7 @@ class CocoSplit:
     def ground_truth(self) -> dict[str, Any]:
         """These images as the dictionary that pycocotools' and faster-coco-eval's COCO take.
 
+        Boxes are x, y, width, height in pixels of the image, areas are in pixels.
         File names, category ids, boxes, areas and polygons are those of the file, masks are
         compressed. So are the ids of annotations, unless one is below 1: then all are raised to
         start at 1, since both evaluators take a match with annotation 0 for none.

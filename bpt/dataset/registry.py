@@ -126,7 +126,12 @@ def open_dataset(
 
 
 def locate(info: DatasetInfo, data: str | Path | None = None) -> tuple[Path | None, list[Path]]:
-    """Where a dataset is, or None; and where it was looked for. Nothing is unpacked."""
+    """Where a dataset is, or None; and where it was looked for. Nothing is unpacked.
+
+    Args:
+        info: of the dataset; of one without a layout, such as one's own images, nothing is known.
+        data: the folder that it lies in, or its archive; `data_root()` if not given.
+    """
     if info.layout is None:
         return None, []
     place = Path(data) if data is not None else data_root()

@@ -25,8 +25,8 @@ class Split:
     """A map-style dataset: index -> (RGB image, label).
 
     Attributes:
-        names: of the images, for messages and predictions.
-        labels: (n,) int64.
+        names: of the n images, for messages and predictions.
+        labels: (n,) int64, from 0.
         opener: name -> image; must pickle, for worker processes.
     """
 
@@ -51,7 +51,11 @@ class Split:
         return Split(names, self.labels[np.asarray(indices, np.intp)], self.opener)
 
     def __add__(self, other: "Split") -> "Split":
-        """Both, one after the other; they must have one opener."""
+        """Both, one after the other.
+
+        Raises:
+            ValueError: they do not have one opener.
+        """
         if self.opener is not other.opener:
             raise ValueError("only splits of one dataset can be joined")
         labels = np.concatenate([self.labels, other.labels])

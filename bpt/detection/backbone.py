@@ -83,6 +83,9 @@ class PromptedMap(PromptedTokens):
         backbone: from `detection_backbone`.
         prompts, after, dropout, gates: see `PromptedTokens`.
         checkpoint_activations: see `Machine`.
+
+    Raises:
+        UnsupportedModel, ShapeError, UnknownName: see `PromptedTokens`.
     """
 
     def __init__(
@@ -100,7 +103,7 @@ class PromptedMap(PromptedTokens):
         self.stride = int(self.vit.patch_embed.patch_size[0])
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) normalised images -> (B, d, S/p, S/p)."""
+        """(B, 3, S, S) normalised images -> (B, d, S/p, S/p), p pixels of a patch."""
         x, present = self.tokens(images)
         return _as_map(x[:, self.prefix + present :], self.vit.patch_embed.grid_size)
 
@@ -118,6 +121,9 @@ class FineTunedMap(TrainedModule):
         backbone: from `detection_backbone`; it stays as it is.
         drop_path: see `bpt.FineTunedViT`.
         checkpoint_activations: see `PromptedMap`.
+
+    Raises:
+        UnsupportedModel: another class of model than timm's VisionTransformer.
     """
 
     def __init__(
@@ -134,7 +140,7 @@ class FineTunedMap(TrainedModule):
         drop_paths(self.vit, drop_path)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) normalised images -> (B, d, S/p, S/p)."""
+        """(B, 3, S, S) normalised images -> (B, d, S/p, S/p), p pixels of a patch."""
         x = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(images)))
         for block in self.vit.blocks:
             x = run_block(block, x, checkpointed=self.checkpoint_activations)

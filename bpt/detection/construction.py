@@ -35,7 +35,8 @@ def build_detector(
         tokens: block -> (m, d), for spt.
 
     Raises:
-        ShapeError, UnsupportedModel, BurstError: see `detection_backbone` and `build_prompt`.
+        ShapeError, UnsupportedModel, BurstError: see `detection_backbone`, `parse_placement` and
+            `build_prompt`.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     resized = detection_backbone(backbone, recipe.size)
@@ -70,12 +71,14 @@ def restore_detector(
     Args:
         recipe: it was trained with.
         backbone: the same, on the device that the detector shall be on.
-        num_classes: C.
+        num_classes: C, without background.
         state: what `trained_state` gave.
         whitening: block -> what `prompt_matrices` gives, where that is frozen.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected or of another shape.
+        CheckpointError: a tensor is missing, unexpected or of another shape; or a frozen whitening
+            matrix is missing.
+        ShapeError, UnsupportedModel, BurstError: see `build_detector`.
     """
     if not recipe.prompted:
         detector = build_detector(recipe, backbone, num_classes)

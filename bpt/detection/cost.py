@@ -59,7 +59,7 @@ class DetectionCost:
 
     @property
     def hours(self) -> float:
-        """On one H100 at the rate of `RATES`: a rough figure."""
+        """On one H100, at 2.5e14 operations a second, in float32 at 4e13: a rough figure."""
         return self.operations / RATES[self.precision] / 3600
 
 
@@ -75,9 +75,12 @@ def detection_cost(
     Args:
         recipe: what is trained.
         shape: of the backbone.
-        classes: C.
+        classes: C, without background.
         train_images: an epoch has.
         val_images: an evaluation has.
+
+    Raises:
+        BurstError: a placement that does not fit the depth.
     """
     tokens, width = _tokens(recipe, shape), shape.width
     weights, attention = 24.0 * tokens * width**2, 4.0 * tokens**2 * width
@@ -101,7 +104,7 @@ def known_detection_cost(recipe: DetectionRecipe, spec: BackboneSpec) -> Detecti
     COCO has as many images as published; one's own are counted.
 
     Raises:
-        BurstError: one's own images cannot be opened.
+        BurstError: one's own images cannot be opened, see `open_coco`; or see `detection_cost`.
     """
     if recipe.dataset == OFFICIAL:
         classes, train, val = OFFICIAL_SIZES

@@ -26,7 +26,7 @@ class DetectionScores:
         values: box_AP, box_AP50, box_AP75, box_APs, box_APm, box_APl, and the same of mask_. AP is
             the mean over IoU 0.50, 0.55, ... 0.95 and over classes. Small is an annotated area
             below 32² pixels of the image, large one above 96².
-        per_class: name -> {"box_AP", "mask_AP"}.
+        per_class: name -> {"box_AP", "mask_AP"}, in percent too.
         evaluator: "pycocotools" or "faster-coco-eval".
         version: of it.
         images: how many were evaluated.
@@ -51,13 +51,16 @@ def average_precision(
 
     Args:
         ground_truth: images, annotations and categories as COCO's files have them.
-        results: see `coco_results`; of these images, in any order.
+        results: of these images, in any order, each with image_id, category_id, bbox (x, y, width,
+            height in pixels of the image), score and a compressed segmentation.
         evaluator: "auto" takes faster-coco-eval where it is installed, else pycocotools.
 
     Raises:
         UnknownName: no such evaluator.
         BurstError: it is not installed; or a result names an image or a category that the
             annotations do not have.
+
+    Source: Lin et al. 2014, arXiv 1405.0312, as pycocotools computes it.
     """
     chosen = _chosen(evaluator)
     _check(ground_truth, results)

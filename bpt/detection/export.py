@@ -69,7 +69,8 @@ def load_exported_detector(
         The detector; and by category id, in the order of the labels, the names of the classes.
 
     Raises:
-        CheckpointError: missing, damaged, of another kind; or the backbone's weights are others.
+        CheckpointError: missing, damaged, of another kind; or the backbone's weights are others, or
+            not here.
     """
     tensors, about = read_exported(Path(path), KIND)
     try:

@@ -34,7 +34,8 @@ class FoundObjects:
     Attributes:
         place: where the image lies.
         image: upright, 8-bit RGB.
-        objects: in COCO's result form, the best first, each with the `name` of its class.
+        objects: in COCO's result form, the best first, each with the `name` of its class: bbox is
+            x, y, width, height in pixels of the image, score lies in 0..1.
     """
 
     place: str
@@ -95,8 +96,8 @@ def evaluate_detector(
 ) -> tuple[DetectionScores, Path]:
     """Scores of a run's detector, and the file of what it found.
 
-    That is detections.json in the run's folder, or detections-train.json. Under `torchrun` the
-    processes share the images.
+    That is detections.json in the run's folder, or detections-train.json, in COCO's form. Under
+    `torchrun` the processes share the images.
 
     Args:
         run: from `open_run`.
@@ -107,6 +108,8 @@ def evaluate_detector(
     Raises:
         UnknownName: no such split.
         CheckpointError: the images are not those of the training; or see `load_detector`.
+        ImageError: an image cannot be read, on whichever process; or see `open_coco`.
+        BurstError: the device is not here, or pycocotools is not installed.
         OutputError: the folder cannot be written.
     """
     images = open_images(run, split, data=data)
@@ -127,9 +130,15 @@ def open_images(
 ) -> CocoSplit:
     """The annotated images that a run was trained or scored on.
 
+    Args:
+        run: from `open_run`.
+        split: "val", or "train" for the images that the recipe trains on.
+        data: where the dataset lies now, if it was moved.
+
     Raises:
         UnknownName: no such split.
         CheckpointError: the images are others now.
+        ImageError, BurstError: see `open_coco`.
     """
     check_known("split", split, SPLITS)
     recipe = run.recipe
@@ -161,7 +170,8 @@ def predict_objects(
 
     Raises:
         ImageError: an image is missing or cannot be read; it is named.
-        BurstError: the threshold is out of range; or see `DetectionRun.load_detector`.
+        CheckpointError: see `DetectionRun.load_detector`.
+        BurstError: the threshold is out of range, or the device is not here.
     """
     if not 0 <= threshold <= 1:
         raise BurstError(f"threshold is {threshold}; it must lie in 0..1")

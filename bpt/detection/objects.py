@@ -62,7 +62,7 @@ class Batch:
 
     Attributes:
         images: (B, 3, S, S) uint8 RGB; each image lies at the upper left.
-        sizes: (height, width) of each image in there; the rest is padding.
+        sizes: (height, width) in pixels of each image in there; the rest is padding.
         targets: of each image, for training.
     """
 

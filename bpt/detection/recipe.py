@@ -28,7 +28,8 @@ class DetectionRecipe(Tuning):
     Attributes:
         dataset: "coco", or "coco:PATH" for any set in its format.
         detector: "mask-rcnn" or "cascade" (Cascade Mask R-CNN).
-        image_size: S, of the square that images are scaled into; 64 patches across if not given.
+        image_size: S, pixels a side of the square that images are scaled into; 64 patches across
+            if not given.
         schedule: "1x" (12 epochs) or "3x" (37), or a number of epochs with the steps of "3x".
         warmup_steps: with a linearly rising rate; 1000, or a tenth of all where that is less.
         channels: of pyramid, proposals and the heads' convolutions; the fully connected layer of
@@ -39,6 +40,14 @@ class DetectionRecipe(Tuning):
         eval_every: epochs between evaluations on the way; 0 evaluates at the end alone.
         lr: at its peak; 0.0005, for full 0.0001.
         weight_decay: of all matrices that are trained; 0.1.
+
+    Raises:
+        UnknownName: a name that is not known; the nearest are offered.
+        ShapeError: `image_size` is no multiple of 64.
+        BurstError: a number out of range, options that contradict each other, or a method that is
+            for classifiers.
+
+    Source: Li et al. 2022, arXiv 2203.16527; schedules: detectron2, coco_schedule.py.
     """
 
     dataset: str = "coco"
@@ -78,7 +87,7 @@ class DetectionRecipe(Tuning):
 
     @property
     def size(self) -> int:
-        """`image_size`, which is filled in by now."""
+        """`image_size` in pixels, which is filled in by now."""
         assert self.image_size is not None
         return self.image_size
 

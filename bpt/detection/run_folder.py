@@ -50,6 +50,8 @@ class DetectionRun(RunFolder):
     def detections(self) -> list[dict[str, Any]]:
         """What was found in the validation images, in COCO's result format.
 
+        Boxes are x, y, width, height in pixels of the image, scores lie in 0..1.
+
         Raises:
             CheckpointError: they were not written yet, or are damaged.
         """

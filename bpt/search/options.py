@@ -24,7 +24,8 @@ class SearchOptions:
             the grid has.
 
     Raises:
-        BurstError: no seed, one twice or a negative one; or see `Grid`.
+        BurstError: no seed, one twice or a negative one; fewer than 2 folds; fewer trials than the
+            grid has points; or an axis that is empty, has a value twice or one out of range.
     """
 
     lrs: tuple[float, ...] | None = None

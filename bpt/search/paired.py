@@ -27,8 +27,8 @@ class Difference:
 
     Attributes:
         difference: first minus second.
-        low, high: of the 95 % interval.
-        p_value: two-sided, that there is none.
+        low, high: of the interval, of 95 % unless another level was asked for.
+        p_value: two-sided, that there is none; never told below 1e-12.
         seeds, images: that it is taken over. With one seed it says nothing of other seeds.
     """
 
@@ -59,9 +59,9 @@ def paired_difference(
     Satterthwaite's degrees of freedom, do not.
 
     Args:
-        first: (S, N), whether a method was right with each seed about each image.
+        first: (S, N) bool, whether a method was right with each seed about each image.
         second: the same of another.
-        level: of the interval.
+        level: of the interval, in 0..1.
 
     Source: Graybill and Wang 1980, doi 10.1080/01621459.1980.10477565 (limits of a sum of
     variances); the model as in Owen 2007, doi 10.1214/07-AOAS122.

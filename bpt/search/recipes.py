@@ -165,7 +165,14 @@ def search_base(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever
 
 
 def search_folder(base: Recipe) -> Path:
-    """Where a search is left if nobody says: the same for the same dataset and backbone."""
+    """Where a search is left if nobody says: the same for the same dataset and backbone.
+
+    Returns:
+        searches/DATASET-MODEL.
+
+    Raises:
+        BurstError: see `recipe_for`.
+    """
     model = next(iter(method_recipes(base, [base.method]).values())).model
     parts = [file_name(base.dataset), model]
     return Path("searches") / re.sub(r"[^\w.+-]", "-", "-".join(parts))

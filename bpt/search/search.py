@@ -141,6 +141,9 @@ def search_devices(devices: Sequence[str], processes: int | None = None) -> list
         devices: such as "cpu", "cuda:0".
         processes: on each; None: one, and on a CPU one a thread, up to four, where small models
             gain most.
+
+    Returns:
+        The names, each so many times in a row.
     """
     on_cpu = min(torch.get_num_threads(), MOST_ON_CPU)
     counts = [processes or (on_cpu if one == "cpu" else 1) for one in devices]
