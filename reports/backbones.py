@@ -140,7 +140,15 @@ def law_lines(table: pd.DataFrame) -> Figure:
 
 
 def draw_distances(ax: Axes, table: pd.DataFrame) -> dict[str, Artist]:
-    """Both distances over the blocks of one backbone and quantity; the lines by law."""
+    """Both Kolmogorov-Smirnov distances over the blocks of one backbone and quantity.
+
+    Args:
+        ax: where to draw.
+        table: rows of whole blocks, of one backbone and quantity.
+
+    Returns:
+        The lines, by what a legend calls their law.
+    """
     part = table.sort_values("block")
     handles: dict[str, Artist] = {}
     for column, law in DISTANCES.items():
@@ -187,7 +195,13 @@ def head_maps(table: pd.DataFrame, *, quantity: str) -> Figure:
 
 
 def draw_heads(ax: Axes, table: pd.DataFrame, *, reach: float) -> QuadMesh:
-    """Excess kurtosis by block (down) and head (across) of one backbone, numbers where few."""
+    """Excess kurtosis by block (down) and head (across) of one backbone, numbers where few.
+
+    Args:
+        ax: where to draw.
+        table: rows of heads, of one backbone and quantity.
+        reach: excess kurtosis at the ends of the colours, which are symmetric about 0.
+    """
     part = table.assign(head=table["head"].astype(int))
     grid = part.pivot_table(index="block", columns="head", values="excess_kurtosis")
     norm = SymLogNorm(1.0, vmin=-reach, vmax=reach, base=10)

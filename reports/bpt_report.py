@@ -57,7 +57,7 @@ def save_bpt_report(
         runs: from `open_run`.
         out: the folder; made if missing.
         data: where the runs' dataset lies, if it was moved.
-        device: to evaluate on.
+        device: to evaluate on: "auto", "cpu", "cuda", ...
         confusion: read images again: those of the test for confusion matrices, and for runs of
             earlier versions those of the validation, for what their prompts do.
 
@@ -138,7 +138,10 @@ def beside_published(runs: dict[str, Run]) -> pd.DataFrame:
     """Each run beside the paper's number that is nearest to it.
 
     Columns: label, ours, published, difference (points), table, row (what the number is of), and
-    differs (dataset, backbone, placement, epochs, image_size, protocol).
+    differs (dataset, backbone, placement, epochs, image_size, protocol). Both accuracies are in
+    percent.
+
+    Source: arXiv 2506.22908, see `published`.
     """
     table = published()
     accuracies = table[table["metric"] == "top1"].drop_duplicates()
@@ -296,7 +299,10 @@ def _diagnosis(section: Section, found: Mapping[str, PromptDiagnosis]) -> None:
 
 
 def prompt_values(run: Run) -> dict[int, Floats]:
-    """Block -> the (m, d) tokens of its learned prompt.
+    """Block -> the (m, d) float64 tokens of its learned prompt.
+
+    Args:
+        run: of a method with prompts.
 
     Raises:
         CheckpointError: see `Run.load_model`.

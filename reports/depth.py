@@ -156,7 +156,18 @@ def depth_lines(table: pd.DataFrame, *, figure: Figure | None = None) -> Figure:
 def draw_measure(
     ax: Axes, table: pd.DataFrame, measure: Measure, *, by: str, lines: Mapping[str, Line]
 ) -> list[Line2D]:
-    """One statistic over the blocks, a line for each value of column `by`, and two references."""
+    """One statistic over the blocks, a line for each value of column `by`, and two references.
+
+    Args:
+        ax: where to draw.
+        table: rows of whole blocks.
+        measure: the statistic, and what a Gaussian and a Laplacian sample would have.
+        by: "model" or "quantity".
+        lines: how each value of `by` is drawn.
+
+    Returns:
+        The lines, the references last.
+    """
     drawn = []
     with house_style():
         for name, style in lines.items():

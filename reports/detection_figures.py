@@ -38,11 +38,15 @@ def draw_detections(
     Args:
         ax: where to draw; its figure is laid out, for names are put where there is room.
         image: the photograph.
-        detections: of this image, see `reports.detections`; masks where they have them.
+        detections: of this image, in COCO's form: bbox is x, y, width, height in pixels of the
+            image, score lies in 0..1; masks where they have them.
         names: of the categories, by id.
 
     Returns:
         What was drawn over the photograph; its gid says as what: box, name.
+
+    Raises:
+        BurstError: there are masks, and pycocotools is not installed.
     """
     colours = object_colours([one["bbox"] for one in detections])
     shown = [
@@ -73,8 +77,12 @@ def save_prediction(
         path: where to; its suffix is the format.
         names: of the categories, by id.
 
+    Returns:
+        The path.
+
     Raises:
         OutputError: no picture can have that suffix, or it cannot be written.
+        BurstError: see `draw_detections`.
     """
     path = Path(path)
     if path.suffix.lower() not in Image.registered_extensions():

@@ -66,7 +66,7 @@ def save_detection_report(
         out: the folder; made if missing.
         truth: COCO's ground truth of the images that the runs were evaluated on.
         opener: gives an image by its id.
-        score: the least that a detection is counted with, where finds are counted.
+        score: the least that a detection is counted with, in 0..1, where finds are counted.
         each: pictures a side, see `choose_scenes`.
 
     Returns:
@@ -75,6 +75,7 @@ def save_detection_report(
     Raises:
         EmptyResult: no run, or one that has no epoch behind it.
         ImageError: a detection of an image that the ground truth has not.
+        BurstError: pycocotools is not installed.
         OutputError: the folder cannot be written.
     """
     if not runs:

@@ -52,7 +52,7 @@ class DetectorRun(Protocol):
     @property
     def result(self) -> Mapping[str, Any] | None: ...  # noqa: D102
     def detections(self) -> Sequence[Record]:
-        """What it found in the validation images, in COCO's format."""
+        """What it found in the validation images, in COCO's result format."""
         ...
 
 
@@ -72,7 +72,11 @@ def detection_table(scores: Mapping[str, float | None]) -> RenderableType:
 
 
 def detection_classes_table(per_class: Mapping[str, Mapping[str, float | None]]) -> Table:
-    """Average precisions class by class, the best first, for a terminal."""
+    """Average precisions class by class, the best boxes first, for a terminal.
+
+    Args:
+        per_class: name -> box_AP and mask_AP in percent; None or NaN where there is none.
+    """
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     for kind in KINDS:
@@ -143,9 +147,10 @@ def compare_classes(runs: Mapping[str, DetectorRun], truth: Record) -> pd.DataFr
 def beside_published_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
     """Each run's APs beside the paper's of the same detector, method and kind of placement.
 
-    Columns: label, metric (as in our results), ours, published, difference (points), row (of the
-    paper), differs (what was trained differently: placement, model, and what `THEIRS` names).
-    A run that the paper has no row of has one line without a number.
+    Columns: label, metric (as in our results), ours and published (percent), difference (points),
+    row (of the paper), differs (what was trained differently: image_size, schedule, dataset,
+    train_fraction, placement, model). A run that the paper has no row of has one line without a
+    number.
 
     Source: arXiv 2506.22908, its poster.
     """
@@ -186,7 +191,7 @@ def beside_published_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
 
 
 def published_detectors() -> pd.DataFrame:
-    """The rows of `published` on COCO: a row a method, detector and metric."""
+    """The rows of `published` on COCO, in percent: a row a method, detector and metric."""
     table = published()
     return table[table["dataset"] == "coco"].reset_index(drop=True)
 

@@ -82,8 +82,8 @@ class Matching:
         labels: of the one or two models.
         names: of the categories, by id.
         by: what the intersection over union is of.
-        score: the least that a detection was counted with.
-        iou: the least that a match has.
+        score: the least that a detection was counted with, in 0..1.
+        iou: the least that a match has, in (0, 1].
     """
 
     scenes: tuple[Scene, ...]
@@ -101,7 +101,7 @@ class Matching:
 
 @dataclass(frozen=True)
 class Choice:
-    """Images that a rule chose, and the rule in words."""
+    """Images that a rule chose, and the `rule` in words."""
 
     scenes: tuple[Scene, ...]
     rule: str
@@ -124,8 +124,8 @@ def match_detections(
 
     Args:
         truth: COCO's ground truth.
-        answers: detections by label of the model.
-        score: the least that counts.
+        answers: detections by label of the model; bbox is x, y, width, height in pixels.
+        score: the least that counts, in 0..1.
         iou: the least for a match, in (0, 1].
         by: "masks" or "boxes"; by default masks where every object and detection has one.
 
@@ -165,9 +165,10 @@ def who_finds_what(matching: Matching) -> pd.DataFrame:
     """How many objects both models find, only the one, only the other, or none; and what is false.
 
     Returns:
-        A row a size (small, medium, large, all); an object's is that of its annotated area, a false
-        positive's that of its own mask or box. Columns for models A and B: both, only A, only B,
-        none, false positives of A, false positives of B; for one: found, missed, false positives.
+        Counts, a row a size (small, below 32² pixels; medium, below 96²; large; all): an object's
+        is that of its annotated area, a false positive's that of its own mask or box. Columns for
+        models A and B: both, only A, only B, none, false positives of A, false positives of B; for
+        one: found, missed, false positives.
     """
     labels = matching.labels
     kinds = [_kind(labels, pattern) for pattern in _patterns(len(labels))]

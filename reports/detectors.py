@@ -26,12 +26,15 @@ def report_detectors(
 
     Args:
         runs: from `bpt.open_run`, scored on the same images.
-        out: the folder.
+        out: the folder; made if missing.
         data: where the images lie now, if they were moved.
 
     Raises:
-        BurstError: runs of different images; no run.
+        BurstError: runs of different images; no run; pycocotools is not installed.
         CheckpointError: the images are others now.
+        EmptyResult: a run has no epoch behind it.
+        ImageError: images cannot be read.
+        OutputError: the folder cannot be written.
     """
     if not runs:
         raise BurstError("no run to report")
@@ -49,7 +52,7 @@ def report_detectors(
 
 
 def detectors_table(table: pd.DataFrame) -> Table:
-    """What `compare_detectors` found, for a terminal."""
+    """What `compare_detectors` found, APs in percent, for a terminal."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("run", overflow="fold")
     for heading in ("prompts", "heads", "box AP", "AP75", "APs", "mask AP", "AP75", "APs"):

@@ -48,7 +48,8 @@ def save_maps(
 
     `map_PHOTO.png` and `.pdf` for each photograph, `index.html` with all of them in one file,
     `map.csv` (image, block, token, kind, row, column, share, norm), `map_dimensions.csv` (image,
-    block, dimension, share) and `run.json`. Photographs of one name get a number.
+    block, dimension, share) and `run.json`. Shares lie in 0..1. Photographs of one name get a
+    number.
 
     Args:
         found: from `burst.map_photos`.
@@ -95,7 +96,15 @@ def save_maps(
 
 
 def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> Table:
-    """One line a photograph and block, for a terminal: kurtosis, largest patch and dimension."""
+    """One line a photograph and block, for a terminal: kurtosis, largest patch and dimension.
+
+    Args:
+        maps: of the photographs.
+        blocks: which, of those mapped; as `map_blocks` chooses if not given.
+
+    Raises:
+        EmptyResult: no map.
+    """
     chosen = map_blocks(maps) if blocks is None else tuple(blocks)
     table = Table(box=None, pad_edge=False, caption=CAPTION)
     table.add_column("image", overflow="fold", min_width=16)

@@ -37,7 +37,11 @@ def training_plan_table(plan: TrainingPlan) -> Table:
 
 
 def detection_plan_table(recipe: DetectionRecipe, folder: Path | None = None) -> Table:
-    """The same of a detector, by arithmetic alone; `folder` is where its run would lie."""
+    """The same of a detector, by arithmetic alone; `folder` is where its run would lie.
+
+    Raises:
+        BurstError: see `bpt.known_detection_cost`.
+    """
     spec = next((one for one in known_backbones() if one.name == recipe.model), None)
     cost = known_detection_cost(recipe, spec) if spec else None
     place = f", placement {recipe.placement}" if recipe.prompted else ""

@@ -27,10 +27,12 @@ def save_predictions(
 
     Returns:
         For each photograph its `image` (where it lies), `picture` (where it was drawn), and
-        `objects`: `name` and what COCO's results hold, but for the image's id.
+        `objects`: `name` and what COCO's results hold, but for the image's id: bbox is x, y, width,
+        height in pixels of the image, score lies in 0..1.
 
     Raises:
         OutputError: the folder cannot be written.
+        BurstError: see `bpt.predict_objects`, which reads on as this goes.
     """
     folder, answers, taken = make_folder(out), [], set[str]()
     for one in found:
@@ -46,7 +48,7 @@ def save_predictions(
 
 
 def objects_table(answers: Sequence[dict[str, Any]]) -> Table:
-    """The best objects of each photograph, one line each, for a terminal."""
+    """The best objects of each photograph, one line each, boxes in pixels, for a terminal."""
     table = Table(box=None, pad_edge=False)
     for heading in ("image", "object", "score", "x", "y", "width", "height"):
         text = heading in ("image", "object")

@@ -131,7 +131,7 @@ def values_figure(values: Mapping[str, Floats]) -> Figure:
 
 
 def cosine_matrix(prompts: Floats) -> Floats:
-    """(m, m) cosines between the rows of (m, d) prompts; 0 for a prompt that is zero."""
+    """(m, m) float64 cosines between the rows of (m, d) prompts; 0 for a prompt that is zero."""
     norms = np.linalg.norm(prompts, axis=1, keepdims=True)
     unit = np.divide(prompts, norms, out=np.zeros_like(prompts, np.float64), where=norms > 0)
     cosines: Floats = unit @ unit.T
@@ -231,7 +231,7 @@ def _percent(share: float | None) -> float:
 
 
 def draw_confusion(ax: Axes, counts: NDArray[np.int64], classes: Sequence[str]) -> QuadMesh:
-    """Counts of named (across) by true class (down), zero white, on a log scale."""
+    """(k, k) counts of named (across) by true class (down), zero white, on a log scale."""
     shown = np.ma.masked_equal(counts, 0)
     norm = LogNorm(1, max(2, int(counts.max(initial=1))))
     mesh = ax.pcolormesh(shown, cmap="cividis_r", norm=norm)
@@ -248,7 +248,7 @@ def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], title: s
     """The confusion matrix of one run.
 
     Args:
-        counts: (k, k), true class by named class.
+        counts: (k, k) int64 of images, true class by named class, see `bpt.confusion_matrix`.
         classes: k names.
         title: over it.
     """

@@ -64,6 +64,8 @@ NUMBERS = {"num_prompts": int, "rank": int, "epochs": int, "train_fraction": flo
 def published() -> pd.DataFrame:
     """Every number: table, source, pretraining, backbone, method, dataset, metric, value, setting.
 
+    Values are in percent, those of the metric prompt_params_1e4 in tens of thousands of numbers.
+
     Source: arXiv 2506.22908, its supplement and its poster.
     """
     path = files("reports").joinpath("published.csv")
@@ -73,6 +75,12 @@ def published() -> pd.DataFrame:
 
 def published_numbers(study: str) -> pd.DataFrame:
     """The numbers of one table, each once, in its order: accuracies, or average precisions.
+
+    Args:
+        study: one of `STUDIES`.
+
+    Returns:
+        Rows of `published`, in percent.
 
     Raises:
         UnknownName: no such table.

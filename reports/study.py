@@ -109,7 +109,7 @@ def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
     """What a study would run, with its estimated cost, for a terminal.
 
     Raises:
-        BurstError: one's own images cannot be opened.
+        BurstError: one's own images cannot be opened; or a placement does not fit a backbone.
     """
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     for name in ("run", "placement", "epochs", "images seen", "PFLOP", "GPU hours"):
@@ -156,10 +156,14 @@ def study_frame(
 ) -> pd.DataFrame:
     """Our numbers beside the published ones: a row a cell.
 
-    Columns: study, dataset, backbone, method, setting, metric, published, ours, std, seeds,
-    difference (ours - published, points), differs (what of the table was overridden; protocol,
-    normalisation or weights, where the published number has others; rates that were searched), run,
-    note (why there is no number).
+    Columns: study, dataset, backbone, method, setting, metric, published, ours and std (percent;
+    mean and sample deviation over seeds), seeds, difference (ours - published, points), differs
+    (what of the table was overridden; protocol, normalisation or weights, where the published
+    number has others; rates that were searched), run, note (why there is no number).
+
+    Args:
+        cells: from `study_cells`.
+        results: what `bpt.run_study` returned.
     """
     return pd.DataFrame([_row(cell, results) for cell in cells])
 
@@ -185,6 +189,9 @@ def study_markdown(frame: pd.DataFrame) -> str:
 
 def save_study(frame: pd.DataFrame, out: Path, study: str) -> list[Path]:
     """Write OUT/STUDY.csv and OUT/STUDY.md, each whole or not at all.
+
+    Returns:
+        Both files.
 
     Raises:
         OutputError: they cannot be written.

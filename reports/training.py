@@ -22,7 +22,7 @@ CURVES = {
 
 
 def plain(values: Any) -> Any:  # noqa: ANN401  whatever JSON may hold
-    """Numbers that are not finite become None, so that the JSON is valid."""
+    """Numbers that are not finite become None, in dictionaries too, so that the JSON is valid."""
     if isinstance(values, dict):
         return {name: plain(value) for name, value in values.items()}
     return None if isinstance(values, float) and not isfinite(values) else values
@@ -88,7 +88,7 @@ def search_table(record: Mapping[str, Any]) -> Table:
 
 
 def evaluation_line(found: Evaluation) -> str:
-    """Accuracy and loss in all."""
+    """Accuracy in percent and loss in nats, in all."""
     return (
         f"{found.split}: {found.images:,} images, accuracy {found.accuracy:.2f} %, "
         f"loss {found.loss:.3f}"
@@ -96,7 +96,7 @@ def evaluation_line(found: Evaluation) -> str:
 
 
 def evaluation_table(found: Evaluation) -> Table:
-    """Accuracy class by class; a title of rich's would be wrapped to the width of the columns."""
+    """Accuracy class by class, in percent; rich would wrap a title to the width of the columns."""
     table = Table(box=None, pad_edge=False)
     table.add_column("class", overflow="fold")
     table.add_column("accuracy (%)", justify="right")
@@ -106,7 +106,7 @@ def evaluation_table(found: Evaluation) -> Table:
 
 
 def predictions_table(answers: Sequence[Mapping[str, Any]]) -> Table:
-    """The likely classes of each image."""
+    """The likely classes of each image, with their probabilities in percent."""
     table = Table(box=None, pad_edge=False)
     table.add_column("image", overflow="fold")
     table.add_column("classes", overflow="fold")

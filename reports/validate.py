@@ -109,6 +109,9 @@ def validation_plan_table(plan: ValidationPlan) -> Table:
     """What a validation would train, with its estimated cost, for a terminal.
 
     Of a search the cost is the most that it can be: it stops most trials early.
+
+    Raises:
+        BurstError: see `plan_table`.
     """
     table = Table(box=None, pad_edge=False, collapse_padding=True)
     texts = ("benchmark", "method", "placement", "rates")

@@ -109,7 +109,14 @@ def draw_spectrum(
     floor: float,
     label: str = r"eigenvalues of $\Sigma$",
 ) -> dict[str, Artist]:
-    """Eigenvalues relative to the largest, on a log scale, and the floor; the artists by label."""
+    """Eigenvalues relative to the largest, on a log scale, and the floor; the artists by label.
+
+    Args:
+        ax: where to draw.
+        eigenvalues: (d,), falling.
+        floor: relative to the largest; 0 for none.
+        label: of the eigenvalues.
+    """
     relative = eigenvalues / eigenvalues[0]
     relative = np.where(relative > 0, relative, np.nan)
     (line,) = ax.plot(np.arange(len(relative)), relative, color=INK, lw=1.2)
@@ -232,8 +239,18 @@ def save_whitening_run(
 
     The record in the file also says versions, command and seed.
 
+    Args:
+        whitening: from `burst.whiten`.
+        pairs: histograms of its blocks, as `burst.whitened_histograms` gives.
+        out: a .pt or .safetensors file.
+        seed: of the choice of images, for the record.
+
+    Returns:
+        The files, the whitening first.
+
     Raises:
         OutputError: the suffix is neither .pt nor .safetensors, or the place cannot be written.
+        EmptyResult: there are no histograms of the blocks to draw.
     """
     path = Path(out)
     record = {**whitening.record, "seed": seed, "made": provenance()}
