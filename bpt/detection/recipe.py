@@ -47,7 +47,8 @@ class DetectionRecipe(Tuning):
         BurstError: a number out of range, options that contradict each other, or a method that is
             for classifiers.
 
-    Source: Li et al. 2022, arXiv 2203.16527; schedules: detectron2, coco_schedule.py.
+    Source: rate and decay: arXiv 2506.22908, supplement, table 8; schedules: detectron2,
+    configs/common/coco_schedule.py.
     """
 
     dataset: str = "coco"
