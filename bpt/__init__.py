@@ -69,9 +69,11 @@ from bpt.recipe_file import load_recipe, make_recipe, save_recipe
 from bpt.run_folder import Run, open_run
 from bpt.search import (
     Difference,
+    SearchCost,
     SearchOptions,
     paired_difference,
     search_base,
+    search_costs,
     search_devices,
     search_folder,
     search_methods,
@@ -133,6 +135,7 @@ __all__ = [
     "Run",
     "RunExists",
     "Scores",
+    "SearchCost",
     "SearchOptions",
     "SharedRun",
     "Split",
@@ -196,6 +199,7 @@ __all__ = [
     "run_study",
     "save_recipe",
     "search_base",
+    "search_costs",
     "search_devices",
     "search_folder",
     "search_methods",

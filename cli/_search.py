@@ -47,6 +47,9 @@ def search(
             TRIALS,
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, option("List what would be trained, with estimated cost.", TRIALS, "--dry-run")
+    ] = False,
     data: options.Data = None,
     train_fraction: options.TrainFraction = None,
     train_list: options.TrainList = None,
@@ -129,13 +132,19 @@ def search(
         )
         where = out or bpt.search_folder(base)
 
+        names, shared = parse_names(methods), parse_devices(devices)
+
         with training_told(quiet=quiet) as told:
+            if dry_run:
+                costs = bpt.search_costs(base, names, where, options=asked, say=told["say"])
+                plain_console().print(reports.search_plan_table(costs))
+                return
             record = bpt.search_methods(
                 base,
-                parse_names(methods),
+                names,
                 where,
                 options=asked,
-                devices=bpt.search_devices(parse_devices(devices), processes),
+                devices=bpt.search_devices(shared, processes),
                 **told,
             )
         page = reports.save_search_report(where)[0]

@@ -47,7 +47,7 @@ from reports.detectors import detection_result, detectors_table, report_detector
 from reports.map import draw_dimensions, draw_map, map_blocks, map_figure, overlay
 from reports.map_files import map_table, save_maps
 from reports.origins import Origins, measured_origins
-from reports.plan import detection_plan_table, training_plan_table
+from reports.plan import detection_plan_table, search_plan_table, training_plan_table
 from reports.predictions import objects_table, save_predictions
 from reports.prompts import (
     confusion_figure,
@@ -239,6 +239,7 @@ __all__ = [
     "save_validation",
     "save_whitening_run",
     "scores_figure",
+    "search_plan_table",
     "search_table",
     "side_by_side_figure",
     "spectrum_figure",

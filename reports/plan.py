@@ -1,11 +1,20 @@
 """What a training would do, for a terminal."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.table import Table
 
-from bpt import DetectionRecipe, Recipe, TrainingPlan, default_folder, known_detection_cost
+from bpt import (
+    DetectionRecipe,
+    Recipe,
+    SearchCost,
+    TrainingPlan,
+    default_folder,
+    known_detection_cost,
+)
 from burst.backbone_spec import known_backbones
+from reports.study import cost_figures
 from reports.tables import facts_table
 
 MINUTE, HOUR = 60, 3600
@@ -55,6 +64,24 @@ def detection_plan_table(recipe: DetectionRecipe, folder: Path | None = None) ->
         "run folder": str(folder or default_folder(recipe)),
     }
     return facts_table(facts)
+
+
+def search_plan_table(costs: Mapping[str, SearchCost]) -> Table:
+    """What a search would train at most, with its estimated cost, for a terminal.
+
+    Args:
+        costs: by method, from `bpt.search_costs`.
+    """
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    texts = ("method", "placement")
+    for name in (*texts, "epochs", "trainings", "images seen", "PFLOP", "GPU hours"):
+        table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
+    for name, one in costs.items():
+        recipe, figures = one.recipe, cost_figures(one.cost) if one.cost else ["?"] * 3
+        place = recipe.placement if recipe.prompted else ""
+        trainings = f"≤ {one.trials} + {one.seeds}"
+        table.add_row(name, place, str(recipe.total_epochs), trainings, *figures)
+    return table
 
 
 def spoken(seconds: float) -> str:

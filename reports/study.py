@@ -139,8 +139,8 @@ def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
 
 def cost_figures(cost: Cost, trainings: int = 1) -> list[str]:
     """Images seen, PFLOP and GPU hours of so many trainings, as text."""
-    parts = (cost.operations / 1e15, cost.hours)
-    return [f"{trainings * cost.images:,}", *(f"{trainings * one:,.2f}" for one in parts)]
+    parts = (trainings * cost.operations / 1e15, trainings * cost.hours)
+    return [f"{trainings * cost.images:,}", *("<0.01" if x < 0.005 else f"{x:,.2f}" for x in parts)]
 
 
 def recipe_cost(recipe: Recipe | DetectionRecipe) -> Cost | None:

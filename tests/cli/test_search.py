@@ -96,6 +96,24 @@ def test_a_mistake_is_one_line(images, tmp_path, arguments, says):
     assert says in found.stderr
 
 
+def test_a_plan_is_a_table_of_what_is_searched_and_nothing_is_written(images, tmp_path):
+    out = tmp_path / "out"
+    found = run(
+        images, "--methods", "linear,vpt", "--out", out, "--placement", "last:1", "--dry-run"
+    )
+    assert found.exit_code == 0, found.output
+    head, linear, vpt = found.stdout.splitlines()
+    assert head.split()[:3] == ["method", "placement", "epochs"]
+    assert linear.split()[:5] == ["linear", "1", "≤", "12", "+"]
+    assert vpt.split()[:6] == ["vpt", "last:1", "1", "≤", "12", "+"]
+    assert "fewer than 500" in found.stderr and not out.exists()
+
+
+def test_a_plan_refuses_what_the_search_would(images, tmp_path):
+    found = run(images, "--methods", "vpt", "--placement", "99", "--out", tmp_path, "--dry-run")
+    assert found.exit_code == 2 and found.stderr.count("\n") == 1
+
+
 def test_whatever_a_training_of_a_classifier_can_be_told_a_search_can():
     train, search = (
         {option.name for option in typer.main.get_command(command.app).commands[name].params}
@@ -104,7 +122,7 @@ def test_whatever_a_training_of_a_classifier_can_be_told_a_search_can():
     chosen = {"method", "lr", "weight_decay", "seed", "protocol"}  # by the search itself
     coco = {"detector", "schedule", "channels", "smallest_scale", "largest_scale"}
     coco |= {"sampling_ratio", "eval_every"}
-    alone = {"device", "resume", "config", "save_config", "dry_run"}
+    alone = {"device", "resume", "config", "save_config"}
     assert train - search == chosen | coco | alone
 
 

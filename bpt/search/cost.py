@@ -1,0 +1,80 @@
+"""What a search will take at most, before anything of it is run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bpt.cost import TrainingCost, training_cost
+from bpt.recipe import Recipe
+from bpt.search.options import SearchOptions
+from bpt.search.outlook import expected
+from bpt.search.worker import Worker
+from burst.progress import Say
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """What the search of one method takes at most.
+
+    Attributes:
+        recipe: that its trials vary.
+        trials: that begin, where its grid is extended as far as it may be.
+        seeds: of the final trainings.
+        cost: of both, with what halving stops; None for a backbone that is not known.
+    """
+
+    recipe: Recipe
+    trials: int
+    seeds: int
+    cost: TrainingCost | None
+
+
+def search_costs(
+    base: Recipe,
+    methods: Sequence[str],
+    out: str | Path,
+    *,
+    options: SearchOptions | None = None,
+    say: Say | None = None,
+) -> Mapping[str, SearchCost]:
+    """By method what `search_methods` would take; what it would refuse is refused here.
+
+    Halving is counted for the first grid; an extension may be too small for it. What lies in the
+    folder already counts too. Nothing is written.
+
+    Args:
+        base, methods, out, options: see `search_methods`.
+        say: called with a line on how the search would be validated.
+
+    Raises:
+        RunExists, BurstError: see `search_methods`.
+    """
+    worker = Worker(base, methods, Path(out), options or SearchOptions(), say=say)
+    worker.check_start()
+    worker.tell()
+    return {name: _cost(worker, name) for name in worker.recipes}
+
+
+def _cost(worker: Worker, method: str) -> SearchCost:
+    recipe, rungs = worker.recipes[method], worker.trials.rungs[method]
+    first, most = len(worker.grids[method].points), worker.max_trials
+    seeds, folds = len(worker.options.seeds), worker.folds
+    epochs = expected(rungs, first) + (most - first) * expected(rungs, 1)
+    # A probe takes its features anew for each training, however short.
+    share = float(most) if method == "linear" else epochs / recipe.total_epochs
+    train, val, test = sizes = worker.benchmark.sizes
+    if folds:
+        part = (train + val) // folds
+        last = replace(recipe, protocol="last")
+        parts = [(recipe, (train + val - part, part, 0), share), (last, sizes, seeds)]
+    else:  # the best trial is the first of the final trainings: it is only tested
+        parts = [(recipe, (train, val, 0), share), (recipe, (0, 0, test), 1)]
+        parts.append((recipe, sizes, seeds - 1))
+    images, operations = 0.0, 0.0
+    for one, counts, times in parts:
+        cost = training_cost(one, counts)
+        if cost is None:
+            return SearchCost(recipe, most, seeds, None)
+        images += times * cost.images
+        operations += times * cost.operations
+    return SearchCost(recipe, most, seeds, TrainingCost(round(images), operations))
