@@ -19,6 +19,7 @@ from burst.provenance import provenance
 from burst.token_map import PhotoMaps, TokenMap
 from reports.map import map_blocks, map_figure, one_decimal
 from reports.page import Page, Section
+from reports.tables import named_backbone
 
 MEASURE = "share of the sum of the fourth powers of the entries of W_q W_k^T X^T"
 CAPTION = (
@@ -166,10 +167,10 @@ def _show(
 
 def _how(section: Section, record: dict[str, Any]) -> None:
     section.code(shlex.join(record["command"]))
+    backbone = named_backbone(record["model"], record["pretraining"])
     section.items(
         [
-            f"Model: {record['model']} ({record['pretraining']}), weights: {record['weights']}, "
-            f"SHA-256 {record['weights_sha256']}",
+            f"Model: {backbone}, weights: {record['weights']}, SHA-256 {record['weights_sha256']}",
             *record["notes"],
             "Blocks, dimensions, rows and columns count from 0: row 0 is the top one, column 0 the "
             "left one.",

@@ -27,7 +27,7 @@ from burst.provenance import provenance
 from burst.spectrum import Spectrum
 from reports.depth import whole_blocks
 from reports.style import INK, PAGE_WIDTH, blank_page, house_style, legend_above, save_figure
-from reports.tables import captioned
+from reports.tables import captioned, named_backbone
 
 Floats = NDArray[np.float64]
 
@@ -207,7 +207,7 @@ def spectrum_table(spectrum: Spectrum) -> RenderableType:
         table.add_row(*("" if pd.isna(value) else format(value, how) for value, how in cells))
     return captioned(
         table,
-        f"{record['model']} ({record['pretraining']}), A = W_q W_kᵀ",
+        f"{named_backbone(record['model'], record['pretraining'])}, A = W_q W_kᵀ",
         "stable rank: ‖A‖²_F / ‖A‖²₂; effective: exp of entropy; symmetric: its share of ‖A‖²_F\n"
         "α: exponent of the n largest eigenvalues of AᵀA",
     )

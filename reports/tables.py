@@ -25,3 +25,12 @@ def facts_table(facts: Mapping[str, str]) -> Table:
         if fact:
             table.add_row(name, fact)
     return table
+
+
+def named_backbone(model: str, pretraining: str) -> str:
+    """A backbone, with its pretraining where that is known.
+
+    >>> named_backbone("mae_vitb", "mae"), named_backbone("timm:vit_base_patch16_224", "unknown")
+    ('mae_vitb (mae)', 'timm:vit_base_patch16_224')
+    """
+    return model if pretraining == "unknown" else f"{model} ({pretraining})"

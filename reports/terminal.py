@@ -14,7 +14,7 @@ from burst.backbone_spec import BackboneSpec
 from burst.gauge import WHOLE
 from burst.histogram import Histogram
 from burst.survey import Survey
-from reports.tables import captioned, facts_table
+from reports.tables import captioned, facts_table, named_backbone
 from reports.where import where_it_sits
 from reports.words import caveats
 
@@ -38,7 +38,9 @@ def survey_table(survey: Survey) -> RenderableType:
     whole = survey.whole(drawn)
     reach = _reach(whole.values())
     caption = "κ excess kurtosis: Laplacian 3; β shape: Laplacian 1, Gaussian 2"
-    title = f"{survey.record['model']} ({survey.record['pretraining']}), block by block"
+    title = (
+        f"{named_backbone(survey.record['model'], survey.record['pretraining'])}, block by block"
+    )
     many = len(quantities) == len(_MOST_BURSTY)  # which must fit 80 columns as well
     table = Table(box=None, pad_edge=False, collapse_padding=many)
     gap, width = ("\n", 13) if many else (" ", 17)

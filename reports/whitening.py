@@ -35,7 +35,7 @@ from reports.style import (
     legend_above,
     save_figure,
 )
-from reports.tables import captioned
+from reports.tables import captioned, named_backbone
 
 Pairs = Mapping[int, WhitenedEntries]
 
@@ -149,7 +149,8 @@ def whitening_table(whitening: Whitening, pairs: Pairs) -> RenderableType:
     record, full = whitening.record, _is_full(whitening)
     dim = whitening.W.shape[-1]
     how = record["recipe"] if record["recipe"] == "authors" else record["method"]
-    title = f"{record['model']} ({record['pretraining']}), {how}, floor {record['floor']:g}"
+    backbone = named_backbone(record["model"], record["pretraining"])
+    title = f"{backbone}, {how}, floor {record['floor']:g}"
     table = Table(box=None, pad_edge=False)
     headings = ["block", "condition", "eff.\nrank", f"kept\n/{dim}", "var.", "error"]
     for heading in headings + ([] if full else ["of var."]) + ["κ", "β"]:

@@ -9,6 +9,7 @@ from burst.images import SAMPLE
 from burst.survey import Survey
 from reports.depth import MEASURES, whole_blocks
 from reports.style import quantity_style
+from reports.tables import named_backbone
 from reports.where import PEAKED_KURTOSIS, diagonal_is_enough
 
 _BY_COLUMN = {one.column: one for one in MEASURES}
@@ -72,7 +73,9 @@ def comparison(table: pd.DataFrame) -> list[str]:
         kinds = dict(zip(part["model"], part["pretraining"], strict=True))
         medians = part.groupby("model", sort=False)["excess_kurtosis"].median()
         ordered = medians.sort_values(ascending=False)
-        listed = ", ".join(f"{one} ({kinds[one]}) {value:.2f}" for one, value in ordered.items())
+        listed = ", ".join(
+            f"{named_backbone(str(one), kinds[one])} {value:.2f}" for one, value in ordered.items()
+        )
         first, last = ordered.index[0], ordered.index[-1]
         spread = float(ordered.iloc[0] - ordered.iloc[-1])
         if spread < PEAKED_KURTOSIS:
