@@ -46,7 +46,11 @@ class ImageBatches:
         self.recipe, self.benchmark, self.backbone, self.say = recipe, benchmark, backbone, say
         self.split, self.steps = train, steps_of(recipe, len(train))
         self.transform = train_transform(
-            benchmark, backbone, recipe.augmentation, randaugment=recipe.randaugment
+            benchmark,
+            backbone,
+            recipe.augmentation,
+            randaugment=recipe.randaugment,
+            random_erasing=recipe.random_erasing,
         )
         self._evaluated: dict[str, Split] = {}
         self._mixing = _mixing(recipe, len(benchmark.classes)) if recipe.mixes else None

@@ -47,7 +47,7 @@ def train_batches(
     the split what is drawn for it. Torch's global generator stays as it was.
 
     Where the split's images are `Pixels`, threads prepare the next batches while one is used; not
-    with RandAugment, whose operations are Pillow's and draw from Python's global generators. The
+    with RandAugment or erasing, which draw from Python's global generators. The
     same boxes are drawn of an image that is kept as it was; torch resizes them then, not Pillow,
     which differs by a level or two of 255. Of a reduced image the box is drawn on its new size:
     another box, from the same distribution of places and shapes relative to the image.
@@ -132,7 +132,7 @@ def augmented(
             return
         assert kept.smallest_crop is not None, "centre crops are for evaluation"
         fast = kept.preprocess.interpolation in SMOOTH
-        if isinstance(transform, TrainTransform) and fast and not transform.randaugment:
+        if isinstance(transform, TrainTransform) and fast and not transform.one_by_one:
             augment = _Augment(split, split.opener, transform, draw=draw, device=device)
             yield from augment.batches(batches)
             return

@@ -35,6 +35,7 @@ USED_BY = {
     "mixup": TRAINED_ON_IMAGES,
     "cutmix": TRAINED_ON_IMAGES,
     "randaugment": TRAINED_ON_IMAGES,
+    "random_erasing": TRAINED_ON_IMAGES,
     "head_norm": ("linear",),
     "views": TRAINED_ON_IMAGES,
 }

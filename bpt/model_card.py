@@ -27,7 +27,15 @@ WHAT = {
 # Of the recipe, what a reader looks for.
 TOLD = (
     *("method", "placement", "num_prompts", "rank", "bottleneck", "whitening", "pooling"),
-    *("image_size", "normalisation", "augmentation", "randaugment", "epochs", "batch_size"),
+    *(
+        "image_size",
+        "normalisation",
+        "augmentation",
+        "randaugment",
+        "random_erasing",
+        "epochs",
+        "batch_size",
+    ),
     *("optimizer", "lr", "weight_decay", "head_weight_decay", "ema_decay", "protocol"),
     *("train_fraction", "fold", "precision", "seed"),
 )

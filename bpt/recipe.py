@@ -28,6 +28,7 @@ class Recipe(Tuning):
         head_norm: "none", or "batch" for MAE's batch normalisation in front of a probe's head, see
             `NormedHead`.
         randaugment: operations on each crop in training, in timm's words, see `RandAugment`.
+        random_erasing: share of the crops in training that lose a rectangle, see `Erasing`.
         mixup, cutmix: alpha of either, see `Mixing`; 0 for none.
         label_smoothing: share of the answer that goes to all classes alike (Szegedy et al. 2016,
             arXiv 1512.00567); in training alone.
@@ -69,6 +70,7 @@ class Recipe(Tuning):
     pooling: str = "default"
     head_norm: str = "none"
     randaugment: str | None = None
+    random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     label_smoothing: float = 0.0
@@ -102,7 +104,8 @@ class Recipe(Tuning):
         if self.pooling in ("prompts", "prompts+patches") and not self.prompted:
             raise BurstError(f"method {self.method} has no prompts to pool; leave the pooling out")
         wanted = {"head_norm": self.head_norm == "batch", "randaugment": bool(self.randaugment)}
-        wanted |= {"mixup": self.mixup > 0, "cutmix": self.cutmix > 0}
+        shares = ("random_erasing", "mixup", "cutmix")
+        wanted |= {name: getattr(self, name) > 0 for name in shares}
         check_used(self.method, [name for name, asked in wanted.items() if asked])
         if self.head_norm == "batch" and self.accumulation > 1:
             raise BurstError(
@@ -118,7 +121,8 @@ class Recipe(Tuning):
     @property
     def keeps_tokens(self) -> bool:
         """Whether tokens in front of the first prompt are computed once, if there are blocks."""
-        whole = self.mixes or self.randaugment  # of which no tokens are kept
+        # Of which no tokens are kept.
+        whole = self.mixes or self.randaugment or self.random_erasing
         return self.cache and self.total_epochs > 1 and self.prompted and not whole
 
     @property
@@ -146,11 +150,14 @@ class Recipe(Tuning):
             raise BurstError(
                 f"label_smoothing is {self.label_smoothing}; it must lie in 0..1, without 1"
             )
+        if not 0 <= self.random_erasing <= 1:
+            raise BurstError(f"random_erasing is {self.random_erasing}; it must lie in 0..1")
         if self.randaugment is not None:
             check_randaugment(self.randaugment)
-            if self.augmentation != "crop":
+        for name in ("randaugment", "random_erasing"):
+            if getattr(self, name) and self.augmentation != "crop":
                 raise BurstError(
-                    f"randaugment changes random crops, and augmentation is {self.augmentation}; "
+                    f"{name} changes random crops, and augmentation is {self.augmentation}; "
                     "leave one of them out"
                 )
         if self.min_lr > self.peak_lr:

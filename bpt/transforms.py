@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from bpt.augmentation import RandAugment
+from bpt.augmentation import Erasing, RandAugment
 from bpt.dataset import Benchmark
 from burst.backbone import Backbone
 from burst.preprocess import Preprocess
@@ -36,6 +36,7 @@ class TrainTransform:
         smallest_crop: least share of the area that a crop takes.
         flip: whether half of the crops are mirrored.
         randaugment: what becomes of the crop then, before it is normalised.
+        erasing: what becomes of it behind that.
     """
 
     def __init__(
@@ -45,10 +46,17 @@ class TrainTransform:
         smallest_crop: float,
         flip: bool,
         randaugment: RandAugment | None = None,
+        erasing: Erasing | None = None,
     ) -> None:
-        self.preprocess, self.flip, self.randaugment = preprocess, flip, randaugment
+        self.preprocess, self.flip = preprocess, flip
+        self.randaugment, self.erasing = randaugment, erasing
         self._crop = v2.RandomResizedCrop(preprocess.image_size, scale=(smallest_crop, 1.0))
         self._pixel = torch.empty(1)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether what becomes of a crop can only be done to a single one, in the main memory."""
+        return self.randaugment is not None or self.erasing is not None
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The crop that is drawn next."""
@@ -56,7 +64,8 @@ class TrainTransform:
         pixels = self.preprocess.crop(image, **box._asdict())
         if self.randaugment:
             pixels = self.randaugment(pixels)
-        return self.preprocess.normalise(pixels)
+        normalised = self.preprocess.normalise(pixels)
+        return self.erasing(normalised) if self.erasing else normalised
 
     def draw(self, height: int, width: int) -> Box:
         """What to take of an image of this size."""
@@ -87,12 +96,14 @@ def train_transform(
     augmentation: str = "crop",
     *,
     randaugment: str | None = None,
+    random_erasing: float = 0.0,
 ) -> TrainTransform | EvalTransform:
     """What a training does to its images: one, RGB -> (3, S, S) float32, normalised.
 
     "crop": a random crop of 8 % of the area or more, mirrored or not; the dataset may ask for
     larger crops, or for no mirroring; `randaugment` says what becomes of it then, see
-    `RandAugment`. Source: WangYZ1608/BPT, Dataset/FGVC.py:43-55. "flip": the centre crop, mirrored
+    `RandAugment`, and `random_erasing` in what share of the crops a rectangle is erased, see
+    `Erasing`. Source: WangYZ1608/BPT, Dataset/FGVC.py:43-55. "flip": the centre crop, mirrored
     or not; "none": the centre crop.
 
     Raises:
@@ -100,9 +111,12 @@ def train_transform(
     """
     preprocess, flip = backbone.preprocess, benchmark.flip
     if augmentation == "crop":
-        changed = RandAugment(randaugment, preprocess) if randaugment else None
         return TrainTransform(
-            preprocess, smallest_crop=benchmark.smallest_crop, flip=flip, randaugment=changed
+            preprocess,
+            smallest_crop=benchmark.smallest_crop,
+            flip=flip,
+            randaugment=RandAugment(randaugment, preprocess) if randaugment else None,
+            erasing=Erasing(random_erasing) if random_erasing else None,
         )
     return EvalTransform(preprocess, flip=flip and augmentation == "flip")
 

@@ -56,6 +56,7 @@ def search(
     augmentation: options.Augmentation = None,
     views: options.Views = None,
     randaugment: options.Randaugment = None,
+    random_erasing: options.RandomErasing = None,
     mixup: options.Mixup = None,
     cutmix: options.Cutmix = None,
     model: options.Model = None,

@@ -54,6 +54,7 @@ def train(
     augmentation: options.Augmentation = None,
     views: options.Views = None,
     randaugment: options.Randaugment = None,
+    random_erasing: options.RandomErasing = None,
     mixup: options.Mixup = None,
     cutmix: options.Cutmix = None,
     model: options.Model = None,

@@ -60,6 +60,10 @@ Views = Annotated[
 Randaugment = Annotated[
     str | None, option("Operations on each crop: rand-m9-mstd0.5-inc1. Not for linear.", DATA)
 ]
+RandomErasing = Annotated[
+    float | None,
+    option("Share of crops in which a rectangle is erased, such as 0.25. Not for linear.", DATA),
+]
 Mixup = Annotated[
     float | None, option("Mix pairs of images: alpha, such as 0.8. Not for linear.", DATA)
 ]
@@ -199,6 +203,7 @@ FIELDS = (  # parameters that are fields of a recipe, of the same name
     "augmentation",
     "views",
     "randaugment",
+    "random_erasing",
     "mixup",
     "cutmix",
     "placement",

@@ -1,4 +1,4 @@
-"""RandAugment, mixup and CutMix: timm's, but drawn from the training's seed."""
+"""RandAugment, erasing, mixup and CutMix: timm's, but drawn from the training's seed."""
 
 import random
 
@@ -10,7 +10,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torchvision.transforms.v2 import functional
 
 from bpt import open_dataset, train_batches, train_transform
-from bpt.augmentation import Mixing, RandAugment
+from bpt.augmentation import Erasing, Mixing, RandAugment
 from bpt.pixels import Kept, stored_pixels
 from burst import BurstError
 
@@ -52,9 +52,33 @@ def test_operations_on_a_crop_are_timms(backbone):
     assert changed >= 6
 
 
+def test_a_share_of_crops_loses_a_rectangle_to_noise():
+    torch.manual_seed(0)
+    erasing, erased, noise = Erasing(0.25), 0, []
+    for _ in range(1000):
+        pixels = erasing(torch.full((3, 64, 64), 9.0))
+        changed = (pixels != 9).all(0)
+        if changed.any():
+            erased += 1
+            rows, columns = changed.any(1), changed.any(0)
+            rectangle = pixels[:, rows][:, :, columns]
+            height, width = rectangle.shape[1:]
+            assert (rectangle != 9).all()
+            assert 0.015 < height * width / 64**2 < 0.35 and 0.27 < height / width < 3.7
+            noise.append(rectangle.flatten())
+    assert abs(erased / 1000 - 0.25) < 0.04  # three standard errors
+    assert torch.cat(noise).mean().abs() < 0.01 and abs(torch.cat(noise).std() - 1) < 0.01
+
+
+def test_crops_that_nothing_is_erased_of_stay(backbone):
+    pixels = torch.rand(3, 16, 16)
+    assert torch.equal(Erasing(1e-9)(pixels.clone()), pixels)
+
+
 def test_the_global_generators_of_python_and_numpy_stay_as_they_were(backbone):
     before = states()
     RandAugment(TEXT, backbone.preprocess)(crops()[0])
+    Erasing(1.0)(torch.zeros(3, 8, 8))
     mixing = Mixing(mixup=0.8, cutmix=1.0, classes=3, seed=0)
     list(mixing.batches([(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))], epoch=0, start=0))
     assert states() == before
@@ -76,7 +100,7 @@ def test_what_is_drawn_of_an_image_depends_on_no_worker_process_or_cache(
 ):
     monkeypatch.setenv("BPT_CACHE", str(tmp_path))
     found = open_dataset("folder", colours)
-    transform = train_transform(found, backbone, randaugment=TEXT)
+    transform = train_transform(found, backbone, randaugment=TEXT, random_erasing=0.5)
     alone = epoch(found.train, transform)
     assert not torch.equal(alone, epoch(found.train, train_transform(found, backbone)))
     assert torch.equal(alone, epoch(found.train, transform, workers=2))

@@ -318,6 +318,7 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
         (("train", "digits", "--randaugment", "m9"), "rand-m9-mstd0.5-inc1"),
         (("train", "digits", "--label-smoothing", "1"), "label_smoothing is 1.0"),
         (("train", "digits", "--mixup", "-1"), "mixup is -1.0"),
+        (("train", "digits", "--random-erasing", "2"), "random_erasing is 2.0"),
         (("train", "digits", "--mixup", "1", "--batch-size", "7"), "7 are odd"),
         (
             ("train", "digits", "--method", "linear", "--head-norm", "batch", "--batch-size", "1"),
@@ -515,6 +516,7 @@ def test_the_augmentation_that_is_typed_is_that_of_the_training(images, tmp_path
     small = ("--model", "timm:test_vit", "--weights", "random", "--image-size", "64")
     train = ("train", f"folder:{images}", "--method", "full", *small, "--batch-size", "8")
     mixed = ("--mixup", "0.8", "--cutmix", "1", "--label-smoothing", "0.1")
+    mixed += ("--random-erasing", "0.5")
     words = ("--randaugment", "rand-m9-mstd0.5-inc1", "--device", "cpu", "--epochs", "2")
     succeeded(*train, *mixed, *words, "--out", tmp_path / "run")
     assert len(seen) == 6
@@ -524,7 +526,7 @@ def test_the_augmentation_that_is_typed_is_that_of_the_training(images, tmp_path
     run = bpt.open_run(tmp_path / "run")
     recipe = run.config["recipe"]
     assert (recipe["mixup"], recipe["cutmix"], recipe["label_smoothing"]) == (0.8, 1.0, 0.1)
-    assert recipe["randaugment"] == "rand-m9-mstd0.5-inc1"
+    assert (recipe["randaugment"], recipe["random_erasing"]) == ("rand-m9-mstd0.5-inc1", 0.5)
     again = tmp_path / "again"
     succeeded(*train, *mixed, *words, "--no-cache", "--out", again)
     for one, other in zip(run.metrics, bpt.open_run(again).metrics, strict=True):

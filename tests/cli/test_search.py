@@ -131,14 +131,15 @@ def test_options_of_single_methods_reach_them(images, tmp_path):
         images, "--methods", "gatevpt,bpt-fwhiten", "--out", tmp_path / "out", "--seeds", "0",
         "--lrs", "0.01", "--weight-decays", "0", "--num-prompts", "2", "--gate-init", "4",
         "--prompt-dropout", "0.1", "--mixup", "0.2", "--cutmix", "0.3", "--min-lr", "1e-5",
-        "--randaugment", "rand-m5", "--shrinkage", "0.1", "--floor", "0.01", "--through-norm",
-        "--null-gain", "0.2", "--label-smoothing", "0.1", "--quiet",
+        "--randaugment", "rand-m5", "--random-erasing", "0.25", "--shrinkage", "0.1",
+        "--floor", "0.01", "--through-norm", "--null-gain", "0.2", "--label-smoothing", "0.1",
+        "--quiet",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     record = json.loads((tmp_path / "out/search.json").read_text())
     gated, whitened = (one["recipe"] for one in record["methods"])
     both = {"mixup": 0.2, "cutmix": 0.3, "min_lr": 1e-5, "randaugment": "rand-m5"}
-    both["label_smoothing"] = 0.1
+    both |= {"label_smoothing": 0.1, "random_erasing": 0.25}
     gates = {"gate_init": 4, "prompt_dropout": 0.1}
     matrices = {"shrinkage": 0.1, "floor": 0.01, "through_norm": True, "null_gain": 0.2}
     assert (both | gates).items() <= gated.items()

@@ -19,7 +19,7 @@ PROMPTED = {"placement", "num_prompts", "weight_decay", "head_weight_decay"}
 OPTIONS = {  # what a method reads, besides what all do
     "linear": {"head_weight_decay"},
     "full": {"weight_decay", "layer_decay", "drop_path"}
-    | {"label_smoothing", "mixup", "cutmix", "randaugment"},  # of ImageNet
+    | {"label_smoothing", "mixup", "cutmix", "randaugment", "random_erasing"},  # of ImageNet
     "bpt-bilinear": PROMPTED | {"rank"},
     "vpt": PROMPTED | {"prompt_dropout"},
     "gatevpt": PROMPTED | {"gate_init", "prompt_dropout"},
