@@ -132,12 +132,13 @@ def longer_probe(recipes: Mapping[str, Recipe]) -> str:
 def trial_recipe(recipe: Recipe, point: Point, seed: int, **changes: Any) -> Recipe:  # noqa: ANN401
     """The recipe with a point's learning rate and weight decay.
 
-    The head's decay keeps its ratio to that of the prompts, unless it was given.
+    The head's decay keeps its ratio to that of the prompts, unless it was given. Where neither
+    decays, as published for gatevpt, both are tried with the same.
     """
-    own = searched_decay(recipe)
+    own, head = searched_decay(recipe), recipe.head_weight_decay or 0.0
     decays = {"head_weight_decay" if recipe.method == "linear" else "weight_decay": point[1]}
-    if recipe.prompted and own and recipe.origins.get("head_weight_decay") != "given":
-        ratio = (recipe.head_weight_decay or 0.0) / own
+    if recipe.prompted and recipe.origins.get("head_weight_decay") != "given" and (own or not head):
+        ratio = head / own if own else 1.0
         decays["head_weight_decay"] = rounded(ratio * point.weight_decay)
     changes |= {"lr": point.lr, "seed": seed, **decays}
     return dataclasses.replace(recipe, **changes)
