@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bpt.dataset.download import RemoteFile
 from bpt.dataset.place import Layout
-from bpt.dataset.split import Split, class_fraction, hold_out
+from bpt.dataset.split import Split, class_fraction, drawn_of, hold_out
 from burst.errors import BurstError, ImageError
 
 
@@ -96,12 +98,18 @@ class Request:
         val: Split | None = None,
         *,
         held_out: float = 0.1,
+        copies: Sequence[Sequence[str]] = (),
     ) -> Benchmark:
         """The dataset, once its images are sorted into splits.
 
         The fraction is taken first. Then, where the dataset has no validation split of its own, a
         share of what is left is held out, class by class, see `hold_out`. So training and
         validation images together are the fraction, and smaller fractions lie in larger ones.
+
+        Args:
+            name, classes, train, test, val: of the benchmark.
+            held_out: the share.
+            copies: groups of names whose files hold the same bytes; each stays in one split.
 
         Raises:
             ImageError: there is nothing to train on, or nothing to test on.
@@ -112,8 +120,9 @@ class Request:
         if self.train_fraction is not None:
             train = train.subset(class_fraction(train.labels, self.train_fraction))
         if val is None:
-            kept, held = hold_out(train.labels, held_out)
-            train, val = train.subset(kept), train.subset(held)
+            drawn, first = drawn_of(train, copies)
+            held = np.isin(first, drawn[hold_out(train.labels[drawn], held_out)[1]])
+            train, val = train.subset(np.flatnonzero(~held)), train.subset(np.flatnonzero(held))
         return Benchmark(name, tuple(classes), train, val, test, source=str(self.root))
 
 

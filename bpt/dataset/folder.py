@@ -47,7 +47,7 @@ def open_folder(request: Request) -> Benchmark:
     copies = _copies(opener, images)
     kinds, about, notes = _split(images, copies)
     notes = [*_not_read(opener, images), *images.notes, *notes]
-    benchmark = _benchmark(request, opener, images, kinds)
+    benchmark = _benchmark(request, opener, images, kinds, copies)
     about = about | {"notes": notes}
     return replace(
         benchmark, source=images.source, about=about, notes=tuple(notes), copies=tuple(copies)
@@ -90,7 +90,11 @@ def _sorted_out(opener: FileOpener, place: Path) -> OwnImages:
 
 
 def _benchmark(
-    request: Request, opener: FileOpener, images: OwnImages, kinds: dict[str, str]
+    request: Request,
+    opener: FileOpener,
+    images: OwnImages,
+    kinds: dict[str, str],
+    copies: Sequence[Sequence[str]],
 ) -> Benchmark:
     classes = tuple(sorted(set(images.classes.values())))
     trained = {images.classes[name] for name, kind in kinds.items() if kind == "train"}
@@ -107,7 +111,12 @@ def _benchmark(
 
     val = split("val")
     return request.benchmark(
-        "folder", classes, split("train"), split("test"), val if len(val) else None
+        "folder",
+        classes,
+        split("train"),
+        split("test"),
+        val if len(val) else None,
+        copies=copies,
     )
 
 

@@ -3,14 +3,12 @@
 import dataclasses
 import re
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
 from bpt.dataset.benchmark import Benchmark
-from bpt.dataset.split import Labels, Split
+from bpt.dataset.split import Labels, Split, drawn_of
 from burst.errors import BurstError
 
 FOLD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
@@ -46,7 +44,7 @@ def fold_of(benchmark: Benchmark, fold: str) -> Benchmark:
     """
     number, count = parse_fold(fold)
     images = all_training_images(benchmark)
-    drawn, first = _drawn(images, benchmark.copies)
+    drawn, first = drawn_of(images, benchmark.copies)
     folds = _folds(images.labels[drawn], count, benchmark.name)
     held = np.flatnonzero(np.isin(first, drawn[folds[number - 1]]))
     kept = np.setdiff1d(np.arange(len(images)), held)
@@ -56,22 +54,6 @@ def fold_of(benchmark: Benchmark, fold: str) -> Benchmark:
 def all_training_images(benchmark: Benchmark) -> Split:
     """Those to train on and those to validate on, in one split."""
     return benchmark.train if benchmark.val is None else benchmark.train + benchmark.val
-
-
-def _drawn(
-    images: Split, copies: Sequence[Sequence[str]]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Places that are drawn for the folds; and of each image the place that it goes with."""
-    first = np.arange(len(images))
-    drawn = np.ones(len(images), bool)
-    place = {name: number for number, name in enumerate(images.names)} if copies else {}
-    for names in copies:
-        group = sorted(place[name] for name in names if name in place)
-        if len(group) > 1:
-            first[group] = group[0]
-            drawn[group] = False
-            drawn[group[0]] = len(set(images.labels[group].tolist())) == 1
-    return np.flatnonzero(drawn), first
 
 
 def _folds(labels: Labels, count: int, name: str) -> list[np.ndarray]:

@@ -150,6 +150,31 @@ def hold_out(labels: Labels, share: float = 0.1) -> tuple[NDArray[np.intp], NDAr
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
+def drawn_of(
+    split: Split, copies: Sequence[Sequence[str]]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """What to draw from, so that no image is held out while a copy of it is trained on.
+
+    Args:
+        split: N images.
+        copies: groups of names whose files hold the same bytes.
+
+    Returns:
+        Places to draw from: of copies the first, of those in several classes none; and (N,), of
+        each image the place that it goes with.
+    """
+    first = np.arange(len(split))
+    drawn = np.ones(len(split), bool)
+    place = {name: number for number, name in enumerate(split.names)} if copies else {}
+    for names in copies:
+        group = sorted(place[name] for name in names if name in place)
+        if len(group) > 1:
+            first[group] = group[0]
+            drawn[group] = False
+            drawn[group[0]] = len(set(split.labels[group].tolist())) == 1
+    return np.flatnonzero(drawn), first
+
+
 def class_fraction(labels: Labels, share: float) -> NDArray[np.intp]:
     """Places of a share of each class: round(share n_c) of its n_c images, at least one.
 

@@ -334,3 +334,16 @@ def test_copies_stay_together_in_a_cross_validation_of_own_photos(tmp_path):
         one = fold_of(whole, f"{number}/3")
         trained = {(tmp_path / name).read_bytes() for name in one.train.names}
         assert not trained & {(tmp_path / name).read_bytes() for name in one.val.names}
+
+
+def test_copies_stay_together_where_a_tenth_is_held_out(tmp_path):
+    names = ("red", "blue")
+    class_folders(tmp_path / "train", 20, names)
+    for number, name in enumerate(names):
+        photo(tmp_path / "test" / name / "1.png", 9000 + number, name)
+        for path in sorted((tmp_path / "train" / name).iterdir()):
+            (path.parent / f"copy of {path.name}").write_bytes(path.read_bytes())
+    found = open_dataset("folder", tmp_path)
+    assert found.sizes == (72, 8, 2)  # two of twenty images of each class, and their copies
+    trained = {(tmp_path / name).read_bytes() for name in found.train.names}
+    assert not trained & {(tmp_path / name).read_bytes() for name in found.val.names}
