@@ -13,7 +13,7 @@ from coco_sets import content as coco_content
 from coco_sets import write_images as write_coco_images
 from coco_sets import write_json
 from colours import write_images
-from typer.testing import CliRunner
+from typed import Typed
 
 import bpt
 from cli import _common
@@ -22,29 +22,11 @@ from cli import burst as burst_command
 from cli._common import parse_seeds
 from cli._common import run as run_command
 
-RUNNER = CliRunner()
 QUICK = ("--epochs", "2", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
 SMALL = (*QUICK, "--rank", "2", "--device", "cpu")
 ONCE = (*SMALL, "--epochs", "1")
-
-
-def run(*arguments):
-    return RUNNER.invoke(command.app, [str(argument) for argument in arguments])
-
-
-def succeeded(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments) -> str:
-    """The one line on stderr of a command that must end with exit code 2."""
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    return result.stderr
+TYPED = Typed(command.app)
+run, succeeded, refused = TYPED.run, TYPED.succeeded, TYPED.refused
 
 
 @pytest.fixture(scope="module")
@@ -460,9 +442,7 @@ def test_matrices_of_images_of_another_size_are_used_with_a_warning(images, tmp_
     for size in ("64", "40"):
         arguments = ("--images", images, "--num-images", "16", "--image-size", size)
         where = ("--blocks", "11", "--out", tmp_path / f"{size}.pt")
-        words = ["whiten", *map(str, arguments + where)]
-        result = RUNNER.invoke(burst_command.app, words)
-        assert result.exit_code == 0, result.output
+        Typed(burst_command.app).succeeded("whiten", *arguments, *where)
     train = ("train", f"folder:{images}", "--method", "bpt-fwhiten", "--image-size", "40")
     options = (*QUICK, "--epochs", "1", "--device", "cpu", "--whitening")
     said = succeeded(*train, *options, tmp_path / "64.pt", "--out", tmp_path / "a").stderr

@@ -6,33 +6,15 @@ import pytest
 from coco_sets import content, write_images, write_json
 from PIL import Image
 from shapes import SHAPES, write_shapes
-from typer.testing import CliRunner
+from typed import Typed
 
 import bpt
 from cli import bpt as command
 
-RUNNER = CliRunner()
 SMALL = ("--image-size", "64", "--channels", "8", "--batch-size", "4", "--device", "cpu")
 PROMPT = ("--num-prompts", "4", "--rank", "2")
-
-
-def run(*arguments):
-    return RUNNER.invoke(command.app, [str(argument) for argument in arguments])
-
-
-def succeeded(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments) -> str:
-    """The one line on stderr of a command that must end with exit code 2."""
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    return result.stderr
+TYPED = Typed(command.app)
+run, succeeded, refused = TYPED.run, TYPED.succeeded, TYPED.refused
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 from support import two_processes
-from typer.testing import CliRunner
+from typed import Typed
 
 import burst
 from burst.survey_table import COLUMNS
@@ -28,24 +28,11 @@ from cli import burst as command
 from cli._common import parse_blocks
 from cli._common import run as run_command
 
-RUNNER = CliRunner()
 SHIPPED = Path(burst.__file__).parent / "weights" / "mae_tiny.safetensors"
 QUICK = ("--num-images", "2", "--blocks", "0,11")
 BURST = (sys.executable, "-c", "from cli.burst import main; main()")
-
-
-def run(*arguments):
-    return RUNNER.invoke(command.app, [str(argument) for argument in arguments])
-
-
-def refused(*arguments) -> str:
-    """The one line on stderr of a command that must end with exit code 2."""
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    return line.removeprefix("error: ")
+TYPED = Typed(command.app)
+run, refused = TYPED.run, TYPED.refused
 
 
 @pytest.fixture

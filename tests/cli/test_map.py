@@ -6,23 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
+from typed import Typed
 
 import burst
 from cli import burst as command
 
-RUNNER = CliRunner()
-
-
-def run(*arguments):
-    return RUNNER.invoke(command.app, ["map", *map(str, arguments)])
-
-
-def refused(*arguments) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    (line,) = result.stderr.splitlines()
-    return line.removeprefix("error: ")
+TYPED = Typed(command.app, "map")
+run, refused = TYPED.run, TYPED.refused
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import torch
 from colours import write_images
 from safetensors.torch import load_file
-from typer.testing import CliRunner
+from typed import Typed
 
 import bpt
 import burst
@@ -16,22 +16,10 @@ from bpt.prompt import NULL_GAIN
 from bpt.prompt_starts import whitening_for
 from cli import bpt as command
 
-RUNNER = CliRunner()
 SMALL = ("--epochs", "1", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
 BLOCK, WIDTH = 11, 192
-
-
-def succeeded(*arguments):
-    result = RUNNER.invoke(command.app, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments) -> str:
-    result = RUNNER.invoke(command.app, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1
-    return result.stderr
+TYPED = Typed(command.app)
+succeeded, refused = TYPED.succeeded, TYPED.refused
 
 
 @pytest.fixture(scope="module")

@@ -6,30 +6,14 @@ import tomllib
 
 import pytest
 from colours import write_images
-from typer.testing import CliRunner
+from typed import Typed
 
 import bpt
 from cli import bpt as command
 
-RUNNER = CliRunner()
 ONCE = ("--epochs", "2", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
-
-
-def run(*arguments):
-    return RUNNER.invoke(command.app, [str(argument) for argument in arguments])
-
-
-def succeeded(*arguments):
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(*arguments) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2 and result.stdout == "", result.output
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    return result.stderr
+TYPED = Typed(command.app)
+run, succeeded, refused = TYPED.run, TYPED.succeeded, TYPED.refused
 
 
 @pytest.fixture(scope="module")
