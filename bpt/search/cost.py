@@ -39,8 +39,7 @@ def search_costs(
 ) -> Mapping[str, SearchCost]:
     """By method what `search_methods` would take; what it would refuse is refused here.
 
-    Halving is counted for the first grid; an extension may be too small for it. What lies in the
-    folder already counts too. Nothing is written.
+    What lies in the folder already counts too. Nothing is written.
 
     Args:
         base, methods, out, options: see `search_methods`.
@@ -59,7 +58,7 @@ def _cost(worker: Worker, method: str) -> SearchCost:
     recipe, rungs = worker.recipes[method], worker.trials.rungs[method]
     first, most = len(worker.grids[method].points), worker.max_trials
     seeds, folds = len(worker.options.seeds), worker.folds
-    epochs = expected(rungs, first) + (most - first) * expected(rungs, 1)
+    epochs = expected(rungs, first, most - first)
     # A probe takes its features anew for each training, however short.
     share = float(most) if method == "linear" else epochs / recipe.total_epochs
     train, val, test = sizes = worker.benchmark.sizes

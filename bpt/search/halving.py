@@ -1,5 +1,8 @@
 """Successive halving: all trials begin, and at each rung the better half goes on.
 
+What a grid is extended by is not stopped within a training: it is asked for because the best trial
+lies at an edge, and what a higher decay or a lower rate is good for shows late.
+
 Source: Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
 optimization", arXiv 1502.07943.
 """
@@ -82,30 +85,33 @@ def kept(going: Sequence[Point], scores: dict[Point, Score]) -> list[Point]:
 
 
 def race(
-    rounds: Sequence[Sequence[Point]], count: int, lookup: Lookup
+    rounds: Sequence[Sequence[Point]], marks: Sequence[Rung], lookup: Lookup
 ) -> tuple[list[tuple[Point, int]], dict[Point, Score]]:
     """What is to be done next, or else who came to the end.
 
     Args:
         rounds: points that begin together; those of a later round begin when the one before it
-            is at its end, and are compared with all that came before.
-        count: of the rungs.
+            is at its end, are not stopped within a training, and are compared with all that came
+            before.
+        marks: the rungs.
         lookup: what is known.
 
     Returns:
         (point, number of the rung) to be run now, in any order; and if that is empty, by point
         the scores at the last rung.
     """
-    reached: list[dict[Point, Score]] = [{} for _ in range(count)]
-    for batch in rounds:
+    reached: list[dict[Point, Score]] = [{} for _ in marks]
+    for number, batch in enumerate(rounds):
         going = list(batch)
-        for rung in range(count):
+        for rung, mark in enumerate(marks):
             scores = {point: lookup(point, rung) for point in going}
             missing = [(point, rung) for point, score in scores.items() if score is None]
             if missing:
                 return missing, {}
             reached[rung] |= {point: score for point, score in scores.items() if score}
-            if rung < count - 1:
+            if number and mark.epoch < marks[-1].epoch:
+                going = [point for point in going if not reached[rung][point].diverged]
+            elif rung < len(marks) - 1:
                 going = kept(going, reached[rung])
     return [], reached[-1]
 

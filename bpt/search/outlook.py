@@ -20,9 +20,9 @@ def lengths(rungs: Sequence[Rung]) -> list[int]:
     return found
 
 
-def expected(rungs: Sequence[Rung], trials: int) -> int:
-    """Epochs that halving takes of so many trials."""
-    total, going = 0, trials
+def expected(rungs: Sequence[Rung], first: int, more: int = 0) -> int:
+    """Epochs that so many trials take at most: of the first grid, halved, and of its extensions."""
+    total, going = more * sum(lengths(rungs)), first
     for length in lengths(rungs):
         total += going * length
         going = min(going, max(LEAST, math.ceil(going / 2)))
@@ -30,7 +30,7 @@ def expected(rungs: Sequence[Rung], trials: int) -> int:
 
 
 def shares(trials: Trials, found: Mapping[str, Course]) -> tuple[float, float]:
-    """Epochs that are done, and that are to come at least; those of a probe count for less."""
+    """Epochs that are done, and about how many are to come; those of a probe count for less."""
     done = ahead = 0.0
     for method, course in found.items():
         weight = PROBE if method == "linear" else 1.0
@@ -40,7 +40,9 @@ def shares(trials: Trials, found: Mapping[str, Course]) -> tuple[float, float]:
                 if trials.score(method, point, number) is None:
                     break
                 mine += length
-        whole = mine if course.finalists else max(expected(rungs, len(course.tried)), mine)
+        first = len(course.rounds[0])
+        most = expected(rungs, first, len(course.tried) - first)
+        whole = mine if course.finalists else max(most, mine)
         ended = finals = 0
         for seed in trials.seeds:
             reused = trials.folds is None and seed == trials.seeds[0]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bpt.search.grid import Grid, Point, extension, outward
-from bpt.search.halving import Lookup, Score, best_of, race
+from bpt.search.halving import Lookup, Rung, Score, best_of, race
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def courses(
     grids: Mapping[str, Grid],
     lookups: Mapping[str, Lookup],
     *,
-    rungs: Mapping[str, int],
+    rungs: Mapping[str, Sequence[Rung]],
     max_trials: int,
 ) -> dict[str, Course]:
     """By method how far it is; if none has work left, all are at the end of their search.
@@ -55,7 +55,7 @@ def courses(
     Args:
         grids: where each begins; of the same size.
         lookups: what is known of each.
-        rungs: how many each has.
+        rungs: of each.
         max_trials: of each method.
     """
     rounds = {method: [grid.points] for method, grid in grids.items()}

@@ -75,8 +75,8 @@ class Worker:
     def courses(self) -> dict[str, Course]:
         """How far each method is."""
         lookups = {name: functools.partial(self.trials.score, name) for name in self.recipes}
-        counts = {name: len(found) for name, found in self.trials.rungs.items()}
-        return courses(self.grids, lookups, rungs=counts, max_trials=self.max_trials)
+        rungs = self.trials.rungs
+        return courses(self.grids, lookups, rungs=rungs, max_trials=self.max_trials)
 
     def jobs(self, found: dict[str, Course]) -> list[Job]:
         """What can be run now; nothing if all is done."""

@@ -14,6 +14,10 @@ def score(accuracy):
     return DIVERGED if accuracy is None else Score(float(accuracy), 1.0, 100)
 
 
+def marks(count):
+    return [Rung(None, epoch) for epoch in range(1, count + 1)]
+
+
 @pytest.mark.parametrize(
     "epochs, folds, expected",
     [
@@ -52,7 +56,7 @@ def test_equal_accuracies_are_told_apart_by_the_loss():
 def test_whoever_leads_at_every_rung_is_at_the_end_and_nobody_that_diverged(found, count):
     points = [Point(0.1 * (i + 1), 0.0) for i in range(len(found))]
     table = dict(zip(points, map(score, found), strict=True))
-    work, finalists = race([points], count, lambda point, rung: table[point])
+    work, finalists = race([points], marks(count), lambda point, rung: table[point])
     assert work == []
     best = best_of(table)
     if count > 1:
@@ -71,7 +75,7 @@ def test_work_in_any_order_comes_to_the_same_end(found, count, random):
         return known.get((point, rung))
 
     while True:
-        work, finalists = race([points], count, lookup)
+        work, finalists = race([points], marks(count), lookup)
         if not work:
             break
         item = random.choice(work)
@@ -79,5 +83,35 @@ def test_work_in_any_order_comes_to_the_same_end(found, count, random):
         known[item] = score(found[points.index(item[0])])
         runs.append(item)
     assert len(set(runs)) == len(runs)
-    direct = race([points], count, lambda point, _: score(found[points.index(point)]))
+    direct = race([points], marks(count), lambda point, _: score(found[points.index(point)]))
     assert finalists == direct[1]
+
+
+def test_an_extension_is_not_stopped_before_the_end_of_a_training():
+    """As with a strong weight decay, which is behind for as long as the learning rate is high."""
+    first = [Point(0.1 * (i + 1), 0.0) for i in range(8)]
+    late, never = Point(0.1, 1.0), Point(0.2, 1.0)
+    curves = {point: [40 + i, 50 + i, 52 + i] for i, point in enumerate(first)}
+    curves |= {late: [10, 30, 90], never: [10, 20, 30]}
+
+    def lookup(point, rung):
+        return score(curves[point][rung])
+
+    alone = race([first, [late, never]], rungs(12, None), lookup)[1]
+    assert best_of(alone) == late and never in alone
+    assert late not in race([[*first, late, never]], rungs(12, None), lookup)[1]
+
+
+def test_between_folds_an_extension_is_stopped_and_what_diverges_is_at_once():
+    first = [Point(0.1 * (i + 1), 0.0) for i in range(8)]
+    bad, lost = Point(0.1, 1.0), Point(0.2, 1.0)
+    curves = {point: [40 + i] * 4 for i, point in enumerate(first)} | {bad: [10] * 4}
+    asked = []
+
+    def lookup(point, rung):
+        asked.append((point, rung))
+        return DIVERGED if point == lost else score(curves[point][rung])
+
+    race([first, [bad, lost]], rungs(12, 2), lookup)  # after 3, 6 and 12 epochs, then the second
+    assert max(rung for point, rung in asked if point == bad) == 2
+    assert max(rung for point, rung in asked if point == lost) == 0

@@ -6,10 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpt.search.grid import Grid, default_grid
-from bpt.search.halving import DIVERGED, Score
+from bpt.search.halving import DIVERGED, Rung, Score
 from bpt.search.plan import all_work, courses
 
 GRIDS = {"a": default_grid(0.01, 0.0), "b": default_grid(0.05, 0.005)}
+
+
+def marks(count):
+    return [Rung(None, epoch) for epoch in range(1, count + 1)]
 
 
 def peak(lr, decay):
@@ -29,7 +33,7 @@ def test_a_search_ends_when_all_are_inside_with_equal_budgets():
     found = courses(
         GRIDS,
         {"a": peak(0.64, 0.0), "b": peak(0.05, 0.0)},
-        rungs=dict.fromkeys("ab", 3),
+        rungs=dict.fromkeys("ab", marks(3)),
         max_trials=16,
     )
     assert not all_work(found)
@@ -44,7 +48,7 @@ def test_at_the_cap_it_says_that_the_best_lies_at_an_edge():
     found = courses(
         GRIDS,
         {"a": peak(1e6, 0.0), "b": peak(0.05, 0.0)},
-        rungs=dict.fromkeys("ab", 1),
+        rungs=dict.fromkeys("ab", marks(1)),
         max_trials=10,
     )
     assert {len(one.tried) for one in found.values()} == {10}
@@ -53,7 +57,9 @@ def test_at_the_cap_it_says_that_the_best_lies_at_an_edge():
 
 def test_where_all_diverged_smaller_rates_are_tried():
     grids = {"a": Grid((0.1, 0.4), (0.0,))}
-    found = courses(grids, {"a": lambda *_: DIVERGED}, rungs=dict.fromkeys("ab", 2), max_trials=4)
+    found = courses(
+        grids, {"a": lambda *_: DIVERGED}, rungs=dict.fromkeys("ab", marks(2)), max_trials=4
+    )
     assert [point.lr for point in found["a"].tried] == [0.1, 0.4, 0.025, 0.00625]
     assert found["a"].best is None and found["a"].edges
 
@@ -68,7 +74,7 @@ def test_where_all_diverged_smaller_rates_are_tried():
 )
 def test_budgets_are_equal_and_the_best_is_inside_or_the_cap_is_reached(a, b, decay, rungs, most):
     lookups = {"a": peak(10**a, decay), "b": peak(10**b, 0.0)}
-    found = courses(GRIDS, lookups, rungs=dict.fromkeys(lookups, rungs), max_trials=most)
+    found = courses(GRIDS, lookups, rungs=dict.fromkeys(lookups, marks(rungs)), max_trials=most)
     counts = {len(course.tried) for course in found.values()}
     assert len(counts) == 1 and 8 <= counts.pop() <= most
     for course in found.values():
