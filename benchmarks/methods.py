@@ -29,6 +29,7 @@ COMMON = {
     "precision": "float32",
 }
 REAL = {"model": "dinov2_vits_saliency", "image_size": 112}
+LAST4 = REAL | {"placement": "last:4", "views": 2}
 PATCHES = {"model": "mae_tiny", "pooling": "patches"}
 PAPER = {"model": "mae_tiny", "prompt_scale": "paper", "floor": 1e-6}  # W as it is
 SEARCHES = {
@@ -38,13 +39,30 @@ SEARCHES = {
     "mae_tiny-shallow-paper-patches": (PAPER | {"pooling": "patches"}, ("vpt", "bpt-fwhiten")),
     "sup_tiny-shallow": ({"model": "sup_tiny"}, METHODS),
     "moco_tiny-shallow": ({"model": "moco_tiny"}, METHODS),
-    "vits112-last4": (REAL | {"placement": "last:4", "views": 2}, METHODS),
+    "vits112-last4": (LAST4, METHODS),
     "vits112-shallow": (REAL, METHODS),
+    "vits112-last4-decay": (LAST4, METHODS[1:]),
+    "vits112-linear-decay": (REAL, ("linear",)),
+    "vits112-linear-decay5": (REAL, ("linear",)),
     "mae_tiny-defaults": ({"model": "mae_tiny"}, WHITENED),
     "mae_tiny-defaults-patches": (PATCHES, WHITENED),
 }
-# No search: the rate and decay that `bpt train` takes if none is given, which these methods share.
 DEFAULTS = {"lrs": (0.05,), "weight_decays": (0.005,)}
+# Where others than a search's own rates and decays are tried.
+AXES = {
+    # No search: what `bpt train` takes if nothing is given, which these methods share.
+    "mae_tiny-defaults": DEFAULTS,
+    "mae_tiny-defaults-patches": DEFAULTS,
+    # No search: where vpt was best, for all; the head's decay is 100 times this, 5.
+    "vits112-last4-decay": {"lrs": (0.003125,), "weight_decays": (0.05,)},
+    "vits112-linear-decay": {"weight_decays": (0.05, 0.5, 5.0)},  # so 5 for the probe too
+    # Of three trials none is stopped.
+    "vits112-linear-decay5": {
+        "lrs": (0.000625, 0.0025, 0.01),
+        "weight_decays": (5.0,),
+        "max_trials": 3,
+    },
+}
 TRAIN, VAL = 60, 40  # of the 100 training images of a class; its test images are as they are
 
 
@@ -97,17 +115,18 @@ def search(name: str, options: argparse.Namespace) -> None:
     import reports
 
     given, methods = SEARCHES[name]
-    fixed = DEFAULTS if "defaults" in name else {}
     dataset = f"folder:{images(options.data, options.out / 'images')}"
     out = options.out / name
     used = COMMON | given
     if "bpt-bilinear" not in methods:
         del used["rank"]
+    if methods == ("linear",):
+        del used["num_prompts"]
     record = search_methods(
         search_base(dataset, **used),
         methods,
         out,
-        options=SearchOptions(seeds=tuple(range(options.seeds)), **fixed),
+        options=SearchOptions(seeds=tuple(range(options.seeds)), **AXES.get(name, {})),
         devices=search_devices(options.devices.split(","), options.processes),
         say=lambda text: print(text, flush=True),
     )
