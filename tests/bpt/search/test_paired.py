@@ -70,6 +70,17 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(seeds, of_seeds, of_im
     assert held >= stats.binom.ppf(0.001, draws, 0.95)  # 0.907 of 300
 
 
+def test_seeds_that_agree_by_chance_make_no_interval_narrower_than_images_do(rng):
+    """As many images differ with each seed, but which ones is chance."""
+    first = np.zeros((3, 400), bool)
+    for row in first:
+        row[rng.permutation(400)[:60]] = True
+    found = paired_difference(first, np.zeros_like(first))
+    of_images = 1.96 * stats.sem(100 * first.mean(0))
+    assert found.difference == pytest.approx(15.0)
+    assert found.high - found.difference >= 0.999 * of_images > 1.5
+
+
 @given(st.lists(st.floats(0, 1), max_size=6))
 def test_holm_is_what_its_definition_says(p_values):
     adjusted = holm(p_values)
