@@ -15,6 +15,7 @@ import zipfile
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
+from bpt.methods import USED_BY
 from bpt.search import SearchOptions, search_base, search_devices, search_methods
 from burst.files import make_folder_atomically
 
@@ -117,11 +118,11 @@ def search(name: str, options: argparse.Namespace) -> None:
     given, methods = SEARCHES[name]
     dataset = f"folder:{images(options.data, options.out / 'images')}"
     out = options.out / name
-    used = COMMON | given
-    if "bpt-bilinear" not in methods:
-        del used["rank"]
-    if methods == ("linear",):
-        del used["num_prompts"]
+    used = {
+        option: value
+        for option, value in (COMMON | given).items()
+        if set(methods) & set(USED_BY.get(option, methods))
+    }
     record = search_methods(
         search_base(dataset, **used),
         methods,

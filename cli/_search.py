@@ -132,7 +132,6 @@ def search(
             max_trials=max_trials,
         )
         where = out or bpt.search_folder(base)
-
         names, shared = parse_names(methods), parse_devices(devices)
 
         with training_told(quiet=quiet) as told:

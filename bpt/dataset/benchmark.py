@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bpt.dataset.download import RemoteFile
 from bpt.dataset.place import Layout
-from bpt.dataset.split import Split, class_fraction, drawn_of, hold_out
+from bpt.dataset.split import Split, class_fraction, cut, hold_out
 from burst.errors import BurstError, ImageError
 
 
@@ -120,9 +118,7 @@ class Request:
         if self.train_fraction is not None:
             train = train.subset(class_fraction(train.labels, self.train_fraction))
         if val is None:
-            drawn, first = drawn_of(train, copies)
-            held = np.isin(first, drawn[hold_out(train.labels[drawn], held_out)[1]])
-            train, val = train.subset(np.flatnonzero(~held)), train.subset(np.flatnonzero(held))
+            train, val = cut(train, copies, lambda labels: hold_out(labels, held_out)[1])
         return Benchmark(name, tuple(classes), train, val, test, source=str(self.root))
 
 

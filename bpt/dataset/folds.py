@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
 from bpt.dataset.benchmark import Benchmark
-from bpt.dataset.split import Labels, Split, drawn_of
+from bpt.dataset.split import Labels, Split, cut
 from burst.errors import BurstError
 
 FOLD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
@@ -44,11 +44,10 @@ def fold_of(benchmark: Benchmark, fold: str) -> Benchmark:
     """
     number, count = parse_fold(fold)
     images = all_training_images(benchmark)
-    drawn, first = drawn_of(images, benchmark.copies)
-    folds = _folds(images.labels[drawn], count, benchmark.name)
-    held = np.flatnonzero(np.isin(first, drawn[folds[number - 1]]))
-    kept = np.setdiff1d(np.arange(len(images)), held)
-    return dataclasses.replace(benchmark, train=images.subset(kept), val=images.subset(held))
+    train, val = cut(
+        images, benchmark.copies, lambda labels: _folds(labels, count, benchmark.name)[number - 1]
+    )
+    return dataclasses.replace(benchmark, train=train, val=val)
 
 
 def all_training_images(benchmark: Benchmark) -> Split:

@@ -150,18 +150,18 @@ def hold_out(labels: Labels, share: float = 0.1) -> tuple[NDArray[np.intp], NDAr
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
-def drawn_of(
-    split: Split, copies: Sequence[Sequence[str]]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """What to draw from, so that no image is held out while a copy of it is trained on.
+def cut(
+    split: Split,
+    copies: Sequence[Sequence[str]],
+    choose: Callable[[Labels], NDArray[np.intp]],
+) -> tuple[Split, Split]:
+    """Images to train on, and images held out of which no copy is trained on.
 
     Args:
-        split: N images.
-        copies: groups of names whose files hold the same bytes.
-
-    Returns:
-        Places to draw from: of copies the first, of those in several classes none; and (N,), of
-        each image the place that it goes with.
+        split: of images.
+        copies: groups of names whose files hold the same bytes. Of each the first is drawn from and
+            the others go with it; those in several classes are all trained on.
+        choose: labels of what is drawn from -> places among them that are held out.
     """
     first = np.arange(len(split))
     drawn = np.ones(len(split), bool)
@@ -172,7 +172,9 @@ def drawn_of(
             first[group] = group[0]
             drawn[group] = False
             drawn[group[0]] = len(set(split.labels[group].tolist())) == 1
-    return np.flatnonzero(drawn), first
+    places = np.flatnonzero(drawn)
+    held = np.isin(first, places[choose(split.labels[places])])
+    return split.subset(np.flatnonzero(~held)), split.subset(np.flatnonzero(held))
 
 
 def class_fraction(labels: Labels, share: float) -> NDArray[np.intp]:

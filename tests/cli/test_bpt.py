@@ -513,6 +513,27 @@ def test_the_augmentation_that_is_typed_is_that_of_the_training(images, tmp_path
         assert one["train_loss"] == other["train_loss"]
 
 
+def test_the_share_that_is_typed_is_erased_of_what_the_model_sees(images, tmp_path, monkeypatch):
+    """Of the same crops: a rectangle of each, of 2 % to a third of it."""
+    seen = []
+    loss = bpt.engine.ClassifierTrainer.loss
+
+    def watched(self, part):
+        seen.append(part[0].clone())
+        return loss(self, part)
+
+    monkeypatch.setattr(bpt.engine.ClassifierTrainer, "loss", watched)
+    small = ("--model", "timm:test_vit", "--weights", "random", "--image-size", "64")
+    train = ("train", f"folder:{images}", "--method", "bpt-bilinear", *small, *ONCE)
+    succeeded(*train, "--out", tmp_path / "whole", "--no-cache")  # resized by Pillow too
+    whole = torch.cat(seen)
+    seen.clear()
+    succeeded(*train, "--random-erasing", "1", "--out", tmp_path / "erased")
+    changed = (torch.cat(seen) != whole).any(1).float().mean((1, 2))
+    assert len(changed) == len(whole) > 16
+    assert changed.min() > 0.015 and changed.max() < 0.36
+
+
 def test_a_probe_with_a_normed_head_is_trained_resumed_evaluated_and_exported(images, tmp_path):
     train = ("train", f"folder:{images}", "--method", "linear", "--batch-size", "8", "--lr", "6.4")
     options = ("--optimizer", "lars", "--head-norm", "batch", "--epochs", "3", "--device", "cpu")
