@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bpt.cost import dataset_sizes
 from bpt.dataset import (
     DatasetInfo,
     dataset_info,
@@ -27,8 +28,9 @@ from bpt.placement import parse_placement
 from bpt.published import published_rate, recipe_for
 from bpt.recipe import Recipe
 from bpt.run_folder import save_json
-from bpt.search import SearchOptions, search_base, search_methods
-from bpt.search.recipes import long_enough
+from bpt.search import SearchCost, SearchOptions, search_base, search_methods
+from bpt.search.cost import most_costs
+from bpt.search.recipes import long_enough, method_recipes
 from bpt.study import AnyRecipe, run_study
 from bpt.validate_results import benchmark_record
 from burst.backbone import Backbone, load_backbone
@@ -82,6 +84,19 @@ class PlannedBenchmark:
     def searched(self) -> tuple[str, ...]:
         """The methods whose rates have to be searched."""
         return tuple(name for name, one in self.methods.items() if one.published is None)
+
+    def search_costs(self, seeds: Sequence[int]) -> Mapping[str, SearchCost]:
+        """By method what the search of its rates takes at most; none of a detector's are searched.
+
+        Args:
+            seeds: of the final trainings.
+        """
+        planned = {name: self.methods[name].recipe for name in self.searched}
+        recipes = {name: one for name, one in planned.items() if isinstance(one, Recipe)}
+        if not recipes:
+            return {}
+        sizes = dataset_sizes(next(iter(recipes.values())))
+        return most_costs(recipes, sizes, SearchOptions(seeds=tuple(seeds)))
 
 
 @dataclass(frozen=True)
@@ -400,10 +415,11 @@ def _benchmark(
         return make(name, method=method, **used)
 
     recipes = {method: planned(method) for method in methods}
-    detection = info.task == "detection"
-    return PlannedBenchmark(
-        name,
-        place,
-        {one: PlannedMethod(recipe, published_rate(recipe)) for one, recipe in recipes.items()},
-        None if detection else search_base(name, placement=placement, **shared),
-    )
+    rates = {method: published_rate(recipe) for method, recipe in recipes.items()}
+    base = None
+    if info.task == "classification":
+        base = search_base(name, placement=placement, **shared)
+        if searched := [method for method in methods if rates[method] is None]:
+            recipes |= method_recipes(base, searched)
+    found = {method: PlannedMethod(recipes[method], rates[method]) for method in methods}
+    return PlannedBenchmark(name, place, found, base)

@@ -10,12 +10,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from bpt import (
-    PlannedMethod,
-    Recipe,
-    SearchOptions,
-    ValidationPlan,
-)
+from bpt import PlannedMethod, SearchCost, ValidationPlan
 from burst.errors import CheckpointError
 from burst.files import make_folder
 from reports.page import Page, Section
@@ -108,7 +103,7 @@ def validation_table(record: Mapping[str, Any]) -> Table:
 def validation_plan_table(plan: ValidationPlan) -> Table:
     """What a validation would train, with its estimated cost, for a terminal.
 
-    Of a search the cost is the most that it can be: it stops most trials early.
+    Of a search the cost is the most that it can be, see `bpt.search_costs`.
 
     Raises:
         BurstError: see `plan_table`.
@@ -118,21 +113,20 @@ def validation_plan_table(plan: ValidationPlan) -> Table:
     for name in (*texts, "trainings", "images seen", "PFLOP", "GPU hours"):
         table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
     for one in plan.benchmarks:
+        searches = one.search_costs(plan.seeds)
         for name, method in one.methods.items():
-            table.add_row(one.dataset, name, *_planned(method, len(plan.seeds)))
+            planned = _planned(method, searches.get(name), len(plan.seeds))
+            table.add_row(one.dataset, name, *planned)
     return table
 
 
-def _planned(method: PlannedMethod, seeds: int) -> list[str]:
-    recipe, trials = method.recipe, 0
-    if method.published is None and isinstance(recipe, Recipe):
-        options = SearchOptions()
-        trials = options.most_trials(len(options.grid_of(recipe).points))
-    cost = recipe_cost(recipe)
+def _planned(method: PlannedMethod, search: SearchCost | None, seeds: int) -> list[str]:
+    recipe = method.recipe
     place = recipe.placement if recipe.prompted else ""
     rates = "searched" if method.published is None else f"published: {method.published}"
-    count = f"{seeds}" if not trials else f"≤ {trials} + {seeds}"
-    figures = cost_figures(cost, trials + seeds) if cost else ["?"] * 3
+    count = f"≤ {search.trials} + {seeds}" if search else f"{seeds}"
+    cost = search.cost if search else recipe_cost(recipe)
+    figures = cost_figures(cost, 1 if search else seeds) if cost else ["?"] * 3
     return [place, rates, count, *figures]
 
 
@@ -142,8 +136,9 @@ def _found(section: Section, record: Mapping[str, Any]) -> None:
     for sentence in record["sentences"]:
         section.text(sentence, strong=True)
     section.text(
-        "Better and worse are said where a 95 % interval of the paired difference leaves 0 out; "
-        "intervals were not widened for there being several benchmarks and methods."
+        "Better and worse are said where that holds among all comparisons on a benchmark (Holm's "
+        "correction); the intervals are each for itself, and nothing was corrected for there "
+        "being several benchmarks."
     )
     for note in record["notes"]:
         section.text(note)

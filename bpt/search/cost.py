@@ -6,8 +6,10 @@ from pathlib import Path
 
 from bpt.cost import TrainingCost, training_cost
 from bpt.recipe import Recipe
+from bpt.search.halving import rungs
 from bpt.search.options import SearchOptions
 from bpt.search.outlook import expected
+from bpt.search.plan import first_size
 from bpt.search.worker import Worker
 from burst.progress import Say
 
@@ -51,17 +53,32 @@ def search_costs(
     worker = Worker(base, methods, Path(out), options or SearchOptions(), say=say)
     worker.check_start()
     worker.tell()
-    return {name: _cost(worker, name) for name in worker.recipes}
+    return most_costs(worker.recipes, worker.benchmark.sizes, worker.options)
 
 
-def _cost(worker: Worker, method: str) -> SearchCost:
-    recipe, rungs = worker.recipes[method], worker.trials.rungs[method]
-    first, most = len(worker.grids[method].points), worker.max_trials
-    seeds, folds = len(worker.options.seeds), worker.folds
-    epochs = expected(rungs, first, most - first)
+def most_costs(
+    recipes: Mapping[str, Recipe], sizes: tuple[int, int, int], options: SearchOptions
+) -> Mapping[str, SearchCost]:
+    """By method what its search takes at most.
+
+    Args:
+        recipes: that trials vary, from `method_recipes`.
+        sizes: images to train, validate and test.
+        options: of the search.
+    """
+    grids = {name: options.grid_of(recipe) for name, recipe in recipes.items()}
+    first = first_size(grids)
+    return {name: _cost(one, first, sizes, options) for name, one in recipes.items()}
+
+
+def _cost(
+    recipe: Recipe, first: int, sizes: tuple[int, int, int], options: SearchOptions
+) -> SearchCost:
+    train, val, test = sizes
+    most, seeds, folds = options.most_trials(first), len(options.seeds), options.folds_of(val)
+    epochs = expected(rungs(recipe.total_epochs, folds), first, most - first)
     # A probe takes its features anew for each training, however short.
-    share = float(most) if method == "linear" else epochs / recipe.total_epochs
-    train, val, test = sizes = worker.benchmark.sizes
+    share = float(most) if recipe.method == "linear" else epochs / recipe.total_epochs
     if folds:
         part = (train + val) // folds
         last = replace(recipe, protocol="last")

@@ -59,6 +59,10 @@ class SearchOptions:
             own.weight_decays if self.weight_decays is None else self.weight_decays,
         )
 
+    def folds_of(self, validated: int) -> int | None:
+        """Of a cross-validation; None where there are validation images enough."""
+        return self.folds if validated < LEAST_VALIDATION else None
+
     def most_trials(self, first: int) -> int:
         """Of a method, extensions of its grid among them, where the largest grid has `first`."""
         return self.max_trials or 3 * first // 2

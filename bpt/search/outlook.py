@@ -7,6 +7,7 @@ from bpt.search.halving import LEAST, Rung
 from bpt.search.plan import Course
 from bpt.search.trials import Trials
 
+SURE = 0.02  # of a search, before which its speed says little: a probe begins with its features
 PROBE = 0.01  # what an epoch of a linear probe costs against one of prompts, about
 
 
@@ -54,6 +55,15 @@ def shares(trials: Trials, found: Mapping[str, Course]) -> tuple[float, float]:
         done += weight * (mine + ended)
         ahead += weight * (whole - mine + finals - ended)
     return done, ahead
+
+
+def time_left(seconds: float, done: float, ahead: float) -> str:
+    """In words, after so many seconds; empty at the end, and while too little is done to tell.
+
+    >>> time_left(10, 4, 100), time_left(10, 1, 2), time_left(10, 4, 2920)
+    ('about 4 min left', 'less than a minute left', '')
+    """
+    return in_words(seconds / done * ahead) if ahead and done > SURE * (done + ahead) else ""
 
 
 def in_words(seconds: float) -> str:

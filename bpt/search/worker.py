@@ -21,7 +21,7 @@ from bpt.recipe import Recipe
 from bpt.run_folder import other_files, save_json
 from bpt.search.halving import rungs
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
-from bpt.search.outlook import in_words, shares
+from bpt.search.outlook import shares, time_left
 from bpt.search.plan import Course, all_work, courses, first_size
 from bpt.search.recipes import SEARCHED, longer_probe, method_recipes, small_defaults
 from bpt.search.record import KIND, differences, method_record, sentences, trial_rows
@@ -56,7 +56,7 @@ class Worker:
         self.benchmark = benchmark = open_benchmark(next(iter(recipes.values())), say=self.say)
         self.test_images = len(benchmark.test)
         validated = len(benchmark.val) if benchmark.val else 0
-        self.folds = options.folds if validated < LEAST_VALIDATION else None
+        self.folds = options.folds_of(validated)
         self.validated = validated
         self.recipes = recipes
         self.grids = {name: options.grid_of(recipe) for name, recipe in recipes.items()}
@@ -111,11 +111,9 @@ class Worker:
             return
         assert self._began is not None
         began, before = self._began
-        rest = ""
-        if done > before and ahead:
-            rest = f"  ({in_words((now - began) / (done - before) * ahead)})"
+        rest = time_left(now - began, done - before, ahead)
         for line in news.values():
-            self.say(line + rest)
+            self.say(f"{line}  ({rest})" if rest else line)
 
     def _start(self, found: dict[str, Course]) -> str:
         """What is going to be done."""
@@ -147,6 +145,8 @@ class Worker:
                     if key not in told:
                         part = "" if fold is None else f" of fold {fold + 1} of {self.folds}"
                         how = "diverged" if score.diverged else f"val {score.accuracy:.1f} %"
+                        if fold:  # a score is the mean of the folds that there are
+                            how += f" over {fold + 1} folds"
                         yield key, f"{name}: epoch {epoch} of {epochs}{part}, {how}"
             for seed in self.options.seeds if course.best else ():
                 assert course.best is not None

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+import bpt
 from bpt import Interrupted, Recipe, dataset_sizes, run_study
 from burst import BurstError
 
@@ -85,3 +86,10 @@ def test_an_interrupted_study_goes_on(recipes, tmp_path):
 def test_ones_own_images_are_counted(colours):
     assert dataset_sizes(Recipe(dataset=f"folder:{colours}")) == (24, 9, 12)
     assert dataset_sizes(Recipe(dataset="imagenet", train_fraction=0.1)) == (118117, 10000, 50000)
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.5])
+def test_a_fraction_of_a_dataset_with_a_validation_split_leaves_that_whole(fraction):
+    train, val, test = dataset_sizes(Recipe(dataset="digits", train_fraction=fraction))
+    found = bpt.open_dataset("digits", train_fraction=fraction).sizes
+    assert (val, test) == found[1:] and abs(train - found[0]) <= 10  # rounded class by class

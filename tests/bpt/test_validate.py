@@ -57,6 +57,24 @@ def test_what_lies_on_disk_is_planned_and_the_rest_is_listed_with_how_to_get_it(
     assert epochs.pop("linear") == 100 and set(epochs.values()) == {1}
 
 
+def test_what_is_planned_of_a_search_is_what_the_search_tells_of_itself(tmp_path):
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, "sample", num_images=4)
+    whitening = burst.whiten(backbone, images, burst.WhiteningOptions(blocks=(0,)))
+    burst.save_whitening(whitening, tmp_path / "W.pt")
+    plan = bpt.plan_validation(tmp_path / "W.pt", datasets=["digits"], seeds=(0, 1))
+    (one,) = plan.benchmarks
+    planned = one.search_costs(plan.seeds)
+    options = SearchOptions(seeds=(0, 1))
+    told = bpt.search_costs(one.base, one.searched, tmp_path / "x", options=options)
+    assert list(planned) == list(told) == ["linear", "vpt", "bpt-fwhiten", "bpt-dwhiten"]
+    for name, cost in planned.items():
+        assert one.methods[name].recipe == cost.recipe == told[name].recipe
+        assert (cost.trials, cost.seeds) == (told[name].trials, 2)
+        assert cost.cost.images == pytest.approx(told[name].cost.images, rel=0.01)
+    assert planned["vpt"].recipe.num_prompts == 10  # as few as a search on digits takes
+
+
 @pytest.mark.parametrize(
     "model, dataset, method, placement, known",
     [

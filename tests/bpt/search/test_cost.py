@@ -3,7 +3,7 @@
 import pytest
 
 import bpt
-from bpt.search import worker
+from bpt.search import options as module
 
 METHODS = ("linear", "vpt")
 
@@ -33,7 +33,7 @@ def test_a_probe_costs_its_features(digits):
 
 
 def test_with_a_validation_split_the_best_trial_is_one_of_the_trainings(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "LEAST_VALIDATION", 1)
+    monkeypatch.setattr(module, "LEAST_VALIDATION", 1)
     options = bpt.SearchOptions(lrs=(0.1,), weight_decays=(0.0,), seeds=(4, 5), max_trials=1)
     base = bpt.search_base("digits", epochs=8, train_fraction=1.0)
     found = bpt.search_costs(base, ["vpt"], tmp_path / "x", options=options)["vpt"]

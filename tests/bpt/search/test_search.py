@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 import bpt
-import bpt.search.worker as module
+import bpt.search.options as module
 import burst
 from bpt import Interrupted, Recipe, RunExists, SearchOptions, search_base, search_methods
 from bpt.search.recipes import method_recipes
