@@ -26,6 +26,9 @@ COSTS = {
     "model": 2,
     "train_fraction": 2,
 }
+# Of a pretraining that nothing was published for, the supervised net's rates are nearest: on a
+# ViT-S of DINOv2's line a search found a like rate and decay, and MAE's is an order too high.
+OTHER, NEAREST = "other", "supervised"
 SIZES = ("num_prompts", "rank", "gate_init")  # what a prompt is, not how it is trained
 OF_THE_PAPER = ("bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
 DECAYS = ("lr", "weight_decay", "head_weight_decay")
@@ -74,7 +77,8 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
     from the entry for this pretraining, dataset, method and placement that has them, or from the
     nearest; what else there is likewise. `Recipe.origins` says for each what it comes from. For
     one's own images and for digits there is no published recipe: learning rate and decays of a
-    prompt are the paper's of CUB, the rest are the defaults of `Recipe`.
+    prompt are the paper's of CUB, the rest are the defaults of `Recipe`. A backbone of another
+    pretraining than MAE, MoCo v3 and supervised, by its name, takes those of the supervised net.
 
     Args:
         dataset: as `Recipe` takes it.
@@ -171,7 +175,9 @@ def _of_cub(asked: Recipe) -> dict[str, tuple[Any, str]]:
         return {}
     wanted = _wanted(asked) | {"placement": "shallow", "method": "bpt", "dataset": "cub"}
     entry, _ = _nearest(wanted, "lr")
-    return {name: (entry.values[name], f"the paper's of CUB: {entry.source}") for name in DECAYS}
+    near = ", the nearest to this pretraining" if wanted["pretraining"] == OTHER else ""
+    origin = f"the paper's of CUB: {entry.source}{near}"
+    return {name: (entry.values[name], origin) for name in DECAYS}
 
 
 def _wanted(asked: Tuning) -> dict[str, Any]:
@@ -192,6 +198,8 @@ def _nearest(wanted: Mapping[str, Any], what: str) -> tuple[PublishedRecipe, str
 
     def cost(one: PublishedRecipe) -> tuple[int, int]:
         total = sum(weight for name, weight in COSTS.items() if not _fits(one, name, wanted[name]))
+        if wanted["pretraining"] == OTHER and one.pretraining not in (ANY, NEAREST):
+            total += COSTS["pretraining"]
         return total, sum(getattr(one, name) in (ANY, None) for name in COSTS)
 
     best = min((one for one in candidates if what in one.values), key=cost)
@@ -213,6 +221,10 @@ def _fits(one: PublishedRecipe, name: str, wanted: Any) -> bool:  # noqa: ANN401
 
 
 def _pretraining(model: str) -> str:
-    """Of a known backbone; that of a foreign one counts as MAE, the paper's first."""
+    """One that something was published for: of a known backbone, or by a foreign one's name."""
     known = {one.name: one.pretraining for one in known_backbones()}
-    return known.get(model, "mae")
+    kinds = {one.pretraining for one in published_recipes()} - {ANY}
+    if model in known:
+        return known[model] if known[model] in kinds else OTHER
+    named = (kind for kind in sorted(kinds) if kind.partition("_")[0] in model.lower())
+    return next(named, OTHER)

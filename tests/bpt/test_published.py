@@ -173,6 +173,31 @@ def test_ones_own_images_take_the_rate_of_their_pretraining():
     assert recipe.lr == 5e-3 and "the paper's of CUB" in recipe.origins["lr"]
 
 
+@pytest.mark.parametrize(
+    ("model", "of"),
+    [
+        ("timm:vit_base_patch16_224.mae", "mae_tiny"),
+        ("hf:facebook/vit-mae-base", "mae_tiny"),
+        ("timm:vit_small_patch14_dinov2.lvd142m", "sup_tiny"),
+        ("dinov2_vits_saliency", "sup_tiny"),
+    ],
+)
+@pytest.mark.parametrize("dataset", ["folder:x", "cub"])
+def test_a_foreign_backbone_takes_the_rates_of_its_pretraining_or_of_the_supervised_net(
+    model, of, dataset
+):
+    found = recipe_for(dataset, method="bpt-fwhiten", model=model)
+    wanted = recipe_for(dataset, method="bpt-fwhiten", model=of)
+    names = ("lr", "weight_decay", "head_weight_decay")
+    assert [getattr(found, one) for one in names] == [getattr(wanted, one) for one in names]
+    assert ("nearest" in found.origins["lr"]) == (of == "sup_tiny")
+
+
+def test_the_pretraining_counts_more_than_the_placement_for_a_foreign_backbone():
+    found = recipe_for("cub", method="spt", model="timm:vit_tiny_patch16_224", placement="deep")
+    assert found.lr == 1e-3 and found.origins["lr"].endswith("supervised net on Dogs)")
+
+
 def test_every_entry_is_a_recipe_that_can_be_made():
     names = {one.name for one in fields(Recipe)}
     pretrainings = {one.pretraining for one in known_backbones()} | {"any"}
