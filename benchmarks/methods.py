@@ -15,7 +15,7 @@ import zipfile
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
-from bpt.methods import USED_BY
+from bpt.methods import used_by_any
 from bpt.search import SearchOptions, search_base, search_devices, search_methods
 from burst.files import make_folder_atomically
 
@@ -124,13 +124,8 @@ def search(name: str, options: argparse.Namespace) -> None:
     given, methods = SEARCHES[name]
     dataset = f"folder:{images(options.data, options.out / 'images')}"
     out = options.out / name
-    used = {
-        option: value
-        for option, value in (COMMON | given).items()
-        if set(methods) & set(USED_BY.get(option, methods))
-    }
     record = search_methods(
-        search_base(dataset, **used),
+        search_base(dataset, **used_by_any(COMMON | given, methods)),
         methods,
         out,
         options=SearchOptions(seeds=tuple(range(options.seeds)), **AXES.get(name, {})),

@@ -160,7 +160,7 @@ def dataset_sizes(recipe: Recipe) -> tuple[int, int, int]:
         train, val, test = info.sizes
         if recipe.train_fraction is None:
             return info.sizes
-        if val > 0.15 * (train + val):  # a split of its own, which stays whole; held out is a tenth
+        if info.own_validation:  # which stays whole
             return round(train * recipe.train_fraction), val, test
         taken = round((train + val) * recipe.train_fraction)
         held = min(val, math.ceil(0.1 * taken))

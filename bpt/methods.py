@@ -1,6 +1,7 @@
 """What can be trained on a backbone, which options each method makes use of, and its defaults."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from bpt.prompt import PROMPT_METHODS
 from burst.errors import BurstError
@@ -47,6 +48,11 @@ DEFAULTS = {
     "full": {"lr": 1.25e-4, "weight_decay": 0.05, "head_weight_decay": 0.05},
     **{name: {"lr": 1e-3, "weight_decay": 1e-4, "head_weight_decay": 1e-4} for name in ADAPTED},
 }
+
+
+def used_by_any(given: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]:
+    """Those of the options that at least one of the methods makes use of."""
+    return {name: given[name] for name in given if set(methods) & set(USED_BY.get(name, methods))}
 
 
 def check_used(

@@ -6,7 +6,7 @@ validate_whitening  trains it, or goes on, and says for each benchmark who is be
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ from bpt.dataset import (
 from bpt.detection.published import detection_recipe_for
 from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted, RunExists
-from bpt.methods import METHODS, USED_BY
+from bpt.methods import METHODS, USED_BY, used_by_any
 from bpt.placement import parse_placement
-from bpt.published import published_rate, recipe_for
+from bpt.published import published_rate
 from bpt.recipe import Recipe
 from bpt.run_folder import save_json
 from bpt.search import SearchCost, SearchOptions, search_base, search_methods
 from bpt.search.cost import most_costs
-from bpt.search.recipes import long_enough, method_recipes
+from bpt.search.recipes import method_recipes
 from bpt.study import AnyRecipe, run_study
 from bpt.validate_results import benchmark_record
 from burst.backbone import Backbone, load_backbone
@@ -401,25 +401,21 @@ def _benchmark(
     placement: str,
     shared: Mapping[str, Any],
 ) -> PlannedBenchmark:
-    make: Callable[..., AnyRecipe] = recipe_for
-    if info.task == "detection":
-        make = detection_recipe_for
-        names = [one.name for one in dataclasses.fields(DetectionRecipe)]
-        shared = {key: value for key, value in shared.items() if key in names}
-
-    def planned(method: str) -> AnyRecipe:
-        asked = {"placement": placement, **shared}
-        used = {key: asked[key] for key in asked if method in USED_BY.get(key, (method,))}
-        if info.task == "classification":
-            used = long_enough(method, used)
-        return make(name, method=method, **used)
-
-    recipes = {method: planned(method) for method in methods}
-    rates = {method: published_rate(recipe) for method, recipe in recipes.items()}
+    asked = {"placement": placement, **shared}
+    recipes: Mapping[str, AnyRecipe]
     base = None
-    if info.task == "classification":
-        base = search_base(name, placement=placement, **shared)
-        if searched := [method for method in methods if rates[method] is None]:
-            recipes |= method_recipes(base, searched)
-    found = {method: PlannedMethod(recipes[method], rates[method]) for method in methods}
-    return PlannedBenchmark(name, place, found, base)
+    if info.task == "detection":
+        known = {one.name for one in dataclasses.fields(DetectionRecipe)}
+        asked = {key: value for key, value in asked.items() if key in known}
+        recipes = {
+            method: detection_recipe_for(name, method=method, **used_by_any(asked, (method,)))
+            for method in methods
+        }
+    else:
+        base = search_base(name, **asked)
+        recipes = method_recipes(base, methods)
+    found = {one: PlannedMethod(recipe, published_rate(recipe)) for one, recipe in recipes.items()}
+    planned = PlannedBenchmark(name, place, found, base)
+    if base and planned.searched:  # a search refuses what none of its methods makes use of
+        base = search_base(name, **used_by_any(asked, planned.searched))
+    return dataclasses.replace(planned, base=base)

@@ -145,6 +145,8 @@ class DatasetInfo:
         opener: what is asked of it -> `Benchmark`; None for detection, and for a family of
             datasets that is opened by the name of one.
         embedded: whether it comes with a dependency and needs no place.
+        own_validation: whether it comes with a validation split; else some of its training images
+            are held out, a tenth of most.
         layout: how its files are named; None where any place is taken as it is.
         downloads: what `download_dataset` fetches; empty where its licence or its site forbids it.
         members: of a family, the names of the datasets in it.
@@ -162,6 +164,7 @@ class DatasetInfo:
     task: str = "classification"
     opener: Callable[[Request], Benchmark] | None = None
     embedded: bool = False
+    own_validation: bool = False
     layout: Layout | None = None
     downloads: tuple[RemoteFile, ...] = ()
     augmentation: str | None = None

@@ -60,5 +60,6 @@ INFO = DatasetInfo(
     source="comes with scikit-learn",
     files="nothing",
     embedded=True,
+    own_validation=True,
     opener=open_digits,
 )

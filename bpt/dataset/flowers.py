@@ -52,6 +52,7 @@ INFO = DatasetInfo(
     title="Oxford 102 Flowers",
     classes=102,
     sizes=(1_020, 1_020, 6_149),
+    own_validation=True,
     licence="not stated; for research",
     citation="Nilsback and Zisserman 2008, doi 10.1109/ICVGIP.2008.47",
     source="https://www.robots.ox.ac.uk/~vgg/data/flowers/102",

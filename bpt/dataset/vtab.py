@@ -172,6 +172,7 @@ def vtab_info(name: str) -> DatasetInfo:
         opener=partial(open_vtab, name=name),
         layout=_layout(name),
         augmentation="none",
+        own_validation=True,
     )
 
 

@@ -15,6 +15,7 @@ import bpt.validate
 import burst
 from bpt.run_folder import PREDICTIONS
 from bpt.search import SearchOptions
+from bpt.search.recipes import method_recipes
 from bpt.validate_results import _differences, sentence
 
 SMALL = {"epochs": 1, "batch_size": 6, "num_prompts": 4}
@@ -73,6 +74,15 @@ def test_what_is_planned_of_a_search_is_what_the_search_tells_of_itself(tmp_path
         assert (cost.trials, cost.seeds) == (told[name].trials, 2)
         assert cost.cost.images == pytest.approx(told[name].cost.images, rel=0.01)
     assert planned["vpt"].recipe.num_prompts == 10  # as few as a search on digits takes
+
+    layouts.cub(tmp_path / "data" / "cub", train=5, test=4)
+    methods = ("linear", "vpt", "bpt-fwhiten")
+    place = {"data": tmp_path / "data", "datasets": ["cub"]}
+    plan = bpt.plan_validation(tmp_path / "W.pt", **place, methods=methods, prompt_scale="paper")
+    (one,) = plan.benchmarks
+    assert one.searched == ("linear", "vpt")  # which make no use of a whitening or its scale
+    searched = method_recipes(one.base, one.searched)
+    assert searched == {name: one.methods[name].recipe for name in one.searched}
 
 
 @pytest.mark.parametrize(
