@@ -44,6 +44,7 @@ SEARCHES = {
     "vits112-shallow": (REAL, METHODS),
     "vits112-last4-decay": (LAST4, METHODS[1:]),
     "vits112-last4-published": (LAST4, ("vpt", "bpt-fwhiten")),
+    "vits112-last4-mae": (LAST4, ("vpt",)),
     "vits112-last4-long": (LAST4 | {"epochs": 100, "batch_size": 8}, ("vpt", "bpt-fwhiten")),
     "vits112-linear-decay": (REAL, ("linear",)),
     "vits112-linear-decay5": (REAL, ("linear",)),
@@ -60,6 +61,7 @@ AXES = {
     "vits112-last4-decay": {"lrs": (0.003125,), "weight_decays": (0.05,)},
     # No search: the paper's of the supervised net on CUB.
     "vits112-last4-published": {"lrs": (0.005,), "weight_decays": (0.1,)},
+    "vits112-last4-mae": DEFAULTS,  # the paper's of MAE on CUB
     # As the decay's, over the steps of the paper's schedule on CUB, 18,700.
     "vits112-last4-long": {"lrs": (0.003125,), "weight_decays": (0.05,)},
     "vits112-linear-decay": {"weight_decays": (0.05, 0.5, 5.0)},  # so 5 for the probe too
