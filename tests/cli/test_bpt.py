@@ -139,6 +139,36 @@ def test_a_layer_decay_that_is_typed_is_the_share_that_each_step_takes(
     assert peak["vit.patch_embed.proj.weight"] == pytest.approx(0.01 * 0.5**7, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("model", "wanted"),
+    [
+        (("timm:test_vit", "--weights", "random"), (0.005, 0.1, 10)),
+        (("mae_tiny",), (0.05, 0.005, 0.5)),
+    ],
+)
+def test_prompts_of_ones_own_images_are_trained_by_the_rates_of_the_pretraining(
+    model, wanted, images, tmp_path, monkeypatch
+):
+    """Nothing typed: a net that nothing was published for has the supervised net's, not MAE's."""
+    seen = []
+    step = bpt.engine.Trainer.step
+
+    def watched(self, *batch):
+        names = {id(p): name for name, p in self.trained.items()}
+        groups = self.optimizer.param_groups
+        seen.append({names[id(p)]: group for group in groups for p in group["params"]})
+        return step(self, *batch)
+
+    monkeypatch.setattr(bpt.engine.Trainer, "step", watched)
+    command = ("train", f"folder:{images}", "--method", "vpt", "--placement", "last:1")
+    small = ("--num-prompts", "2", "--epochs", "1", "--batch-size", "8", "--device", "cpu")
+    succeeded(*command, "--model", *model, *small, "--out", tmp_path / "run")
+    decays = {name: group["weight_decay"] for name, group in seen[0].items()}
+    (prompt,) = (name for name in decays if "prompt" in name)
+    assert (decays[prompt], decays["head.weight"]) == wanted[1:]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["lr"] == wanted[0]
+
+
 def test_images_are_classified_by_name(trained, images):
     out, _ = trained
     answers = json.loads(succeeded("predict", out, images / "test", "--top", "2", "--json").stdout)
