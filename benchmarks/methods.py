@@ -42,6 +42,7 @@ SEARCHES = {
     "moco_tiny-shallow": ({"model": "moco_tiny"}, METHODS),
     "vits112-last4": (LAST4, METHODS),
     "vits112-shallow": (REAL, METHODS),
+    "vits112-last4-search": (LAST4, METHODS[1:]),
     "vits112-last4-decay": (LAST4, METHODS[1:]),
     "vits112-last4-published": (LAST4, ("vpt", "bpt-fwhiten")),
     "vits112-last4-mae": (LAST4, ("vpt",)),
@@ -57,6 +58,12 @@ AXES = {
     # No search: what `bpt train` takes if nothing is given, which these methods share.
     "mae_tiny-defaults": DEFAULTS,
     "mae_tiny-defaults-patches": DEFAULTS,
+    # Of each its own, around the two below, where prompts are good.
+    "vits112-last4-search": {
+        "lrs": (0.0025, 0.005, 0.01),
+        "weight_decays": (0.05, 0.1, 0.2),
+        "max_trials": 9,
+    },
     # No search: where vpt was best, for all; the head's decay is 100 times this, 5.
     "vits112-last4-decay": {"lrs": (0.003125,), "weight_decays": (0.05,)},
     # No search: the paper's of the supervised net on CUB.
