@@ -9,7 +9,7 @@ from typing import Any
 
 from bpt.dataset import dataset_info
 from bpt.methods import USED_BY, check_used
-from bpt.recipe import Recipe
+from bpt.recipe import OF_CROPS, Recipe
 from bpt.tuning import Tuning, check_fields, check_whitening
 from burst.backbone_spec import known_backbones
 from burst.errors import BurstError
@@ -109,6 +109,9 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
         values.pop("warmup_epochs", None)  # it was for another length
     if info.augmentation:
         values["augmentation"] = (info.augmentation, f"the protocol of {info.name}")
+    if given.get("augmentation", values.get("augmentation", ("crop", ""))[0]) != "crop":
+        for name in OF_CROPS:  # published for random crops, which are not made here
+            values.pop(name, None)
     for name, (value, origin) in values.items():
         if name not in given:
             given[name], origins[name] = value, origin
@@ -142,10 +145,9 @@ def published_rate(recipe: Tuning) -> str | None:
     wanted = _wanted(recipe)
     if wanted["method"] == "bpt" and not _of_the_paper(recipe):
         return None
-    try:
-        entry, origin = _nearest(wanted, "lr")
-    except ValueError:  # of some methods nothing was published at all
+    if not _entries(wanted["method"], "lr"):
         return None
+    entry, origin = _nearest(wanted, "lr")
     exact = all(_fits(entry, name, wanted[name]) for name in COSTS)
     return origin if exact and entry.grid is None else None
 
@@ -191,10 +193,14 @@ def _wanted(asked: Tuning) -> dict[str, Any]:
     }
 
 
+def _entries(method: str, what: str) -> list[PublishedRecipe]:
+    """Those that give this hyper-parameter of a method; of some nothing was published at all."""
+    methods = (method, "bpt") if method == "spt" else (method,)
+    return [one for one in published_recipes() if one.method in methods and what in one.values]
+
+
 def _nearest(wanted: Mapping[str, Any], what: str) -> tuple[PublishedRecipe, str]:
     """The nearest entry that gives this hyper-parameter, and how to speak of it."""
-    methods = (wanted["method"], "bpt") if wanted["method"] == "spt" else (wanted["method"],)
-    candidates = [one for one in published_recipes() if one.method in methods]
 
     def cost(one: PublishedRecipe) -> tuple[int, int]:
         total = sum(weight for name, weight in COSTS.items() if not _fits(one, name, wanted[name]))
@@ -202,7 +208,7 @@ def _nearest(wanted: Mapping[str, Any], what: str) -> tuple[PublishedRecipe, str
             total += COSTS["pretraining"]
         return total, sum(getattr(one, name) in (ANY, None) for name in COSTS)
 
-    best = min((one for one in candidates if what in one.values), key=cost)
+    best = min(_entries(wanted["method"], what), key=cost)
     other = [name for name in COSTS if not _fits(best, name, wanted[name])]
     text = best.source
     if other:

@@ -12,6 +12,7 @@ from burst.errors import BurstError, check_known
 # By protocol the split that chooses the epoch.
 PROTOCOLS = {"standard": "val", "last": None, "authors": "test"}
 AUGMENTATIONS = ("crop", "flip", "none")
+OF_CROPS = ("randaugment", "random_erasing")  # what becomes of random crops, and of no others
 HEAD_NORMS = ("none", "batch")
 OPTIMIZERS = ("adamw", "sgd", "lars")
 
@@ -121,9 +122,8 @@ class Recipe(Tuning):
     @property
     def keeps_tokens(self) -> bool:
         """Whether tokens in front of the first prompt are computed once, if there are blocks."""
-        # Of which no tokens are kept.
-        whole = self.mixes or self.randaugment or self.random_erasing
-        return self.cache and self.total_epochs > 1 and self.prompted and not whole
+        redrawn = self.mixes or self.randaugment or self.random_erasing  # pixels anew each epoch
+        return self.cache and self.total_epochs > 1 and self.prompted and not redrawn
 
     @property
     def chooses(self) -> str | None:
@@ -154,7 +154,7 @@ class Recipe(Tuning):
             raise BurstError(f"random_erasing is {self.random_erasing}; it must lie in 0..1")
         if self.randaugment is not None:
             check_randaugment(self.randaugment)
-        for name in ("randaugment", "random_erasing"):
+        for name in OF_CROPS:
             if getattr(self, name) and self.augmentation != "crop":
                 raise BurstError(
                     f"{name} changes random crops, and augmentation is {self.augmentation}; "

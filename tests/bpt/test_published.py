@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from bpt import Recipe, published_recipes, recipe_for
-from bpt.methods import USED_BY
+from bpt.methods import METHODS, USED_BY
 from burst import BurstError, UnknownName, known_backbones
 
 PROMPTED, WHITENED = (", ".join(USED_BY[name]) for name in ("placement", "whitening"))
@@ -159,6 +159,17 @@ def test_vpt_on_imagenet_was_never_searched():
     recipe = recipe_for("imagenet", method="vpt")
     assert recipe.origins["lr"].startswith("none was published for this dataset; nearest: KMnP")
     assert recipe.origins["num_prompts"].startswith("poster")
+
+
+@pytest.mark.parametrize("dataset", ["cub", "imagenet", "vtab:cifar", "digits", "folder:x"])
+@pytest.mark.parametrize("augmentation", [None, "none"])
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_that_nobody_gave_contradicts_itself(method, augmentation, dataset):
+    """The fine-tuning recipe's RandAugment and erasing are of random crops."""
+    found = recipe_for(dataset, method=method, augmentation=augmentation)
+    assert found.augmentation == "crop" or not (found.randaugment or found.random_erasing)
+    if method == "full" and dataset == "imagenet" and not augmentation:
+        assert (found.randaugment, found.random_erasing) == ("rand-m9-mstd0.5-inc1", 0.25)
 
 
 @pytest.mark.parametrize("method", ["vpt", "bpt-bilinear", "linear", "full"])
