@@ -11,9 +11,10 @@ METHODS = (*PROMPT_METHODS, "linear", "full", *ADAPTED)
 """What `Recipe.method` may be: prompts, a linear probe, fine-tuning, and what trains little."""
 WHITENED = tuple(name for name in PROMPT_METHODS if name.startswith("bpt-"))
 TRAINED_ON_IMAGES = tuple(name for name in METHODS if name != "linear")  # not on kept features
+PLACED = tuple(name for name in PROMPT_METHODS if name != "gatevpt")  # which has one place
 # The methods that make use of an option, where not all of them do.
 USED_BY = {
-    "placement": PROMPT_METHODS,
+    "placement": PLACED,
     "num_prompts": PROMPT_METHODS,
     "rank": ("bpt-bilinear",),
     "spt_tokens": ("spt",),
@@ -24,7 +25,7 @@ USED_BY = {
     "floor": WHITENED,
     "shrinkage": WHITENED,
     "through_norm": WHITENED,
-    "after": tuple(name for name in PROMPT_METHODS if name != "gatevpt"),
+    "after": PLACED,
     "gate_init": ("gatevpt",),
     "prompt_dropout": ("vpt", "gatevpt"),
     "weight_decay": (*PROMPT_METHODS, "full", *ADAPTED),

@@ -11,7 +11,6 @@ import pandas as pd
 from rich.table import Table
 
 from bpt import (
-    PROMPT_METHODS,
     DetectionCost,
     DetectionRecipe,
     Recipe,
@@ -24,6 +23,7 @@ from bpt import (
     training_cost,
 )
 from bpt.dataset import without_place
+from bpt.methods import USED_BY
 from bpt.published import SIZES
 from burst import known_backbones, write_atomically
 from reports.published import BACKBONES, METHODS, METRICS, published_numbers, settings
@@ -230,7 +230,7 @@ def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> Study
     words = (study, row["dataset"], model, row["method"], row["setting"], row["metric"])
     method, placement = METHODS[row["method"]]
     asked = {"dataset": row["dataset"], "model": model, **settings(row["setting"])}
-    if method in PROMPT_METHODS:
+    if method in USED_BY["placement"]:
         asked = {"placement": placement} | asked
     if method in OF_W:
         asked["prompt_scale"] = "paper"  # with which its rate and its number were published

@@ -103,8 +103,6 @@ def _recipe(dataset: str, method: str, used: Mapping[str, Any]) -> Recipe:
         for name, value in SMALL.get(dataset, {}).items()
         if method in USED_BY.get(name, (method,))
     }
-    if method == "gatevpt":  # which has one placement
-        small.pop("placement", None)
     return recipe_for(dataset, method=method, **long_enough(method, {**small, **used}))
 
 

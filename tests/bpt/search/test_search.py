@@ -304,6 +304,8 @@ def test_options_that_make_no_sense_are_refused():
 def test_the_defaults_of_digits_leave_each_method_the_placement_that_it_can_have():
     recipes = method_recipes(search_base("digits"), ("vpt", "gatevpt"))
     assert [one.placement for one in recipes.values()] == ["last:4", "shallow"]
+    asked = method_recipes(search_base("digits", placement="last:2"), ("vpt", "gatevpt"))
+    assert [one.placement for one in asked.values()] == ["last:2", "shallow"]
 
 
 def test_a_plain_recipe_is_a_base_as_well(base):
