@@ -92,7 +92,7 @@ def race(
     Args:
         rounds: points that begin together; those of a later round begin when the one before it
             is at its end, are not stopped within a training, and are compared with all that came
-            before.
+            before. Where all that came to the end diverged, those that were stopped go on.
         marks: the rungs.
         lookup: what is known.
 
@@ -102,18 +102,43 @@ def race(
     """
     reached: list[dict[Point, Score]] = [{} for _ in marks]
     for number, batch in enumerate(rounds):
-        going = list(batch)
-        for rung, mark in enumerate(marks):
-            scores = {point: lookup(point, rung) for point in going}
-            missing = [(point, rung) for point, score in scores.items() if score is None]
+        begun = list(batch)
+        while begun:
+            missing, stopped = _go(begun, marks, lookup, reached, halve=not number)
             if missing:
                 return missing, {}
-            reached[rung] |= {point: score for point, score in scores.items() if score}
-            if number and mark.epoch < marks[-1].epoch:
-                going = [point for point in going if not reached[rung][point].diverged]
-            elif rung < len(marks) - 1:
-                going = kept(going, reached[rung])
+            if number or best_of(reached[-1]):
+                break
+            for scores in reached[:-1]:  # what was ahead and diverged later stops nobody
+                for point in set(begun).difference(stopped):
+                    scores.pop(point, None)
+            begun = stopped
     return [], reached[-1]
+
+
+def _go(
+    begun: Sequence[Point],
+    marks: Sequence[Rung],
+    lookup: Lookup,
+    reached: list[dict[Point, Score]],
+    *,
+    halve: bool,
+) -> tuple[list[tuple[Point, int]], list[Point]]:
+    """From rung to rung: what is to be run now, or else who was stopped and had not diverged."""
+    going, stopped = list(begun), list[Point]()
+    for rung, mark in enumerate(marks):
+        scores = {point: lookup(point, rung) for point in going}
+        missing = [(point, rung) for point, score in scores.items() if score is None]
+        if missing:
+            return missing, []
+        reached[rung] |= {point: score for point, score in scores.items() if score}
+        alive = [point for point in going if not reached[rung][point].diverged]
+        if not halve and mark.epoch < marks[-1].epoch:
+            going = alive
+        elif rung < len(marks) - 1:
+            going = kept(going, reached[rung])
+            stopped += [point for point in alive if point not in going]
+    return [], stopped
 
 
 def best_of(scores: dict[Point, Score]) -> Point | None:

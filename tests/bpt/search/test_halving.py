@@ -66,6 +66,30 @@ def test_whoever_leads_at_every_rung_is_at_the_end_and_nobody_that_diverged(foun
     assert best_of(finalists) == best
 
 
+def test_where_all_that_came_to_the_end_diverged_those_that_were_stopped_go_on():
+    """High rates lead early and diverge late; what is stable was stopped, and is still there."""
+    points = [Point(0.1 * (i + 1), 0.0) for i in range(8)]
+    curves = {point: [10 + i, 20 + i, 30 + i] for i, point in enumerate(points)}
+    curves |= {point: [50 + i, 60 + i, None] for i, point in enumerate(points[3:])}
+    work, finalists = race(
+        [points], rungs(12, None), lambda point, rung: score(curves[point][rung])
+    )
+    assert not work
+    assert best_of(finalists) == points[2]
+
+
+@given(st.lists(st.lists(st.one_of(st.none(), st.integers(0, 9)), min_size=3, max_size=3)))
+def test_nothing_that_could_be_chosen_is_left_out_where_all_else_diverged(found):
+    points = [Point(0.1 * (i + 1), 0.0) for i in range(len(found))]
+    curves = {  # what diverged stays so
+        point: [None if None in one[: i + 1] else one[i] for i in range(3)]
+        for point, one in zip(points, found, strict=True)
+    }
+    finalists = race([points], rungs(12, None), lambda point, rung: score(curves[point][rung]))[1]
+    could = any(one[-1] is not None for one in curves.values())
+    assert (best_of(finalists) is not None) == could
+
+
 @given(accuracies, st.integers(1, 4), st.randoms(use_true_random=False))
 def test_work_in_any_order_comes_to_the_same_end(found, count, random):
     points = [Point(0.1 * (i + 1), 0.0) for i in range(len(found))]
