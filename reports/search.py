@@ -12,6 +12,7 @@ import pandas as pd
 
 from bpt import Recipe
 from bpt.methods import USED_BY
+from bpt.search.paired import LEVEL
 from burst.errors import EmptyResult
 from burst.files import make_folder
 from burst.provenance import provenance
@@ -23,6 +24,7 @@ from reports.search_tables import (
     differences_frame,
     flatness,
     flatness_words,
+    is_stopped,
     methods_frame,
     open_search,
     save_table,
@@ -33,7 +35,7 @@ from reports.search_tables import (
 
 LEAD = (
     "Every method was given the same number of trials of its learning rate and weight decay, "
-    "judged on validation images; what was best was then trained with several seeds, and the test "
+    "judged on validation images; what was best was then trained with each seed, and the test "
     "images were read at the end of each of these trainings.",
 )
 NOT_SHARED = ("origins", "method", "lr", "weight_decay", "head_weight_decay", "seed")
@@ -88,9 +90,10 @@ def difference_section(
     columns, rows = shown(differences)
     place = columns.index("difference")
     for row, line in zip(rows, differences.to_dict("records"), strict=True):
-        shade = BETTER if line["low"] > 0 else WORSE if line["high"] < 0 else ""
+        sure = line["adjusted_p"] < 1 - LEVEL
+        shade = (BETTER if line["difference"] > 0 else WORSE) if sure else ""
         row[place] = Cell(row[place].text, row[place].number, shade)
-    section.table(columns, rows, "Coloured: the interval leaves 0 out")
+    section.table(columns, rows, "Coloured: better or worse by the p-value after Holm's correction")
     return files + save_table(differences, path)
 
 
@@ -99,12 +102,6 @@ def _found(section: Section, record: Mapping[str, Any]) -> None:
         section.text("The search is not at its end yet: what follows will change.", strong=True)
     for sentence in record["sentences"]:
         section.text(sentence, strong=True)
-    edges = [one["method"] for one in record["methods"] if not one["inside"] and one["chosen"]]
-    if edges:
-        section.text(
-            f"The best rate of {', '.join(edges)} lies at an edge of what was tried: beyond it "
-            "there may be a better one."
-        )
 
 
 def _methods(section: Section, methods: pd.DataFrame) -> None:
@@ -116,10 +113,12 @@ def _methods(section: Section, methods: pd.DataFrame) -> None:
 
 
 def _differences(section: Section, record: Mapping[str, Any], place: Path) -> list[Path]:
+    others = "other seeds and other images" if len(record["seeds"]) > 1 else "other images alone"
     section.text(
         "Pairs are runs of one seed, scored on the same test images: what an image or a start does "
-        "to both cancels. Intervals hold for other seeds and other images, each for itself; the "
-        "sentences above call better or worse what holds among all differences (Holm's correction)."
+        f"to both cancels. Intervals hold for {others}, each for itself; the sentences above call "
+        "better or worse what holds among all differences: whose p-value, raised for their number "
+        f"(Holm's correction), is below {1 - LEVEL:.2g}."
     )
     return difference_section(section, differences_frame(record), place / "differences")
 
@@ -149,7 +148,9 @@ def _epochs(section: Section, search: Search, place: Path) -> list[Path]:
         "Whether a curve is flat at its end: the slope of a straight line through the last quarter "
         "of the epochs (three at least) of the mean over seeds, with its standard error. It is "
         "called flat where as many epochs again would, at either end of a 95 % interval of the "
-        "slope, change a point at most; rising or falling where the interval is of one sign."
+        "slope, change a point at most; rising or falling where the interval is of one sign. A "
+        "learning rate that falls to nothing flattens any curve: flat says that a training came "
+        "to its end, not that a longer one would end at the same."
     )
     ends = {label: flatness(one.values.mean(0)) for label, one in curves.items()}
     section.items(flatness_words(label, end) for label, end in ends.items())
@@ -210,7 +211,7 @@ def _unaugmented(record: Mapping[str, Any]) -> list[str]:
 def _counts(methods: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for one in methods:
-        stopped = sum(trial["epochs"] < trial["of_epochs"] for trial in one["trials"])
+        stopped = sum(is_stopped(trial) for trial in one["trials"])
         lost = sum(trial["score"] is None for trial in one["trials"])
         text = f"{one['method']} {len(one['trials'])}"
         if stopped or lost:

@@ -145,10 +145,11 @@ def methods_frame(search: Search) -> pd.DataFrame:
 
 
 def differences_frame(record: Mapping[str, Any]) -> pd.DataFrame:
-    """A row a paired difference: method, against, difference, low, high (points), seeds, images."""
-    columns = ["method", "against", "difference", "low", "high", "seeds", "images"]
+    """A row a paired difference: method, against, difference, low, high (points), adjusted_p (Holm,
+    of all in the record), seeds, images."""
+    columns = ["method", "against", "difference", "low", "high", "adjusted_p", "seeds", "images"]
     rows = [{name: one[name] for name in columns} for one in record["differences"]]
-    kinds = dict.fromkeys(("difference", "low", "high"), "float64")
+    kinds = dict.fromkeys(("difference", "low", "high", "adjusted_p"), "float64")
     kinds |= dict.fromkeys(("seeds", "images"), "Int64")  # of detectors no images are counted
     return pd.DataFrame(rows, columns=columns).astype(kinds)
 
@@ -170,8 +171,8 @@ def trials_frame(search: Search) -> pd.DataFrame:
 
 
 def is_stopped(trial: Mapping[str, Any]) -> bool:
-    """Whether a trial ended before its last epoch, as one of the worse."""
-    return bool(trial["epochs"] < trial["of_epochs"])
+    """Whether a trial was ended before its last epoch, as one of the worse; not by diverging."""
+    return bool(trial["epochs"] < trial["of_epochs"] and trial["score"] is not None)
 
 
 def winner_curves(search: Search) -> dict[str, Curve]:
@@ -286,6 +287,8 @@ def written(column: str, value: Any) -> str:  # noqa: ANN401  whatever a table h
         return f"{value:.4g}"
     if column in ("difference", "low", "high"):
         return f"{value:+.2f}"
+    if column == "adjusted_p":
+        return f"{value:.2g}"
     return f"{value:,.0f}" if column in COUNTS else f"{value:.2f}"
 
 

@@ -74,12 +74,14 @@ def search_table(record: Mapping[str, Any]) -> Table:
     for one in record["methods"]:
         chosen, test = one["chosen"] or {}, one["test"]
         spread = "" if test["std"] is None else f" ± {test['std']:.1f}"
-        edge = "" if one["inside"] or not chosen else " (edge)"
+        cells = [
+            f"{chosen[axis]:g}{' (edge)' if axis in one['edges'] else ''}" if chosen else "-"
+            for axis in ("lr", "weight_decay")
+        ]
         table.add_row(
             one["method"],
             str(len(one["trials"])),
-            f"{chosen['lr']:g}{edge}" if chosen else "-",
-            f"{chosen['weight_decay']:g}" if chosen else "-",
+            *cells,
             _number(chosen.get("score")),
             _number(test["mean"]) + spread,
             f"{one['trained_parameters']:,}",

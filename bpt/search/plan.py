@@ -5,7 +5,7 @@ wherever they were started.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bpt.search.grid import Grid, Point, extension, outward
 from bpt.search.halving import Lookup, Rung, Score, best_of, race
@@ -19,13 +19,13 @@ class Course:
         rounds: points that began together, the grid first.
         work: (point, rung) to be run now.
         finalists: the scores of those that came to the last rung; empty while there is work.
-        edges: in how many directions the best trial lies at an edge.
+        edges: the axes at an edge of which the best trial lies, once there is no work.
     """
 
     rounds: list[list[Point]]
     work: list[tuple[Point, int]]
     finalists: dict[Point, Score]
-    edges: int = 0
+    edges: tuple[str, ...] = ()
 
     @property
     def tried(self) -> list[Point]:
@@ -74,10 +74,15 @@ def courses(
         size = max(len(points) for points in needs.values())
         full = max(len(course.tried) for course in found.values()) + size > max_trials
         if not size or full:
-            return {
-                method: Course(course.rounds, [], course.finalists, len(needs[method]))
-                for method, course in found.items()
+            edges = {
+                method: tuple(
+                    axis
+                    for axis in Point._fields
+                    if any(getattr(one, axis) != getattr(tips[method], axis) for one in points)
+                )
+                for method, points in needs.items()
             }
+            return {name: replace(course, edges=edges[name]) for name, course in found.items()}
         for method, course in found.items():
             more = extension(tips[method], course.tried, grids[method], size)
             rounds[method] = [*rounds[method], more]

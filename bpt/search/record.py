@@ -14,6 +14,7 @@ from bpt.search.plan import Course
 from bpt.search.trials import Trials
 
 KIND = "bpt search 1"
+AXES = {"lr": "learning rate", "weight_decay": "weight decay"}
 REFERENCES = ("vpt", "linear")  # what the others are compared with
 
 
@@ -40,9 +41,10 @@ def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]
         "prompt_parameters": counts.get("prompts"),
         "trained_parameters": counts.get("trained"),
         "recipe": recipe.to_dict(),
-        "trials": [one for one in tried if one["epochs"]],
+        "trials": [one for one in tried if one["epochs"] or one["diverged"]],
         "chosen": _chosen(best, course.finalists) if best else None,
         "inside": best is not None and not course.edges,
+        "edges": list(course.edges) if best else [],
         "runs": runs,
         "test": {
             "mean": statistics.mean(values) if values else None,
@@ -61,20 +63,22 @@ def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any]:
         if found is None:
             break
         score, place = found, trials.name(method, point, fold)
-        epochs = epoch + (fold or 0) * last.epoch
+        before = (fold or 0) * last.epoch
+        epochs = before + (trials.epochs_of(place) if found.diverged else epoch)
         if found.diverged:
             break
-    share = None
+    error = None
     if score and score.accuracy is not None:
         part = score.accuracy / 100
-        share = 100 * math.sqrt(part * (1 - part) / score.images)
+        error = 100 * math.sqrt(part * (1 - part) / score.images)
     return {
         "lr": point.lr,
         "weight_decay": point.weight_decay,
         "epochs": epochs,
         "of_epochs": last.epoch * (trials.folds or 1),
+        "diverged": score is not None and score.diverged,
         "score": score.accuracy if score else None,
-        "standard_error": share,
+        "standard_error": error,
         "folder": place,
     }
 
@@ -140,15 +144,16 @@ def sentences(record: Mapping[str, Any]) -> list[str]:
         if one["chosen"] is None and record["complete"]:
             found.append(f"{one['method']}: every trial diverged.")
         elif lost and record["complete"]:
+            mean = "its mean is that of the others, and " if one["runs"] else ""
             found.append(
                 f"{one['method']}: {lost} of {len(record['seeds'])} seeds diverged at the chosen "
-                "rate and decay; its mean is that of the others, and it is compared with nothing."
+                f"rate and decay; {mean}it is compared with nothing."
             )
-        if one["chosen"] and not one["inside"]:
-            rate, decay = one["chosen"]["lr"], one["chosen"]["weight_decay"]
+        if one["edges"]:
+            where = " and ".join(f"{AXES[axis]} {one['chosen'][axis]:g}" for axis in one["edges"])
             found.append(
-                f"{one['method']}: the best trial, lr {rate:g} and weight decay {decay:g}, is "
-                f"still at an edge of what {record['trials_each']} trials tried."
+                f"{one['method']}: the best trial is still at an edge of what "
+                f"{record['trials_each']} trials tried, {where}; beyond it there may be a better."
             )
     return found
 

@@ -14,7 +14,7 @@ from bpt.search.halving import DIVERGED, Rung, Score
 from bpt.search.recipes import trial_recipe
 from bpt.train import train
 from burst.files import write_atomically
-from burst.progress import Progress, Say
+from burst.progress import Progress
 
 RUNS = "runs"  # the folder within the search's that all of them lie in
 FAILED = "diverged.json"  # in a run's folder: why it has no more epochs
@@ -85,25 +85,29 @@ class Trials:
 
     def _read(self, method: str, point: Point, rung: int) -> Score | None:
         fold, epoch = self.rungs[method][rung]
-        if fold is None:
-            lines = self._lines(self.name(method, point, None), epoch)
-            return lines if isinstance(lines, Score | None) else _best(lines, self.images[0])
         found = []
-        for number in range(fold + 1):
+        for number in [None] if fold is None else range(fold + 1):
+            name = self.name(method, point, number)
             upto = epoch if number == fold else self.rungs[method][-1].epoch
-            lines = self._lines(self.name(method, point, number), upto)
-            if isinstance(lines, Score | None):
-                return lines
-            found.append(lines[-1])
-        return _together(found, self.images)
+            lines = self._lines(name)[:upto]
+            if len(lines) < upto:
+                return DIVERGED if self._diverged(name) else None
+            found.append([json.loads(line) for line in lines])
+        if fold is None:
+            return _best(found[0], self.images[0])
+        return _together([lines[-1] for lines in found], self.images)
 
-    def _lines(self, name: str, epoch: int) -> list[dict[str, Any]] | Score | None:
-        """The first epochs' lines; or that the training diverged; or None: it is not there."""
+    def _lines(self, name: str) -> list[str]:
+        """Of the epochs that there are."""
         place = self.out / name / folder.METRICS
-        lines = place.read_text("utf-8").splitlines()[:epoch] if place.exists() else []
-        if len(lines) == epoch:
-            return [json.loads(line) for line in lines]
-        return DIVERGED if (self.out / name / FAILED).exists() else None
+        return place.read_text("utf-8").splitlines() if place.exists() else []
+
+    def _diverged(self, name: str) -> bool:
+        return (self.out / name / FAILED).exists()
+
+    def epochs_of(self, name: str) -> int:
+        """How many a training came to."""
+        return len(self._lines(name))
 
     def result(self, job: Job) -> dict[str, Any] | None:
         """What a final training came to; None as long as it is not at its end."""
@@ -118,11 +122,9 @@ class Trials:
         """Whether a job is behind us."""
         if job.until is None:
             return self.result(job) is not None
-        return self._lines(job.name, job.until) is not None
+        return self.epochs_of(job.name) >= job.until or self._diverged(job.name)
 
-    def run(
-        self, job: Job, *, device: str, progress: Progress | None = None, say: Say | None = None
-    ) -> None:
+    def run(self, job: Job, *, device: str, progress: Progress | None = None) -> None:
         """Train; a training that diverges leaves a note.
 
         Raises:
@@ -138,7 +140,6 @@ class Trials:
                 resume=True,
                 until=job.until,
                 progress=progress,
-                say=say,
             )
         except NonFiniteLoss as error:
             with write_atomically(place / FAILED) as temporary:

@@ -26,7 +26,8 @@ def method(name, mean, *, rates="searched", failed=None):
 
 
 def difference(name, against, value, low, high, images=597):
-    values = {"difference": value, "low": low, "high": high}
+    p = None if low is None else 0.01 if low > 0 else 0.5
+    values = {"difference": value, "low": low, "high": high, "adjusted_p": p}
     return {"method": name, "against": against, **values, "seeds": 2, "images": images}
 
 

@@ -38,7 +38,7 @@ def test_a_search_ends_when_all_are_inside_with_equal_budgets():
     )
     assert not all_work(found)
     assert {len(one.tried) for one in found.values()} == {11}
-    assert [found[name].edges for name in "ab"] == [0, 0]
+    assert [found[name].edges for name in "ab"] == [(), ()]
     assert found["a"].best.lr == 0.64
     assert max(point.lr for point in found["a"].tried) == 2.56
     assert max(point.lr for point in found["b"].tried) == 0.2  # it looked between instead
@@ -52,7 +52,7 @@ def test_at_the_cap_it_says_that_the_best_lies_at_an_edge():
         max_trials=10,
     )
     assert {len(one.tried) for one in found.values()} == {10}
-    assert found["a"].edges and not found["b"].edges
+    assert found["a"].edges == ("lr",) and not found["b"].edges
 
 
 def test_where_all_diverged_smaller_rates_are_tried():
@@ -80,5 +80,5 @@ def test_budgets_are_equal_and_the_best_is_inside_or_the_cap_is_reached(a, b, de
     for course in found.values():
         assert len(set(course.tried)) == len(course.tried)
         capped = len(course.tried) + 2 > most
-        assert capped or all(one.edges == 0 for one in found.values())
+        assert capped or all(one.edges == () for one in found.values())
         assert course.best is not None
