@@ -1,7 +1,8 @@
 """What a search is told beside the recipe and the methods."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from bpt.recipe import Recipe
 from bpt.search.grid import Grid, default_grid
@@ -50,6 +51,13 @@ class SearchOptions:
                 f"max_trials is {self.max_trials}, but the grid has {len(grid.points)} points; "
                 "allow as many, or give fewer lrs or weight_decays"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As search.json has it; None where it was left to the search."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
     def grid(self, lr: float, weight_decay: float) -> Grid:
         """Where a method begins whose own rate and decay these are."""

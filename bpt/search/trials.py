@@ -55,10 +55,11 @@ class Trials:
         part = "" if fold is None else f"-fold{fold + 1}of{self.folds}"
         return f"{_stem(method, point)}-seed{self.seeds[0]}{part}"
 
-    def any_run(self, method: str) -> folder.RunFolder | None:
-        """One of a method's run folders, if any was begun."""
-        found = sorted((self.out / RUNS / method).glob(f"*/{folder.CONFIG}"))
-        return folder.open_run(found[0].parent) if found else None
+    def runs(self, method: str) -> list[folder.Run]:
+        """All of a method's run folders that were begun."""
+        places = sorted((self.out / RUNS / method).glob(f"*/{folder.CONFIG}"))
+        found = [folder.open_run(one.parent) for one in places]
+        return [one for one in found if isinstance(one, folder.Run)]
 
     def job(self, method: str, point: Point, rung: int) -> Job:
         """What leads to a rung from the one before."""

@@ -15,7 +15,6 @@ from bpt.configuration import configuration, open_benchmark
 from bpt.construction import open_backbone, prompted_blocks
 from bpt.dataset import Benchmark, fold_of
 from bpt.errors import Interrupted, RunExists
-from bpt.methods import USED_BY
 from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
 from bpt.run_folder import other_files, save_json
@@ -23,8 +22,9 @@ from bpt.search.halving import rungs
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.outlook import shares, time_left
 from bpt.search.plan import Course, all_work, courses, first_size
-from bpt.search.recipes import SEARCHED, longer_probe, method_recipes, small_defaults
+from bpt.search.recipes import longer_probe, method_recipes, small_defaults
 from bpt.search.record import KIND, differences, method_record, sentences, trial_rows
+from bpt.search.same import other_recipes, other_runs
 from bpt.search.trials import Job, Trials
 from bpt.signals import this_command
 from burst.errors import OutputError
@@ -32,9 +32,9 @@ from burst.files import write_atomically
 from burst.loading.common import required
 from burst.lock import if_alone, one_at_a_time
 from burst.progress import Progress, Say
+from burst.provenance import provenance
 
 RECORD, TABLE = "search.json", "search.csv"
-LENGTH = {"epochs", "warmup_epochs"}  # of which a probe has its own
 POLL = 1.0  # seconds between looks at what other processes do
 
 
@@ -178,8 +178,19 @@ class Worker:
             RunExists: it names what differs.
             BurstError: the backbone or the whitening does not fit; nothing was written.
         """
-        place = self.out / RECORD
-        if not place.exists():
+        differing = [
+            one
+            for method, recipe in self.recipes.items()
+            for one in other_runs(self.trials.runs(method), recipe)
+        ]
+        there = (self.out / RECORD).exists()
+        if there:
+            before = _read(self.out / RECORD)
+            methods = dict.fromkeys([*(one["method"] for one in before["methods"]), *self.recipes])
+            differing += other_recipes(before, method_recipes(self.base, list(methods)))
+        self._refuse(differing)
+        self._refuse(self._other_files())
+        if not there:
             backbone = open_backbone(next(iter(self.recipes.values())))
             for recipe in self.recipes.values():
                 for library in recipe.libraries:
@@ -188,18 +199,16 @@ class Worker:
                 prompted_blocks(recipe, backbone)
                 if recipe.needs_whitening and recipe.whitening:
                     given_whitening(recipe, backbone)
-            return
-        before = _read(place)
-        differing = [*_differences(before, self.recipes), *self._other_files()]
+
+    def _refuse(self, differing: Sequence[str]) -> None:
         if differing:
-            raise RunExists(
-                f"{self.out} holds a search with {'; '.join(differing)}; choose another folder"
-            )
+            words = "; ".join(dict.fromkeys(differing))
+            raise RunExists(f"{self.out} holds a search with {words}; choose another folder")
 
     def _other_files(self) -> list[str]:
         """What of images, weights and whitening is other than when the runs there were begun."""
-        runs = {method: self.trials.any_run(method) for method in self.recipes}
-        there = {method: run for method, run in runs.items() if run}
+        runs = {method: self.trials.runs(method) for method in self.recipes}
+        there = {method: found[0] for method, found in runs.items() if found}
         if not there:
             return []
         seed = next(iter(there.values())).recipe.seed  # which decides random weights
@@ -240,11 +249,12 @@ class Worker:
             "test_images": self.test_images,
             "trials_each": max(len(course.tried) for course in found.values()),
             "seeds": list(self.options.seeds),
+            "options": self.options.to_dict(),
             "complete": not self.jobs(found),
             "methods": methods,
             "differences": differences(self.trials, methods),
         }
-        return {**record, "sentences": sentences(record)}
+        return {**record, "sentences": sentences(record), **provenance()}
 
 
 def _sizes(benchmark: Benchmark, folds: int | None) -> tuple[int, ...]:
@@ -263,18 +273,3 @@ def _read(place: Path) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise OutputError(f"{place} is not the record of a search: {error}") from error
     return dict(content)
-
-
-def _differences(before: dict[str, Any], recipes: dict[str, Recipe]) -> list[str]:
-    """What of an earlier search is other than now; of a new method, what all have in common."""
-    kept = {one["method"]: one["recipe"] for one in before["methods"]}
-    varied = {*SEARCHED, *USED_BY}
-    found: dict[str, str] = {}
-    for method, recipe in recipes.items():
-        old = Recipe.from_dict(kept.get(method, before["base"]))
-        free = varied | LENGTH if "linear" in (method, old.method) else varied
-        for name in old.differences(recipe):
-            if method in kept or name not in free:
-                text = f"{name} {getattr(old, name)}, not {getattr(recipe, name)}"
-                found.setdefault(text, method)
-    return list(found)
