@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bpt.dataset import dataset_info, file_name
-from bpt.methods import METHODS, USED_BY
-from bpt.published import recipe_for
+from bpt.methods import METHODS, USED_BY, WHITENED
+from bpt.published import published_rate, recipe_for
 from bpt.recipe import Recipe
 from bpt.search.grid import Point, rounded
 from bpt.search.options import searched_decay
@@ -21,6 +21,14 @@ NEEDS_PROMPTS = ("prompts", "prompts+patches")
 # Epochs of a linear probe, however few the prompts have: its features are computed once, so they
 # cost it seconds, and with fewer its order against prompts is one of length.
 LEAST_OF_PROBE = 100
+# How prompts are trained and how many there are: alike in a search, where nothing was published for
+# just this. What a grid or another benchmark gives would compare SGD with AdamW, and 4,200 steps
+# with 16,800.
+LOOP = (
+    *("optimizer", "lr", "weight_decay", "head_weight_decay", "batch_size", "epochs"),
+    *("warmup_epochs", "min_lr", "augmentation", "num_prompts"),
+)
+LEADER = "bpt-fwhiten"
 # A search on digits shall end within minutes without a GPU; said in what it prints.
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "digits": {
@@ -58,7 +66,10 @@ def small_defaults(base: Recipe) -> str:
 def method_recipes(base: Recipe, methods: Sequence[str]) -> dict[str, Recipe]:
     """By method the recipe that its trials vary: what was asked for, else as published.
 
-    What a method makes no use of is left out of its recipe.
+    What a method makes no use of is left out of its recipe. A prompt whose rate was not published
+    for just this is trained as the whitened ones, see `LOOP`: it is searched anyway. Where a base
+    names its method, as those of `recipe_for` do, it is that method's as it stands, with neither
+    this nor the small defaults of a search.
 
     Raises:
         UnknownName: a method that is not known; the nearest are offered.
@@ -80,7 +91,12 @@ def method_recipes(base: Recipe, methods: Sequence[str]) -> dict[str, Recipe]:
             if method in USED_BY.get(name, methods):
                 used[method].add(name)
     return {
-        method: _recipe(base.dataset, method, {name: given[name] for name in names})
+        method: _recipe(
+            base.dataset,
+            method,
+            {name: given[name] for name in names},
+            alone=base.origins.get("method") == "given",
+        )
         for method, names in used.items()
     }
 
@@ -97,13 +113,29 @@ def _used(dataset: str, method: str, given: Mapping[str, Any]) -> set[str]:
     return names
 
 
-def _recipe(dataset: str, method: str, used: Mapping[str, Any]) -> Recipe:
+def _recipe(dataset: str, method: str, used: Mapping[str, Any], *, alone: bool) -> Recipe:
+    if alone:
+        return recipe_for(dataset, method=method, **long_enough(method, used))
     small = {
         name: value
         for name, value in SMALL.get(dataset, {}).items()
         if method in USED_BY.get(name, (method,))
     }
-    return recipe_for(dataset, method=method, **long_enough(method, {**small, **used}))
+    given = long_enough(method, {**small, **used})
+    recipe = recipe_for(dataset, method=method, **given)
+    if not recipe.prompted or method in WHITENED or published_rate(recipe):
+        return recipe
+    shared = {
+        name: value for name, value in given.items() if LEADER in USED_BY.get(name, (LEADER,))
+    }
+    like = recipe_for(dataset, method=LEADER, **shared)
+    values = {name: getattr(like, name) for name in LOOP if name not in given}
+    if all(getattr(recipe, name) == value for name, value in values.items()):
+        return recipe
+    origins = {
+        name: f"as {LEADER} here, {like.origins.get(name, 'the default')}" for name in values
+    }
+    return dataclasses.replace(recipe, **values, origins={**recipe.origins, **origins})
 
 
 def long_enough(method: str, given: Mapping[str, Any]) -> dict[str, Any]:

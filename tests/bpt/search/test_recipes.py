@@ -2,9 +2,12 @@
 
 import pytest
 
+from bpt import recipe_for
+from bpt.published import published_rate
 from bpt.recipe import Recipe
 from bpt.search.grid import Point
-from bpt.search.recipes import trial_recipe
+from bpt.search.recipes import LOOP, method_recipes, search_base, trial_recipe
+from bpt.search.same import other_recipes
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,47 @@ def test_a_heads_decay_goes_with_that_of_the_prompts(own, head, origin, tried, e
 def test_a_probe_has_the_decay_of_its_head():
     found = trial_recipe(Recipe(method="linear"), Point(0.1, 0.05), seed=0)
     assert found.head_weight_decay == 0.05 and found.weight_decay == 0.0
+
+
+PROMPTS = ("vpt", "spt", "gatevpt", "bpt-bilinear", "bpt-fwhiten", "bpt-dwhiten")
+
+
+@pytest.mark.parametrize("dataset", ["cub", "cars", "imagenet", "vtab:cifar", "digits", "folder:x"])
+@pytest.mark.parametrize("given", [{}, {"placement": "last:4"}, {"batch_size": 64, "epochs": 20}])
+@pytest.mark.parametrize(
+    "model", ["mae_vitb", "sup_vitb", "moco_vitb", "timm:vit_tiny_patch16_224"]
+)
+def test_prompts_that_are_searched_are_trained_alike(dataset, given, model):
+    """Published loops differ: VPT's is SGD in batches of 128, BPT's AdamW in batches of 32."""
+    found = method_recipes(search_base(dataset, model=model, **given), (*PROMPTS, "linear"))
+    found.pop("linear")
+    searched = {name: one for name, one in found.items() if not published_rate(one)}
+    if "placement" in given:  # gatevpt stands where it must, and shallow prompts are more
+        searched.pop("gatevpt", None)
+    assert {"vpt", "bpt-fwhiten", "bpt-dwhiten"} <= searched.keys()
+    for name in LOOP:
+        values = {getattr(one, name) for one in searched.values()}
+        assert len(values) == 1, (name, values)
+    for name, value in given.items():
+        assert name == "placement" or {getattr(one, name) for one in found.values()} == {value}
+
+
+def test_a_base_that_names_its_method_keeps_what_was_published_for_it():
+    """As `bpt study` has it, whose rows are those of a paper."""
+    cell = recipe_for("cub", method="vpt", model="mae_vitb")
+    (found,) = method_recipes(cell, ["vpt"]).values()
+    assert (found.optimizer, found.batch_size, found.lr) == ("sgd", 128, 1.25)
+    small = recipe_for("digits", method="vpt")
+    assert method_recipes(small, ["vpt"])["vpt"].to_dict() == small.to_dict()
+
+
+def test_a_method_can_be_added_whose_published_loop_is_another():
+    base, names = search_base("cub", num_prompts=20), ("linear", "vpt", "gatevpt")
+    before = [
+        {"method": name, "recipe": one.to_dict()}
+        for name, one in method_recipes(base, names).items()
+    ]
+    now = method_recipes(base, (*names, "bpt-bilinear", "full"))
+    assert other_recipes({"methods": before}, now) == []
+    other = method_recipes(search_base("cub", num_prompts=30), (*names, "bpt-bilinear"))
+    assert other_recipes({"methods": before}, other) == ["num_prompts 20, not 30"]
