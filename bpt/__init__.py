@@ -82,12 +82,12 @@ from bpt.study import run_study
 from bpt.tokens import prompt_tokens
 from bpt.train import train, train_seeds
 from bpt.transforms import eval_transform, train_transform
-from bpt.validate import (
+from bpt.validate import validate_whitening
+from bpt.validate_plan import (
     PlannedBenchmark,
     PlannedMethod,
     ValidationPlan,
     plan_validation,
-    validate_whitening,
 )
 
 __all__ = [

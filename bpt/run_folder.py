@@ -238,6 +238,32 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
+def read_record(path: Path, kind: str) -> dict[str, Any]:
+    """What many trainings came to: search.json or validate.json.
+
+    Args:
+        path: of the file.
+        kind: as its `kind` says, such as "bpt search 1", the number being that of its form.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it is of another kind.
+    """
+    command = kind.rpartition(" ")[0]
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.parent} holds no readable {path.name}; name a folder that `{command}` wrote"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is damaged, {error}; delete it, and the same `{command}` writes it anew"
+        ) from error
+    if not isinstance(content, dict) or content.get("kind") != kind:
+        raise CheckpointError(f"{path} is not what `{command}` of this version writes")
+    return content
+
+
 def save_metrics(folder: Path, metrics: list[dict[str, Any]]) -> None:
     """Write all epochs so far, whole or not at all."""
     with write_atomically(folder / METRICS) as temporary:

@@ -1,200 +1,27 @@
 """A whitening on every benchmark that is at hand: do prompts gain by it?
 
-plan_validation     what would be trained, and what is missing; nothing is trained
-validate_whitening  trains it, or goes on, and says for each benchmark who is better
+What is tried is planned by `plan_validation`; this trains it, or goes on, and says for each
+benchmark who is better.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bpt.cost import dataset_sizes
-from bpt.dataset import (
-    DatasetInfo,
-    dataset_info,
-    file_name,
-    how_to_get,
-    known_datasets,
-    locate,
-)
-from bpt.detection.published import detection_recipe_for
-from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted, RunExists
-from bpt.methods import METHODS, USED_BY, used_by_any
-from bpt.placement import parse_placement
-from bpt.published import published_rate
 from bpt.recipe import Recipe
-from bpt.run_folder import save_json
-from bpt.search import SearchCost, SearchOptions, search_base, search_methods
-from bpt.search.cost import most_costs
-from bpt.search.recipes import method_recipes
-from bpt.study import AnyRecipe, run_study
+from bpt.run_folder import read_record, save_json
+from bpt.search import SearchOptions, search_methods
+from bpt.study import run_study
+from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 from bpt.validate_results import benchmark_record
-from burst.backbone import Backbone, load_backbone
-from burst.errors import BurstError, CheckpointError, EmptyResult, check_known
+from burst.errors import BurstError
 from burst.files import make_folder, sha256_of
 from burst.progress import Progress, Say
 from burst.provenance import provenance
-from burst.whitening import Whitening
-from burst.whitening_file import load_whitening
 
 FILE, KIND = "validate.json", "bpt validate 1"
-COMPARED = ("linear", "vpt", "bpt-fwhiten", "bpt-dwhiten")
-ELSEWHERE = ("package:", "http:", "https:", "hf-hub:")  # weights that are no file of the user's
-
-
-@dataclass(frozen=True)
-class PlannedMethod:
-    """A method on a benchmark.
-
-    Attributes:
-        recipe: its training; where its rates are searched, before that.
-        published: where its rates were published; None where they have to be searched.
-    """
-
-    recipe: AnyRecipe
-    published: str | None
-
-
-@dataclass(frozen=True)
-class PlannedBenchmark:
-    """A benchmark that was found.
-
-    Attributes:
-        dataset: its name.
-        place: where it lies.
-        methods: what is tried on it, by name.
-        base: what the search of rates starts from; None for a detector.
-    """
-
-    dataset: str
-    place: str
-    methods: Mapping[str, PlannedMethod]
-    base: Recipe | None
-
-    @property
-    def folder(self) -> str:
-        """What its folder is called."""
-        return file_name(self.dataset)
-
-    @property
-    def searched(self) -> tuple[str, ...]:
-        """The methods whose rates have to be searched."""
-        return tuple(name for name, one in self.methods.items() if one.published is None)
-
-    def search_costs(self, seeds: Sequence[int]) -> Mapping[str, SearchCost]:
-        """By method what the search of its rates takes at most; none of a detector's are searched.
-
-        Args:
-            seeds: of the final trainings.
-        """
-        planned = {name: self.methods[name].recipe for name in self.searched}
-        recipes = {name: one for name, one in planned.items() if isinstance(one, Recipe)}
-        if not recipes:
-            return {}
-        sizes = dataset_sizes(next(iter(recipes.values())))
-        return most_costs(recipes, sizes, SearchOptions(seeds=tuple(seeds)))
-
-
-@dataclass(frozen=True)
-class ValidationPlan:
-    """What a validation trains.
-
-    Attributes:
-        whitening: the file.
-        about: its record, see `Whitening`.
-        model, weights: the backbone that it was made of.
-        placement: of the prompts.
-        seeds: of every method.
-        benchmarks: that were found.
-        missing: those that were not, with what to do.
-        notes: what of the whitening restricts what can be tried, in sentences.
-    """
-
-    whitening: Path
-    about: Mapping[str, Any]
-    model: str
-    weights: str | None
-    placement: str
-    seeds: tuple[int, ...]
-    benchmarks: tuple[PlannedBenchmark, ...]
-    missing: Mapping[str, str]
-    notes: tuple[str, ...]
-
-
-def plan_validation(
-    whitening: str | Path,
-    *,
-    data: str | Path | None = None,
-    datasets: Sequence[str] | None = None,
-    methods: Sequence[str] = COMPARED,
-    seeds: Sequence[int] = (0, 1, 2),
-    model: str | None = None,
-    weights: str | None = None,
-    placement: str | None = None,
-    **given: Any,  # noqa: ANN401  whatever recipes take
-) -> ValidationPlan:
-    """What `validate_whitening` would train; nothing is trained or unpacked.
-
-    Args:
-        whitening: a file of `burst whiten`.
-        data: where benchmarks lie; `data_root()` if not given.
-        datasets: which, of `known_datasets` or as "folder:PATH"; all of the former if not given.
-        methods: linear and vpt are what the others are compared with.
-        seeds: of every method.
-        model, weights: the backbone, where the file's own words for it do not find it.
-        placement: of the prompts; "shallow" if the whitening has block 0, else as many of the last
-            blocks as it has.
-        **given: other fields of every recipe, such as epochs.
-
-    Raises:
-        CheckpointError: no whitening; its backbone cannot be found, or is another.
-        UnknownName: an unknown dataset or method.
-        BurstError: no method makes use of a whitening; it lacks a block of the placement, or has
-            random weights.
-        EmptyResult: none of the datasets is there.
-    """
-    for method in methods:
-        check_known("method", method, METHODS)
-    if not set(methods) & set(USED_BY["whitening"]):
-        raise BurstError(f"{', '.join(methods)} make no use of a whitening; add bpt-fwhiten")
-    path = Path(whitening)
-    found = load_whitening(path)
-    backbone, weights = _backbone(path, found, model, weights)
-    placement, notes = _placement(path, found, backbone, placement)
-    given = {name: value for name, value in given.items() if value is not None}
-    shared = {"model": backbone.name, "weights": weights, "whitening": str(path), **given}
-    size = _size(found, backbone)
-    benchmarks, missing = [], {}
-    listed = datasets or [one.name for one in known_datasets() if one.layout or one.embedded]
-    for name in dict.fromkeys(listed):
-        info = dataset_info(name)
-        place = _place(name, info, data)
-        if place is None:
-            missing[info.name] = how_to_get(info)
-            continue
-        own: dict[str, Any] = {}
-        if data and info.layout:
-            own["data"] = str(data)
-        if size and info.task == "classification":
-            own["image_size"] = size
-        benchmarks.append(_benchmark(name, info, place, methods, placement, own | shared))
-    if not benchmarks:
-        raise EmptyResult(f"nothing to validate on: {'; '.join(missing.values())}")
-    return ValidationPlan(
-        path,
-        found.record,
-        backbone.name,
-        weights,
-        placement,
-        tuple(seeds),
-        tuple(benchmarks),
-        missing,
-        (*notes, *_size_notes(size, backbone)),
-    )
 
 
 def validate_whitening(
@@ -217,19 +44,22 @@ def validate_whitening(
         `differences` to vpt and to linear in points; `missing`, `notes`, and what it was done with.
 
     Raises:
-        RunExists: `out` holds the validation of another whitening.
+        RunExists: `out` holds the validation of another whitening, or one by other recipes.
+        CheckpointError: its validate.json is damaged.
         Interrupted: see `run_study`; what runs was saved.
         OutputError: `out` cannot be written.
     """
     folder, tell = make_folder(out), say or (lambda _: None)
     record = _start(plan, folder)
+    entries = {entry["dataset"]: entry for entry in record["benchmarks"]}
     for one in plan.benchmarks:
         tell(f"{one.dataset}, found in {one.place}")
         results = _train(plan, one, folder / one.folder, devices, progress, say)
-        record["benchmarks"].append(benchmark_record(plan, one, folder, *results))
+        entries[one.dataset] = benchmark_record(plan, one, folder, *results)
+        record["benchmarks"] = list(entries.values())
         record["sentences"] = [found["sentence"] for found in record["benchmarks"]]
         save_json(folder / FILE, record)
-        tell(record["sentences"][-1])
+        tell(entries[one.dataset]["sentence"])
     record["complete"] = True
     save_json(folder / FILE, record)
     return record
@@ -252,7 +82,7 @@ def _train(
             search = search_methods(
                 one.base, one.searched, folder / "search", options=asked, **options
             )
-        except Interrupted:
+        except (Interrupted, RunExists):
             raise
         except BurstError as error:
             search = " ".join(str(error).split())
@@ -271,13 +101,12 @@ def _train(
 def _start(plan: ValidationPlan, folder: Path) -> dict[str, Any]:
     """What validate.json says before anything is trained."""
     digest, path = sha256_of(plan.whitening), folder / FILE
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))["whitening"]
-        if before["sha256"] != digest:
-            raise RunExists(
-                f"{folder} holds the validation of another whitening, {before['path']}; "
-                "choose another folder"
-            )
+    before = read_record(path, KIND) if path.exists() else {}
+    if before and before["whitening"]["sha256"] != digest:
+        raise RunExists(
+            f"{folder} holds the validation of another whitening, {before['whitening']['path']}; "
+            "choose another folder"
+        )
     about = ("method", "floor", "shrinkage", "convention", "through_norm", "blocks", "images")
     record = {
         "kind": KIND,
@@ -292,130 +121,34 @@ def _start(plan: ValidationPlan, folder: Path) -> dict[str, Any]:
         "placement": plan.placement,
         "seeds": list(plan.seeds),
         "complete": False,
-        "benchmarks": [],
+        "recipes": _recipes(plan, before.get("recipes", {}), folder),
+        "benchmarks": before.get("benchmarks", []),
         "missing": dict(plan.missing),
         "notes": list(plan.notes),
-        "sentences": [],
+        "sentences": before.get("sentences", []),
         **provenance(),
     }
-    if not path.exists():
-        save_json(path, record)
+    save_json(path, record)
     return record
 
 
-def _backbone(
-    path: Path, found: Whitening, model: str | None, weights: str | None
-) -> tuple[Backbone, str | None]:
-    """The backbone that a whitening was made of, and its weights as a recipe names them."""
-    about = found.record
-    source = weights if model not in (None, about["model"]) else weights or about.get("weights")
-    if source == "random":
-        raise BurstError(
-            f"{path} was made of random weights, which every seed draws anew; give the file of the "
-            "weights"
-        )
-    if not weights and source and not source.startswith(ELSEWHERE):
-        if not Path(source).is_file() and "/" in source:
-            raise CheckpointError(
-                f"{path} was made with the weights {source}, which are not there; give their file "
-                "as weights"
-            )
-        weights = source if Path(source).is_file() else None
-    backbone = load_backbone(model or about["model"], weights)
-    load_whitening(path, backbone)  # or says what does not fit
-    return backbone, weights
-
-
-def _placement(
-    path: Path, found: Whitening, backbone: Backbone, asked: str | None
-) -> tuple[str, list[str]]:
-    """Where prompts stand, and what is to be said of it."""
-    depth = int(found.record["model_blocks"])
-    has = {one.block for one in found.blocks}
-
-    def fits(placement: str) -> bool:
-        return has.issuperset(parse_placement(placement, depth))
-
-    kinds = ["shallow", *(f"last:{count}" for count in range(depth, 0, -1))]
-    kinds += [f"first:{count}" for count in range(depth, 1, -1)]
-    possible = [one for one in kinds if fits(one)]
-    if asked is not None:
-        if not fits(asked):
-            offer = f"such as {possible[0]}" if possible else "none of the usual"
-            raise BurstError(
-                f"{path} has matrices for blocks {_listed(has)} alone, which {asked} does not "
-                f"keep to; choose another placement, {offer}, or make it again of all blocks"
-            )
-        return asked, []
-    if not possible:
-        raise BurstError(
-            f"{path} has matrices for blocks {_listed(has)} alone; give a placement that keeps to "
-            "them, or make it again of all blocks"
-        )
-    notes = []
-    if len(has) < depth:
-        notes.append(
-            f"The whitening has matrices for {len(has)} of {depth} blocks ({_listed(has)}), so "
-            f"prompts can stand in these alone; here they are placed {possible[0]}."
-        )
-    return possible[0], notes
-
-
-def _size(found: Whitening, backbone: Backbone) -> int | None:
-    """Pixels of the images that a whitening was made from, where not the backbone's own."""
-    sources = (found.record.get("images") or {}).get("sources") or []
-    sizes = {source.get("image_size") for source in sources}
-    other = sizes - {None, backbone.image_size[0]}
-    return int(other.pop()) if len(sizes) == len(other) == 1 else None
-
-
-def _size_notes(size: int | None, backbone: Backbone) -> list[str]:
-    if size is None:
-        return []
-    return [
-        f"The whitening was made from images of {size} pixels, not of the backbone's "
-        f"{backbone.image_size[0]}, so classifiers are trained at that size; its matrices fit any "
-        "block at any size, but tell of the tokens of those images."
-    ]
-
-
-def _listed(blocks: set[int]) -> str:
-    return ", ".join(str(block) for block in sorted(blocks))
-
-
-def _place(name: str, info: DatasetInfo, data: str | Path | None) -> str | None:
-    """Where a dataset lies, in words; None where it does not."""
-    if info.embedded:
-        return info.source
-    if info.layout is None:
-        return name.partition(":")[2] or None
-    found = locate(info, data)[0]
-    return str(found) if found else None
-
-
-def _benchmark(
-    name: str,
-    info: DatasetInfo,
-    place: str,
-    methods: Sequence[str],
-    placement: str,
-    shared: Mapping[str, Any],
-) -> PlannedBenchmark:
-    asked = {"placement": placement, **shared}
-    recipes: Mapping[str, AnyRecipe]
-    base = None
-    if info.task == "detection":
-        known = {one.name for one in dataclasses.fields(DetectionRecipe)}
-        asked = {key: value for key, value in asked.items() if key in known}
-        recipes = {
-            method: detection_recipe_for(name, method=method, **used_by_any(asked, (method,)))
-            for method in methods
-        }
-    else:
-        base = search_base(name, **asked)
-        recipes = method_recipes(base, methods)
-    found = {one: PlannedMethod(recipe, published_rate(recipe)) for one, recipe in recipes.items()}
-    planned = PlannedBenchmark(name, place, found, base)
-    if base and planned.searched:  # a search refuses what none of its methods makes use of
-        base = search_base(name, **used_by_any(asked, planned.searched))
-    return dataclasses.replace(planned, base=base)
+def _recipes(plan: ValidationPlan, before: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """By dataset and method what is trained, with what was trained before; or what differs."""
+    found = {name: dict(recipes) for name, recipes in before.items()}
+    for one in plan.benchmarks:
+        old = found.setdefault(one.dataset, {})
+        for name, method in one.methods.items():
+            new = method.recipe
+            if name in old:
+                was = type(new).from_dict(old[name])
+                words = [
+                    f"{what} {getattr(was, what)}, not {getattr(new, what)}"
+                    for what in was.differences(new)
+                ]
+                if words:
+                    raise RunExists(
+                        f"{folder} holds a validation on {one.dataset} with {'; '.join(words)}; "
+                        "choose another folder"
+                    )
+            old[name] = new.to_dict()
+    return found

@@ -3,16 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from bpt.run_folder import open_run
 from bpt.search.paired import LEVEL, holm, paired_difference, right_answers
-
-if TYPE_CHECKING:
-    from bpt.validate import PlannedBenchmark, ValidationPlan
+from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 
 BASELINES = ("vpt", "linear")
 SPOKEN = {
@@ -24,8 +22,8 @@ NUMBERS = ("none", "one seed", "two seeds", "three seeds")
 
 
 def benchmark_record(
-    plan: "ValidationPlan",
-    one: "PlannedBenchmark",
+    plan: ValidationPlan,
+    one: PlannedBenchmark,
     out: Path,
     ended: Mapping[str, Mapping[str, Any] | str],
     search: Mapping[str, Any] | str | None,
@@ -60,22 +58,26 @@ def benchmark_record(
 
 
 def sentence(entry: Mapping[str, Any]) -> str:
-    """Whether whitened prompts are better than vpt, on one benchmark.
+    """Whether each method that uses a whitening is better than vpt, on one benchmark.
 
-    Of both whitenings where both were tried; of others, the first method that is compared with vpt.
+    Than linear where vpt has nothing to compare with. What failed is told, and seeds that did.
     """
-    name, against = entry["dataset"], "vpt"
-    rows = [row for row in entry["differences"] if row["against"] == against]
-    if not rows:
-        against = "linear"
+    name = entry["dataset"]
+    for against in BASELINES:
         rows = [row for row in entry["differences"] if row["against"] == against]
-    chosen = [row for row in rows if row["method"] in SPOKEN] or rows[:1]
+        chosen = [row for row in rows if row["method"] not in BASELINES]
+        if chosen:
+            break
+    lost = [f"{one['method']}: {one['failed']}" for one in entry["methods"] if one["failed"]]
     if not chosen:
-        failed = [f"{one['method']}: {one['failed']}" for one in entry["methods"] if one["failed"]]
-        return f"{name}: nothing to compare{f' ({failed[0]})' if failed else ''}."
+        return f"{name}: nothing to compare{f' ({lost[0]})' if lost else ''}."
     what = "points of box AP" if entry["metric"] == "box_AP" else "points"
     parts = [_compared(row, what) for row in chosen]
-    return f"{name}: {'; '.join(parts)}; {_seeds(min(row['seeds'] for row in chosen))}."
+    parts += [one for one in lost if one.partition(":")[0] not in BASELINES]
+    count = min(row["seeds"] for row in chosen)
+    alone = ", whose interval is that of other images alone"
+    images = count == 1 and chosen[0]["low"] is not None
+    return f"{name}: {'; '.join(parts)}; {_seeds(count)}{alone if images else ''}."
 
 
 def _compared(row: Mapping[str, Any], what: str) -> str:
@@ -102,8 +104,8 @@ def _seeds(count: int) -> str:
 
 
 def _published(
-    plan: "ValidationPlan",
-    one: "PlannedBenchmark",
+    plan: ValidationPlan,
+    one: PlannedBenchmark,
     name: str,
     out: Path,
     place: str,
@@ -124,7 +126,7 @@ def _published(
 
 
 def _searched(
-    one: "PlannedBenchmark", name: str, place: str, search: Mapping[str, Any] | str | None
+    one: PlannedBenchmark, name: str, place: str, search: Mapping[str, Any] | str | None
 ) -> dict[str, Any]:
     recipe = one.methods[name].recipe
     entry = _entry(name, recipe.placement if recipe.prompted else None)
@@ -134,10 +136,11 @@ def _searched(
     found = next((part for part in search["methods"] if part["method"] == name), None)
     if found is None or not found["chosen"]:
         return entry | {"failed": "every trial of it diverged"}
-    if not found["runs"]:
-        return entry | {"failed": "what was chosen diverged with every seed"}
     inside = "" if found["inside"] else ", the best at an edge"
     how = "folds" if search["validation"]["kind"] == "cross" else "the validation split"
+    lost, count = len(search["seeds"]) - len(found["runs"]), len(search["seeds"])
+    if lost:  # the seeds that are left are not those that anything else has
+        entry["failed"] = f"{lost} of {count} seeds diverged at the rate and decay that were chosen"
     return entry | {
         "source": f"the best of {len(found['trials'])} trials on {how}{inside}",
         "lr": found["chosen"]["lr"],
@@ -146,7 +149,7 @@ def _searched(
         "runs": [
             {"seed": run["seed"], "folder": f"{place}/{run['folder']}"} for run in found["runs"]
         ],
-        "test": found["test"],
+        "test": found["test"] if found["runs"] else None,
     }
 
 
@@ -158,14 +161,15 @@ def _entry(name: str, placement: str | None) -> dict[str, Any]:
 def _differences(
     found: Sequence[Mapping[str, Any]], out: Path, metric: str
 ) -> list[dict[str, Any]]:
-    """Of every method to vpt and to linear, as far as both ended; p-values adjusted for all."""
+    """Of every method to vpt and to linear, as far as both ended with every seed.
+
+    P-values are adjusted for all.
+    """
     ended = {one["method"]: one for one in found if one["failed"] is None}
     rows = []
     for against in BASELINES:
         for name, one in ended.items():
             if against in ended and name != against and (name, against) != BASELINES:
-                if not _seeds_of(one) & _seeds_of(ended[against]):
-                    continue
                 paired = _of_images if metric == "test_accuracy" else _of_seeds
                 values = paired(one, ended[against], out)
                 rows.append({"method": name, "against": against, **values})
@@ -176,18 +180,10 @@ def _differences(
 
 
 def _of_images(one: Mapping[str, Any], other: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Of classifiers, over the test images and the seeds that both have."""
-    shared = _seeds_of(one) & _seeds_of(other)
-    pair = (
-        right_answers(out / run["folder"] for run in method["runs"] if run["seed"] in shared)
-        for method in (one, other)
-    )
+    """Of classifiers, over the test images and the seeds."""
+    pair = (right_answers(out / run["folder"] for run in method["runs"]) for method in (one, other))
     found = paired_difference(*pair)
     return {name: getattr(found, name) for name in COLUMNS}
-
-
-def _seeds_of(method: Mapping[str, Any]) -> set[int]:
-    return {run["seed"] for run in method["runs"]}
 
 
 def _of_seeds(one: Mapping[str, Any], other: Mapping[str, Any], _: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A search's file as tables: its methods, their differences, every trial, and who still learns."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +14,12 @@ from rich.table import Table
 from scipy import stats
 
 from bpt import open_run
+from bpt.run_folder import read_record
+from bpt.search.record import KIND, RECORD
 from burst.errors import CheckpointError
 from burst.files import write_atomically
 
 Floats = NDArray[np.float64]
-FILE, KIND = "search.json", "bpt search 1"
 LEAST_EPOCHS = 3  # that a slope and its error take
 SLIGHT = 1.0  # points that as many epochs again may add to what is called flat
 # What is drawn over the epochs: the first of them that the runs have.
@@ -91,7 +91,7 @@ class Flatness(NamedTuple):
 
 def is_search(folder: str | Path) -> bool:
     """Whether a folder holds a search's file."""
-    return (Path(folder) / FILE).is_file()
+    return (Path(folder) / RECORD).is_file()
 
 
 def open_search(folder: str | Path) -> Search:
@@ -100,19 +100,7 @@ def open_search(folder: str | Path) -> Search:
     Raises:
         CheckpointError: there is none, it is damaged or of another kind.
     """
-    path = Path(folder) / FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} is not the folder of a search: it holds no readable {FILE}; name a folder "
-            "that `bpt search` wrote"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(record, dict) or record.get("kind") != KIND:
-        raise CheckpointError(f"{path} is not the file of a search")
-    return Search(Path(folder), record)
+    return Search(Path(folder), read_record(Path(folder) / RECORD, KIND))
 
 
 def methods_frame(search: Search) -> pd.DataFrame:

@@ -1,6 +1,5 @@
 """A whitening on every benchmark at hand, as one page: a sentence each, figure, tables."""
 
-import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -11,14 +10,14 @@ import pandas as pd
 from rich.table import Table
 
 from bpt import PlannedMethod, SearchCost, ValidationPlan
-from burst.errors import CheckpointError
+from bpt.run_folder import read_record
+from bpt.validate import FILE, KIND
 from burst.files import make_folder
 from reports.page import Page, Section
 from reports.search import difference_section, shown
 from reports.search_tables import differences_frame, frame_table, is_search, save_table
 from reports.study import cost_figures, recipe_cost
 
-FILE, KIND = "validate.json", "bpt validate 1"
 LEAD = (
     "Prompts of a Vision Transformer, plain (vpt) and whitened by the matrices W of one file, and "
     "a linear probe, on every benchmark that was found.",
@@ -30,18 +29,9 @@ def open_validation(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of the validate.json in a folder.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: see `read_record`.
     """
-    path = Path(folder) / FILE
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} holds no readable {FILE}; name a folder that `bpt validate` wrote"
-        ) from error
-    if not isinstance(record, dict) or record.get("kind") != KIND:
-        raise CheckpointError(f"{path} is not the file of a validation")
-    return record
+    return read_record(Path(folder) / FILE, KIND)
 
 
 def save_validation(
@@ -181,7 +171,7 @@ def _benchmark(section: Section, entry: Mapping[str, Any], place: Path) -> list[
         if one["lr"] is not None:
             line += f", lr {one['lr']:g}"
         if one["failed"]:
-            line += f"; no number: {one['failed']}"
+            line += f"; {'' if one['test'] else 'no number: '}{one['failed']}"
         lines.append(f"{line}.")
     section.items(lines)
     if {one["rates"] for one in entry["methods"]} == {"published", "searched"}:

@@ -13,7 +13,7 @@ from bpt.search.paired import LEVEL, Difference, holm, paired_difference, right_
 from bpt.search.plan import Course
 from bpt.search.trials import Trials
 
-KIND = "bpt search 1"
+RECORD, KIND = "search.json", "bpt search 1"
 AXES = {"lr": "learning rate", "weight_decay": "weight decay"}
 REFERENCES = ("vpt", "linear")  # what the others are compared with
 

@@ -1,7 +1,6 @@
 """One process at work on a search: what is to be done next, and what is known so far."""
 
 import functools
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,24 +16,23 @@ from bpt.dataset import Benchmark, fold_of
 from bpt.errors import Interrupted, RunExists
 from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
-from bpt.run_folder import other_files, save_json
+from bpt.run_folder import other_files, read_record, save_json
 from bpt.search.halving import rungs
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.outlook import shares, time_left
 from bpt.search.plan import Course, all_work, courses, first_size
 from bpt.search.recipes import longer_probe, method_recipes, small_defaults
-from bpt.search.record import KIND, differences, method_record, sentences, trial_rows
+from bpt.search.record import KIND, RECORD, differences, method_record, sentences, trial_rows
 from bpt.search.same import other_recipes, other_runs
 from bpt.search.trials import Job, Trials
 from bpt.signals import this_command
-from burst.errors import OutputError
 from burst.files import write_atomically
 from burst.loading.common import required
 from burst.lock import if_alone, one_at_a_time
 from burst.progress import Progress, Say
 from burst.provenance import provenance
 
-RECORD, TABLE = "search.json", "search.csv"
+TABLE = "search.csv"
 POLL = 1.0  # seconds between looks at what other processes do
 
 
@@ -185,7 +183,7 @@ class Worker:
         ]
         there = (self.out / RECORD).exists()
         if there:
-            before = _read(self.out / RECORD)
+            before = read_record(self.out / RECORD, KIND)
             methods = dict.fromkeys([*(one["method"] for one in before["methods"]), *self.recipes])
             differing += other_recipes(before, method_recipes(self.base, list(methods)))
         self._refuse(differing)
@@ -263,13 +261,3 @@ def _sizes(benchmark: Benchmark, folds: int | None) -> tuple[int, ...]:
         return (len(benchmark.val or ()),)
     cut = [fold_of(benchmark, f"{number}/{folds}").val for number in range(1, folds + 1)]
     return tuple(len(one or ()) for one in cut)
-
-
-def _read(place: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(place.read_text("utf-8"))
-        if content["kind"] != KIND:
-            raise ValueError(f"kind is {content['kind']}")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise OutputError(f"{place} is not the record of a search: {error}") from error
-    return dict(content)

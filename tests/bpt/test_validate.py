@@ -16,7 +16,7 @@ import burst
 from bpt.run_folder import PREDICTIONS
 from bpt.search import SearchOptions
 from bpt.search.recipes import method_recipes
-from bpt.validate_results import _differences, sentence
+from bpt.validate_results import _differences, benchmark_record, sentence
 
 SMALL = {"epochs": 1, "batch_size": 6, "num_prompts": 4}
 
@@ -49,6 +49,8 @@ def test_what_lies_on_disk_is_planned_and_the_rest_is_listed_with_how_to_get_it(
     assert set(plan.missing) == {"nabirds", "flowers", "dogs", "cars", "imagenet", "coco"}
     assert plan.missing["dogs"] == bpt.how_to_get(bpt.dataset_info("dogs"))
     assert plan.placement == "shallow" and plan.notes == ()
+    digits = [one.recipe.image_size for one in plan.benchmarks[0].methods.values()]
+    assert digits == [160] * 4  # of what the matrices were made of, not a search's small one
     recipes = {name: one.recipe for name, one in plan.benchmarks[1].methods.items()}
     assert list(recipes) == ["linear", "vpt", "bpt-fwhiten", "bpt-dwhiten"]
     assert recipes["vpt"].whitening is None and recipes["linear"].whitening is None
@@ -147,6 +149,8 @@ def test_another_backbone_missing_weights_and_missing_data_are_refused(place, tm
         bpt.plan_validation(place / "W.pt", data=tmp_path, datasets=["dogs"])
     with pytest.raises(burst.UnknownName, match="did you mean cub"):
         bpt.plan_validation(place / "W.pt", datasets=["cubs"])
+    with pytest.raises(burst.EmptyResult, match="folder:nothere: there is no such folder"):
+        bpt.plan_validation(place / "W.pt", datasets=["digits", "folder:nothere"])
     with pytest.raises(burst.BurstError, match="linear, vpt make no use of a whitening; add bpt"):
         bpt.plan_validation(place / "W.pt", datasets=["digits"], methods=("linear", "vpt"))
     moved = whitening_file(tmp_path)
@@ -184,31 +188,51 @@ def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_pa
     again = bpt.validate_whitening(plan, tmp_path, devices=("cpu",))
     assert again["benchmarks"] == record["benchmarks"]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    longer = bpt.plan_validation(place / "W.pt", **options, **SMALL | {"num_prompts": 5})
+    with pytest.raises(bpt.RunExists, match="on cub with num_prompts 4, not 5"):
+        bpt.validate_whitening(longer, tmp_path)
+    assert json.loads((tmp_path / "validate.json").read_text())["benchmarks"] == again["benchmarks"]
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "validate.json").write_text("{")
+    with pytest.raises(burst.CheckpointError, match="damaged"):
+        bpt.validate_whitening(plan, tmp_path / "damaged")
     other = bpt.plan_validation(whitening_file(place, (0,), name="other.pt"), **options)
     with pytest.raises(bpt.RunExists, match="another whitening"):
         bpt.validate_whitening(other, tmp_path)
 
 
-def test_where_seeds_diverged_those_are_paired_that_both_methods_have(tmp_path):
-    rng, right = np.random.default_rng(0), {}
-    for name, seeds in (("vpt", (0, 1, 2)), ("bpt-fwhiten", (2,)), ("bpt-dwhiten", ())):
-        for seed in seeds:
-            right[name, seed] = torch.from_numpy(rng.random(40) < 0.5)
-            folder = tmp_path / name / str(seed)
-            folder.mkdir(parents=True)
-            labels = torch.zeros(40, dtype=torch.int64)
-            predicted = (~right[name, seed]).long()
-            save_file({"predicted": predicted, "labels": labels}, folder / PREDICTIONS)
-
-    def entry(name):
-        runs = [{"seed": seed, "folder": f"{name}/{seed}"} for one, seed in right if one == name]
-        return {"method": name, "failed": None, "runs": runs, "test": {"values": []}}
-
-    found = [entry(name) for name in ("vpt", "bpt-fwhiten", "bpt-dwhiten")]
-    (row,) = _differences(found, tmp_path, "test_accuracy")
-    expected = right["bpt-fwhiten", 2].double() - right["vpt", 2].double()
-    assert (row["method"], row["seeds"]) == ("bpt-fwhiten", 1)
-    assert row["difference"] == pytest.approx(100 * float(expected.mean()))
+def test_a_method_that_lost_a_seed_is_shown_and_compared_with_nothing(place, tmp_path):
+    """The seeds that are left are those that went well: a mean of them flatters."""
+    rng, runs = (
+        np.random.default_rng(0),
+        {"vpt": (0, 1), "bpt-fwhiten": (1,), "bpt-dwhiten": (0, 1)},
+    )
+    for one, seed in ((name, seed) for name in runs for seed in runs[name]):
+        folder = tmp_path / "cub" / "search" / one / str(seed)
+        folder.mkdir(parents=True)
+        predicted = torch.from_numpy(rng.integers(0, 2, 40))
+        answers = {"predicted": predicted, "labels": torch.zeros(40, dtype=torch.int64)}
+        save_file(answers, folder / PREDICTIONS)
+    found = [
+        {
+            "method": name,
+            "trials": [{}],
+            "inside": True,
+            "chosen": {"lr": 0.1, "weight_decay": 0.0},
+            "trained_parameters": 1,
+            "runs": [{"seed": seed, "folder": f"{name}/{seed}"} for seed in seeds],
+            "test": {"values": [50.0] * len(seeds)},
+        }
+        for name, seeds in runs.items()
+    ]
+    search = {"seeds": [0, 1], "validation": {"kind": "split"}, "methods": found}
+    options = {"data": place / "data", "datasets": ["cub"], "methods": tuple(runs)}
+    plan = bpt.plan_validation(place / "W.pt", seeds=(0, 1), **options)
+    entry = benchmark_record(plan, plan.benchmarks[0], tmp_path, {}, search)
+    pairs = {(row["method"], row["against"], row["seeds"]) for row in entry["differences"]}
+    assert pairs == {("bpt-dwhiten", "vpt", 2)}
+    assert entry["methods"][1]["test"] and "1 of 2 seeds diverged" in entry["methods"][1]["failed"]
+    assert "; bpt-fwhiten: 1 of 2 seeds diverged" in entry["sentence"]
 
 
 def test_better_and_worse_are_said_after_holms_correction_for_all_of_a_benchmark(tmp_path):
@@ -251,6 +275,14 @@ def test_the_sentence_says_better_worse_or_not_told_apart():
     alone = difference(None, None, seeds=1, images=None)
     text = sentence(entry_of(alone, metric="box_AP"))
     assert "1.2 points of box AP above vpt" in text and text.endswith("one seed.")
+    one = sentence(entry_of(difference(0.3, 2.1, seeds=1)))
+    assert one.endswith("one seed, whose interval is that of other images alone.")
+    bilinear = difference(0.3, 2.1, method="bpt-bilinear")
+    probe = difference(-4.0, -2.0, method="linear", difference=-3.0)
+    assert sentence(entry_of(probe, bilinear)) == (
+        "cub: bpt-bilinear is better than vpt by 1.2 points (0.3 to 2.1); three seeds."
+    )
+    assert sentence(entry_of(probe)) == "cub: nothing to compare."  # of what uses a whitening
     failed = entry_of()
     failed["methods"] = [{"method": "vpt", "failed": "it diverged"}]
     assert sentence(failed) == "cub: nothing to compare (vpt: it diverged)."

@@ -233,13 +233,13 @@ def test_tables_are_escaped_for_documents():
 
 
 def test_what_is_no_search_is_refused(tmp_path):
-    with pytest.raises(burst.CheckpointError, match="not the folder of a search"):
+    with pytest.raises(burst.CheckpointError, match="no readable search.json"):
         open_search(tmp_path)
     (tmp_path / "search.json").write_text("{")
     with pytest.raises(burst.CheckpointError, match="damaged"):
         open_search(tmp_path)
     (tmp_path / "search.json").write_text('{"kind": "bpt run 1"}')
-    with pytest.raises(burst.CheckpointError, match="not the file of a search"):
+    with pytest.raises(burst.CheckpointError, match="not what `bpt search` of this"):
         open_search(tmp_path)
 
 

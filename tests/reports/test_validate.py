@@ -122,5 +122,5 @@ def test_what_is_no_validation_is_refused(tmp_path):
     with pytest.raises(burst.CheckpointError, match="no readable"):
         reports.open_validation(tmp_path)
     (tmp_path / "validate.json").write_text("[]")
-    with pytest.raises(burst.CheckpointError, match="not the file of a validation"):
+    with pytest.raises(burst.CheckpointError, match="not what `bpt validate` of this"):
         reports.open_validation(tmp_path)
