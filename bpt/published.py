@@ -1,5 +1,6 @@
 """The hyper-parameters that were published for a run, from `recipes.toml`, or the nearest."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.dataset import dataset_info
-from bpt.methods import USED_BY, check_used
+from bpt.methods import METHODS, USED_BY, check_used
 from bpt.recipe import OF_CROPS, Recipe
 from bpt.tuning import Tuning, check_fields, check_whitening
 from burst.backbone_spec import known_backbones
@@ -29,8 +30,10 @@ COSTS = {
 # Of a pretraining that nothing was published for, the supervised net's rates are nearest: on a
 # ViT-S of DINOv2's line vpt has 58.5 % with them and 51.9 with MAE's (docs/prompt-tuning.md).
 OTHER, NEAREST = "other", "supervised"
+NEAREST_METHOD = {"spt": "bpt", "bitfit": "adapter"}
 SIZES = ("num_prompts", "rank", "gate_init")  # what a prompt is, not how it is trained
 OF_THE_PAPER = ("bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
+OF_A_STEP = ("batch_size", "optimizer")  # without which a rate says nothing
 DECAYS = ("lr", "weight_decay", "head_weight_decay")
 
 
@@ -126,10 +129,10 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
 def published_rate(recipe: Tuning) -> str | None:
     """Where a learning rate was published for just this: pretraining, benchmark, method, placement.
 
-    None where `recipe_for` takes the nearest, or one out of a grid that its source searched; for
-    images that nothing was published of, and for methods, scales and starts of prompts that are
-    nobody's but ours: the paper's rates are those of W as it is. A detector's are published for
-    all methods.
+    None where `recipe_for` takes the nearest, or one out of a grid that its source searched; where
+    it is that of other batches or of another optimiser; for images that nothing was published of;
+    and for methods, scales and starts of prompts that are nobody's but ours: the paper's rates are
+    those of W as it is. A detector's are published for all methods.
 
     Args:
         recipe: of a classifier or a detector.
@@ -149,7 +152,9 @@ def published_rate(recipe: Tuning) -> str | None:
         return None
     entry, origin = _nearest(wanted, "lr")
     exact = all(_fits(entry, name, wanted[name]) for name in COSTS)
-    return origin if exact and entry.grid is None else None
+    step = {name: entry.values[name] for name in OF_A_STEP if name in entry.values}
+    same = all(getattr(recipe, name) == value for name, value in step.items())
+    return origin if exact and same and entry.grid is None else None
 
 
 def _of_the_paper(recipe: Tuning) -> bool:
@@ -163,7 +168,11 @@ def _of_a_benchmark(asked: Recipe) -> dict[str, tuple[Any, str]]:
     """By hyper-parameter that the method uses: its value, and where that is from."""
     wanted = _wanted(asked)
     entry, origin = _nearest(wanted, "lr")
-    found = {name: (value, origin) for name, value in entry.values.items() if name not in SIZES}
+    found = {
+        name: (value, origin)
+        for name, value in entry.values.items()
+        if name not in SIZES and asked.method in USED_BY.get(name, METHODS)
+    }
     if asked.prompted:
         entry, origin = _nearest(wanted, "num_prompts")
         sizes = [name for name in SIZES if asked.method in USED_BY[name]]
@@ -194,8 +203,8 @@ def _wanted(asked: Tuning) -> dict[str, Any]:
 
 
 def _entries(method: str, what: str) -> list[PublishedRecipe]:
-    """Those that give this hyper-parameter of a method; of some nothing was published at all."""
-    methods = (method, "bpt") if method == "spt" else (method,)
+    """Those that give this hyper-parameter of a method, or of the one that is nearest to it."""
+    methods = {method, NEAREST_METHOD.get(method, method)}
     return [one for one in published_recipes() if one.method in methods and what in one.values]
 
 
@@ -232,5 +241,7 @@ def _pretraining(model: str) -> str:
     kinds = {one.pretraining for one in published_recipes()} - {ANY}
     if model in known:
         return known[model] if known[model] in kinds else OTHER
-    named = (kind for kind in sorted(kinds) if kind.partition("_")[0] in model.lower())
+    words = [(kind, kind.partition("_")[0]) for kind in sorted(kinds)]
+    # "vit-mae-base" and "mocov3", but not "maestro"
+    named = (kind for kind, word in words if re.search(rf"{word}(v\d+)?(?![a-z])", model.lower()))
     return next(named, OTHER)

@@ -184,14 +184,9 @@ class _Classification(Session[Recipe, Labelled]):
         self._agree_on_statistics()
         with self._evaluated_tensors():
             scores = self._evaluate(split) if split else None
-            prompts = self._prompts()
             trained = self.model.trained_state()
-        if scores and not math.isfinite(scores.loss):
-            raise NonFiniteLoss(
-                f"the loss on {split} is {scores.loss} after epoch {self.epoch + 1}; the last good "
-                "state is kept. Lower lr, warm up longer (warmup_epochs), or train in precision "
-                "float32"
-            )
+            self._check_finite(split, scores, trained)
+            prompts = self._prompts()
         names = [f"{one}_{name}" for one in ("val", "test") for name in ("loss", "accuracy")]
         found: dict[str, float | None] = dict.fromkeys(names)
         if scores:
@@ -204,6 +199,20 @@ class _Classification(Session[Recipe, Labelled]):
             **prompts,
             "images_per_second": images / done.seconds,
         }, trained
+
+    def _check_finite(
+        self, split: str | None, scores: Scores | None, trained: Mapping[str, Tensor]
+    ) -> None:
+        """That the epoch's last step left something to go on with, whose loss nobody has seen."""
+        bad = [name for name, value in trained.items() if not value.isfinite().all()]
+        what = f"{bad[0]} is not finite" if bad else ""
+        if scores and not math.isfinite(scores.loss):
+            what = f"the loss on {split} is {scores.loss}"
+        if what:
+            raise NonFiniteLoss(
+                f"{what} after epoch {self.epoch + 1}; the last good state is kept. Lower lr, warm "
+                "up longer (warmup_epochs), or train in precision float32"
+            )
 
     def _is_best(self, line: Mapping[str, Any]) -> bool:
         return self._best() == line

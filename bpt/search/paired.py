@@ -16,6 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm, t
 
 from bpt.run_folder import PREDICTIONS
+from burst.errors import BurstError, ShapeError
 
 LEVEL = 0.95
 TINY = 1e-12  # the smallest probability that is told
@@ -41,9 +42,17 @@ class Difference:
 
 
 def right_answers(runs: Iterable[Path]) -> NDArray[np.bool_]:
-    """(S, N), whether each run, by its folder, was right about each test image."""
-    found = [load_file(run / PREDICTIONS) for run in runs]
-    return np.stack([one["predicted"] == one["labels"] for one in found])
+    """(S, N), whether each run, by its folder, was right about each test image.
+
+    Raises:
+        BurstError: two of them were tested on other images, as their labels show.
+    """
+    found = {run: load_file(run / PREDICTIONS) for run in runs}
+    for run, one in found.items():
+        first = next(iter(found))
+        if not np.array_equal(one["labels"], found[first]["labels"]):
+            raise BurstError(f"{first} and {run} were tested on other images; compare them apart")
+    return np.stack([one["predicted"] == one["labels"] for one in found.values()])
 
 
 def paired_difference(
@@ -65,9 +74,17 @@ def paired_difference(
         second: the same of another.
         level: of the interval, in 0..1.
 
+    Raises:
+        ShapeError: the two differ in shape, or there is no seed or no image.
+
     Source: Graybill and Wang 1980, doi 10.1080/01621459.1980.10477565 (limits of a sum of
     variances); the model as in Owen 2007, doi 10.1214/07-AOAS122.
     """
+    if first.shape != second.shape or first.ndim != 2 or 0 in first.shape:
+        raise ShapeError(
+            f"first {first.shape} and second {second.shape} must both be (seeds, images), of at "
+            "least one"
+        )
     d = 100.0 * (first.astype(np.float64) - second.astype(np.float64))
     mean, size = float(d.mean()), d.size
     of_seeds, of_images, alone = _variances(d)

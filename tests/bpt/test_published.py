@@ -190,6 +190,8 @@ def test_ones_own_images_take_the_rate_of_their_pretraining():
         ("timm:vit_base_patch16_224.mae", "mae_tiny"),
         ("hf:facebook/vit-mae-base", "mae_tiny"),
         ("timm:vit_small_patch14_dinov2.lvd142m", "sup_tiny"),
+        ("python:maestro:small", "sup_tiny"),
+        ("hf:org/mocov3-vit-small", "moco_vits"),
         ("dinov2_vits_saliency", "sup_tiny"),
     ],
 )

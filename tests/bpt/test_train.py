@@ -326,6 +326,25 @@ def test_a_diverging_training_keeps_the_last_good_state(recipe, whole, tmp_path,
     same_end(tmp_path / "run", whole)
 
 
+@pytest.mark.parametrize("protocol", ["standard", "last"])
+def test_an_epochs_last_step_that_diverges_is_a_divergence_as_any(
+    recipe, tmp_path, monkeypatch, protocol
+):
+    """Its loss was finite still; what it left is not."""
+    original = bpt.engine.Trainer.step
+
+    def step(self, batch):
+        found = original(self, batch)
+        with torch.no_grad():
+            next(iter(self.trained.values())).fill_(math.nan)
+        return found
+
+    monkeypatch.setattr(bpt.engine.Trainer, "step", step)
+    one = replace(recipe, epochs=1, batch_size=24, protocol=protocol)
+    with pytest.raises(NonFiniteLoss, match=r"after epoch 1; .*Lower lr"):
+        train(one, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     "changes, says",
     [

@@ -96,6 +96,7 @@ def test_what_is_planned_of_a_search_is_what_the_search_tells_of_itself(tmp_path
         ("mae_vitb", "cub", "vpt", "shallow", False),  # one of a grid
         ("mae_vitb", "flowers", "bpt-fwhiten", "deep", False),  # no script
         ("mae_vitb", "imagenet", "linear", "shallow", True),
+        ("mae_vitb", "cub", "bitfit", "shallow", False),  # of adapters
         ("timm:test_vit", "cub", "bpt-fwhiten", "shallow", False),  # of which pretraining?
         ("mae_tiny", "digits", "vpt", "shallow", False),
     ],
@@ -103,7 +104,7 @@ def test_what_is_planned_of_a_search_is_what_the_search_tells_of_itself(tmp_path
 def test_a_rate_counts_as_published_for_just_this_benchmark_method_and_placement(
     model, dataset, method, placement, known
 ):
-    given = {} if method == "linear" else {"placement": placement}
+    given = {} if method in ("linear", "bitfit") else {"placement": placement}
     recipe = bpt.recipe_for(dataset, model=model, method=method, **given)
     assert (bpt.published_rate(recipe) is not None) == known
 
@@ -120,6 +121,9 @@ def test_a_rate_of_w_as_it_is_counts_for_that_scale_alone():
         )
     ]
     assert known == [True, False, False, True, False]
+    probe = {"model": "mae_vitb", "method": "linear"}
+    assert bpt.published_rate(bpt.recipe_for("imagenet", **probe))
+    assert not bpt.published_rate(bpt.recipe_for("imagenet", batch_size=256, **probe))
 
 
 def test_a_detectors_rate_is_published():

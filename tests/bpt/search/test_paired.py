@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from scipy import stats
 
-from bpt.search.paired import holm, paired_difference
+from bpt.run_folder import PREDICTIONS
+from bpt.search.paired import holm, paired_difference, right_answers
+from burst import BurstError, ShapeError
 
 
 def test_one_seed_gives_the_paired_t_interval_over_images(rng):
@@ -34,6 +37,24 @@ def test_the_interval_ends_at_zero_where_the_p_value_is_what_it_leaves_out(rng):
     found = paired_difference(first, second)
     at_zero = paired_difference(first, second, level=1 - found.p_value)
     assert at_zero.low == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "one, other", [((1, 5), (3, 5)), ((2, 5), (2, 4)), ((5,), (5,)), ((0, 5), (0, 5))]
+)
+def test_what_cannot_be_paired_is_refused(one, other):
+    with pytest.raises(ShapeError, match="must both be"):
+        paired_difference(np.ones(one, bool), np.ones(other, bool))
+
+
+def test_runs_that_were_tested_on_other_images_are_refused(tmp_path):
+    for name, labels in (("a", [0, 1, 1]), ("b", [0, 1, 0])):
+        (tmp_path / name).mkdir()
+        answers = {"predicted": np.array([0, 1, 1]), "labels": np.array(labels)}
+        save_file(answers, tmp_path / name / PREDICTIONS)
+    assert right_answers([tmp_path / "a"] * 2).tolist() == [[True] * 3]
+    with pytest.raises(BurstError, match="a and .*b were tested on other images"):
+        right_answers([tmp_path / "a", tmp_path / "b"])
 
 
 def test_what_never_differs_has_no_difference():
