@@ -4,6 +4,7 @@ Each is the field of `bpt.Recipe` with its name; None: it was not given.
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any
 
 from cli._common import parse_shrinkage
@@ -189,71 +190,16 @@ CheckpointActivations = Annotated[
 Compile = Annotated[bool, option("Use torch.compile.", MACHINE, "--compile")]
 Workers = Annotated[int | None, option("Processes that read images.", MACHINE)]
 
-FIELDS = (  # parameters that are fields of a recipe, of the same name
-    "dataset",
-    "method",
-    "protocol",
-    "model",
-    "weights",
-    "data",
-    "train_fraction",
-    "train_list",
-    "normalisation",
-    "image_size",
-    "augmentation",
-    "views",
-    "randaugment",
-    "random_erasing",
-    "mixup",
-    "cutmix",
-    "placement",
-    "num_prompts",
-    "rank",
-    "spt_tokens",
-    "bilinear_init",
-    "whitening",
-    "prompt_scale",
-    "null_gain",
-    "floor",
-    "through_norm",
-    "pooling",
-    "after",
-    "gate_init",
-    "prompt_dropout",
-    "bottleneck",
-    "head_norm",
-    "epochs",
-    "warmup_epochs",
-    "batch_size",
-    "optimizer",
-    "min_lr",
-    "head_weight_decay",
-    "layer_decay",
-    "drop_path",
-    "label_smoothing",
-    "ema_decay",
-    "precision",
-    "accumulation",
-    "checkpoint_activations",
-    "cache",
-    "workers",
-    "shrinkage",
-    "lr",
-    "weight_decay",
-    "seed",
-    "detector",
-    "schedule",
-    "channels",
-    "smallest_scale",
-    "largest_scale",
-    "sampling_ratio",
-    "eval_every",
-)
-
 
 def of_recipe(typed: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a recipe out of a command's parameters, as far as it has them."""
-    fields = {name: typed[name] for name in FIELDS if name in typed}
-    if shrinkage := fields.get("shrinkage"):
-        fields["shrinkage"] = parse_shrinkage(shrinkage)
-    return fields | {"compile": typed.get("use_compile") or None}
+    """The fields of a recipe out of a command's parameters, as far as it has them.
+
+    A parameter is one if a recipe has a field of its name.
+    """
+    import bpt
+
+    known = {one.name for kind in (bpt.Recipe, bpt.DetectionRecipe) for one in fields(kind)}
+    found = {name: value for name, value in typed.items() if name in known}
+    if shrinkage := found.get("shrinkage"):
+        found["shrinkage"] = parse_shrinkage(shrinkage)
+    return found | {"compile": typed.get("use_compile") or None}

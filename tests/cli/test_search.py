@@ -1,6 +1,5 @@
 """`bpt search` as a user types it."""
 
-import dataclasses
 import inspect
 import json
 
@@ -15,7 +14,7 @@ from bpt.search import recipes
 from cli import bpt as command
 from cli._search import search
 from cli._training import train
-from cli._training_options import FIELDS
+from cli._training_options import of_recipe
 
 RUNNER = CliRunner()
 
@@ -183,7 +182,31 @@ def test_interrupted_it_ends_as_shells_expect_it(images, tmp_path, monkeypatch):
     assert found.exit_code == 130 and "to go on: bpt search" in found.stderr
 
 
-def test_every_option_that_both_commands_have_of_a_recipe_is_handed_on():
-    fields = {one.name for one in dataclasses.fields(bpt.Recipe)}
-    both = inspect.signature(train).parameters.keys() & inspect.signature(search).parameters.keys()
-    assert both & fields <= {*FIELDS}
+def test_every_option_is_one_of_the_recipe_or_of_the_command_itself():
+    """One whose name no recipe has would be dropped without a word."""
+    of_train = {"context", "config", "save_config", "dry_run", "seeds", "device", "out", "resume"}
+    of_search = {"methods", "lrs", "weight_decays", "seeds", "folds", "max_trials", "dry_run"}
+    of_search |= {"devices", "processes", "out"}
+    told = {"quiet", "as_json", "use_compile"}
+    for function, own in ((train, of_train), (search, of_search)):
+        named = inspect.signature(function).parameters.keys()
+        assert named - of_recipe(dict.fromkeys(named)).keys() == own | told
+
+
+def test_of_options_a_recipe_takes_its_fields_as_they_were_typed():
+    typed = {"lr": 0.1, "shrinkage": "0.2", "use_compile": True, "out": "x", "views": None}
+    wanted = {"lr": 0.1, "shrinkage": 0.2, "compile": True, "views": None}
+    assert of_recipe(typed) == wanted
+    assert of_recipe({"shrinkage": "oas", "use_compile": False}) == {
+        "shrinkage": "oas",
+        "compile": None,
+    }
+
+
+def test_what_is_smaller_for_digits_is_said_before_anything_is_trained(tmp_path):
+    words = ["search", "digits", "--methods", "linear,vpt", "--devices", "cpu", "--dry-run"]
+    found = RUNNER.invoke(command.app, [*words, "--num-prompts", "3", "--out", str(tmp_path / "x")])
+    assert found.exit_code == 0, found.output
+    smaller = recipes.SMALL["digits"].items() - {("num_prompts", 10)}
+    assert all(f"{name} {value}" in found.stderr for name, value in smaller)
+    assert "num_prompts 10" not in found.stderr
