@@ -29,11 +29,18 @@ def search(
     ],
     lrs: Annotated[
         str | None,
-        option("Rates to begin with; if not given, four around each method's own.", TRIALS),
+        option(
+            "Learning rates to begin with, such as 0.01,0.04,0.16; if not given, four around each "
+            "method's own.",
+            TRIALS,
+        ),
     ] = None,
     weight_decays: Annotated[
         str | None,
-        option("Decays to begin with; if not given, 0 and each method's own.", TRIALS),
+        option(
+            "Weight decays to begin with, such as 0,0.005; if not given, 0 and each method's own.",
+            TRIALS,
+        ),
     ] = None,
     seeds: Annotated[str, option("Of the final trainings.", TRIALS)] = "0,1,2",
     folds: Annotated[
@@ -43,7 +50,7 @@ def search(
     max_trials: Annotated[
         int | None,
         option(
-            "Of each method, also if its best is at an edge; half as many again as the grid.",
+            "Of each method, those that its grid grows by among them; 1.5 times the grid.",
             TRIALS,
         ),
     ] = None,
@@ -80,7 +87,10 @@ def search(
     prompt_dropout: options.PromptDropout = None,
     bottleneck: options.Bottleneck = None,
     head_norm: options.HeadNorm = None,
-    epochs: Annotated[int | None, option("Of every training.", STEPS)] = None,
+    epochs: Annotated[
+        int | None,
+        option("Of prompts and fine-tuning; a linear probe trains at least 100.", STEPS),
+    ] = None,
     warmup_epochs: options.WarmupEpochs = None,
     batch_size: options.BatchSize = None,
     optimizer: options.Optimizer = None,
@@ -97,7 +107,8 @@ def search(
     processes: Annotated[
         int | None,
         option(
-            "On each device; 1, on a CPU one a thread, but no more than 4; they share them.",
+            "On each device; if not given, 1 on a GPU, and on a CPU one a thread, at most 4, which "
+            "share the threads.",
             MACHINE,
             min=1,
         ),
@@ -116,6 +127,7 @@ def search(
 ) -> None:
     """Search each method's rate and decay with equal budgets, and compare the best of each.
 
+    Digits have smaller defaults than those below, so that they take minutes: --dry-run says which.
     The same command again goes on; several at once share the work.
     """
     typed = locals()

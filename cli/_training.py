@@ -46,8 +46,9 @@ def train(
     protocol: Annotated[
         str | None,
         option(
-            "`standard` (if not given): epoch chosen on val, test read once; `authors`: "
-            "trained on train + val, last epoch and best on test. Not for coco.",
+            "`standard` (if not given): epoch chosen on val, test read once; `last`: trained on "
+            "train + val, last epoch, test read once; `authors`: the same images, last epoch and "
+            "best on test. Not for coco.",
             DATA,
         ),
     ] = None,

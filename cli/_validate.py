@@ -46,7 +46,12 @@ def validate(
     weights: Annotated[
         str | None, option("The backbone's checkpoint, if it moved since.", BACKBONE)
     ] = None,
-    epochs: Annotated[int | None, option("Of classifiers, instead of the recipes'.", STEPS)] = None,
+    epochs: Annotated[
+        int | None,
+        option(
+            "Of classifiers, instead of the recipes'; a linear probe trains at least 100.", STEPS
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, option("Images a step, instead of the recipes'.", STEPS)
     ] = None,

@@ -5,10 +5,12 @@ import shlex
 import tomllib
 
 import pytest
+import typer
 from colours import write_images
 from typed import Typed
 
 import bpt
+from bpt.recipe import PROTOCOLS
 from cli import bpt as command
 
 ONCE = ("--epochs", "2", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
@@ -140,3 +142,10 @@ def test_a_dry_run_of_a_fold_counts_the_images_of_the_fold(images, tmp_path):
     one = bpt.dataset.fold_of(whole, "1/3")
     assert plan.images == (len(one.train), len(one.val), len(one.test))
     assert plan.images[0] != len(whole.train)
+
+
+@pytest.mark.parametrize("name", ["train", "study"])
+def test_every_protocol_is_named_where_one_is_asked_for(name):
+    options = typer.main.get_command(command.app).commands[name].params
+    (told,) = (one.help for one in options if one.name == "protocol")
+    assert all(protocol in told for protocol in PROTOCOLS)
