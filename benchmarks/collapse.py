@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from methods import subset
+from methods import unpacked
 from torch import Tensor
 from torch.nn import functional
 
@@ -293,9 +293,10 @@ def main() -> None:
     options.images = None
     if options.dataset == "folder":
         counts = map(int, options.per_class.split(","))
-        sizes = dict(zip(("train", "val", "test"), counts, strict=True))
+        splits = zip(("train", "val", "test"), counts, strict=True)
+        parts = {split: {split: slice(count)} for split, count in splits}
         name = f"images-{options.per_class.replace(',', '-')}"
-        options.images = str(subset(options.data, options.out / name, sizes))
+        options.images = str(unpacked(options.data, options.out / name, parts))
     data, file = read(options), options.out / "collapse.jsonl"
     seeds, lrs = options.seeds.split(","), options.lrs.split(",")
     for seed, lr, pooling, name in product(

