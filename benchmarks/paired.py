@@ -4,10 +4,12 @@
         'linear=out/methods/vits112-linear-decay/runs/linear/lr0.000625-wd0.05-seed?'
 
 A search compares with vpt and linear alone, and within itself. Here every pair is compared over the
-seeds that both have, and p-values are corrected for all pairs that were named (Holm).
+seeds that both have, and p-values are corrected for all pairs that were named (Holm). FOLDERS match
+one run of a seed.
 """
 
 import argparse
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -19,19 +21,34 @@ from bpt.search.paired import holm, right_answers
 
 def runs_of(pattern: str) -> dict[int, Path]:
     """Seed -> the run folder that came to its test."""
-    folders = sorted(Path(pattern).parent.glob(Path(pattern).name))
-    ended = [one for one in folders if (one / "result.json").exists()]
-    found = {bpt.open_run(one).recipe.seed: one for one in ended}
+    found: dict[int, Path] = {}
+    for folder in sorted(Path(pattern).parent.glob(Path(pattern).name)):
+        if (folder / "result.json").exists():
+            first = found.setdefault(bpt.open_run(folder).recipe.seed, folder)
+            if first != folder:
+                raise SystemExit(f"{first} and {folder} are of one seed: match one rate and decay")
     if not found:
         raise SystemExit(f"no finished run in {pattern}")
     return found
 
 
-def main() -> None:
+def parse(words: Sequence[str] | None = None) -> dict[str, str]:
+    """Name -> what its run folders match."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("groups", nargs="+", metavar="NAME=FOLDERS", help="quote what has a *")
-    asked = dict(one.split("=", 1) for one in parser.parse_args().groups)
-    groups = {name: runs_of(pattern) for name, pattern in asked.items()}
+    asked: dict[str, str] = {}
+    for group in parser.parse_args(words).groups:
+        name, _, pattern = group.partition("=")
+        if not name or not pattern:
+            parser.error(f"give NAME=FOLDERS, not {group!r}")
+        if name in asked:
+            parser.error(f"{name} is given twice; give each group a name of its own")
+        asked[name] = pattern
+    return asked
+
+
+def main() -> None:
+    groups = {name: runs_of(pattern) for name, pattern in parse().items()}
     print("| | test, by seed | mean |\n|---|---|---|")
     for name, runs in groups.items():
         right = 100 * right_answers(runs.values()).mean(axis=1)

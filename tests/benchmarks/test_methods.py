@@ -1,0 +1,75 @@
+"""`benchmarks/methods.py`: what its searches are, and which images they are given."""
+
+import zipfile
+
+import pytest
+
+from bpt.methods import used_by_any
+from bpt.search import SearchOptions, search_base
+from bpt.search.recipes import method_recipes
+
+
+def test_every_case_is_a_search_that_a_search_takes(benchmark):
+    for case in benchmark.CASES.values():
+        given = used_by_any(benchmark.COMMON | case.given, case.methods)
+        recipes = method_recipes(search_base("digits", **given), case.methods)
+        options = SearchOptions(**case.axes)
+        points = [options.grid_of(recipe).points for recipe in recipes.values()]
+        assert case.why.startswith("No search") == all(len(one) == 1 for one in points)
+
+
+def test_the_list_says_the_rates_of_each_and_why_it_is_there(benchmark, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["methods.py", "--list"])
+    benchmark.main()
+    lines = capsys.readouterr().out.splitlines()
+    for heading, settings, (name, case) in zip(
+        lines[::2], lines[1::2], benchmark.CASES.items(), strict=True
+    ):
+        assert heading == f"{name}: {case.why}"
+        for axis, values in case.axes.items():
+            if isinstance(values, tuple):
+                assert f"{axis} {', '.join(f'{one:g}' for one in values)}" in settings
+        assert "lrs " in settings and "weight_decays " in settings
+
+
+@pytest.fixture
+def archive(tmp_path):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("README.md", "not an image")
+        for split, count in (("train", 100), ("val", 3), ("test", 4)):
+            for label in ("ant", "bee"):
+                for number in reversed(range(count)):
+                    name = f"{label}{number:03}.jpeg"
+                    target.writestr(f"set/{split}/{label}/{name}", f"{split} {name}")
+    return path
+
+
+def test_training_images_are_cut_in_two_and_the_archives_own_validation_is_left(
+    benchmark, archive, tmp_path
+):
+    folder = benchmark.unpacked(archive, tmp_path / "made" / "images", benchmark.PARTS)
+    found = {
+        (split, label): sorted(one.read_text() for one in (folder / split / label).iterdir())
+        for split in ("train", "val", "test")
+        for label in ("ant", "bee")
+    }
+    parts = {"train": ("train", 0, 60), "val": ("train", 60, 100), "test": ("test", 0, 4)}
+    for (split, label), texts in found.items():
+        source, first, end = parts[split]
+        assert texts == [f"{source} {label}{number:03}.jpeg" for number in range(first, end)]
+    assert list((tmp_path / "made").iterdir()) == [folder]
+
+
+def test_what_is_unpacked_is_not_unpacked_again_and_half_of_it_is_not_left(
+    benchmark, archive, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(benchmark, "unpack", full)
+    with pytest.raises(OSError, match="no space left"):
+        benchmark.unpacked(archive, tmp_path / "made" / "images", benchmark.PARTS)
+    assert not list((tmp_path / "made").iterdir())
+    (tmp_path / "made" / "images").mkdir()
+    benchmark.unpacked(archive, tmp_path / "made" / "images", benchmark.PARTS)
