@@ -1,27 +1,21 @@
 """Many trainings, one after another or side by side on several devices; finished ones stay."""
 
 import functools
-import multiprocessing
-import queue
-import signal
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted
 from bpt.published import published_rate
 from bpt.recipe import Recipe
+from bpt.search import SearchOptions, search_methods
+from bpt.side_by_side import Result, one_line, side_by_side
 from bpt.signals import this_command
 from bpt.train import train_seeds
 from burst.errors import BurstError
 from burst.progress import Progress, Say
 
-Result = dict[str, Any]
 AnyRecipe = Recipe | DetectionRecipe
-Work = Callable[[str], Result | str]  # on a device
 
 
 def run_study(
@@ -115,7 +109,7 @@ def _run_one(
     except Interrupted as error:
         raise Interrupted(error.signum, this_command()) from error
     except BurstError as error:
-        return " ".join(str(error).split())
+        return one_line(error)
 
 
 def _search_one(
@@ -127,8 +121,6 @@ def _search_one(
     say: Say | None,
 ) -> Result:
     """What `train_seeds` would return, of the best rate and decay of a search."""
-    from bpt.search import SearchOptions, search_methods  # which needs `side_by_side`
-
     if recipe.protocol == "authors":
         raise BurstError(
             "a search chooses on validation images, which protocol authors trains on; leave one of "
@@ -149,67 +141,3 @@ def _search_one(
     return {"seeds": list(seeds), "label": label, "searched": searched} | {
         "test_accuracy": one["test"]
     }
-
-
-def side_by_side(
-    works: Mapping[str, Work],
-    devices: Sequence[str],
-    report: Callable[[str, Result | str], None],
-) -> None:
-    """A thread a device hands it one work after another, in a process of its own.
-
-    Args:
-        works: by name what is called with a device there; it must pickle.
-        devices: where; one may be named several times.
-        report: called with a name and what came of it, or why there is nothing.
-
-    Raises:
-        Interrupted: by SIGINT or SIGTERM, after each process has saved what it was at.
-    """
-    waiting: queue.SimpleQueue[tuple[str, Work]] = queue.SimpleQueue()
-    for item in works.items():
-        waiting.put(item)
-    lock, raised = threading.Lock(), list[BaseException]()
-    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-
-    def serve(device: str) -> None:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            while not raised:
-                try:
-                    name, work = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    outcome = pool.submit(_guarded, work, device).result()
-                except Exception as error:  # a process that was killed, or out of memory
-                    outcome = f"its process ended: {error}"
-                if isinstance(outcome, int):
-                    raised.append(Interrupted(outcome, this_command()))
-                    return
-                with lock:
-                    report(name, outcome)
-
-    threads = [threading.Thread(target=serve, args=(device,)) for device in devices]
-    for thread in threads:
-        thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except KeyboardInterrupt:
-        raised.append(Interrupted(signal.SIGINT, this_command()))
-        for child in multiprocessing.active_children():
-            child.terminate()  # each saves its training first
-        for thread in threads:
-            thread.join()
-    if raised:
-        raise raised[0]
-
-
-def _guarded(work: Work, device: str) -> Result | str | int:
-    """In another process; the number of a signal that interrupted it."""
-    try:
-        return work(device)
-    except Interrupted as error:
-        return error.signum
-    except BurstError as error:
-        return " ".join(str(error).split())

@@ -13,6 +13,7 @@ from bpt.errors import Interrupted, RunExists
 from bpt.recipe import Recipe
 from bpt.run_folder import read_record, save_json
 from bpt.search import SearchOptions, search_methods
+from bpt.side_by_side import one_line
 from bpt.study import run_study
 from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 from bpt.validate_results import benchmark_record
@@ -85,7 +86,7 @@ def _train(
         except (Interrupted, RunExists):
             raise
         except BurstError as error:
-            search = " ".join(str(error).split())
+            search = one_line(error)
     published = {name: found.recipe for name, found in one.methods.items() if found.published}
     if isinstance(search, dict) and search["validation"]["kind"] == "cross":
         # What was searched is then trained on all training images; so is what it is compared with.

@@ -9,10 +9,9 @@ import numpy as np
 from scipy import stats
 
 from bpt.run_folder import open_run
-from bpt.search.paired import LEVEL, holm, paired_difference, right_answers
+from bpt.search.paired import BASELINES, LEVEL, compared, holm, paired_difference, right_answers
 from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 
-BASELINES = ("vpt", "linear")
 SPOKEN = {
     "bpt-fwhiten": "prompts whitened with W",
     "bpt-dwhiten": "prompts with its diagonal alone",
@@ -166,13 +165,11 @@ def _differences(
     P-values are adjusted for all.
     """
     ended = {one["method"]: one for one in found if one["failed"] is None}
-    rows = []
-    for against in BASELINES:
-        for name, one in ended.items():
-            if against in ended and name != against and (name, against) != BASELINES:
-                paired = _of_images if metric == "test_accuracy" else _of_seeds
-                values = paired(one, ended[against], out)
-                rows.append({"method": name, "against": against, **values})
+    paired = _of_images if metric == "test_accuracy" else _of_seeds
+    rows = [
+        {"method": name, "against": other, **paired(ended[name], ended[other], out)}
+        for name, other in compared(list(ended), BASELINES)
+    ]
     known = [row for row in rows if row["p_value"] is not None]
     adjusted = holm([row["p_value"] for row in known])
     sure = {id(row): p for row, p in zip(known, adjusted, strict=True)}

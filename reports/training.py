@@ -75,7 +75,9 @@ def search_table(record: Mapping[str, Any]) -> Table:
         chosen, test = one["chosen"] or {}, one["test"]
         spread = "" if test["std"] is None else f" ± {test['std']:.1f}"
         cells = [
-            f"{chosen[axis]:g}{' (edge)' if axis in one.get('edges', ()) else ''}" if chosen else "-"
+            f"{chosen[axis]:g}{' (edge)' if axis in one.get('edges', ()) else ''}"
+            if chosen
+            else "-"
             for axis in ("lr", "weight_decay")
         ]
         table.add_row(

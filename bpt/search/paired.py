@@ -19,6 +19,7 @@ from bpt.run_folder import PREDICTIONS
 from burst.errors import BurstError, ShapeError
 
 LEVEL = 0.95
+BASELINES = ("vpt", "linear")  # what others are compared with
 TINY = 1e-12  # the smallest probability that is told
 
 
@@ -119,6 +120,21 @@ def _variances(d: NDArray[np.float64]) -> tuple[float, float, float]:
     within = float((rest**2).sum()) / ((seeds - 1) * max(images - 1, 1))
     between_seeds = float(images * by_seed.var(ddof=1))
     return between_seeds, max(between_images - within, 0.0), max(between_images, within)
+
+
+def compared(names: Sequence[str], against: Sequence[str]) -> list[tuple[str, str]]:
+    """Who is compared with whom: each of `names` with those of `against`, and these once.
+
+    >>> compared(["linear", "vpt", "bpt-fwhiten"], ["vpt", "linear"])
+    [('linear', 'vpt'), ('bpt-fwhiten', 'vpt'), ('bpt-fwhiten', 'linear')]
+    """
+    there = [one for one in against if one in names]
+    return [
+        (name, other)
+        for place, other in enumerate(there)
+        for name in names
+        if name not in there[: place + 1]
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

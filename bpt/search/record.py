@@ -9,13 +9,20 @@ from typing import Any
 from bpt import run_folder as folder
 from bpt.search.grid import Point
 from bpt.search.halving import Score
-from bpt.search.paired import LEVEL, Difference, holm, paired_difference, right_answers
+from bpt.search.paired import (
+    BASELINES,
+    LEVEL,
+    Difference,
+    compared,
+    holm,
+    paired_difference,
+    right_answers,
+)
 from bpt.search.plan import Course
 from bpt.search.trials import Trials
 
 RECORD, KIND = "search.json", "bpt search 1"
 AXES = {"lr": "learning rate", "weight_decay": "weight decay"}
-REFERENCES = ("vpt", "linear")  # what the others are compared with
 
 
 def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]:
@@ -101,22 +108,12 @@ def differences(trials: Trials, records: Sequence[Mapping[str, Any]]) -> list[di
     """Each method against vpt, or the first where vpt is not searched, and against linear."""
     ended = {one["method"]: one for one in records if len(one["runs"]) == len(trials.seeds)}
     names = [one["method"] for one in records]
-    against = [one for one in REFERENCES if one in names]
-    if "vpt" not in names:
-        against.insert(0, names[0])
-    against = list(dict.fromkeys(against))
+    against = list(dict.fromkeys([names[0], *BASELINES] if "vpt" not in names else BASELINES))
     right = {
         name: right_answers(trials.out / run["folder"] for run in one["runs"])
         for name, one in ended.items()
     }
-    pairs = [
-        (name, other)
-        for other in against
-        for name in names
-        if name != other
-        and {name, other} <= set(ended)
-        and not (name in against and against.index(name) < against.index(other))
-    ]
+    pairs = [pair for pair in compared(names, against) if ended.keys() >= set(pair)]
     found: list[Difference] = [paired_difference(right[a], right[b]) for a, b in pairs]
     adjusted = holm([one.p_value for one in found])
     return [

@@ -17,7 +17,7 @@ import torch
 from bpt.recipe import Recipe
 from bpt.search.options import SearchOptions
 from bpt.search.worker import Worker
-from bpt.study import side_by_side
+from bpt.side_by_side import side_by_side
 from burst.errors import BurstError
 from burst.files import make_folder
 from burst.progress import Progress, Say

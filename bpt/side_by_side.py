@@ -1,0 +1,85 @@
+"""Work on several devices at once, each in a process of its own."""
+
+import multiprocessing
+import queue
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+from bpt.errors import Interrupted
+from bpt.signals import this_command
+from burst.errors import BurstError
+
+Result = dict[str, Any]
+Work = Callable[[str], Result | str]  # on a device
+
+
+def side_by_side(
+    works: Mapping[str, Work],
+    devices: Sequence[str],
+    report: Callable[[str, Result | str], None],
+) -> None:
+    """A thread a device hands it one work after another, in a process of its own.
+
+    Args:
+        works: by name what is called with a device there; it must pickle.
+        devices: where; one may be named several times.
+        report: called with a name and what came of it, or why there is nothing.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM, after each process has saved what it was at.
+    """
+    waiting: queue.SimpleQueue[tuple[str, Work]] = queue.SimpleQueue()
+    for item in works.items():
+        waiting.put(item)
+    lock, raised = threading.Lock(), list[BaseException]()
+    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+
+    def serve(device: str) -> None:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            while not raised:
+                try:
+                    name, work = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    outcome = pool.submit(_guarded, work, device).result()
+                except Exception as error:  # a process that was killed, or out of memory
+                    outcome = f"its process ended: {error}"
+                if isinstance(outcome, int):
+                    raised.append(Interrupted(outcome, this_command()))
+                    return
+                with lock:
+                    report(name, outcome)
+
+    threads = [threading.Thread(target=serve, args=(device,)) for device in devices]
+    for thread in threads:
+        thread.start()
+    try:
+        for thread in threads:
+            thread.join()
+    except KeyboardInterrupt:
+        raised.append(Interrupted(signal.SIGINT, this_command()))
+        for child in multiprocessing.active_children():
+            child.terminate()  # each saves its training first
+        for thread in threads:
+            thread.join()
+    if raised:
+        raise raised[0]
+
+
+def _guarded(work: Work, device: str) -> Result | str | int:
+    """In another process; the number of a signal that interrupted it."""
+    try:
+        return work(device)
+    except Interrupted as error:
+        return error.signum
+    except BurstError as error:
+        return one_line(error)
+
+
+def one_line(error: BurstError) -> str:
+    """What an error says, for a table or a sentence."""
+    return " ".join(str(error).split())
