@@ -2,6 +2,7 @@
 
 import json
 
+import intervals
 import layouts
 import numpy as np
 import pytest
@@ -183,7 +184,8 @@ def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_pa
     for row in entry["differences"]:
         expected = right[row["method"]] - right[row["against"]]
         assert row["difference"] == pytest.approx(expected)
-        assert row["low"] <= row["difference"] <= row["high"]
+        numbers = [row[name] for name in ("difference", "low", "high")]
+        assert numbers == pytest.approx(intervals.of_methods(entry, row, tmp_path))
     pairs = {(row["method"], row["against"]) for row in entry["differences"]}
     assert pairs == {("bpt-dwhiten", "vpt"), ("bpt-dwhiten", "linear"), ("linear", "vpt")}
     assert record["sentences"][0].startswith("cub: prompts with its diagonal alone are")

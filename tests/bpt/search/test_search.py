@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import replace
 
+import intervals
 import pandas as pd
 import pytest
 import torch
@@ -104,12 +105,13 @@ def test_the_best_is_trained_on_all_images_with_every_seed(whole):
 
 
 def test_differences_are_those_of_the_means_and_are_put_into_words(whole):
-    _, record, _ = whole
+    out, record, _ = whole
     means = {one["method"]: one["test"]["mean"] for one in record["methods"]}
     [found] = record["differences"]
     assert (found["method"], found["against"]) == ("spt", "vpt")
     assert found["difference"] == pytest.approx(means["spt"] - means["vpt"])
-    assert found["low"] <= found["difference"] <= found["high"]
+    numbers = [found[name] for name in ("difference", "low", "high")]
+    assert numbers == pytest.approx(intervals.of_methods(record, found, out))
     assert record["sentences"][0].startswith(f"spt {means['spt']:.1f} % is ")
 
 
