@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import bpt
-import bpt.search
+import bpt.study
 from bpt import Recipe, run_study
 from reports.study import StudyCell, study_frame, study_markdown
 
@@ -28,7 +28,7 @@ def test_a_rate_nobody_published_is_searched_and_the_table_says_which(
     recipe, tmp_path, monkeypatch
 ):
     few = functools.partial(bpt.SearchOptions, lrs=(0.01, 0.1), weight_decays=(0.0,), folds=2)
-    monkeypatch.setattr(bpt.search, "SearchOptions", functools.partial(few, max_trials=2))
+    monkeypatch.setattr(bpt.study, "SearchOptions", functools.partial(few, max_trials=2))
     recipes = {"one": recipe, "authors": replace(recipe, protocol="authors")}
     found = run_study(recipes, tmp_path, devices=("cpu",), search=True)
     assert "protocol authors trains on" in found["authors"]
