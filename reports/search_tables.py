@@ -144,15 +144,17 @@ def differences_frame(record: Mapping[str, Any]) -> pd.DataFrame:
 
 def trials_frame(search: Search) -> pd.DataFrame:
     """A row a trial: method, placement, lr, weight_decay, epochs, of_epochs, score, its standard
-    error, stopped and chosen (yes or no), folder."""
+    error, stopped, diverged and chosen (yes or no), folder."""
     rows = []
     for entry in search.record["methods"]:
         chosen = entry["chosen"] or {}
         for trial in entry["trials"]:
             row = {"method": entry["method"], "placement": entry["placement"] or ""}
-            row |= {name: value for name, value in trial.items() if name != "folder"}
+            left = ("folder", "diverged")
+            row |= {name: value for name, value in trial.items() if name not in left}
             here = all(trial[name] == chosen.get(name) for name in ("lr", "weight_decay"))
             row |= {"stopped": "yes" if is_stopped(trial) else "no"}
+            row |= {"diverged": "yes" if trial["score"] is None else "no"}
             row |= {"chosen": "yes" if here else "no", "folder": trial["folder"]}
             rows.append(row)
     return pd.DataFrame(rows)
