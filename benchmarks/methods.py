@@ -34,7 +34,7 @@ REAL = {"model": "dinov2_vits_saliency", "image_size": 112}
 LAST4 = REAL | {"placement": "last:4", "views": 2}
 PATCHES = {"model": "mae_tiny", "pooling": "patches"}
 PAPER = {"model": "mae_tiny", "prompt_scale": "paper", "floor": 1e-6}  # W as it is
-DECAY = {"lrs": (0.003125,), "weight_decays": (0.05,)}  # where vpt was best on the real backbone
+DECAY = {"lrs": (0.003125,), "weight_decays": (0.05,)}  # vpt's best in a first search
 DEFAULTS = {"lrs": (0.05,), "weight_decays": (0.005,)}
 TRAIN, VAL = 60, 40  # of the 100 training images of a class; its test images are as they are
 PARTS = {  # by split of the archive: by split that is made of it, which images of each class
@@ -94,7 +94,7 @@ CASES = {
     "vits112-last4-decay": Case(
         LAST4,
         METHODS[1:],
-        "No search: where vpt was best, for all; the head's decay is 100 times this, 5.",
+        "No search: where vpt was best in vits112-last4, for all; the head's decay is 100 times this, 5.",
         DECAY,
     ),
     "vits112-last4-published": Case(
