@@ -94,7 +94,7 @@ CASES = {
     "vits112-last4-decay": Case(
         LAST4,
         METHODS[1:],
-        "No search: where vpt was best in vits112-last4, for all; the head's decay is 100 times this, 5.",
+        "No search: vpt's best in vits112-last4, for all; the head's decay is 100 times this, 5.",
         DECAY,
     ),
     "vits112-last4-published": Case(
