@@ -48,12 +48,14 @@ def right_answers(runs: Iterable[Path]) -> NDArray[np.bool_]:
     Raises:
         BurstError: two of them were tested on other images, as their labels show.
     """
-    found = {run: load_file(run / PREDICTIONS) for run in runs}
-    for run, one in found.items():
-        first = next(iter(found))
-        if not np.array_equal(one["labels"], found[first]["labels"]):
-            raise BurstError(f"{first} and {run} were tested on other images; compare them apart")
-    return np.stack([one["predicted"] == one["labels"] for one in found.values()])
+    places = list(runs)
+    found = [load_file(run / PREDICTIONS) for run in places]
+    for run, one in zip(places, found, strict=True):
+        if not np.array_equal(one["labels"], found[0]["labels"]):
+            raise BurstError(
+                f"{places[0]} and {run} were tested on other images; compare them apart"
+            )
+    return np.stack([one["predicted"] == one["labels"] for one in found])
 
 
 def paired_difference(

@@ -52,7 +52,7 @@ def test_runs_that_were_tested_on_other_images_are_refused(tmp_path):
         (tmp_path / name).mkdir()
         answers = {"predicted": np.array([0, 1, 1]), "labels": np.array(labels)}
         save_file(answers, tmp_path / name / PREDICTIONS)
-    assert right_answers([tmp_path / "a"] * 2).tolist() == [[True] * 3]
+    assert right_answers([tmp_path / "a"] * 2).tolist() == [[True] * 3] * 2
     with pytest.raises(BurstError, match="a and .*b were tested on other images"):
         right_answers([tmp_path / "a", tmp_path / "b"])
 
