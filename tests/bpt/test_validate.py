@@ -16,7 +16,7 @@ import bpt.validate
 import burst
 from bpt.run_folder import PREDICTIONS
 from bpt.search import SearchOptions
-from bpt.search.recipes import method_recipes
+from bpt.search.recipes import LOOP, method_recipes
 from bpt.validate_results import _differences, benchmark_record, sentence
 
 SMALL = {"epochs": 1, "batch_size": 6, "num_prompts": 4}
@@ -175,12 +175,17 @@ def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_pa
     record = bpt.validate_whitening(plan, tmp_path, devices=("cpu",))
     assert record["complete"] and record == json.loads((tmp_path / "validate.json").read_text())
     (entry,) = record["benchmarks"]
-    right = {}
+    right, recipes = {}, {}
     for one in entry["methods"]:
         results = [bpt.open_run(tmp_path / run["folder"]).result for run in one["runs"]]
         accuracies = [result["test_accuracy"] for result in results]
         assert one["test"]["values"] == accuracies and one["rates"] == "searched"
         right[one["method"]] = np.mean(accuracies)
+        recipes[one["method"]] = bpt.open_run(tmp_path / one["runs"][0]["folder"]).recipe
+    plain, whitened = recipes["vpt"], recipes["bpt-dwhiten"]
+    for name in {*LOOP} - {"lr", "weight_decay", "head_weight_decay"}:  # which are searched
+        assert getattr(plain, name) == getattr(whitened, name)
+    assert plain.optimizer == "adamw"  # VPT's published loop is SGD
     for row in entry["differences"]:
         expected = right[row["method"]] - right[row["against"]]
         assert row["difference"] == pytest.approx(expected)
@@ -209,10 +214,8 @@ def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_pa
 
 def test_a_method_that_lost_a_seed_is_shown_and_compared_with_nothing(place, tmp_path):
     """The seeds that are left are those that went well: a mean of them flatters."""
-    rng, runs = (
-        np.random.default_rng(0),
-        {"vpt": (0, 1), "bpt-fwhiten": (1,), "bpt-dwhiten": (0, 1)},
-    )
+    rng = np.random.default_rng(0)
+    runs = {"vpt": (0, 1), "bpt-fwhiten": (1,), "bpt-dwhiten": (0, 1)}
     for one, seed in ((name, seed) for name in runs for seed in runs[name]):
         folder = tmp_path / "cub" / "search" / one / str(seed)
         folder.mkdir(parents=True)

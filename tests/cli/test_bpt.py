@@ -114,24 +114,35 @@ def test_under_torchrun_each_process_evaluates_on_its_own_gpu(trained, monkeypat
     assert list(result.exception.args) == current == [torch.device("cuda", 1)]
 
 
-def test_a_layer_decay_that_is_typed_is_the_share_that_each_step_takes(
-    images, tmp_path, monkeypatch
-):
-    """From the option to the optimiser: groups, schedule and trainer scale it once together."""
+@pytest.fixture
+def steps(monkeypatch):
+    """Of each step of a training, by parameter: the rate and the decay that the optimiser took."""
     seen = []
     step = bpt.engine.Trainer.step
 
     def watched(self, *batch):
         names = {id(p): name for name, p in self.trained.items()}
         groups = self.optimizer.param_groups
-        seen.append({names[id(p)]: group["lr"] for group in groups for p in group["params"]})
+        seen.append(
+            {
+                names[id(p)]: (group["lr"], group["weight_decay"])
+                for group in groups
+                for p in group["params"]
+            }
+        )
         return step(self, *batch)
 
     monkeypatch.setattr(bpt.engine.Trainer, "step", watched)
+    return seen
+
+
+def test_a_layer_decay_that_is_typed_is_the_share_that_each_step_takes(images, tmp_path, steps):
+    """From the option to the optimiser: groups, schedule and trainer scale it once together."""
     command = ("train", f"folder:{images}", "--model", "timm:test_vit", "--weights", "random")
     options = ("--method", "full", "--layer-decay", "0.5", "--lr", "0.01", "--warmup-epochs", "1")
     succeeded(*command, *options, "--epochs", "2", "--batch-size", "8", "--out", tmp_path / "full")
-    peak = max(seen, key=lambda rates: rates["head.weight"])
+    rates = [{name: rate for name, (rate, _) in step.items()} for step in steps]
+    peak = max(rates, key=lambda rates: rates["head.weight"])
     assert peak["head.weight"] == peak["vit.norm.weight"] == pytest.approx(0.01, rel=1e-12)
     for block in range(6):
         share = peak[f"vit.blocks.{block}.attn.qkv.weight"] / 0.01
@@ -147,25 +158,17 @@ def test_a_layer_decay_that_is_typed_is_the_share_that_each_step_takes(
     ],
 )
 def test_prompts_of_ones_own_images_are_trained_by_the_rates_of_the_pretraining(
-    model, wanted, images, tmp_path, monkeypatch
+    model, wanted, images, tmp_path, steps
 ):
     """Nothing typed: a net that nothing was published for has the supervised net's, not MAE's."""
-    seen = []
-    step = bpt.engine.Trainer.step
-
-    def watched(self, *batch):
-        names = {id(p): name for name, p in self.trained.items()}
-        groups = self.optimizer.param_groups
-        seen.append({names[id(p)]: group for group in groups for p in group["params"]})
-        return step(self, *batch)
-
-    monkeypatch.setattr(bpt.engine.Trainer, "step", watched)
     command = ("train", f"folder:{images}", "--method", "vpt", "--placement", "last:1")
     small = ("--num-prompts", "2", "--epochs", "1", "--batch-size", "8", "--device", "cpu")
     succeeded(*command, "--model", *model, *small, "--out", tmp_path / "run")
-    decays = {name: group["weight_decay"] for name, group in seen[0].items()}
+    decays = {name: decay for name, (_, decay) in steps[0].items()}
     (prompt,) = (name for name in decays if "prompt" in name)
     assert (decays[prompt], decays["head.weight"]) == wanted[1:]
+    rates = [max(step[name][0] for step in steps) for name in (prompt, "head.weight")]
+    assert rates == pytest.approx([wanted[0]] * 2, rel=1e-12)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["lr"] == wanted[0]
 
 
