@@ -7,6 +7,7 @@ from burst.backbone import Backbone
 from burst.errors import UnsupportedModel, check_known
 
 POOLINGS = ("default", "prompts+patches", "patches", "prompts", "token")
+OF_PROMPTS = ("prompts+patches", "prompts")  # which only a method with prompts can have
 
 
 def choose_pooling(backbone: Backbone, pooling: str) -> str:

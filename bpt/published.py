@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from bpt.dataset import dataset_info
-from bpt.methods import METHODS, USED_BY, check_used
+from bpt.methods import USED_BY, check_used, used_by_any
 from bpt.recipe import OF_CROPS, Recipe
 from bpt.tuning import Tuning, check_fields, check_whitening
 from burst.backbone_spec import known_backbones
@@ -168,11 +168,8 @@ def _of_a_benchmark(asked: Recipe) -> dict[str, tuple[Any, str]]:
     """By hyper-parameter that the method uses: its value, and where that is from."""
     wanted = _wanted(asked)
     entry, origin = _nearest(wanted, "lr")
-    found = {
-        name: (value, origin)
-        for name, value in entry.values.items()
-        if name not in SIZES and asked.method in USED_BY.get(name, METHODS)
-    }
+    used = used_by_any(entry.values, (asked.method,))
+    found = {name: (value, origin) for name, value in used.items() if name not in SIZES}
     if asked.prompted:
         entry, origin = _nearest(wanted, "num_prompts")
         sizes = [name for name in SIZES if asked.method in USED_BY[name]]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bpt.augmentation import check_randaugment
 from bpt.dataset.folds import parse_fold
 from bpt.methods import DEFAULTS, PROMPT_DEFAULTS, check_used
-from bpt.pooling import POOLINGS
+from bpt.pooling import OF_PROMPTS, POOLINGS
 from bpt.tuning import Tuning
 from burst.errors import BurstError, check_known
 
@@ -102,7 +102,7 @@ class Recipe(Tuning):
                     f"protocol {self.protocol} trains on all images, so it has no fold "
                     f"{self.fold}; leave one of them out"
                 )
-        if self.pooling in ("prompts", "prompts+patches") and not self.prompted:
+        if self.pooling in OF_PROMPTS and not self.prompted:
             raise BurstError(f"method {self.method} has no prompts to pool; leave the pooling out")
         wanted = {"head_norm": self.head_norm == "batch", "randaugment": bool(self.randaugment)}
         shares = ("random_erasing", "mixup", "cutmix")

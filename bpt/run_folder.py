@@ -204,11 +204,7 @@ def check_same(run: RunFolder, recipe: Tuning, config: Mapping[str, Any]) -> Non
     """
     if type(run.recipe) is not type(recipe):
         raise RunExists(f"{run.folder} holds a run of another kind; choose another folder")
-    differing = run.recipe.differences(recipe)
-    described = [
-        f"{name} {getattr(run.recipe, name)}, not {getattr(recipe, name)}" for name in differing
-    ]
-    described += other_files(run, config)
+    described = [*run.recipe.differences_in_words(recipe), *other_files(run, config)]
     if described:
         raise RunExists(
             f"{run.folder} holds a run of another recipe: {'; '.join(described)}; "

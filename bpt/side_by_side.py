@@ -10,7 +10,7 @@ from typing import Any
 
 from bpt.errors import Interrupted
 from bpt.signals import this_command
-from burst.errors import BurstError
+from burst.errors import BurstError, one_line
 
 Result = dict[str, Any]
 Work = Callable[[str], Result | str]  # on a device
@@ -78,8 +78,3 @@ def _guarded(work: Work, device: str) -> Result | str | int:
         return error.signum
     except BurstError as error:
         return one_line(error)
-
-
-def one_line(error: BurstError) -> str:
-    """What an error says, for a table or a sentence."""
-    return " ".join(str(error).split())

@@ -9,10 +9,10 @@ from bpt.errors import Interrupted
 from bpt.published import published_rate
 from bpt.recipe import Recipe
 from bpt.search import SearchOptions, search_methods
-from bpt.side_by_side import Result, one_line, side_by_side
+from bpt.side_by_side import Result, side_by_side
 from bpt.signals import this_command
 from bpt.train import train_seeds
-from burst.errors import BurstError
+from burst.errors import BurstError, one_line
 from burst.progress import Progress, Say
 
 AnyRecipe = Recipe | DetectionRecipe

@@ -184,6 +184,11 @@ class Tuning(Machine):
         free = FREE_ON_RESUME | (frozenset() if self.needs_whitening else frozenset(OF_MATRICES))
         return [name for name in mine if mine[name] != theirs.get(name) and name not in free]
 
+    def differences_in_words(self, other: "Tuning") -> list[str]:
+        """The same with the values, such as "epochs 2, not 3"."""
+        names = self.differences(other)
+        return [f"{name} {getattr(self, name)}, not {getattr(other, name)}" for name in names]
+
     def _fill_in(self) -> None:
         """Give what is None the value that it stands for."""
         raise NotImplementedError

@@ -13,11 +13,10 @@ from bpt.errors import Interrupted, RunExists
 from bpt.recipe import Recipe
 from bpt.run_folder import read_record, save_json
 from bpt.search import SearchOptions, search_methods
-from bpt.side_by_side import one_line
 from bpt.study import run_study
 from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 from bpt.validate_results import benchmark_record
-from burst.errors import BurstError
+from burst.errors import BurstError, one_line
 from burst.files import make_folder, sha256_of
 from burst.progress import Progress, Say
 from burst.provenance import provenance
@@ -140,16 +139,11 @@ def _recipes(plan: ValidationPlan, before: Mapping[str, Any], folder: Path) -> d
         old = found.setdefault(one.dataset, {})
         for name, method in one.methods.items():
             new = method.recipe
-            if name in old:
-                was = type(new).from_dict(old[name])
-                words = [
-                    f"{what} {getattr(was, what)}, not {getattr(new, what)}"
-                    for what in was.differences(new)
-                ]
-                if words:
-                    raise RunExists(
-                        f"{folder} holds a validation on {one.dataset} with {'; '.join(words)}; "
-                        "choose another folder"
-                    )
+            was = type(new).from_dict(old[name]) if name in old else new
+            if words := was.differences_in_words(new):
+                raise RunExists(
+                    f"{folder} holds a validation on {one.dataset} with {'; '.join(words)}; "
+                    "choose another folder"
+                )
             old[name] = new.to_dict()
     return found

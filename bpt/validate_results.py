@@ -67,12 +67,16 @@ def sentence(entry: Mapping[str, Any]) -> str:
         chosen = [row for row in rows if row["method"] not in BASELINES]
         if chosen:
             break
-    lost = [f"{one['method']}: {one['failed']}" for one in entry["methods"] if one["failed"]]
+    failed = {
+        one["method"]: f"{one['method']}: {one['failed']}"
+        for one in entry["methods"]
+        if one["failed"]
+    }
     if not chosen:
-        return f"{name}: nothing to compare{f' ({lost[0]})' if lost else ''}."
+        return f"{name}: nothing to compare{f' ({next(iter(failed.values()))})' if failed else ''}."
     what = "points of box AP" if entry["metric"] == "box_AP" else "points"
     parts = [_compared(row, what) for row in chosen]
-    parts += [one for one in lost if one.partition(":")[0] not in BASELINES]
+    parts += [text for method, text in failed.items() if method not in BASELINES]
     count = min(row["seeds"] for row in chosen)
     alone = ", whose interval is that of other images alone"
     images = count == 1 and chosen[0]["low"] is not None

@@ -40,6 +40,11 @@ def _restored(kind: type[BurstError], args: tuple[Any, ...], state: dict[str, An
     return error
 
 
+def one_line(error: BurstError) -> str:
+    """What an error says, for a table or a sentence."""
+    return " ".join(str(error).split())
+
+
 class UnknownName(BurstError):
     """A name that is not known, with the nearest ones that are.
 

@@ -150,8 +150,7 @@ def trials_frame(search: Search) -> pd.DataFrame:
         chosen = entry["chosen"] or {}
         for trial in entry["trials"]:
             row = {"method": entry["method"], "placement": entry["placement"] or ""}
-            left = ("folder", "diverged")
-            row |= {name: value for name, value in trial.items() if name not in left}
+            row |= {name: value for name, value in trial.items() if name != "folder"}
             here = all(trial[name] == chosen.get(name) for name in ("lr", "weight_decay"))
             row |= {"stopped": "yes" if is_stopped(trial) else "no"}
             row |= {"diverged": "yes" if trial["score"] is None else "no"}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bpt.dataset import dataset_info, file_name
-from bpt.methods import METHODS, USED_BY, WHITENED
+from bpt.methods import METHODS, USED_BY, WHITENED, used_by_any
+from bpt.pooling import OF_PROMPTS
 from bpt.published import published_rate, recipe_for
 from bpt.recipe import Recipe
 from bpt.search.grid import Point, rounded
@@ -17,7 +18,6 @@ from burst.errors import BurstError, check_known
 
 # What a search chooses, and so nobody can give.
 SEARCHED = ("method", "lr", "weight_decay", "seed", "protocol", "fold", "origins")
-NEEDS_PROMPTS = ("prompts", "prompts+patches")
 # Epochs of a linear probe, however few the prompts have: its features are computed once, so they
 # cost it seconds, and with fewer its order against prompts is one of length.
 LEAST_OF_PROBE = 100
@@ -103,12 +103,12 @@ def method_recipes(base: Recipe, methods: Sequence[str]) -> dict[str, Recipe]:
 
 def _used(dataset: str, method: str, given: Mapping[str, Any]) -> set[str]:
     """Which of the options have an effect on the method."""
-    names = {name for name in given if method in USED_BY.get(name, (method,))}
+    names = {*used_by_any(given, (method,))}
     start = {name: given[name] for name in ("whitening", "bilinear_init") if name in names}
     recipe = Recipe(dataset=dataset, method=method, **start)
     if not recipe.needs_whitening:
         names -= {*OF_MATRICES}
-    if not recipe.prompted and given.get("pooling") in NEEDS_PROMPTS:
+    if not recipe.prompted and given.get("pooling") in OF_PROMPTS:
         names -= {"pooling"}
     return names
 
@@ -116,19 +116,12 @@ def _used(dataset: str, method: str, given: Mapping[str, Any]) -> set[str]:
 def _recipe(dataset: str, method: str, used: Mapping[str, Any], *, alone: bool) -> Recipe:
     if alone:
         return recipe_for(dataset, method=method, **long_enough(method, used))
-    small = {
-        name: value
-        for name, value in SMALL.get(dataset, {}).items()
-        if method in USED_BY.get(name, (method,))
-    }
+    small = used_by_any(SMALL.get(dataset, {}), (method,))
     given = long_enough(method, {**small, **used})
     recipe = recipe_for(dataset, method=method, **given)
     if not recipe.prompted or method in WHITENED or published_rate(recipe):
         return recipe
-    shared = {
-        name: value for name, value in given.items() if LEADER in USED_BY.get(name, (LEADER,))
-    }
-    like = recipe_for(dataset, method=LEADER, **shared)
+    like = recipe_for(dataset, method=LEADER, **used_by_any(given, (LEADER,)))
     values = {name: getattr(like, name) for name in LOOP if name not in given}
     if all(getattr(recipe, name) == value for name, value in values.items()):
         return recipe

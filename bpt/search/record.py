@@ -2,11 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bpt import run_folder as folder
+from bpt.run_folder import Run
 from bpt.search.grid import Point
 from bpt.search.halving import Score
 from bpt.search.paired import (
@@ -28,7 +28,8 @@ AXES = {"lr": "learning rate", "weight_decay": "weight decay"}
 def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]:
     """One of `methods` of search.json."""
     recipe = trials.recipes[method]
-    tried = [_trial(trials, method, point) for point in course.tried]
+    reached = (_trial(trials, method, point) for point in course.tried)
+    tried = [one for one in reached if one]
     best = course.best
     runs, counts = [], None
     for seed in trials.seeds if best else ():
@@ -40,7 +41,7 @@ def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]
         counts = result["parameters"]
         names = ("val_accuracy", "test_accuracy", "best_epoch")
         runs.append({"seed": seed, **{one: result[one] for one in names}, "folder": job.name})
-    counts = counts or _counts(trials, tried)
+    counts = counts or _counts(trials.runs(method))
     values = [one["test_accuracy"] for one in runs]
     return {
         "method": method,
@@ -48,7 +49,7 @@ def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]
         "prompt_parameters": counts.get("prompts"),
         "trained_parameters": counts.get("trained"),
         "recipe": recipe.to_dict(),
-        "trials": [one for one in tried if one["epochs"] or one["diverged"]],
+        "trials": tried,
         "chosen": _chosen(best, course.finalists) if best else None,
         "inside": best is not None and not course.edges,
         "edges": list(course.edges) if best else [],
@@ -61,8 +62,8 @@ def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]
     }
 
 
-def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any]:
-    """How far a trial came, and how good it was there."""
+def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any] | None:
+    """How far a trial came, and how good it was there, None if it diverged; or None: not yet."""
     marks = trials.rungs[method]
     last, epochs, score, place = marks[-1], 0, None, trials.name(method, point, None)
     for number, (fold, epoch) in enumerate(marks):
@@ -74,8 +75,10 @@ def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any]:
         epochs = before + (trials.epochs_of(place) if found.diverged else epoch)
         if found.diverged:
             break
+    if score is None:
+        return None
     error = None
-    if score and score.accuracy is not None:
+    if score.accuracy is not None:
         part = score.accuracy / 100
         error = 100 * math.sqrt(part * (1 - part) / score.images)
     return {
@@ -83,8 +86,7 @@ def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any]:
         "weight_decay": point.weight_decay,
         "epochs": epochs,
         "of_epochs": last.epoch * (trials.folds or 1),
-        "diverged": score is not None and score.diverged,
-        "score": score.accuracy if score else None,
+        "score": score.accuracy,
         "standard_error": error,
         "folder": place,
     }
@@ -94,14 +96,11 @@ def _chosen(best: Point, finalists: Mapping[Point, Score]) -> dict[str, Any]:
     return {**best._asdict(), "score": finalists[best].accuracy}
 
 
-def _counts(trials: Trials, tried: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Of parameters, as the first trial's configuration says."""
-    for one in tried:
-        if (trials.out / one["folder"] / folder.CONFIG).exists():
-            config = folder.open_run(trials.out / one["folder"]).config
-            counts: dict[str, int] = config["parameters"]
-            return counts
-    return {}
+def _counts(runs: Iterator[Run]) -> dict[str, int]:
+    """Of parameters, as the first configuration says, if there is one."""
+    first = next(runs, None)
+    counts: dict[str, int] = first.config["parameters"] if first else {}
+    return counts
 
 
 def differences(trials: Trials, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

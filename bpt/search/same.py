@@ -20,8 +20,7 @@ def other_recipes(before: Mapping[str, Any], now: Mapping[str, Recipe]) -> list[
     """
     found = []
     for one in before["methods"]:
-        old, new = Recipe.from_dict(one["recipe"]), now[one["method"]]
-        found += _in_words(old, new, old.differences(new))
+        found += Recipe.from_dict(one["recipe"]).differences_in_words(now[one["method"]])
     return list(dict.fromkeys(found))
 
 
@@ -38,12 +37,8 @@ def other_runs(runs: Iterable[Run], recipe: Recipe) -> list[str]:
         images = run.config["dataset"]["train"]
         images += 0 if mine.protocol == "standard" else run.config["dataset"]["val"]
         wanted = fitted(trial_recipe(recipe, point, mine.seed, **changes), images)
-        found += _in_words(mine, wanted, mine.differences(wanted))
+        found += mine.differences_in_words(wanted)
         if bool(mine.whitening) != bool(recipe.whitening):
             kinds = ("of the training images", "of a file")
             found.append(f"matrices {kinds[bool(mine.whitening)]}, not {kinds[not mine.whitening]}")
     return list(dict.fromkeys(found))
-
-
-def _in_words(old: Recipe, new: Recipe, names: Iterable[str]) -> list[str]:
-    return [f"{name} {getattr(old, name)}, not {getattr(new, name)}" for name in names]

@@ -1,7 +1,7 @@
 """Trials and final trainings as run folders: what they are called, and what they say."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,12 @@ class Trials:
         part = "" if fold is None else f"-fold{fold + 1}of{self.folds}"
         return f"{_stem(method, point)}-seed{self.seeds[0]}{part}"
 
-    def runs(self, method: str) -> list[folder.Run]:
-        """All of a method's run folders that were begun."""
-        places = sorted((self.out / RUNS / method).glob(f"*/{folder.CONFIG}"))
-        found = [folder.open_run(one.parent) for one in places]
-        return [one for one in found if isinstance(one, folder.Run)]
+    def runs(self, method: str) -> Iterator[folder.Run]:
+        """All of a method's run folders that were begun, each opened when it is asked for."""
+        for place in sorted((self.out / RUNS / method).glob(f"*/{folder.CONFIG}")):
+            run = folder.open_run(place.parent)
+            if isinstance(run, folder.Run):
+                yield run
 
     def job(self, method: str, point: Point, rung: int) -> Job:
         """What leads to a rung from the one before."""

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from bpt.dataset import Benchmark, fold_of
 from bpt.errors import Interrupted, RunExists
 from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
-from bpt.run_folder import other_files, read_record, save_json
+from bpt.run_folder import Run, other_files, read_record, save_json
 from bpt.search.halving import rungs
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.outlook import shares, time_left
@@ -176,10 +176,11 @@ class Worker:
             RunExists: it names what differs.
             BurstError: the backbone or the whitening does not fit; nothing was written.
         """
+        runs = {method: list(self.trials.runs(method)) for method in self.recipes}
         differing = [
             one
             for method, recipe in self.recipes.items()
-            for one in other_runs(self.trials.runs(method), recipe)
+            for one in other_runs(runs[method], recipe)
         ]
         there = (self.out / RECORD).exists()
         if there:
@@ -187,7 +188,7 @@ class Worker:
             methods = dict.fromkeys([*(one["method"] for one in before["methods"]), *self.recipes])
             differing += other_recipes(before, method_recipes(self.base, list(methods)))
         self._refuse(differing)
-        self._refuse(self._other_files())
+        self._refuse(self._other_files({name: mine[0] for name, mine in runs.items() if mine}))
         if not there:
             backbone = open_backbone(next(iter(self.recipes.values())))
             for recipe in self.recipes.values():
@@ -203,10 +204,8 @@ class Worker:
             words = "; ".join(dict.fromkeys(differing))
             raise RunExists(f"{self.out} holds a search with {words}; choose another folder")
 
-    def _other_files(self) -> list[str]:
-        """What of images, weights and whitening is other than when the runs there were begun."""
-        runs = {method: self.trials.runs(method) for method in self.recipes}
-        there = {method: found[0] for method, found in runs.items() if found}
+    def _other_files(self, there: Mapping[str, Run]) -> list[str]:
+        """What of images, weights and whitening is other than when a run of a method was begun."""
         if not there:
             return []
         seed = next(iter(there.values())).recipe.seed  # which decides random weights
