@@ -52,7 +52,7 @@ def search_costs(
     """
     worker = Worker(base, methods, Path(out), options or SearchOptions(), say=say)
     worker.check_start()
-    worker.tell()
+    worker.begin()
     return most_costs(worker.recipes, worker.benchmark.sizes, worker.options)
 
 

@@ -107,6 +107,7 @@ def _share(
             search.say(f"{name}: {outcome}")
 
     works = {f"process {number + 1} on {one}": work for number, one in enumerate(devices)}
+    search.begin()
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:

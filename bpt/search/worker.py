@@ -1,8 +1,8 @@
-"""One process at work on a search: what is to be done next, and what is known so far."""
+"""One process at work on a search: what is to be done next, and the record of what is known."""
 
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
 from bpt.run_folder import Run, other_files, read_record, save_json
 from bpt.search.halving import rungs
+from bpt.search.news import News
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
-from bpt.search.outlook import shares, time_left
 from bpt.search.plan import Course, all_work, courses, first_size
 from bpt.search.recipes import longer_probe, method_recipes, small_defaults
 from bpt.search.record import KIND, RECORD, differences, method_record, sentences, trial_rows
@@ -67,8 +67,7 @@ class Worker:
             _sizes(benchmark, self.folds),
             options.seeds,
         )
-        self._told: set[tuple[object, ...]] | None = None
-        self._began: tuple[float, float] | None = None
+        self.news = News(self.trials, self.say)
 
     def courses(self) -> dict[str, Course]:
         """How far each method is."""
@@ -90,70 +89,30 @@ class Worker:
 
     def work(self, device: str, *, progress: Progress | None = None) -> None:
         """Run what is to be run until nothing is left, here or anywhere."""
-        self.tell()
+        self.begin()
         while jobs := self.jobs(self.courses()):
             if not any(self._take(job, device, progress) for job in jobs):
                 time.sleep(POLL)
             self.tell()
 
-    def tell(self) -> None:
-        """Say what is new since it was last asked, whoever did it, and how long the rest takes."""
-        found = self.courses()
-        news = dict(self._news(found))
-        first, self._told = self._told is None, (self._told or set()) | set(news)
-        done, ahead = shares(self.trials, found)
-        now = time.monotonic()
-        if first:
-            self._began = (now, done)
-            self.say(self._start(found))
-            return
-        assert self._began is not None
-        began, before = self._began
-        rest = time_left(now - began, done - before, ahead)
-        for line in news.values():
-            self.say(f"{line}  ({rest})" if rest else line)
+    def begin(self) -> None:
+        """Say what will be done."""
+        self.news.begin(self.courses(), self._opening())
 
-    def _start(self, found: dict[str, Course]) -> str:
-        """What is going to be done."""
+    def tell(self) -> None:
+        """Say what is new, whoever did it."""
+        self.news.tell(self.courses())
+
+    def _opening(self) -> str:
         folds = f"{self.folds}-fold cross-validation on {sum(self.trials.images):,} images"
         why = f"{self.validated} validation images are fewer than {LEAST_VALIDATION}"
         how = f"{why}: {folds}" if self.folds else f"{self.validated:,} validation images"
-        count = first_size(self.grids)
         if small := small_defaults(self.base):
             how += f"; small, so that it takes minutes: {small}"
         if longer := longer_probe(self.recipes):
             how += f"; {longer}"
-        already = len(self._told or ())
-        text = f"{len(found)} methods, {count} trials each at first, {how}"
-        return text + (f"; {already} steps of it are done" if already else "")
-
-    def _news(self, found: dict[str, Course]) -> Iterator[tuple[tuple[object, ...], str]]:
-        """A line for each rung and each final training that was not told of yet."""
-        told = self._told or set()
-        for method, course in found.items():
-            marks = self.trials.rungs[method]
-            epochs = marks[-1].epoch
-            for point in course.tried:
-                name = f"{method} lr {point.lr:g} weight decay {point.weight_decay:g}"
-                for number, (fold, epoch) in enumerate(marks):
-                    key = (method, point, number)
-                    score = self.trials.score(*key)
-                    if score is None:
-                        break
-                    if key not in told:
-                        part = "" if fold is None else f" of fold {fold + 1} of {self.folds}"
-                        how = "diverged" if score.diverged else f"val {score.accuracy:.1f} %"
-                        if fold:  # a score is the mean of the folds that there are
-                            how += f" over {fold + 1} folds"
-                        yield key, f"{name}: epoch {epoch} of {epochs}{part}, {how}"
-            for seed in self.options.seeds if course.best else ():
-                assert course.best is not None
-                result = self.trials.result(self.trials.final_job(method, course.best, seed))
-                final = (method, course.best, "seed", seed)
-                if result is not None and final not in told:
-                    accuracy = result.get("test_accuracy")
-                    how = "diverged" if accuracy is None else f"test {accuracy:.1f} %"
-                    yield final, f"{method} seed {seed}: {how}"
+        count = first_size(self.grids)
+        return f"{len(self.recipes)} methods, {count} trials each at first, {how}"
 
     def _take(self, job: Job, device: str, progress: Progress | None) -> bool:
         """Run a job, if no other process has it; whether there is something new."""
