@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from bpt.methods import used_by_any
 from bpt.search import SearchOptions, search_base, search_devices, search_methods
+from burst.errors import BurstError, one_line
 from burst.files import make_folder_atomically
 
 METHODS = ("linear", "vpt", "bpt-bilinear", "bpt-fwhiten", "bpt-dwhiten")
@@ -135,11 +136,18 @@ CASES = {
 
 
 def unpacked(archive: Path, folder: Path, parts: Mapping[str, Mapping[str, slice]]) -> Path:
-    """By name, which images of each split and class become which split, as `PARTS` says it."""
+    """By name, which images of each split and class become which split, as `PARTS` says it.
+
+    Raises:
+        BurstError: the archive has not all of these splits.
+    """
     if folder.exists():
         return folder
-    with make_folder_atomically(folder) as made, zipfile.ZipFile(archive) as source:
-        for (split, label), names in by_class(source).items():
+    with zipfile.ZipFile(archive) as source, make_folder_atomically(folder) as made:
+        groups = by_class(source)
+        if lacking := sorted(set(parts) - {split for split, _ in groups}):
+            raise BurstError(f"{archive} has no {lacking[0]}/CLASS/IMAGE")
+        for (split, label), names in groups.items():
             for part, chosen in parts.get(split, {}).items():
                 for name in names[chosen]:
                     unpack(source, name, made / part / label)
@@ -200,8 +208,11 @@ def main() -> None:
         return
     if options.data is None or not options.names or set(options.names) - set(CASES):
         parser.error(f"give --data and names among {', '.join(CASES)}")
-    for name in options.names:
-        search(name, options)
+    try:
+        for name in options.names:
+            search(name, options)
+    except (BurstError, OSError, zipfile.BadZipFile) as error:
+        parser.error(one_line(error))
 
 
 if __name__ == "__main__":
