@@ -104,7 +104,9 @@ class GroupMoments(_Arrays):
         d = np.where(finite, y - mean[..., None], 0.0)
         rest = d.sum(axis=-1) / np.maximum(count, 1)  # what rounding left in the mean
         d = np.where(finite, d - rest[..., None], 0.0)
-        return cls(count, mean + rest, *((d**p).sum(axis=-1) for p in (2, 3, 4)))
+        square = d * d  # numpy takes d**3 and d**4 by pow, five times slower
+        powers = (square, square * d, square * square)
+        return cls(count, mean + rest, *(one.sum(axis=-1) for one in powers))
 
     @classmethod
     def from_powers(

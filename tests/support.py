@@ -1,10 +1,4 @@
-"""What several tests build: a small random ViT, histograms without our kernels, two processes."""
-
-import os
-import socket
-import subprocess
-import sys
-import time
+"""What several tests build: a small random ViT, and histograms without our kernels."""
 
 import numpy as np
 import timm
@@ -13,6 +7,7 @@ import torch
 from burst.axis import FloatAxis
 from burst.backbone import Backbone
 from burst.histogram import Histogram
+from burst.images import ImageStream
 from burst.moments import Moments
 
 DIM, DEPTH, HEADS, SIZE = 32, 3, 4, 16
@@ -43,6 +38,12 @@ def backbone_of(model: torch.nn.Module, **changes) -> Backbone:
     return Backbone(**facts | changes)
 
 
+def few_at_a_time(images: ImageStream) -> ImageStream:
+    """The same images in batches of four: few of them are several batches."""
+    names = images.names
+    return images.of_batches([names[i : i + 4] for i in range(0, len(names), 4)])
+
+
 def float_histogram(values, bits=7) -> Histogram:
     """Counts on the float grid, by NumPy alone."""
     y = np.asarray(values, np.float32)
@@ -58,32 +59,3 @@ def regular_histogram(values, axis) -> Histogram:
     inside, _ = np.histogram(values, axis.edges)
     counts = [(values < axis.lo).sum(), *inside, (values > axis.hi).sum()]
     return Histogram(axis, counts, moments=Moments.of(values))
-
-
-def two_processes(program: str, *arguments: str) -> list[subprocess.CompletedProcess]:
-    """A program run as both processes of a group, without a launcher that ends one with the other.
-
-    Gloo listens on this machine alone; both are killed after 4 minutes.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    single = {"OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2", **group}
-    command = [sys.executable, "-c", program, *arguments]
-    processes = [
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **single, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    deadline = time.monotonic() + 240
-    try:
-        texts = [one.communicate(timeout=deadline - time.monotonic()) for one in processes]
-    finally:
-        for one in processes:
-            one.kill()
-    return [
-        subprocess.CompletedProcess(command, one.returncode, *text)
-        for one, text in zip(processes, texts, strict=True)
-    ]

@@ -30,7 +30,7 @@ def recipe(colours):
 def runs(recipe, tmp_path_factory):
     """Of mae_tiny, and of a small one of random weights, read by the mean of its patches."""
     root = tmp_path_factory.mktemp("runs")
-    small = replace(recipe, model="timm:test_vit", weights="random", pooling="patches")
+    small = replace(recipe, model="python:support:vit", pooling="patches")
     for method in ("bpt-bilinear", "linear"):
         train(replace(recipe, method=method, lr=None), root / method)
     for method in ("bpt-fwhiten", "bpt-dwhiten", "full"):

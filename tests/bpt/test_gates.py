@@ -353,11 +353,11 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def trained(colours, tmp_path_factory):
-    """A run of three epochs, as a user types it."""
+    """A run of two epochs, as a user types it."""
     out = tmp_path_factory.mktemp("gates") / "run"
     options = ("--method", "gatevpt", "--gate-init", "0.5", "--prompt-dropout", "0.1")
-    small = ("--model", "timm:test_vit", "--weights", "random", "--num-prompts", "4")
-    length = ("--epochs", "3", "--batch-size", "8", "--device", "cpu", "--pooling", "patches")
+    small = ("--model", "python:support:vit", "--num-prompts", "4")
+    length = ("--epochs", "2", "--batch-size", "8", "--device", "cpu", "--pooling", "patches")
     result = run("train", f"folder:{colours}", *small, *length, *options, "--out", out)
     return out, result
 
@@ -394,7 +394,7 @@ def test_a_training_that_goes_on_comes_to_the_same_numbers(trained, tmp_path, mo
 
     def stopping(self, batch):
         stopping.done += 1
-        if stopping.done > 5:
+        if stopping.done > 4:
             raise Stop
         return step(self, batch)
 

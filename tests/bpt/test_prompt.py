@@ -187,10 +187,11 @@ def test_autocast_changes_no_bit_of_a_prompt_or_of_its_gradients(method, precisi
 
 
 @pytest.mark.filterwarnings("ignore:Please use the new API settings")  # torch 2.9
+@pytest.mark.usefixtures("no_precision_set")
 @pytest.mark.parametrize("method", PROMPT_METHODS)
 def test_a_less_precise_product_that_is_allowed_elsewhere_changes_no_bit(method, monkeypatch):
     (_, prompt) = built(method)
-    expected, allowed = prompt(), torch.get_float32_matmul_precision()
+    expected = prompt()
     seen = []
     monkeypatch.setattr(
         torch.Tensor,
@@ -198,11 +199,8 @@ def test_a_less_precise_product_that_is_allowed_elsewhere_changes_no_bit(method,
         lambda one, other: seen.append(torch.get_float32_matmul_precision()) or one.mm(other),
     )
     torch.set_float32_matmul_precision("medium")
-    try:
-        assert torch.equal(prompt(), expected)
-        assert torch.get_float32_matmul_precision() == "medium"
-    finally:
-        torch.set_float32_matmul_precision(allowed)
+    assert torch.equal(prompt(), expected)
+    assert torch.get_float32_matmul_precision() == "medium"
     multiplied = method in ("bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
     assert set(seen) == ({"highest"} if multiplied else set())
 

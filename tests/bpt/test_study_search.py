@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 import bpt
+import bpt.search.recipes
 import bpt.study
 from bpt import Recipe, run_study
 from reports.study import StudyCell, study_frame, study_markdown
@@ -21,6 +22,7 @@ def recipe(colours):
         method="linear",
         epochs=1,
         batch_size=6,
+        image_size=32,
     )
 
 
@@ -29,6 +31,7 @@ def test_a_rate_nobody_published_is_searched_and_the_table_says_which(
 ):
     few = functools.partial(bpt.SearchOptions, lrs=(0.01, 0.1), weight_decays=(0.0,), folds=2)
     monkeypatch.setattr(bpt.study, "SearchOptions", functools.partial(few, max_trials=2))
+    monkeypatch.setattr(bpt.search.recipes, "LEAST_OF_PROBE", 1)  # epochs
     recipes = {"one": recipe, "authors": replace(recipe, protocol="authors")}
     found = run_study(recipes, tmp_path, devices=("cpu",), search=True)
     assert "protocol authors trains on" in found["authors"]

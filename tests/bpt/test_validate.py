@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from scipy import stats
 
 import bpt
+import bpt.search.recipes
 import bpt.validate
 import burst
 from bpt.run_folder import PREDICTIONS
@@ -168,6 +169,7 @@ def test_another_backbone_missing_weights_and_missing_data_are_refused(place, tm
 
 def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_path, monkeypatch):
     few = SearchOptions(seeds=(0, 1), lrs=(0.01,), weight_decays=(0.0,), folds=2)
+    monkeypatch.setattr(bpt.search.recipes, "LEAST_OF_PROBE", 1)  # epochs
     monkeypatch.setattr(bpt.validate, "SearchOptions", lambda seeds: few)
     methods = ("linear", "vpt", "bpt-dwhiten")
     options = {"data": place / "data", "datasets": ["cub"], "methods": methods, "seeds": (0, 1)}

@@ -1,15 +1,10 @@
 """A model run over batches: moments against the same tokens materialised, and what is held out."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
-from support import DEPTH, backbone_of, vit
+from support import DEPTH, backbone_of, few_at_a_time, vit
 
-from burst.backbone import load_backbone
 from burst.collect import collect_moments, collect_split, split_images
 from burst.errors import BurstError, EmptyResult, UnknownName
 from burst.second_moments import SecondMoments, TokenMoments
@@ -35,7 +30,7 @@ def assert_same(one: SecondMoments, other: SecondMoments):
 
 @pytest.mark.parametrize("tokens, prefix", [("all", 0), ("patch", 1)])
 def test_streamed_moments_are_those_of_the_materialised_tokens(backbone, tokens, prefix):
-    images = images_for(backbone, "sample", num_images=300)
+    images = few_at_a_time(images_for(backbone, "sample", num_images=30))
     assert images.batches > 1
     found = collect_moments(backbone, images, tokens=tokens)
     rows = {block: [] for block in range(DEPTH)}
@@ -46,12 +41,12 @@ def test_streamed_moments_are_those_of_the_materialised_tokens(backbone, tokens,
             for block, parts in rows.items():
                 parts.append(read[block][:, prefix:].double())
     assert list(found.blocks) == [0, 1, 2]
-    assert (found.images, found.tokens) == (300, tokens)
+    assert (found.images, found.tokens) == (30, tokens)
     for block, parts in rows.items():
         x = torch.cat(parts)
         flat = x.flatten(0, 1).numpy()
         moments = found.blocks[block]
-        assert moments.count == len(flat) == 300 * (17 - prefix)
+        assert moments.count == len(flat) == 30 * (17 - prefix)
         np.testing.assert_allclose(moments.mean, flat.mean(0), atol=1e-13)
         np.testing.assert_allclose(moments.covariance(), np.cov(flat.T, bias=True), atol=1e-12)
         np.testing.assert_allclose(moments.positions, x.mean(0), atol=1e-13)
@@ -135,34 +130,28 @@ def test_moments_of_nothing_are_refused():
         collect_moments(vit(), [])
 
 
-SCRIPT = """
-import sys
-from burst.backbone import load_backbone
-from burst.distributed import process_group
+PROGRAM = """
 from burst.collect import collect_moments
+from burst.distributed import process_group
 from burst.survey import images_for
+from support import backbone_of, few_at_a_time, vit
 
 with process_group() as (rank, _):
-    backbone = load_backbone("mae_tiny")
-    images = images_for(backbone, "sample", num_images=130)
-    collect_moments(backbone, images, blocks=(0, 11)).save(f"{sys.argv[1]}/{rank}.safetensors")
+    backbone = backbone_of(vit())
+    images = few_at_a_time(images_for(backbone, "sample", num_images=10))
+    collect_moments(backbone, images, blocks=(0, 2)).save(f"{place}/{rank}.safetensors")
 """
 
 
-def test_two_processes_find_what_one_finds(one_thread, tmp_path):
-    script = tmp_path / "moments.py"
-    script.write_text(SCRIPT)
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    subprocess.run(
-        [sys.executable, *launcher, str(script), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, check=True,
-    )  # fmt: skip
-    backbone = load_backbone("mae_tiny")
-    images = images_for(backbone, "sample", num_images=130)
-    one = collect_moments(backbone, images, blocks=(0, 11))
+def test_two_processes_find_what_one_finds(backbone, one_thread, tmp_path, in_two_processes):
+    runs = in_two_processes(PROGRAM, tmp_path)
+    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr + runs[1].stderr
+    images = few_at_a_time(images_for(backbone, "sample", num_images=10))
+    assert images.batches == 3  # one process has more than the other
+    one = collect_moments(backbone, images, blocks=(0, 2))
     for rank in range(2):
         found = TokenMoments.load(tmp_path / f"{rank}.safetensors")
-        assert found.images == one.images == 130
+        assert found.images == one.images == 10
         assert found.sources == one.sources
-        for block in (0, 11):
+        for block in (0, 2):
             assert_same(found.blocks[block], one.blocks[block])

@@ -67,11 +67,10 @@ def write_for_transformers(folder, state, *, heads, image_size):
 
 def check_same_numbers(one, other, batches, blocks):
     """Equal counts where the tokens are equal bit for bit; else the statistics to 1e-5."""
-    found = [survey(model, batches, SurveyOptions(blocks=blocks)) for model in (one, other)]
-    read = []
+    found, read = [], []
     for model in (one, other):
-        with torch.inference_mode(), capture(model.model, blocks) as tokens:
-            model.model(batches[-1])
+        with capture(model.model, blocks) as tokens:  # in the end those of the last batch
+            found.append(survey(model, batches, SurveyOptions(blocks=blocks)))
         read.append(tokens)
     for block in blocks:
         qk, theirs = (result.histograms[block, "all", "qk"] for result in found)

@@ -8,11 +8,10 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from support import DEPTH, DIM, backbone_of, two_processes, vit
+from support import DEPTH, DIM, backbone_of, few_at_a_time, vit
 
 import burst.extremes_tables
 from burst.adapters import find_blocks
-from burst.backbone import load_backbone
 from burst.errors import BurstError, EmptyResult, UnknownName, UnsupportedModel
 from burst.extremes import extremes
 from burst.extremes_tables import SOURCES, carriers
@@ -28,7 +27,7 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def images(backbone):
-    return images_for(backbone, "sample", num_images=300)
+    return few_at_a_time(images_for(backbone, "sample", num_images=30))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,7 @@ def test_energies_are_sums_of_squares(found, responses):
             assert rows.set_index(name)["extremes"].to_dict() == {
                 one: int(ours.get(one, 0)) for one in rows[name]
             }
-        assert (rows["count"] == 300).all()
+        assert (rows["count"] == 30).all()
 
 
 def test_the_summary_says_what_the_tables_hold(found, responses):
@@ -194,28 +193,26 @@ def test_few_shares_carry_a_part():
 
 
 PROGRAM = """
-import sys
-import torch
-from burst import extremes, images_for, load_backbone, process_group
+from burst import extremes, images_for, process_group
+from support import backbone_of, few_at_a_time, vit
 
 with process_group() as (rank, _):
-    backbone = load_backbone("mae_tiny")
-    images = images_for(backbone, "sample", num_images=130)
+    backbone = backbone_of(vit(reg_tokens=2))
+    images = few_at_a_time(images_for(backbone, "sample", num_images=10))
     found = extremes(backbone, images, blocks=(0,), k=30)
     for name in ("table", "dimensions", "tokens", "summary"):
-        getattr(found, name).to_csv(f"{sys.argv[1]}/{name}-{rank}.csv", index=False)
+        getattr(found, name).to_csv(f"{place}/{name}-{rank}.csv", index=False)
     given = list(images)[rank::2]
     numbered = extremes(backbone, given, blocks=(0,), k=30, nulls=False)
-    numbered.table.to_csv(f"{sys.argv[1]}/numbered-{rank}.csv", index=False)
+    numbered.table.to_csv(f"{place}/numbered-{rank}.csv", index=False)
 """
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_two_processes_find_what_one_finds(tmp_path):
-    both = two_processes(PROGRAM, str(tmp_path))
-    assert [one.returncode for one in both] == [0, 0], both[0].stderr
-    backbone = load_backbone("mae_tiny")
-    images = images_for(backbone, "sample", num_images=130)
+def test_two_processes_find_what_one_finds(backbone, tmp_path, in_two_processes):
+    both = in_two_processes(PROGRAM, tmp_path)
+    assert [one.returncode for one in both] == [0, 0], both[0].stderr + both[1].stderr
+    images = few_at_a_time(images_for(backbone, "sample", num_images=10))
     one = extremes(backbone, images, blocks=(0,), k=30)
     for name in ("table", "dimensions", "tokens", "summary"):
         for rank in range(2):
@@ -225,7 +222,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
             pd.testing.assert_frame_equal(read, pd.read_csv(tmp_path / "expected.csv"), rtol=1e-12)
     batches = list(images)
     order = [i for rank in range(2) for batch in images.batch_names[rank::2] for i in batch]
-    assert len(order) == 130 and len(batches) == len(images.batch_names)
+    assert len(order) == 10 and len(batches) == len(images.batch_names) == 3
     numbered = pd.read_csv(tmp_path / "numbered-1.csv")
     own = one.table[one.table["block"] == 0]
     assert [order[i] for i in numbered["image"]] == own["image"].tolist()

@@ -10,7 +10,10 @@ from burst.precision import plain_float32
 
 CPU = torch.device("cpu")
 # torch 2.9 says so to whoever uses the old setting, as these tests do on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore:Please use the new API settings")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Please use the new API settings"),
+    pytest.mark.usefixtures("no_precision_set"),
+]
 
 
 def old(name):
@@ -44,16 +47,6 @@ def state():
         before = "contradicted"
     owners = (matmul_of("cuda"), matmul_of("mkldnn"))
     return before, [getattr(owner, "fp32_precision", None) for owner in owners]
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was():
-    owners = [matmul_of("cuda"), matmul_of("mkldnn")]
-    new_ = [(one, one.fp32_precision) for one in owners if hasattr(one, "fp32_precision")]
-    yield
-    old("highest")
-    for owner, value in new_:
-        owner.fp32_precision = value
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

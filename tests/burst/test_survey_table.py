@@ -6,7 +6,7 @@ import pytest
 from burst.decomposition import GroupMoments, Margins
 from burst.survey_table import COLUMNS, FIXED, PARTS, intervals_of_parts
 
-GROUPS, TOKENS, SPREAD = 20, 60, 0.1
+GROUPS, TOKENS, SPREAD = 20, 30, 0.1
 VARIANCES = np.array([4.0, 2.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25])  # of the rows
 
 

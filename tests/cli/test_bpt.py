@@ -16,15 +16,15 @@ from colours import write_images
 from typed import Typed
 
 import bpt
+import burst
 from cli import _common
 from cli import bpt as command
-from cli import burst as burst_command
 from cli._common import parse_seeds
 from cli._common import run as run_command
 
 QUICK = ("--epochs", "2", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
 SMALL = (*QUICK, "--rank", "2", "--device", "cpu")
-ONCE = (*SMALL, "--epochs", "1")
+ONCE = (*SMALL, "--epochs", "1", "--warmup-epochs", "0")  # so that the first step moves
 TYPED = Typed(command.app)
 run, succeeded, refused = TYPED.run, TYPED.succeeded, TYPED.refused
 
@@ -32,6 +32,12 @@ run, succeeded, refused = TYPED.run, TYPED.succeeded, TYPED.refused
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """A step of eight, one image of each class to validate and one to test."""
+    return write_images(tmp_path_factory.mktemp("few"), {"train": 3, "val": 1, "test": 1})
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +55,16 @@ def test_a_training_says_each_epoch_and_ends_with_a_table(trained):
     assert f"written to {out}" in result.stdout.replace("\n", "")
 
 
-def test_quiet_prints_nothing_and_json_the_result(images, tmp_path):
-    quiet = succeeded("train", f"folder:{images}", "--out", tmp_path / "q", *ONCE, "--quiet")
+def test_quiet_prints_nothing_and_json_the_result(few, tmp_path):
+    quiet = succeeded("train", f"folder:{few}", "--out", tmp_path / "q", *ONCE, "--quiet")
     assert quiet.output == ""
-    result = succeeded("train", f"folder:{images}", "--out", tmp_path / "j", *ONCE, "--json")
+    result = succeeded("train", f"folder:{few}", "--out", tmp_path / "j", *ONCE, "--json")
     assert json.loads(result.stdout) == bpt.open_run(tmp_path / "j").result
 
 
-def test_a_balanced_start_is_in_the_file_of_a_training_that_moved_nothing(images, tmp_path):
+def test_a_balanced_start_is_in_the_file_of_a_training_that_moved_nothing(few, tmp_path):
     options = (*ONCE, "--bilinear-init", "balanced", "--lr", "1e-7", "--out", tmp_path / "run")
-    succeeded("train", f"folder:{images}", *options)
+    succeeded("train", f"folder:{few}", *options)
     run = bpt.open_run(tmp_path / "run")
     left, right = (run.trained_state()[f"prompts.11.{name}"] for name in ("left", "right"))
     values = torch.linalg.svdvals(left @ right.mT)[:2]
@@ -67,19 +73,19 @@ def test_a_balanced_start_is_in_the_file_of_a_training_that_moved_nothing(images
     assert run.config["recipe"]["bilinear_init"] == "balanced"
 
 
-def test_several_seeds_end_with_mean_and_spread(images, tmp_path):
+def test_several_seeds_end_with_mean_and_spread(few, tmp_path):
     result = succeeded(
-        "train", f"folder:{images}", "--out", tmp_path, *ONCE, "--seeds", "0,1", "--json"
+        "train", f"folder:{few}", "--out", tmp_path, *ONCE, "--seeds", "0,1", "--json"
     )
     assert json.loads(result.stdout)["seeds"] == [0, 1]
     assert (tmp_path / "seed_1" / "result.json").exists()
 
 
-def test_without_out_the_folder_is_named_after_the_recipe(images, tmp_path, monkeypatch):
+def test_without_out_the_folder_is_named_after_the_recipe(few, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    linear = ("train", f"folder:{images}", "--method", "linear", "--epochs", "1", "--batch-size", 8)
+    linear = ("train", f"folder:{few}", "--method", "linear", "--epochs", "1", "--batch-size", 8)
     succeeded(*linear, "--quiet")
-    assert (tmp_path / f"runs/folder-{images.name}-mae_tiny-linear-seed0/result.json").exists()
+    assert (tmp_path / f"runs/folder-{few.name}-mae_tiny-linear-seed0/result.json").exists()
     assert "already holds a run" in refused(*linear)
     succeeded(*linear, "--resume", "--quiet")
 
@@ -417,8 +423,8 @@ def test_seeds_are_parsed():
     assert parse_seeds("0, 1,12") == (0, 1, 12)
 
 
-def test_an_interrupted_training_says_how_to_go_on(images, tmp_path, monkeypatch):
-    arguments = ["train", f"folder:{images}", "--out", str(tmp_path / "run"), *SMALL]
+def test_an_interrupted_training_says_how_to_go_on(few, tmp_path, monkeypatch):
+    arguments = ["train", f"folder:{few}", "--out", str(tmp_path / "run"), *SMALL]
     monkeypatch.setattr(sys, "argv", ["bpt", *arguments])
     monkeypatch.setattr(_common.Steps, "__call__", lambda *_: signal.raise_signal(signal.SIGINT))
     result = run(*arguments)
@@ -427,10 +433,10 @@ def test_an_interrupted_training_says_how_to_go_on(images, tmp_path, monkeypatch
     assert (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-def test_a_size_that_is_typed_is_that_of_every_image_from_training_to_export(images, tmp_path):
+def test_a_size_that_is_typed_is_that_of_every_image_from_training_to_export(few, tmp_path):
     """mae_tiny was pretrained at 64 pixels, in patches of 8."""
     out, file = tmp_path / "run", tmp_path / "m.safetensors"
-    said = succeeded("train", f"folder:{images}", "--image-size", "40", "--out", out, *ONCE).stderr
+    said = succeeded("train", f"folder:{few}", "--image-size", "40", "--out", out, *ONCE).stderr
     assert "images are read at 40 x 40 pixels, not at the 64 x 64 of the pretraining" in said
     run = bpt.open_run(out)
     assert run.config["recipe"]["image_size"] == 40
@@ -442,8 +448,9 @@ def test_a_size_that_is_typed_is_that_of_every_image_from_training_to_export(ima
     assert backbone.preprocess.image_size == 40
     scores = json.loads(succeeded("evaluate", out, "--json").stdout)
     assert scores["accuracy"] == pytest.approx(run.result["test_accuracy"])
-    likely = json.loads(succeeded("predict", out, images / "test" / "red", "--json").stdout)
-    assert len(likely) == 4
+    assert scores["loss"] == pytest.approx(run.result["test_loss"], rel=1e-5)
+    likely = json.loads(succeeded("predict", out, few / "train" / "red", "--json").stdout)
+    assert len(likely) == 3
 
     succeeded("export", out, "--out", file)
     exported, _ = bpt.load_exported(file)
@@ -455,28 +462,33 @@ def test_a_size_that_is_typed_is_that_of_every_image_from_training_to_export(ima
     succeeded("report", out, "--out", tmp_path / "page")
     assert "resampled" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert "image_size" in (tmp_path / "page" / "runs.csv").read_text()
-    resumed = refused("train", f"folder:{images}", "--resume", "--out", out, *ONCE)
+    resumed = refused("train", f"folder:{few}", "--resume", "--out", out, *ONCE)
     assert "image_size 40, not None" in resumed
 
 
 @pytest.mark.parametrize("method", ["spt", "bpt-fwhiten", "full", "linear"])
-def test_every_method_is_trained_at_a_size_that_is_typed(images, tmp_path, method):
-    size = ("--image-size", "48", "--epochs", "1", "--batch-size", "8", "--device", "cpu")
+def test_every_method_is_trained_at_a_size_that_is_typed(few, tmp_path, method):
+    size = ("--image-size", "48", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8")
     prompts = () if method in ("full", "linear") else ("--placement", "last:2", "--num-prompts", 4)
     out = tmp_path / "run"
-    succeeded("train", f"folder:{images}", "--method", method, *prompts, *size, "--out", out)
-    scores = json.loads(succeeded("evaluate", out, "--json").stdout)
-    assert scores["accuracy"] == pytest.approx(bpt.open_run(out).result["test_accuracy"])
+    succeeded("train", f"folder:{few}", "--method", method, *prompts, *size, "--out", out)
+    scores, result = (
+        json.loads(succeeded("evaluate", out, "--json").stdout),
+        bpt.open_run(out).result,
+    )
+    assert scores["accuracy"] == pytest.approx(result["test_accuracy"])
+    assert scores["loss"] == pytest.approx(result["test_loss"], rel=1e-5)
     succeeded("export", out, "--out", tmp_path / "m.safetensors")
     bpt.load_exported(tmp_path / "m.safetensors")[0](torch.zeros(1, 3, 48, 48))
 
 
-def test_matrices_of_images_of_another_size_are_used_with_a_warning(images, tmp_path):
-    for size in ("64", "40"):
-        arguments = ("--images", images, "--num-images", "16", "--image-size", size)
-        where = ("--blocks", "11", "--out", tmp_path / f"{size}.pt")
-        Typed(burst_command.app).succeeded("whiten", *arguments, *where)
-    train = ("train", f"folder:{images}", "--method", "bpt-fwhiten", "--image-size", "40")
+def test_matrices_of_images_of_another_size_are_used_with_a_warning(few, tmp_path):
+    for size in (64, 40):
+        backbone = burst.load_backbone("mae_tiny", image_size=size)
+        sample = burst.images_for(backbone, few, num_images=12)
+        whitening = burst.whiten(backbone, sample, burst.WhiteningOptions(blocks=(11,)))
+        burst.save_whitening(whitening, tmp_path / f"{size}.pt")
+    train = ("train", f"folder:{few}", "--method", "bpt-fwhiten", "--image-size", "40")
     options = (*QUICK, "--epochs", "1", "--device", "cpu", "--whitening")
     said = succeeded(*train, *options, tmp_path / "64.pt", "--out", tmp_path / "a").stderr
     assert "made of images of 64 pixels, but mae_tiny reads 40 here" in said
@@ -485,13 +497,11 @@ def test_matrices_of_images_of_another_size_are_used_with_a_warning(images, tmp_
 
 
 @pytest.mark.parametrize("method", ["vpt", "full"])
-def test_activations_that_are_computed_again_are_not_kept_and_change_nothing(
-    images, tmp_path, method
-):
+def test_activations_that_are_computed_again_are_not_kept_and_change_nothing(few, tmp_path, method):
     """From the option to the numbers of the run, and what autograd holds on the way."""
     prompts = ("--placement", "shallow", "--num-prompts", 4) if method == "vpt" else ()
-    options = ("--epochs", "1", "--batch-size", "8", "--device", "cpu", *prompts)
-    train = ("train", f"folder:{images}", "--method", method, *options)
+    options = ("--epochs", "1", "--warmup-epochs", "0", "--batch-size", "4", "--device", "cpu")
+    train = ("train", f"folder:{few}", "--method", method, *options, *prompts)
 
     def trained(name, *more):
         held = 0

@@ -19,7 +19,6 @@ import timm
 import torch
 from huggingface_hub import constants
 from PIL import Image
-from support import two_processes
 from typed import Typed
 
 import burst
@@ -30,7 +29,7 @@ from cli._common import run as run_command
 
 SHIPPED = Path(burst.__file__).parent / "weights" / "mae_tiny.safetensors"
 QUICK = ("--num-images", "2", "--blocks", "0,11")
-BURST = (sys.executable, "-c", "from cli.burst import main; main()")
+SCRIPT = "from cli.burst import main; main()"
 TYPED = Typed(command.app)
 run, refused = TYPED.run, TYPED.refused
 
@@ -52,8 +51,12 @@ def test_histogram_alone_prints_a_line_a_block():
 
 
 def test_histogram_writes_what_python_computes(tmp_path):
-    result = run("histogram", *QUICK, "--seed", "3", "--out", tmp_path / "out", "--quiet")
+    asked = ("--seed", "3", "--precision", "bf16", "--device", "cpu")
+    result = run("histogram", *QUICK, *asked, "--out", tmp_path / "out", "--quiet")
     assert (result.exit_code, result.output) == (0, "")
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["options"]["forward_precision"] == "float32"
+    assert (record["options"]["precision"], record["precision"]) == ("bf16", ["ieee"])
     backbone = burst.load_backbone("mae_tiny")
     images = burst.images_for(backbone, "sample", num_images=2, seed=3)
     expected = burst.survey(backbone, images, burst.SurveyOptions(blocks=(0, 11))).table
@@ -61,25 +64,16 @@ def test_histogram_writes_what_python_computes(tmp_path):
     pd.testing.assert_frame_equal(table, expected)
 
 
-def test_the_precision_that_was_asked_for_and_the_one_that_ran_are_recorded(tmp_path):
-    asked = ("--blocks", "0", "--quantity", "qkx", "--precision", "bf16", "--device", "cpu")
-    run("histogram", "--num-images", "2", *asked, "--out", tmp_path, "--quiet")
-    record = json.loads((tmp_path / "run.json").read_text())
-    assert (record["options"]["precision"], record["precision"]) == ("bf16", ["ieee"])
-
-
 def test_a_forward_pass_in_bfloat16_is_recorded_and_near(tmp_path):
-    tables = []
-    for precision in ("float32", "bfloat16"):
-        out = tmp_path / precision
-        result = run("histogram", *QUICK, "--forward-precision", precision, "--out", out)
-        assert result.exit_code == 0, result.output
-        record = json.loads((out / "run.json").read_text())
-        assert record["options"]["forward_precision"] == precision
-        tables.append(pd.read_csv(out / "statistics.csv"))
-    plain, fast = (table.query("quantity == 'x' and block == 11") for table in tables)
-    assert plain["excess_kurtosis"].item() != fast["excess_kurtosis"].item()
-    np.testing.assert_allclose(fast["std"], plain["std"], rtol=0.02)
+    asked = ("histogram", "--num-images", "2", "--blocks", "11", "--quantity", "x")
+    result = run(*asked, "--forward-precision", "bfloat16", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["options"]["forward_precision"] == "bfloat16"
+    fast = pd.read_csv(tmp_path / "statistics.csv").iloc[0]
+    (plain,) = json.loads(run(*asked, "--json").stdout)
+    assert plain["excess_kurtosis"] != pytest.approx(fast["excess_kurtosis"], rel=1e-9)
+    assert fast["std"] == pytest.approx(plain["std"], rel=0.02)
     message = refused("histogram", *QUICK, "--forward-precision", "bf16")
     assert message.startswith("unknown forward precision 'bf16'; ")
     assert "bfloat16" in message
@@ -293,29 +287,27 @@ def test_the_version_is_told():
     assert run("--version").stdout == f"burst {burst.version()}\n"
 
 
-@pytest.fixture
-def heard():
-    """Programs started from here hear Ctrl-C, also if the suite runs in a shell's background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+LONG = """
+import signal, sys
+from cli.burst import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+sys.argv[1:] = ["histogram", "--num-images", "20000", "--out", f"{place}/out"]
+main()
+"""
 
 
-@pytest.mark.usefixtures("heard")
-def test_an_interrupted_run_leaves_nothing_half_written(tmp_path):
+def test_an_interrupted_run_leaves_nothing_half_written(tmp_path, forked):
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [*BURST, "histogram", "--num-images", "20000", "--out", str(out)],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    started = forked(LONG, tmp_path)
     deadline = time.monotonic() + 100
     while not out.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "interrupted; nothing was half-written"
+    os.kill(started.process.pid, signal.SIGINT)
+    ended = started.end()
+    assert ended.returncode == 130
+    assert ended.stderr.splitlines()[-1] == "interrupted; nothing was half-written"
     assert os.listdir(out) == []
 
 
@@ -338,13 +330,20 @@ def test_a_terminated_run_leaves_nothing_half_written(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_count_what_one_counts(tmp_path):
-    arguments = ["histogram", "--num-images", "130", "--blocks", "11", "--json", "--quiet"]
+    """By `torchrun` and the console script, as a user starts them."""
+    measured = ["--num-images", "66", "--blocks", "11", "--quantity", "qkx"]  # 64 and 2 images
+    arguments = ["histogram", *measured, "--json", "--quiet"]
     one = run(*arguments)
-    two = two_processes(BURST[-1], *arguments, "--out", str(tmp_path))
-    assert [process.returncode for process in two] == [0, 0], [process.stderr for process in two]
-    # Where torch is older, Gloo's own words come first.
-    assert "[\n" not in two[1].stdout
-    tables = [text[text.index("[\n") :] for text in (one.stdout, two[0].stdout)]
+    (tmp_path / "burst").write_text(SCRIPT)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    two = subprocess.run(
+        [*launcher, "--nproc-per-node", "2", tmp_path / "burst", *arguments, "--out", tmp_path],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("[\n") == 1
+    # Where torch is older, Gloo's own words stand around.
+    tables = [text[text.index("[\n") : text.rindex("]") + 1] for text in (one.stdout, two.stdout)]
     whole, shared = (pd.read_json(io.StringIO(table)) for table in tables)
     exact = ["block", "quantity", "count", "min", "max", "abs_q50", "gini", "ggd_shape"]
     pd.testing.assert_frame_equal(whole[exact], shared[exact], check_exact=True)
@@ -352,13 +351,25 @@ def test_two_processes_count_what_one_counts(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["processes"] == 2
 
 
-def test_a_backbone_is_reported_on_one_page(tmp_path):
+SMALL = """
+from timm.models.vision_transformer import VisionTransformer
+
+def small():
+    return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2)
+"""
+
+
+def test_a_backbone_is_reported_on_one_page(tmp_path, monkeypatch):
+    (tmp_path / "mine_to_report.py").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
+    model = "python:mine_to_report:small"
     options = ("--num-images", "4", "--no-heads", "--no-whitening", "--style", "slide")
-    result = run("report", "--out", str(tmp_path), *options)
+    result = run("report", "--model", model, "--out", "page", *options)
     assert result.exit_code == 0 and "index.html" in result.stdout
-    page = (tmp_path / "index.html").read_text()
-    assert "mae_tiny is" in page and "Whitening" not in page
-    assert len(pd.read_csv(tmp_path / "statistics.csv")) == 12 * 3
+    page = Path("page/index.html").read_text()
+    assert f"{model} is" in page and "Whitening" not in page
+    assert len(pd.read_csv("page/statistics.csv")) == 2 * 3
+    assert "of mae_tiny" in refused("report", "--image-size", "65", "--out", "page")
 
 
 def test_weights_are_given_for_each_model_or_for_none(tmp_path):

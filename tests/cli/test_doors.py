@@ -52,9 +52,16 @@ def test_a_shell_is_told_how_to_ask():
     assert "_BURST_COMPLETE=complete_bash" in script
 
 
-def test_no_shell_completes_a_module():
+AS_A_MODULE = """
+import runpy, sys
+sys.argv[1:] = ["--install-completion"]
+runpy.run_module("burst", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_no_shell_completes_a_module(forked, tmp_path):
     # typer would install a function for `python -m burst`, which breaks that of `python`
-    refused = run("-m", "burst", "--install-completion")
+    refused = forked(AS_A_MODULE, tmp_path).end()
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith("error: No such option")
     assert refused.stderr.endswith("see `python -m burst --help`\n")

@@ -157,14 +157,14 @@ def test_a_download_that_fails_is_one_line_and_in_nobody_s_way(hub, model, probl
 def test_another_process_is_pointed_to_a_hub_by_its_environment(hub, tmp_path):
     program = "import sys; from cli.burst import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", program, "histogram", "--model", "hf:org/tiny", *QUICK],
+        [sys.executable, "-c", program, "histogram", "--model", TIMM, *QUICK],
         capture_output=True,
         text=True,
         env=environment_of(hub, tmp_path / "home") | {"OMP_NUM_THREADS": "1"},
     )
     assert result.returncode == 0, result.stderr
-    assert "hf:org/tiny" in result.stdout
-    assert hub.requests("GET", "org/tiny/resolve")
+    assert TIMM in result.stdout
+    assert hub.requests("GET", f"{TIMM_REPOSITORY}/resolve")
 
 
 def test_a_terminal_gets_a_bar_with_the_size_that_goes_at_the_end():

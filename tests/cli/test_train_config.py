@@ -20,7 +20,8 @@ run, succeeded, refused = TYPED.run, TYPED.succeeded, TYPED.refused
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return write_images(tmp_path_factory.mktemp("my photos"))
+    counts = {"train": 3, "val": 1, "test": 1}
+    return write_images(tmp_path_factory.mktemp("my photos"), counts)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 import bpt
 import bpt.validate
+import burst
 from bpt.search import recipes
 from cli import bpt as command
-from cli import burst as burst_command
 
 SMALL = ("--epochs", "1", "--batch-size", "6", "--devices", "cpu")
 ONE_POINT = functools.partial(bpt.SearchOptions, lrs=(0.01,), weight_decays=(0.0,), folds=2)
@@ -34,14 +34,14 @@ def run(app, *arguments):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a file of `burst whiten`, the weights it was made of, and a small CUB."""
+    """A folder with W.pt, as `burst whiten` writes it, its backbone's weights, and a small CUB."""
     place = tmp_path_factory.mktemp("validate")
     torch.manual_seed(0)
     weights = place / "weights.safetensors"
     save_file(timm.create_model("test_vit", num_classes=0).state_dict(), weights)
-    model = ("--model", "timm:test_vit", "--weights", weights)
-    out = ("--out", place / "W.pt", "--num-images", 4, "--quiet")
-    assert run(burst_command.app, "whiten", *model, *out).exit_code == 0
+    backbone = burst.load_backbone("timm:test_vit", str(weights), image_size=64)
+    images = burst.images_for(backbone, "sample", num_images=4)
+    burst.save_whitening(burst.whiten(backbone, images), place / "W.pt")
     layouts.cub(place / "data" / "cub", train=5, test=4)
     return place
 

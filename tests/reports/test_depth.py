@@ -284,6 +284,7 @@ def test_kurtosis_that_spreads_is_drawn_on_a_log_scale(table):
     assert scales == {5: "linear", 500: "symlog"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_blocks_are_whole_numbers(table):
     for blocks in (1, 2, 12, 40):
         ax = depth_lines(table(MODELS[:1], blocks=blocks)).axes[0]

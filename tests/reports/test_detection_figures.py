@@ -97,7 +97,7 @@ def test_the_same_scenes_give_the_same_figure(tmp_path):
     matching = matched()
     written = []
     for name in ("one", "other"):
-        scenes = reports.choose_scenes(matching, each=1).scenes
+        scenes = reports.choose_scenes(matching, each=1).scenes[:1]
         files = reports.save_figure(
             reports.side_by_side_figure(matching, scenes, photo), tmp_path / name
         )

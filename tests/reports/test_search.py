@@ -108,15 +108,22 @@ def test_a_search_that_goes_on_and_one_across_folds_say_so(tmp_path):
     assert (out / "index.html").exists() and not (tmp_path / "one" / "index.html").exists()
 
 
+def page_of_trials(folder, record):
+    """The page of a search that has no runs yet, with one figure of the three."""
+    record["differences"] = []
+    for one in record["methods"]:
+        one["runs"] = []
+    (folder / "search.json").write_text(json.dumps(record))
+    return reports.save_search_report(folder)[0].read_text()
+
+
 def test_what_methods_do_not_share_is_told_of_each(tmp_path):
     record = searches.write_search(tmp_path)
     given = {"linear": {"batch_size": 1024, "optimizer": "sgd"}, "vpt": {"batch_size": 64}}
     for one in record["methods"]:
         plain = record["base"] | {"batch_size": 32, "epochs": 50, "optimizer": "adamw"}
         one["recipe"] = plain | given.get(one["method"], {})
-    (tmp_path / "search.json").write_text(json.dumps(record))
-    reports.save_search_report(tmp_path)
-    text = unescape((tmp_path / "index.html").read_text())
+    text = unescape(page_of_trials(tmp_path, record))
     (shared,) = re.findall("What all trainings share: ({.*?})", text)
     own = dict(re.findall("Of ([a-z-]+) alone: ({.*?})", text))
     assert json.loads(shared)["epochs"] == 50 and "batch_size" not in shared
@@ -136,9 +143,7 @@ def test_a_probe_without_augmentation_among_others_with_it_is_told(
     for one in record["methods"]:
         if one["method"] == "linear":
             one["recipe"] = record["base"] | {"augmentation": probe}
-    (tmp_path / "search.json").write_text(json.dumps(record))
-    reports.save_search_report(tmp_path)
-    page = (tmp_path / "index.html").read_text()
+    page = page_of_trials(tmp_path, record)
     assert ("centre crops, always the same; the others on images" in page) == told
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from support import DIM, backbone_of, vit
 
 import burst
 from burst.errors import EmptyResult, OutputError
@@ -19,28 +20,28 @@ from reports.whitening import (
 
 @pytest.fixture(scope="module")
 def made():
-    backbone = burst.load_backbone("mae_tiny")
+    backbone = backbone_of(vit(depth=6))
     images = burst.images_for(backbone, "sample", num_images=20)
-    options = burst.WhiteningOptions(blocks=(0, 5, 11))
+    options = burst.WhiteningOptions(blocks=(0, 2, 5))
     whitening = burst.whiten(backbone, images, options)
     return whitening, burst.whitened_histograms(backbone, images, whitening, options)
 
 
 def test_a_row_shows_before_after_and_the_spectrum(made):
     whitening, pairs = made
-    figure = whitening_figure(whitening, pairs, title="mae_tiny")
+    figure = whitening_figure(whitening, pairs, title="test")
     assert len(figure.axes) == 12
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles[0].startswith("block 0, $Y$")
-    assert titles[5].startswith("block 5, $V^{-1/2} Y$")
-    assert titles[6].startswith("block 5, $W Y$")
-    assert titles[11] == f"{whitening.blocks[2].kept} of 192\ndirections kept"
+    assert titles[5].startswith("block 2, $V^{-1/2} Y$")
+    assert titles[6].startswith("block 2, $W Y$")
+    assert titles[11] == f"{whitening.blocks[2].kept} of {DIM}\ndirections kept"
     assert len(figure.legends) == 1
 
 
 def test_the_spectrum_is_relative_and_the_floor_is_drawn(made):
     whitening, pairs = made
-    figure = whitening_figure(whitening, {5: pairs[5]})
+    figure = whitening_figure(whitening, {2: pairs[2]})
     spectrum, floor = figure.axes[3].get_lines()
     eigenvalues = whitening.eigenvalues[1].numpy()
     shown = np.asarray(spectrum.get_ydata())
@@ -75,7 +76,7 @@ def shown(table):
 
 def test_the_table_fits_eighty_columns(made):
     text = shown(whitening_table(*made))
-    rows = [line.split() for line in text.splitlines() if line.split()[:1] in (["0"], ["11"])]
+    rows = [line.split() for line in text.splitlines() if line.split()[:1] in (["0"], ["5"])]
     assert len(rows) == 2
     assert rows[0][3] == str(made[0].blocks[0].kept)
     kurtosis = (one.moments.excess_kurtosis for one in (made[1][0][i] for i in (0, 2, 1)))
@@ -96,9 +97,9 @@ def test_the_plain_form_has_before_and_after(made):
 
 @pytest.fixture(scope="module")
 def diagonal():
-    backbone = burst.load_backbone("mae_tiny")
+    backbone = backbone_of(vit(depth=6))
     images = burst.images_for(backbone, "sample", num_images=20)
-    options = burst.WhiteningOptions(blocks=(0, 5), method="diagonal")
+    options = burst.WhiteningOptions(blocks=(0, 2), method="diagonal")
     whitening = burst.whiten(backbone, images, options)
     return whitening, burst.whitened_histograms(backbone, images, whitening, options)
 
@@ -109,7 +110,7 @@ def test_the_diagonal_alone_is_drawn_once(diagonal):
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert len(titles) == 6
     assert titles[1].startswith("block 0, $V^{-1/2} Y$")
-    assert titles[2] == f"{whitening.blocks[0].kept} of 192\nrows kept"
+    assert titles[2] == f"{whitening.blocks[0].kept} of {DIM}\nrows kept"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "variances of the rows of $Y$" in labels
 
@@ -117,7 +118,7 @@ def test_the_diagonal_alone_is_drawn_once(diagonal):
 def test_the_table_of_the_diagonal_says_how_much_of_its_error_is_of_variances(diagonal):
     whitening, pairs = diagonal
     text = shown(whitening_table(whitening, pairs))
-    (row,) = (line.split() for line in text.splitlines() if line.split()[:1] == ["5"])
+    (row,) = (line.split() for line in text.splitlines() if line.split()[:1] == ["2"])
     one = whitening.blocks[1]
     assert row[5:7] == [f"{one.whiteness_error:.3f}", f"{one.variance_error:.3f}"]
     assert row[7].count("→") == 1
@@ -146,16 +147,16 @@ def test_the_sentence_has_the_median_and_the_largest(made):
 
 
 def test_few_blocks_are_chosen_evenly(made):
-    assert chosen_blocks(made[0]) == (0, 5, 11)
+    assert chosen_blocks(made[0]) == (0, 2, 5)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_the_figure_stands_beside_the_matrices(made, tmp_path, suffix):
     whitening, pairs = made
-    files = save_whitening_run(whitening, {5: pairs[5]}, tmp_path / f"W{suffix}", seed=4)
+    files = save_whitening_run(whitening, {2: pairs[2]}, tmp_path / f"W{suffix}", seed=4)
     assert sorted(os.listdir(tmp_path)) == sorted(["W.pdf", "W.png", f"W{suffix}"])
     assert [file.name for file in files] == [f"W{suffix}", "W.png", "W.pdf"]
-    back = burst.load_whitening(tmp_path / f"W{suffix}", burst.load_backbone("mae_tiny"))
+    back = burst.load_whitening(tmp_path / f"W{suffix}", backbone_of(vit(depth=6)))
     assert torch.equal(back.W, whitening.W)
     assert back.record["seed"] == 4
     assert "torch" in back.record["made"]["versions"]

@@ -24,7 +24,7 @@ def page(tmp_path, monkeypatch, capsys):
     """Made with the small backbone, as where the real one is not installed."""
     monkeypatch.setattr(demo.burst, "load_backbone", without_the_real_one)
     monkeypatch.setattr(demo, "SMALL", demo.Choice("mae_tiny", None, 16))
-    few = {name: {**options, "epochs": 2} for name, options in demo.METHODS.items()}
+    few = {name: {**options, "epochs": 1} for name, options in demo.METHODS.items()}
     monkeypatch.setattr(demo, "METHODS", few)
     demo.main(tmp_path, num_images=2, share=0.05)
     said = capsys.readouterr().out

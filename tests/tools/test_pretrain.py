@@ -34,16 +34,26 @@ def picture(rng, path, colour, size=(64, 64)):
     Image.fromarray(noise.clip(0, 255).astype(np.uint8)).save(path)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Three classes that differ in colour, in train, val and test."""
-    rng, root = np.random.default_rng(0), tmp_path_factory.mktemp("images")
+def pictures(root, **counts):
+    """Three classes that differ in colour, so many images of each in each split."""
+    rng = np.random.default_rng(0)
     colours = {"ant": (200, 60, 60), "bee": (60, 200, 60), "cat": (60, 60, 200)}
-    for split, number in (("train", 24), ("val", 4), ("test", 4)):
+    for split, number in counts.items():
         for label, colour in colours.items():
             for i in range(number):
                 picture(rng, root / split / label / f"{i}.png", colour)
     return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("images"), train=24, val=4, test=4)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """As few as twenty neighbours allow."""
+    return pictures(tmp_path_factory.mktemp("few"), train=8, val=1, test=1)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +182,12 @@ def test_the_schedule_warms_up_and_ends_at_zero():
 
 
 @pytest.mark.parametrize("objective", ["mae", "moco", "supervised"])
-def test_a_resumed_run_ends_as_one_that_was_never_stopped(objective, pixels, tmp_path, monkeypatch):
+def test_a_resumed_run_ends_as_one_that_was_never_stopped(objective, few, tmp_path, monkeypatch):
+    """It is stopped in the second of its two epochs, each of which has two steps."""
     small(monkeypatch)
+    pixels = load_pixels([few / "train"], size=64)
     sizes = (64,) if objective == "mae" else (32, 64)
-    recipe = Recipe(objective=objective, epochs=2, batch_size=16, sizes=sizes, mixup=True)
+    recipe = Recipe(objective=objective, epochs=2, batch_size=12, sizes=sizes, mixup=True)
     whole = train(recipe, pixels, tmp_path / "whole", device=CPU)
     stop_after(3, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
@@ -288,16 +300,17 @@ def test_colours_are_told_apart_by_features_of_random_weights(folder):
     assert scores.linear == 100
 
 
-def test_a_run_is_exported_as_weights_that_load_and_a_card(folder, pixels, tmp_path):
-    recipe = Recipe(objective="moco", epochs=1, batch_size=36, sizes=(32, 64))
+def test_a_run_is_exported_as_weights_that_load_and_a_card(few, tmp_path):
+    pixels = load_pixels([few / "train"], size=64)
+    recipe = Recipe(objective="moco", epochs=1, batch_size=12, sizes=(32,))
     trained = train(recipe, pixels, tmp_path / "run", device=CPU)
     path, scores = export(
-        tmp_path / "run", "moco_tiny", tmp_path / "out", images=folder, hardware="a test"
+        tmp_path / "run", "moco_tiny", tmp_path / "out", images=few, hardware="a test"
     )
     for name, value in load_file(path).items():
         assert torch.equal(value, trained.backbone.state_dict()[name].half()), name
     card = path.with_suffix(".md").read_text()
-    assert "| images seen | 72 (1.0 epochs) |" in card
+    assert "| images seen | 24 (1.0 epochs) |" in card
     assert burst.load_backbone("moco_tiny", path).report.sha256 in card
     assert f"| moco_tiny | {scores['trained'].knn:.1f} %" in card
     assert "It shows what the paper shows" in card

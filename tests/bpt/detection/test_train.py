@@ -17,12 +17,13 @@ from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted, NonFiniteLoss, RunExists
 from burst.errors import BurstError, CheckpointError, OutputError
 
-SMALL = {"image_size": 64, "channels": 8, "batch_size": 4, "num_prompts": 4, "rank": 2}
+SMALL = {"model": "timm:test_vit", "weights": "random", "image_size": 64, "channels": 8}
+SMALL |= {"batch_size": 2, "num_prompts": 4, "rank": 2}
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    return write_shapes(tmp_path_factory.mktemp("shapes"), 8, size=64, count=2)
+    return write_shapes(tmp_path_factory.mktemp("shapes"), 4, size=64, count=2)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,8 @@ def test_the_folder_says_what_was_trained_and_how(whole, recipe):
     assert whole.category_ids == (1, 8, 15)
     about = whole.config
     assert about["choices"]["class_token"].startswith("attends")
-    assert about["dataset"]["train"] == about["dataset"]["val"] == 8
-    assert about["parameters"]["prompts"] == 2 * (4 + 192)
+    assert about["dataset"]["train"] == about["dataset"]["val"] == 4
+    assert about["parameters"]["prompts"] == 2 * (4 + 64)
     assert about["parameters"]["heads"] > about["parameters"]["prompts"]
     state = whole.trained_state()
     assert {name.partition(".")[0] for name in state} == {
@@ -71,14 +72,14 @@ def test_each_epoch_has_a_line_and_the_end_has_the_scores(whole):
         for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")
     }
     assert list(result["per_class"]) == list(SHAPES)
-    assert (result["images"], result["objects"]) == (8, 16)
+    assert (result["images"], result["objects"]) == (4, 8)
 
 
 def test_what_was_found_is_a_result_list_of_coco(whole):
     found = whole.detections()
     assert found == json.loads((whole.folder / "detections.json").read_text())
     ids = set(whole.category_ids)
-    assert all(one["category_id"] in ids and 1 <= one["image_id"] <= 8 for one in found)
+    assert all(one["category_id"] in ids and 1 <= one["image_id"] <= 4 for one in found)
     truth = open_images(whole).ground_truth()
     again = bpt.average_precision(truth, found)
     assert again.values["box_AP"] == pytest.approx(whole.result["scores"]["box_AP"])
@@ -181,7 +182,7 @@ def test_a_moved_set_is_found_again_and_another_is_refused(whole, shapes, tmp_pa
     moved = shutil.copytree(shapes, tmp_path / "moved")
     scores, _ = bpt.evaluate_detector(whole, data=moved)
     assert scores.values["box_AP"] == pytest.approx(whole.result["scores"]["box_AP"])
-    other = write_shapes(tmp_path / "other", 8, size=64, count=2, seed=1)
+    other = write_shapes(tmp_path / "other", 4, size=64, count=2, seed=1)
     with pytest.raises(CheckpointError, match="holds other images"):
         bpt.evaluate_detector(whole, data=other)
 
@@ -189,7 +190,7 @@ def test_a_moved_set_is_found_again_and_another_is_refused(whole, shapes, tmp_pa
 def test_the_training_images_can_be_scored_too(whole):
     scores, path = bpt.evaluate_detector(whole, "train")
     assert path.name == "detections-train.json"
-    assert scores.images == 8
+    assert scores.images == 4
 
 
 def test_what_is_seen_in_a_photo_is_named_and_in_its_own_pixels(whole, shapes):
@@ -244,7 +245,7 @@ def test_detections_that_cannot_be_written_lose_nothing(copy, short_files):
 
 def test_fewer_images_than_a_batch_are_refused(shapes, tmp_path):
     recipe = DetectionRecipe(dataset=f"coco:{shapes}", **SMALL | {"batch_size": 16})
-    with pytest.raises(BurstError, match="8 training images are fewer than a batch of 16"):
+    with pytest.raises(BurstError, match="4 training images are fewer than a batch of 16"):
         bpt.train(recipe, tmp_path / "run", device="cpu")
 
 
@@ -253,4 +254,4 @@ def test_before_it_starts_it_says_what_it_will_take(recipe, tmp_path):
     one = DetectionRecipe.from_dict(recipe.to_dict() | {"schedule": "1"})
     bpt.train(one, tmp_path / "run", device="cpu", say=lines.append)
     (estimate,) = [line for line in lines if "by estimate" in line]
-    assert "on one H100" in estimate and "GiB for 4 images at once" in estimate
+    assert "on one H100" in estimate and "GiB for 2 images at once" in estimate

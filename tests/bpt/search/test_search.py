@@ -36,8 +36,10 @@ def _single_thread():
 
 @pytest.fixture(scope="module")
 def base(colours):
-    given = {"model": "timm:test_vit", "weights": "random", "placement": "last:1"}
-    return search_base("folder", data=str(colours), epochs=2, batch_size=8, num_prompts=2, **given)
+    """At 32 pixels the backbone has four patches, not the hundred of its own size."""
+    given = {"model": "timm:test_vit", "weights": "random", "image_size": 32}
+    given |= {"epochs": 2, "batch_size": 8, "num_prompts": 2, "placement": "last:1"}
+    return search_base("folder", data=str(colours), **given)
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +117,23 @@ def test_differences_are_those_of_the_means_and_are_put_into_words(whole):
     assert record["sentences"][0].startswith(f"spt {means['spt']:.1f} % is ")
 
 
-def test_a_probe_trains_on_its_features_longer_than_prompts_and_it_is_said(base, tmp_path):
+def test_a_probe_trains_on_its_features_longer_than_prompts_and_it_is_said(
+    base, tmp_path, monkeypatch
+):
     methods, once = ("linear", "vpt"), replace(OPTIONS, lrs=(0.01,), seeds=(0,), max_trials=1)
+    epochs = {name: one.epochs for name, one in method_recipes(base, methods).items()}
+    assert epochs == {"linear": 100, "vpt": 2}
+    monkeypatch.setattr(bpt.search.recipes, "LEAST_OF_PROBE", 5)
     said = []
     record = search_methods(
         base, methods, tmp_path, options=once, devices=("cpu",), say=said.append
     )
-    assert "linear trains 100 epochs, not 2, on features computed once" in said[0]
+    assert "linear trains 5 epochs, not 2, on features computed once" in said[0]
     linear, vpt = record["methods"]
-    assert [one["recipe"]["epochs"] for one in (linear, vpt)] == [100, 2]
-    assert linear["trials"][0]["epochs"] == linear["trials"][0]["of_epochs"] == 200  # two folds
-    assert len(bpt.open_run(tmp_path / linear["runs"][0]["folder"]).metrics) == 100
+    assert [one["recipe"]["epochs"] for one in (linear, vpt)] == [5, 2]
+    assert linear["trials"][0]["epochs"] == linear["trials"][0]["of_epochs"] == 10  # two folds
+    assert len(bpt.open_run(tmp_path / linear["runs"][0]["folder"]).metrics) == 5
+    monkeypatch.undo()
     longer = method_recipes(search_base("digits", epochs=150), methods)
     assert {name: one.epochs for name, one in longer.items()} == dict.fromkeys(methods, 150)
     assert longer["linear"].warmup_epochs == 15
@@ -138,7 +146,8 @@ def test_the_table_of_trials_has_a_row_each(whole):
     assert set(table.method) == set(METHODS) and table.score.notna().all()
 
 
-def test_more_seeds_and_methods_use_what_is_there(base, whole, tmp_path):
+def test_more_seeds_and_methods_use_what_is_there(base, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(bpt.search.recipes, "LEAST_OF_PROBE", 1)
     shutil.copytree(whole[0], tmp_path / "more")
     before = sessions(whole[0])
     options = replace(OPTIONS, seeds=(0, 1, 2))
@@ -273,13 +282,16 @@ def test_interrupted_it_says_how_to_go_on(base, whole, tmp_path):
     def interrupt(done, _):
         os.kill(os.getpid(), signal.SIGINT)
 
+    out = shutil.copytree(whole[0], tmp_path / "search")
+    for one in whole[1]["methods"]:  # the trials have been, and no more
+        for run in one["runs"]:
+            shutil.rmtree(out / run["folder"])
+    (out / "search.json").unlink()
     with pytest.raises(Interrupted) as caught:
-        search_methods(
-            base, METHODS, tmp_path, options=OPTIONS, devices=("cpu",), progress=interrupt
-        )
+        search_methods(base, METHODS, out, options=OPTIONS, devices=("cpu",), progress=interrupt)
     assert caught.value.signum == signal.SIGINT and "--resume" not in caught.value.command
-    assert not json.loads((tmp_path / "search.json").read_text())["complete"]
-    again = search_methods(base, METHODS, tmp_path, options=OPTIONS, devices=("cpu",))
+    assert not json.loads((out / "search.json").read_text())["complete"]
+    again = search_methods(base, METHODS, out, options=OPTIONS, devices=("cpu",))
     assert found_in(again) == found_in(whole[1])
 
 

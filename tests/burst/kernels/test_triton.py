@@ -1,9 +1,5 @@
 """The Triton kernels against the reference; interpreted on the CPU, compiled on a GPU."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -77,7 +73,7 @@ def assert_same(fast: Histogram, reference: Histogram) -> None:
 
 @pytest.mark.parametrize("axis", AXES, ids=str)
 def test_a_product_of_integers_is_counted_exactly(axis, device):
-    a, b = small_integers(130, 70, device=device), small_integers(70, 200, device=device)
+    a, b = small_integers(130, 20, device=device), small_integers(20, 70, device=device)
     fast = matmul_histogram(a, b, axis, backend="triton")
     assert fast.precision == "tf32x3"
     assert_same(fast, matmul_histogram(a, b, axis, backend="reference"))
@@ -249,9 +245,9 @@ def test_the_operands_that_lose_most_stay_within_the_documented_bound(
 
 
 def test_an_operand_beyond_two_to_the_31_is_read_where_it_lies(device):
-    rows = torch.zeros(2**31 + 2**20, dtype=torch.bfloat16, device=device)  # few pages are touched
-    b = rows.as_strided((16, 2049), (1, 2**20))
-    b.copy_(small_integers(16, 2049, device=device))
+    rows = torch.empty(2**31 + 2**27, dtype=torch.bfloat16, device=device)  # few pages are touched
+    b = rows.as_strided((16, 34), (1, 2**26))
+    b.copy_(small_integers(16, 34, device=device))
     a = small_integers(20, 16, device=device)
     assert_same(
         matmul_histogram(a, b, AXES[4], backend="triton"),
@@ -349,14 +345,8 @@ def test_a_result_names_how_it_was_counted(device):
     assert hist.rebin(16).kernel == hist.kernel
 
 
-def test_triton_asked_for_on_the_cpu_is_refused_without_the_interpreter():
+def test_triton_asked_for_on_the_cpu_is_refused_without_the_interpreter(forked, tmp_path):
     pytest.importorskip("triton", reason="Triton is not installed")
     code = "import torch, burst; burst.histogram(torch.ones(3), backend='triton')"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "TRITON_INTERPRET": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked(code, tmp_path).end()
     assert "BackendError: the triton backend runs on a GPU, not on cpu; use" in done.stderr
