@@ -55,7 +55,8 @@ def search(page: Any, text: str) -> list[str]:
     box.fill("")
     box.press("Backspace")  # it listens to keys
     found.first.wait_for(state="detached")
-    box.press_sequentially(text)
+    box.fill(text[:-1])  # without a key, so that nothing of a part of the text is found
+    box.press(text[-1])
     found.first.wait_for(timeout=10_000)
     return [one.split("\n")[0] for one in found.all_inner_texts()]
 
