@@ -105,8 +105,8 @@ class GroupMoments(_Arrays):
         rest = d.sum(axis=-1) / np.maximum(count, 1)  # what rounding left in the mean
         d = np.where(finite, d - rest[..., None], 0.0)
         square = d * d  # numpy takes d**3 and d**4 by pow, five times slower
-        powers = (square, square * d, square * square)
-        return cls(count, mean + rest, *(one.sum(axis=-1) for one in powers))
+        m2, m3, m4 = ((square * one).sum(axis=-1) for one in (1.0, d, square))
+        return cls(count, mean + rest, m2, m3, m4)
 
     @classmethod
     def from_powers(

@@ -1,6 +1,5 @@
 """What a result must say of how it was made."""
 
-import functools
 import importlib.metadata
 import platform
 import sys
@@ -20,11 +19,6 @@ def version() -> str:
         return "not installed"
 
 
-@functools.cache  # each look reads the files of the whole environment
-def _installed(name: str) -> str:
-    return importlib.metadata.version(name)
-
-
 def provenance(*libraries: str) -> dict[str, Any]:
     """Time (UTC, ISO 8601), command line, versions and machine, as plain JSON-able data.
 
@@ -40,7 +34,7 @@ def provenance(*libraries: str) -> dict[str, Any]:
         "versions": {
             DISTRIBUTION: version(),
             "python": platform.python_version(),
-            **{name: _installed(name) for name in (*_PACKAGES, *libraries)},
+            **{name: importlib.metadata.version(name) for name in (*_PACKAGES, *libraries)},
         },
         "machine": f"{platform.system()} {platform.machine()}",
     }

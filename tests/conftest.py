@@ -1,19 +1,17 @@
-"""What all tests share: seeds, no display, the real images where they are."""
+"""What all tests share: seeds, no display, processes, the real images where they are."""
 
-import multiprocessing
 import os
 import resource
 import signal
-import socket
+import warnings
 from functools import partial
-from multiprocessing.forkserver import ensure_running
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from processes import Forked, in_a_group_of_two, preloaded_server
 
 matplotlib.use("Agg")
 if not torch.cuda.is_available():  # read when Triton is first imported, by whatever test
@@ -52,14 +50,18 @@ def no_precision_set():
     """
     backends = (getattr(torch.backends, name) for name in ("cuda", "mkldnn"))
     owners = [getattr(one, "matmul", None) for one in backends]
-    owners = [one for one in owners if hasattr(one, "fp32_precision")]
-    before = [one.fp32_precision for one in owners]
-    for one in owners:
-        one.fp32_precision = "none"
+
+    def unset():
+        with warnings.catch_warnings():  # torch 2.9 warns of the old setting
+            warnings.simplefilter("ignore")
+            torch.set_float32_matmul_precision("highest")
+        for one in owners:
+            if hasattr(one, "fp32_precision"):
+                one.fp32_precision = "none"
+
+    unset()
     yield
-    torch.set_float32_matmul_precision("highest")
-    for one, value in zip(owners, before, strict=True):
-        one.fp32_precision = value
+    unset()
 
 
 @pytest.fixture
@@ -89,46 +91,8 @@ def real_data():
 
 @pytest.fixture(scope="session")
 def forkserver():
-    """Its processes are forked from one that has imported `bpt` and done nothing else.
-
-    A process that is spawned takes five seconds to import it. Triton is not in its interpreter.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bpt"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("TRITON_INTERPRET", raising=False)
-        ensure_running()
-    return context
-
-
-START = """
-import os
-
-import torch
-
-for number, name in enumerate(("stdin", "stdout", "stderr")):
-    os.dup2(os.open(f"{place}/{name}{rank}", os.O_RDWR | os.O_CREAT), number)
-os.environ.update(environment)
-torch.set_num_threads(1)
-"""
-
-
-class Forked:
-    """A program in a process of its own, which knows its folder as `place`; see `forkserver`."""
-
-    def __init__(self, forkserver, program, place, *, rank=0, **environment):
-        self.program, self.place, self.rank = program, place, rank
-        names = {"place": str(place), "rank": rank, "environment": environment}
-        self.process = forkserver.Process(target=exec, args=(START + program, names))
-        self.process.start()
-
-    def end(self) -> CompletedProcess:
-        """Wait for its end; it is killed after four minutes."""
-        self.process.join(240)
-        self.process.kill()
-        self.process.join()
-        texts = [(self.place / f"{one}{self.rank}").read_text() for one in ("stdout", "stderr")]
-        return CompletedProcess(self.program, self.process.exitcode, *texts)
+    """A context of `multiprocessing`: its processes have imported `bpt` and done nothing else."""
+    return preloaded_server()
 
 
 @pytest.fixture(scope="session")
@@ -139,20 +103,5 @@ def forked(forkserver):
 
 @pytest.fixture(scope="session")
 def in_two_processes(forked):
-    """Runs a program, which knows its folder as `place`, in a group of two; how both ended.
-
-    No launcher ends one with the other. Gloo listens on this machine alone.
-    """
-
-    def run(program, place):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = str(free.getsockname()[1])
-        group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        group["MASTER_PORT"] = port
-        both = [
-            forked(program, place, rank=rank, **group, RANK=str(rank), LOCAL_RANK=str(rank))
-            for rank in range(2)
-        ]
-        return [one.end() for one in both]
-
-    return run
+    """Runs a program, given its folder, in a group of two; how both ended."""
+    return partial(in_a_group_of_two, forked)

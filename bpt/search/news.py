@@ -17,7 +17,7 @@ class News:
     def __init__(self, trials: Trials, say: Say) -> None:
         self.trials, self.say = trials, say
         self._told = set[Step]()
-        self._began = (0.0, 0.0)  # seconds on the clock, epochs that were done
+        self._began: tuple[float, float] | None = None  # seconds on the clock, epochs done
 
     def begin(self, found: Mapping[str, Course], opening: str) -> None:
         """Say what will be done; what is done already is counted, and not told again."""
@@ -32,6 +32,7 @@ class News:
         new = {step: line for step, line in self._steps(found) if step not in self._told}
         self._told |= set(new)
         done, ahead = shares(self.trials, found)
+        assert self._began is not None, "begin comes first"
         began, before = self._began
         rest = time_left(time.monotonic() - began, done - before, ahead)
         for line in new.values():

@@ -106,15 +106,12 @@ def test_nothing_that_the_caller_allows_changes_a_number(setting, autocast):
 
 def test_inside_of_another_it_looks_at_nothing_and_the_outer_one_puts_all_back():
     torch.set_float32_matmul_precision("medium")
-    try:
-        with plain_float32(CPU):
-            with plain_float32(CPU):
-                assert torch.get_float32_matmul_precision() == "highest"
-            assert torch.get_float32_matmul_precision() == "highest"
-        assert torch.get_float32_matmul_precision() == "medium"
-        with pytest.raises(RuntimeError, match="within"), plain_float32(CPU):
-            raise RuntimeError("within")
+    with plain_float32(CPU):
         with plain_float32(CPU):
             assert torch.get_float32_matmul_precision() == "highest"
-    finally:
-        torch.set_float32_matmul_precision("highest")
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == "medium"
+    with pytest.raises(RuntimeError, match="within"), plain_float32(CPU):
+        raise RuntimeError("within")
+    with plain_float32(CPU):
+        assert torch.get_float32_matmul_precision() == "highest"

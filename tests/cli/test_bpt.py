@@ -19,12 +19,13 @@ import bpt
 import burst
 from cli import _common
 from cli import bpt as command
+from cli import burst as burst_command
 from cli._common import parse_seeds
 from cli._common import run as run_command
 
 QUICK = ("--epochs", "2", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
 SMALL = (*QUICK, "--rank", "2", "--device", "cpu")
-ONCE = (*SMALL, "--epochs", "1", "--warmup-epochs", "0")  # so that the first step moves
+ONCE = (*SMALL, "--epochs", "1")
 TYPED = Typed(command.app)
 run, succeeded, refused = TYPED.run, TYPED.succeeded, TYPED.refused
 
@@ -468,14 +469,12 @@ def test_a_size_that_is_typed_is_that_of_every_image_from_training_to_export(few
 
 @pytest.mark.parametrize("method", ["spt", "bpt-fwhiten", "full", "linear"])
 def test_every_method_is_trained_at_a_size_that_is_typed(few, tmp_path, method):
-    size = ("--image-size", "48", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8")
+    size = ("--image-size", "48", "--epochs", "1", "--batch-size", "8")
     prompts = () if method in ("full", "linear") else ("--placement", "last:2", "--num-prompts", 4)
     out = tmp_path / "run"
     succeeded("train", f"folder:{few}", "--method", method, *prompts, *size, "--out", out)
-    scores, result = (
-        json.loads(succeeded("evaluate", out, "--json").stdout),
-        bpt.open_run(out).result,
-    )
+    scores = json.loads(succeeded("evaluate", out, "--json").stdout)
+    result = bpt.open_run(out).result
     assert scores["accuracy"] == pytest.approx(result["test_accuracy"])
     assert scores["loss"] == pytest.approx(result["test_loss"], rel=1e-5)
     succeeded("export", out, "--out", tmp_path / "m.safetensors")
@@ -483,11 +482,12 @@ def test_every_method_is_trained_at_a_size_that_is_typed(few, tmp_path, method):
 
 
 def test_matrices_of_images_of_another_size_are_used_with_a_warning(few, tmp_path):
-    for size in (64, 40):
-        backbone = burst.load_backbone("mae_tiny", image_size=size)
-        sample = burst.images_for(backbone, few, num_images=12)
-        whitening = burst.whiten(backbone, sample, burst.WhiteningOptions(blocks=(11,)))
-        burst.save_whitening(whitening, tmp_path / f"{size}.pt")
+    sample = ("--images", few, "--num-images", "12", "--image-size", "40", "--blocks", "11")
+    Typed(burst_command.app).succeeded("whiten", *sample, "--out", tmp_path / "40.pt")
+    backbone = burst.load_backbone("mae_tiny")
+    images = burst.images_for(backbone, few, num_images=12)
+    whitening = burst.whiten(backbone, images, burst.WhiteningOptions(blocks=(11,)))
+    burst.save_whitening(whitening, tmp_path / "64.pt")
     train = ("train", f"folder:{few}", "--method", "bpt-fwhiten", "--image-size", "40")
     options = (*QUICK, "--epochs", "1", "--device", "cpu", "--whitening")
     said = succeeded(*train, *options, tmp_path / "64.pt", "--out", tmp_path / "a").stderr
@@ -500,7 +500,7 @@ def test_matrices_of_images_of_another_size_are_used_with_a_warning(few, tmp_pat
 def test_activations_that_are_computed_again_are_not_kept_and_change_nothing(few, tmp_path, method):
     """From the option to the numbers of the run, and what autograd holds on the way."""
     prompts = ("--placement", "shallow", "--num-prompts", 4) if method == "vpt" else ()
-    options = ("--epochs", "1", "--warmup-epochs", "0", "--batch-size", "4", "--device", "cpu")
+    options = ("--epochs", "1", "--batch-size", "4", "--device", "cpu")
     train = ("train", f"folder:{few}", "--method", method, *options, *prompts)
 
     def trained(name, *more):

@@ -68,8 +68,8 @@ def test_scores_as_json_have_the_names_that_tools_expect(runs):
 def test_a_photo_is_drawn_with_what_is_found_in_it(runs, shapes, tmp_path):
     photo = shapes / "images" / "0001.png"
     scores = [one["score"] for one in bpt.open_run(runs[1]).detections() if one["image_id"] == 1]
-    few = sorted(scores)[-5]  # of the hundred that are found, each of which takes time to draw
-    options = ("--threshold", few, "--out", tmp_path / "drawn", "--device", "cpu")
+    threshold = sorted(scores)[-5:][0]  # of a hundred, each of which takes time to draw
+    options = ("--threshold", threshold, "--out", tmp_path / "drawn", "--device", "cpu")
     found = json.loads(succeeded("predict", runs[1], photo, *options, "--json").stdout)
     (answer,) = found
     assert answer["image"] == str(photo)

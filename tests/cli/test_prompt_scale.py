@@ -17,7 +17,6 @@ from bpt.prompt_starts import whitening_for
 from cli import bpt as command
 
 SMALL = ("--epochs", "1", "--batch-size", "8", "--placement", "last:1", "--num-prompts", "4")
-SMALL += ("--warmup-epochs", "0")  # the one step that there is moves
 BLOCK, WIDTH = 11, 192
 TYPED = Typed(command.app)
 succeeded, refused = TYPED.succeeded, TYPED.refused

@@ -1,4 +1,7 @@
-"""The notebooks run without a network, as they are but for fewer images and epochs."""
+"""The notebooks run without a network, with fewer images and epochs than they have.
+
+Of the detectors any scenes are drawn where none is chosen: so little training may find nothing.
+"""
 
 from pathlib import Path
 

@@ -28,7 +28,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(shapes):
-    return DetectionRecipe(dataset=f"coco:{shapes}", schedule="2", lr=1e-3, **SMALL)
+    return DetectionRecipe(dataset=f"coco:{shapes}", schedule="2", lr=3e-4, **SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +180,11 @@ def test_several_seeds_have_a_mean_and_a_spread(recipe, tmp_path):
 
 def test_a_moved_set_is_found_again_and_another_is_refused(whole, shapes, tmp_path):
     moved = shutil.copytree(shapes, tmp_path / "moved")
+    before = whole.detections()
     scores, _ = bpt.evaluate_detector(whole, data=moved)
     assert scores.values["box_AP"] == pytest.approx(whole.result["scores"]["box_AP"])
+    for name in ("image_id", "category_id", "score"):
+        assert [one[name] for one in whole.detections()] == [one[name] for one in before]
     other = write_shapes(tmp_path / "other", 4, size=64, count=2, seed=1)
     with pytest.raises(CheckpointError, match="holds other images"):
         bpt.evaluate_detector(whole, data=other)

@@ -1,6 +1,6 @@
 """Every kernel is compiled ahead of time, without a GPU, for the architectures that Triton knows.
 
-`ahead.py` beside this file does it, in processes of their own: it goes through the cuts of `_tiles`
+`ahead.py` beside this file does it, in a process of its own: it goes through the cuts of `_tiles`
 as a trial on a GPU does, and tells which is the first that the GPU could start without spilling.
 The few cases here are for every day; `-m versions` takes all architectures, operands and counters.
 """
