@@ -199,11 +199,11 @@ from support import backbone_of, few_at_a_time, vit
 with process_group() as (rank, _):
     backbone = backbone_of(vit(reg_tokens=2))
     images = few_at_a_time(images_for(backbone, "sample", num_images=10))
-    found = extremes(backbone, images, blocks=(0,), k=30)
+    found = extremes(backbone, images, blocks=(1,), k=30)
     for name in ("table", "dimensions", "tokens", "summary"):
         getattr(found, name).to_csv(f"{place}/{name}-{rank}.csv", index=False)
     given = list(images)[rank::2]
-    numbered = extremes(backbone, given, blocks=(0,), k=30, nulls=False)
+    numbered = extremes(backbone, given, blocks=(1,), k=30, nulls=False)
     numbered.table.to_csv(f"{place}/numbered-{rank}.csv", index=False)
 """
 
@@ -213,7 +213,7 @@ def test_two_processes_find_what_one_finds(backbone, tmp_path, in_two_processes)
     both = in_two_processes(PROGRAM, tmp_path)
     assert [one.returncode for one in both] == [0, 0], both[0].stderr + both[1].stderr
     images = few_at_a_time(images_for(backbone, "sample", num_images=10))
-    one = extremes(backbone, images, blocks=(0,), k=30)
+    one = extremes(backbone, images, blocks=(1,), k=30)
     for name in ("table", "dimensions", "tokens", "summary"):
         for rank in range(2):
             read = pd.read_csv(tmp_path / f"{name}-{rank}.csv")
@@ -224,7 +224,9 @@ def test_two_processes_find_what_one_finds(backbone, tmp_path, in_two_processes)
     order = [i for rank in range(2) for batch in images.batch_names[rank::2] for i in batch]
     assert len(order) == 10 and len(batches) == len(images.batch_names) == 3
     numbered = pd.read_csv(tmp_path / "numbered-1.csv")
-    own = one.table[one.table["block"] == 0]
+    own = one.table[
+        one.table["block"] == 1
+    ]  # in block 0 registers are the same for all images, and tie
     assert [order[i] for i in numbered["image"]] == own["image"].tolist()
 
 
