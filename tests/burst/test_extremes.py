@@ -224,9 +224,7 @@ def test_two_processes_find_what_one_finds(backbone, tmp_path, in_two_processes)
     order = [i for rank in range(2) for batch in images.batch_names[rank::2] for i in batch]
     assert len(order) == 10 and len(batches) == len(images.batch_names) == 3
     numbered = pd.read_csv(tmp_path / "numbered-1.csv")
-    own = one.table[
-        one.table["block"] == 1
-    ]  # in block 0 registers are the same for all images, and tie
+    own = one.table[one.table["block"] == 1]  # in block 0 registers are alike in all images: ties
     assert [order[i] for i in numbered["image"]] == own["image"].tolist()
 
 
