@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 
 from bpt.methods import used_by_any
 from bpt.search import SearchOptions, search_base, search_devices, search_methods
-from burst.errors import BurstError, one_line
+from burst.errors import BurstError
 from burst.files import make_folder_atomically
+from cli._common import reported_errors
 
 METHODS = ("linear", "vpt", "bpt-bilinear", "bpt-fwhiten", "bpt-dwhiten")
 WHITENED = ("vpt", "bpt-fwhiten", "bpt-dwhiten")
@@ -139,10 +140,12 @@ def unpacked(archive: Path, folder: Path, parts: Mapping[str, Mapping[str, slice
     """By name, which images of each split and class become which split, as `PARTS` says it.
 
     Raises:
-        BurstError: the archive has not all of these splits.
+        BurstError: it is no zip archive, or has not all of these splits.
     """
     if folder.exists():
         return folder
+    if not zipfile.is_zipfile(archive):
+        raise BurstError(f"{archive} is no zip archive that can be read")
     with zipfile.ZipFile(archive) as source, make_folder_atomically(folder) as made:
         groups = by_class(source)
         if lacking := sorted(set(parts) - {split for split, _ in groups}):
@@ -208,11 +211,9 @@ def main() -> None:
         return
     if options.data is None or not options.names or set(options.names) - set(CASES):
         parser.error(f"give --data and names among {', '.join(CASES)}")
-    try:
+    with reported_errors():
         for name in options.names:
             search(name, options)
-    except (BurstError, OSError, zipfile.BadZipFile) as error:
-        parser.error(one_line(error))
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class GroupMoments(_Arrays):
         rest = d.sum(axis=-1) / np.maximum(count, 1)  # what rounding left in the mean
         d = np.where(finite, d - rest[..., None], 0.0)
         square = d * d  # numpy takes d**3 and d**4 by pow, five times slower
-        m2, m3, m4 = ((square * one).sum(axis=-1) for one in (1.0, d, square))
+        m2, m3, m4 = (one.sum(axis=-1) for one in (square, square * d, square * square))
         return cls(count, mean + rest, m2, m3, m4)
 
     @classmethod

@@ -116,7 +116,7 @@ def reported_errors() -> Iterator[None]:
     alone, before they met, it prints itself.
     """
     from burst.distributed import is_first_process
-    from burst.errors import BurstError
+    from burst.errors import BurstError, one_line
 
     def tell(line: str, *, alone: bool = False) -> None:
         if alone or is_first_process():
@@ -132,7 +132,7 @@ def reported_errors() -> Iterator[None]:
         if signum := getattr(error, "signum", None):
             tell(str(error))
             raise SystemExit(128 + signum) from None
-        tell(f"error: {' '.join(str(error).split())}", alone=not error.everywhere)
+        tell(f"error: {one_line(error)}", alone=not error.everywhere)
         raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:
         tell("interrupted; nothing was half-written")

@@ -75,16 +75,22 @@ def test_what_is_unpacked_is_not_unpacked_again_and_half_of_it_is_not_left(
     benchmark.unpacked(archive, tmp_path / "made" / "images", benchmark.PARTS)
 
 
-def test_an_archive_without_the_splits_is_refused_and_leaves_no_folder(
-    benchmark, tmp_path, monkeypatch, capsys
+@pytest.mark.parametrize(
+    "content, says",
+    [({"train/ant/1.jpeg": "an image"}, "{} has no test/CLASS/IMAGE"), (None, "{} is no zip")],
+)
+def test_an_archive_that_cannot_serve_is_refused_and_leaves_no_folder(
+    benchmark, tmp_path, monkeypatch, capsys, content, says
 ):
     path = tmp_path / "images.zip"
-    with zipfile.ZipFile(path, "w") as target:
-        target.writestr("train/ant/1.jpeg", "an image")
+    if content:
+        with zipfile.ZipFile(path, "w") as target:
+            for name, text in content.items():
+                target.writestr(name, text)
     command = ["methods.py", "--data", str(path), "--out", str(tmp_path / "out"), "vits112-last4"]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as ended:
         benchmark.main()
     assert ended.value.code == 2
-    assert f"{path} has no test/CLASS/IMAGE" in capsys.readouterr().err
+    assert says.format(path) in capsys.readouterr().err
     assert not (tmp_path / "out" / "images").exists()

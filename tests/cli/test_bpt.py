@@ -469,7 +469,7 @@ def test_a_size_that_is_typed_is_that_of_every_image_from_training_to_export(few
 
 @pytest.mark.parametrize("method", ["spt", "bpt-fwhiten", "full", "linear"])
 def test_every_method_is_trained_at_a_size_that_is_typed(few, tmp_path, method):
-    size = ("--image-size", "48", "--epochs", "1", "--batch-size", "8")
+    size = ("--image-size", "48", "--epochs", "1", "--batch-size", "8", "--device", "cpu")
     prompts = () if method in ("full", "linear") else ("--placement", "last:2", "--num-prompts", 4)
     out = tmp_path / "run"
     succeeded("train", f"folder:{few}", "--method", method, *prompts, *size, "--out", out)
