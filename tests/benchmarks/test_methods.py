@@ -4,18 +4,24 @@ import zipfile
 
 import pytest
 
-from bpt.methods import used_by_any
-from bpt.search import SearchOptions, search_base
+from bpt.search import SearchOptions
 from bpt.search.recipes import method_recipes
 
 
 def test_every_case_is_a_search_that_a_search_takes(benchmark):
     for case in benchmark.CASES.values():
-        given = used_by_any(benchmark.COMMON | case.given, case.methods)
-        recipes = method_recipes(search_base("digits", **given), case.methods)
+        recipes = method_recipes(case.base("digits", case.methods), case.methods)
         options = SearchOptions(**case.axes)
         points = [options.grid_of(recipe).points for recipe in recipes.values()]
         assert case.why.startswith("No search") == all(len(one) == 1 for one in points)
+
+
+def test_the_methods_left_out_may_follow_later_for_no_recipe_depends_on_them(benchmark):
+    for case in benchmark.CASES.values():
+        recipes = method_recipes(case.base("digits", case.methods), case.methods)
+        for method in case.methods:
+            alone = method_recipes(case.base("digits", (method,)), (method,))
+            assert alone == {method: recipes[method]}
 
 
 def test_the_list_says_the_rates_of_each_and_why_it_is_there(benchmark, monkeypatch, capsys):
