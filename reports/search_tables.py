@@ -107,8 +107,8 @@ def methods_frame(search: Search) -> pd.DataFrame:
     """A row a method.
 
     Columns: method, placement, prompt and trained (parameters), trials, lr and weight_decay (that
-    were chosen), inside (whether the best is no edge of what was tried: yes or no), val, test
-    (percent; the mean over seeds), sd (over seeds; none for one), seeds.
+    were chosen), inside (whether the best is no edge of what was tried: yes or no; empty while
+    trials run), val, test (percent; the mean over seeds), sd (over seeds; none for one), seeds.
     """
     table = pd.DataFrame(
         [
@@ -119,7 +119,7 @@ def methods_frame(search: Search) -> pd.DataFrame:
                 "trained": one["trained_parameters"],
                 "trials": len(one["trials"]),
                 **{name: (one["chosen"] or {}).get(name) for name in ("lr", "weight_decay")},
-                "inside": "yes" if one["inside"] else "no",
+                "inside": {None: "", True: "yes", False: "no"}[one["inside"]],
                 "val": (one["chosen"] or {}).get("score"),
                 "test": (one["test"] or {}).get("mean"),
                 "sd": (one["test"] or {}).get("std"),

@@ -19,13 +19,14 @@ class Course:
         rounds: points that began together, the grid first.
         work: (point, rung) to be run now.
         finalists: the scores of those that came to the last rung; empty while there is work.
-        edges: the axes at an edge of which the best trial lies, once there is no work.
+        edges: the axes at an edge of which the best trial lies; None while a method has work, for
+            the best may change.
     """
 
     rounds: list[list[Point]]
     work: list[tuple[Point, int]]
     finalists: dict[Point, Score]
-    edges: tuple[str, ...] = ()
+    edges: tuple[str, ...] | None = None
 
     @property
     def tried(self) -> list[Point]:

@@ -51,8 +51,8 @@ def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]
         "recipe": recipe.to_dict(),
         "trials": tried,
         "chosen": _chosen(best, course.finalists) if best else None,
-        "inside": best is not None and not course.edges,
-        "edges": list(course.edges) if best else [],
+        "inside": None if course.edges is None else best is not None and not course.edges,
+        "edges": list(course.edges or ()) if best else [],
         "runs": runs,
         "test": {
             "mean": statistics.mean(values) if values else None,

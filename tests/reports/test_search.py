@@ -98,13 +98,15 @@ def test_the_page_asks_for_nothing_and_every_figure_and_table_lies_beside_it(mad
 
 def test_a_search_that_goes_on_and_one_across_folds_say_so(tmp_path):
     record = searches.write_search(tmp_path / "one", complete=False, kind="cross")
-    record["methods"][2] |= {"chosen": None, "runs": [], "test": None}
+    record["methods"][2] |= {"chosen": None, "inside": None, "runs": [], "test": None}
     record |= {"differences": [], "sentences": []}
     (tmp_path / "one" / "search.json").write_text(json.dumps(record))
     out = tmp_path / "elsewhere"
     html = reports.save_search_report(tmp_path / "one", out)[0].read_text()
     assert "not at its end yet" in html and "5-fold cross-validation" in html
     assert "No epochs are known of bpt-fwhiten" in html
+    table = pd.read_csv(out / "methods.csv", keep_default_na=False)
+    assert list(table["inside"]) == ["yes", "yes", ""]
     assert (out / "index.html").exists() and not (tmp_path / "one" / "index.html").exists()
 
 

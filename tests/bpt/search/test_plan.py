@@ -44,6 +44,20 @@ def test_a_search_ends_when_all_are_inside_with_equal_budgets():
     assert max(point.lr for point in found["b"].tried) == 0.2  # it looked between instead
 
 
+def test_while_one_method_has_work_no_best_is_called_inside_or_at_an_edge():
+    def begun(point, rung):
+        return None if rung else peak(1e6, 0.0)(point, rung)
+
+    found = courses(
+        GRIDS,
+        {"a": begun, "b": peak(0.05, 0.0)},
+        rungs=dict.fromkeys("ab", marks(2)),
+        max_trials=10,
+    )
+    assert found["a"].work and not found["b"].work and found["b"].best.lr == 0.05
+    assert [found[name].edges for name in "ab"] == [None, None]
+
+
 def test_at_the_cap_it_says_that_the_best_lies_at_an_edge():
     found = courses(
         GRIDS,
