@@ -227,8 +227,8 @@ def _nearest(wanted: Mapping[str, Any], what: str) -> tuple[PublishedRecipe, str
 
 def _fits(one: PublishedRecipe, name: str, wanted: Any) -> bool:  # noqa: ANN401
     held = getattr(one, name)
-    if name == "dataset" and held == "fgvc":
-        return wanted in FGVC
+    if name == "dataset":
+        return wanted in FGVC if held == "fgvc" else held in (ANY, wanted.partition(":")[0])
     return held in (ANY, None, wanted)
 
 

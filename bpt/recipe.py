@@ -107,7 +107,8 @@ class Recipe(Tuning):
         wanted = {"head_norm": self.head_norm == "batch", "randaugment": bool(self.randaugment)}
         shares = ("random_erasing", "mixup", "cutmix")
         wanted |= {name: getattr(self, name) > 0 for name in shares}
-        check_used(self.method, [name for name, asked in wanted.items() if asked])
+        if not self.origins or "method" in self.origins:  # the base of a search names no method yet
+            check_used(self.method, [name for name, asked in wanted.items() if asked])
         if self.head_norm == "batch" and self.accumulation > 1:
             raise BurstError(
                 "head_norm batch normalises by the whole batch, which accumulation would cut; "

@@ -190,6 +190,15 @@ class Session(ABC, Generic[R, B]):
         first = self.epoch * steps
         self.trainer.train_epoch(batches, first_step=first, done=done, after_step=after_step)
 
+    def _check_finite(self, values: Mapping[str, Tensor]) -> None:
+        """That the epoch's last step left something to go on with, whose loss nobody has seen."""
+        for name, value in values.items():
+            if not value.isfinite().all():
+                raise NonFiniteLoss(
+                    f"{name} is not finite after epoch {self.epoch + 1}; the last good state is "
+                    "kept. Lower lr, warm up longer (warmup_epochs), or train in precision float32"
+                )
+
     def _finish_epoch(self, done: EpochState) -> dict[str, Any]:
         """Evaluate, keep the tensors if they are to be kept, save; the line of metrics."""
         try:
@@ -197,11 +206,6 @@ class Session(ABC, Generic[R, B]):
         except _SignalledError:
             self._save(done)
             self._leave()
-        if not all(bool(torch.isfinite(value).all()) for value in trained.values()):
-            raise NonFiniteLoss(
-                f"trained tensors are no longer finite after epoch {self.epoch + 1}; the last good "
-                "state is kept. Lower lr, warm up longer, or train in precision float32"
-            )
         self.epoch += 1
         self.seconds += done.seconds
         line = {

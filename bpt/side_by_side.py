@@ -4,12 +4,14 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from bpt.errors import Interrupted
-from bpt.signals import this_command
+from bpt.signals import WATCHED, this_command
 from burst.errors import BurstError, one_line
 
 Result = dict[str, Any]
@@ -38,7 +40,7 @@ def side_by_side(
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
 
     def serve(device: str) -> None:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_leave_to_sigterm) as pool:
             while not raised:
                 try:
                     name, work = waiting.get_nowait()
@@ -46,28 +48,48 @@ def side_by_side(
                     return
                 try:
                     outcome = pool.submit(_guarded, work, device).result()
+                except KeyboardInterrupt:  # a second signal: it did not wait for the end of a step
+                    outcome = int(signal.SIGINT)
                 except Exception as error:  # a process that was killed, or out of memory
                     outcome = f"its process ended: {error}"
+                    if raised:  # it had nothing to save
+                        return
                 if isinstance(outcome, int):
                     raised.append(Interrupted(outcome, this_command()))
                     return
                 with lock:
                     report(name, outcome)
 
+    def interrupt(signum: int, _: FrameType | None) -> None:
+        raised.append(Interrupted(signum, this_command()))
+        for child in multiprocessing.active_children():
+            child.terminate()  # each saves its training first
+
     threads = [threading.Thread(target=serve, args=(device,)) for device in devices]
     for thread in threads:
         thread.start()
-    try:
-        for thread in threads:
-            thread.join()
-    except KeyboardInterrupt:
-        raised.append(Interrupted(signal.SIGINT, this_command()))
-        for child in multiprocessing.active_children():
-            child.terminate()  # each saves its training first
+    with _handled_by(interrupt):  # a join that KeyboardInterrupt ends takes its thread for ended
         for thread in threads:
             thread.join()
     if raised:
         raise raised[0]
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Signals that end a process are; outside the main thread Python allows no handlers."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {one: signal.signal(one, handler) for one in WATCHED if main}
+    try:
+        yield
+    finally:
+        for one, was in before.items():
+            signal.signal(one, was)
+
+
+def _leave_to_sigterm() -> None:
+    """Ctrl-C reaches these processes too, but ends them through the one that started them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _guarded(work: Work, device: str) -> Result | str | int:

@@ -13,7 +13,10 @@ WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """While entered, the first signal is noted; a second one interrupts at once.
+    """While entered, the first signal is noted; a second one of its kind interrupts at once.
+
+    Ctrl-C reaches every process of a terminal, and the one that started the others then sends them
+    SIGTERM: together that is one wish to end.
 
     Outside the main thread Python allows no handlers, and nothing is noted.
     """
@@ -37,9 +40,9 @@ class Signals:
             signal.signal(one, handler)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
-        if self.received is not None:
+        if signum == self.received:
             raise KeyboardInterrupt
-        self.received = signum
+        self.received = self.received or signum
 
     def agreed(self) -> int | None:
         """The signal that any process has noted: all leave after the same step."""

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bpt.cost import dataset_sizes
 from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted
 from bpt.published import published_rate
@@ -127,6 +128,11 @@ def _search_one(
             "them out"
         )
     options = SearchOptions(seeds=tuple(seeds))
+    if recipe.protocol == "last" and options.folds_of(dataset_sizes(recipe)[1]) is None:
+        raise BurstError(
+            "a search chooses on the validation split, and trains what it chose as it was chosen, "
+            "without it; leave protocol last out"
+        )
     found = search_methods(
         recipe, [recipe.method], out, options=options, devices=(device,), progress=progress, say=say
     )

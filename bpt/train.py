@@ -1,7 +1,6 @@
 """Wires recipe, data, model and run folder: `train` for one seed, `train_seeds` for several."""
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,6 @@ from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.train import DetectionSession
 from bpt.diagnosis import diagnose_prompts, effective_rank, spread_images
 from bpt.engine import EpochState, Labelled, Scores, add_up, classify, make_trainer
-from bpt.errors import NonFiniteLoss
 from bpt.model import NORM, PromptedViT
 from bpt.prompt_starts import prompt_starts
 from bpt.recipe import Recipe
@@ -185,7 +183,8 @@ class _Classification(Session[Recipe, Labelled]):
         with self._evaluated_tensors():
             scores = self._evaluate(split) if split else None
             trained = self.model.trained_state()
-            self._check_finite(split, scores, trained)
+            losses = {f"the loss on {split}": torch.tensor(scores.loss)} if scores else {}
+            self._check_finite(trained | losses)
             prompts = self._prompts()
         names = [f"{one}_{name}" for one in ("val", "test") for name in ("loss", "accuracy")]
         found: dict[str, float | None] = dict.fromkeys(names)
@@ -199,20 +198,6 @@ class _Classification(Session[Recipe, Labelled]):
             **prompts,
             "images_per_second": images / done.seconds,
         }, trained
-
-    def _check_finite(
-        self, split: str | None, scores: Scores | None, trained: Mapping[str, Tensor]
-    ) -> None:
-        """That the epoch's last step left something to go on with, whose loss nobody has seen."""
-        bad = [name for name, value in trained.items() if not value.isfinite().all()]
-        what = f"{bad[0]} is not finite" if bad else ""
-        if scores and not math.isfinite(scores.loss):
-            what = f"the loss on {split} is {scores.loss}"
-        if what:
-            raise NonFiniteLoss(
-                f"{what} after epoch {self.epoch + 1}; the last good state is kept. Lower lr, warm "
-                "up longer (warmup_epochs), or train in precision float32"
-            )
 
     def _is_best(self, line: Mapping[str, Any]) -> bool:
         return self._best() == line

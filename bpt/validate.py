@@ -87,7 +87,10 @@ def _train(
         except BurstError as error:
             search = one_line(error)
     published = {name: found.recipe for name, found in one.methods.items() if found.published}
-    if isinstance(search, dict) and search["validation"]["kind"] == "cross":
+    cross = one.cross_validates
+    if isinstance(search, dict):
+        cross = search["validation"]["kind"] == "cross"
+    if cross:
         # What was searched is then trained on all training images; so is what it is compared with.
         published = {
             name: dataclasses.replace(found, protocol="last")

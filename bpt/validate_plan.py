@@ -73,6 +73,13 @@ class PlannedBenchmark:
         """The methods whose rates have to be searched."""
         return tuple(name for name, one in self.methods.items() if one.published is None)
 
+    @property
+    def cross_validates(self) -> bool:
+        """Whether rates are searched on folds of the training images."""
+        recipes = [self.methods[name].recipe for name in self.searched]
+        sizes = [dataset_sizes(one) for one in recipes if isinstance(one, Recipe)]
+        return bool(sizes) and SearchOptions().folds_of(sizes[0][1]) is not None
+
     def search_costs(self, seeds: Sequence[int]) -> Mapping[str, SearchCost]:
         """By method what the search of its rates takes at most; none of a detector's are searched.
 

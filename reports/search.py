@@ -124,11 +124,15 @@ def _differences(section: Section, record: Mapping[str, Any], place: Path) -> li
 
 
 def _rates(section: Section, search: Search, place: Path) -> list[Path]:
+    if not any(one["trials"] for one in search.methods.values()):
+        section.text("No trial has come to its first comparison yet.")
+        return []
     files = section.figure(
         rates_figure(search),
         place / "rates",
-        "Validation accuracy of every trial, with its standard error. Hollow: stopped before its "
-        "last epoch as one of the worse, so not to be compared with the filled. A ring: chosen.",
+        "Validation accuracy of every trial, with its standard error. Hollow: before its last "
+        "epoch, stopped as one of the worse or still to go on, so not to be compared with the "
+        "filled. A ring: chosen.",
     )
     trials = trials_frame(search)
     section.frame(trials.drop(columns="folder"), "Every trial; click a heading to sort")
@@ -211,7 +215,7 @@ def _unaugmented(record: Mapping[str, Any]) -> list[str]:
 def _counts(methods: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for one in methods:
-        stopped = sum(is_stopped(trial) for trial in one["trials"])
+        stopped = sum(is_stopped(one, trial) for trial in one["trials"])
         lost = sum(trial["score"] is None for trial in one["trials"])
         text = f"{one['method']} {len(one['trials'])}"
         if stopped or lost:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from burst.errors import EmptyResult
-from reports.search_tables import CURVES, Curve, Search, is_stopped
+from reports.search_tables import CURVES, Curve, Search, is_shorter
 from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
 
 BAND = 0.2  # opacity
@@ -112,7 +112,7 @@ def draw_rates(
 ) -> dict[str, Line2D]:
     """The trials of one method, and by name what a legend explains.
 
-    Trials that were trained to their end are filled and joined by a line, those that were stopped
+    Trials that were trained to their end are filled and joined by a line, those that were not
     hollow; what diverged is a cross on the floor; a ring is around what was chosen, and dotted
     lines are where the rates that were tried end.
     """
@@ -138,9 +138,9 @@ def draw_rates(
         }
         place = chosen["lr"] * shifts[chosen["weight_decay"]]
         (handles["chosen"],) = ax.plot([place], [chosen["score"]], zorder=4, **ring)
-    if any(is_stopped(one) for one in entry["trials"]):
+    if any(is_shorter(one) for one in entry["trials"]):
         hollow: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mec": "0.4"}
-        handles["stopped early"] = Line2D([], [], **hollow)
+        handles["before its last epoch"] = Line2D([], [], **hollow)
     if lost := [one["lr"] for one in entry["trials"] if one["score"] is None]:
         (handles["diverged"],) = ax.plot(
             lost, [0.04] * len(lost), "x", color="0.3", transform=ax.get_xaxis_transform()

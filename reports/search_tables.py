@@ -152,15 +152,23 @@ def trials_frame(search: Search) -> pd.DataFrame:
             row = {"method": entry["method"], "placement": entry["placement"] or ""}
             row |= {name: value for name, value in trial.items() if name != "folder"}
             here = all(trial[name] == chosen.get(name) for name in ("lr", "weight_decay"))
-            row |= {"stopped": "yes" if is_stopped(trial) else "no"}
+            row |= {"stopped": "yes" if is_stopped(entry, trial) else "no"}
             row |= {"diverged": "yes" if trial["score"] is None else "no"}
             row |= {"chosen": "yes" if here else "no", "folder": trial["folder"]}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def is_stopped(trial: Mapping[str, Any]) -> bool:
-    """Whether a trial was ended before its last epoch, as one of the worse; not by diverging."""
+def is_stopped(entry: Mapping[str, Any], trial: Mapping[str, Any]) -> bool:
+    """Whether a method's trial was ended before its last epoch, as one of the worse.
+
+    Not by diverging; and while trials run, none is known to have been.
+    """
+    return entry["inside"] is not None and is_shorter(trial)
+
+
+def is_shorter(trial: Mapping[str, Any]) -> bool:
+    """Whether a trial's score is that of an epoch before its last."""
     return bool(trial["epochs"] < trial["of_epochs"] and trial["score"] is not None)
 
 

@@ -104,6 +104,8 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
         loss, images, *losses, grad_norm = add_up(done.sums.clone()).tolist()
         every = self.recipe.eval_every
         due = every > 0 and (self.epoch + 1) % every == 0
+        trained = self.model.trained_state()
+        self._check_finite(trained)
         scores = self._scores()[0] if due else None
         names = loss_names(self.recipe.detector)
         return {
@@ -113,7 +115,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
             "mask_AP": finite(scores.values["mask_AP"]) if scores else None,
             "prompt_grad_norm": grad_norm / done.step / world if self.trainer.prompts else None,
             "images_per_second": images / done.seconds,
-        }, self.model.trained_state()
+        }, trained
 
     def _is_best(self, line: Mapping[str, Any]) -> bool:
         return line is self.metrics[-1]

@@ -17,7 +17,6 @@ def lengths(rungs: Sequence[Rung]) -> list[int]:
     for rung in rungs:
         found.append(rung.epoch - (before.epoch if rung.fold == before.fold else 0))
         before = rung
-    found[0] = rungs[0].epoch
     return found
 
 

@@ -115,7 +115,7 @@ def _used(dataset: str, method: str, given: Mapping[str, Any]) -> set[str]:
 
 def _recipe(dataset: str, method: str, used: Mapping[str, Any], *, alone: bool) -> Recipe:
     if alone:
-        return recipe_for(dataset, method=method, **long_enough(method, used))
+        return recipe_for(dataset, method=method, **used)
     small = used_by_any(SMALL.get(dataset, {}), (method,))
     given = long_enough(method, {**small, **used})
     recipe = recipe_for(dataset, method=method, **given)
@@ -163,7 +163,9 @@ def trial_recipe(recipe: Recipe, point: Point, seed: int, **changes: Any) -> Rec
     if recipe.prompted and recipe.origins.get("head_weight_decay") != "given" and (own or not head):
         ratio = head / own if own else 1.0
         decays["head_weight_decay"] = rounded(ratio * point.weight_decay)
-    changes |= {"lr": point.lr, "seed": seed, **decays}
+    # A rate below the least one that the schedule falls to stays as it is.
+    least = min(recipe.min_lr or 0.0, point.lr)
+    changes |= {"lr": point.lr, "min_lr": least, "seed": seed, **decays}
     return dataclasses.replace(recipe, **changes)
 
 
@@ -197,6 +199,6 @@ def search_folder(base: Recipe) -> Path:
     Raises:
         BurstError: see `recipe_for`.
     """
-    model = next(iter(method_recipes(base, [base.method]).values())).model
+    model = given_of(base).get("model") or recipe_for(base.dataset).model
     parts = [file_name(base.dataset), model]
     return Path("searches") / re.sub(r"[^\w.+-]", "-", "-".join(parts))

@@ -16,13 +16,12 @@ import torch
 
 from bpt.recipe import Recipe
 from bpt.search.options import SearchOptions
-from bpt.search.worker import Worker
+from bpt.search.worker import POLL, Worker
 from bpt.side_by_side import side_by_side
 from burst.errors import BurstError
 from burst.files import make_folder
 from burst.progress import Progress, Say
 
-POLL = 1.0  # seconds between looks at what processes did
 MOST_ON_CPU = 4  # processes, unless asked for more
 
 

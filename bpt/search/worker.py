@@ -33,7 +33,7 @@ from burst.progress import Progress, Say
 from burst.provenance import provenance
 
 TABLE = "search.csv"
-POLL = 1.0  # seconds between looks at what other processes do
+POLL = 1.0  # seconds between looks at what processes do
 
 
 class Worker:

@@ -56,3 +56,10 @@ def test_what_was_published_is_not_searched(tmp_path, monkeypatch):
     monkeypatch.setattr(bpt.study, "describe", lambda _: "")
     run_study({"one": recipe}, tmp_path, devices=("cpu",), search=True)
     assert asked == [recipe]
+
+
+def test_a_search_on_a_validation_split_does_not_train_on_it(tmp_path):
+    recipe = bpt.recipe_for("cub", method="spt", protocol="last")  # 600 images to validate
+    assert bpt.published_rate(recipe) is None
+    found = run_study({"one": recipe}, tmp_path, devices=("cpu",), search=True)
+    assert "leave protocol last out" in found["one"]

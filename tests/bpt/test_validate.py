@@ -69,6 +69,7 @@ def test_what_is_planned_of_a_search_is_what_the_search_tells_of_itself(tmp_path
     burst.save_whitening(whitening, tmp_path / "W.pt")
     plan = bpt.plan_validation(tmp_path / "W.pt", datasets=["digits"], seeds=(0, 1))
     (one,) = plan.benchmarks
+    assert one.cross_validates  # 200 images are too few
     planned = one.search_costs(plan.seeds)
     options = SearchOptions(seeds=(0, 1))
     told = bpt.search_costs(one.base, one.searched, tmp_path / "x", options=options)
@@ -84,6 +85,7 @@ def test_what_is_planned_of_a_search_is_what_the_search_tells_of_itself(tmp_path
     place = {"data": tmp_path / "data", "datasets": ["cub"]}
     plan = bpt.plan_validation(tmp_path / "W.pt", **place, methods=methods, prompt_scale="paper")
     (one,) = plan.benchmarks
+    assert not one.cross_validates  # 600
     assert one.searched == ("linear", "vpt")  # which make no use of a whitening or its scale
     searched = method_recipes(one.base, one.searched)
     assert searched == {name: one.methods[name].recipe for name in one.searched}
@@ -101,12 +103,13 @@ def test_what_is_planned_of_a_search_is_what_the_search_tells_of_itself(tmp_path
         ("mae_vitb", "cub", "bitfit", "shallow", False),  # of adapters
         ("timm:test_vit", "cub", "bpt-fwhiten", "shallow", False),  # of which pretraining?
         ("mae_tiny", "digits", "vpt", "shallow", False),
+        ("sup_vitb", "vtab:cifar", "lora", "shallow", True),  # of all its tasks
     ],
 )
 def test_a_rate_counts_as_published_for_just_this_benchmark_method_and_placement(
     model, dataset, method, placement, known
 ):
-    given = {} if method in ("linear", "bitfit") else {"placement": placement}
+    given = {} if method in ("linear", "bitfit", "lora") else {"placement": placement}
     recipe = bpt.recipe_for(dataset, model=model, method=method, **given)
     assert (bpt.published_rate(recipe) is not None) == known
 

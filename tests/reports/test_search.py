@@ -107,7 +107,19 @@ def test_a_search_that_goes_on_and_one_across_folds_say_so(tmp_path):
     assert "No epochs are known of bpt-fwhiten" in html
     table = pd.read_csv(out / "methods.csv", keep_default_na=False)
     assert list(table["inside"]) == ["yes", "yes", ""]
+    stopped = pd.read_csv(out / "trials.csv").query("stopped == 'yes'")["method"]
+    assert set(stopped) == {"linear", "vpt"}  # of the third none is known to be
     assert (out / "index.html").exists() and not (tmp_path / "one" / "index.html").exists()
+
+
+def test_a_search_that_has_just_begun_has_a_page(tmp_path):
+    record = searches.write_search(tmp_path / "one", complete=False)
+    for entry in record["methods"]:
+        entry |= {"trials": [], "chosen": None, "inside": None, "runs": [], "test": None}
+    record |= {"differences": [], "sentences": []}
+    (tmp_path / "one" / "search.json").write_text(json.dumps(record))
+    page, *_ = reports.save_search_report(tmp_path / "one", tmp_path / "page")
+    assert "No trial has come to its first comparison yet" in page.read_text()
 
 
 def page_of_trials(folder, record):
@@ -173,7 +185,7 @@ def test_a_trial_that_was_stopped_is_hollow_and_one_that_diverged_a_cross(made):
     styles = dict(zip((0.0, 0.005), model_lines("ab").values(), strict=True))
     ax = Figure().subplots()
     handles = draw_rates(ax, entry, styles)
-    assert {"chosen", "stopped early", "diverged"} <= set(handles)
+    assert {"chosen", "before its last epoch", "diverged"} <= set(handles)
     hollow = [one for one in ax.lines if one.get_mfc() == "white"]
     assert sum(len(one.get_xdata()) for one in hollow) == 2  # of each decay the largest rate
     low, high = ax.get_xlim()

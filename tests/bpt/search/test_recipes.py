@@ -1,13 +1,16 @@
 """What a trial's recipe takes from its point."""
 
+from pathlib import Path
+
 import pytest
 
 from bpt import recipe_for
 from bpt.published import published_rate
 from bpt.recipe import Recipe
 from bpt.search.grid import Point
-from bpt.search.recipes import LOOP, method_recipes, search_base, trial_recipe
+from bpt.search.recipes import LOOP, method_recipes, search_base, search_folder, trial_recipe
 from bpt.search.same import other_recipes
+from burst.errors import BurstError
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,30 @@ def test_a_heads_decay_goes_with_that_of_the_prompts(own, head, origin, tried, e
 def test_a_probe_has_the_decay_of_its_head():
     found = trial_recipe(Recipe(method="linear"), Point(0.1, 0.05), seed=0)
     assert found.head_weight_decay == 0.05 and found.weight_decay == 0.0
+
+
+def test_a_rate_below_the_least_one_of_the_schedule_stays_as_it_is():
+    recipe = Recipe(lr=0.1, min_lr=1e-3)
+    assert trial_recipe(recipe, Point(1e-4, 0.0), seed=0).min_lr == 1e-4
+    assert trial_recipe(recipe, Point(0.01, 0.0), seed=0).min_lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    "given, user, other",
+    [
+        ({"head_norm": "batch"}, "linear", "vpt"),
+        ({"gate_init": 5.0}, "gatevpt", "vpt"),
+        ({"bottleneck": 4}, "adapter", "vpt"),
+        ({"drop_path": 0.2}, "full", "linear"),
+    ],
+)
+def test_an_option_of_one_method_reaches_it_and_needs_no_folder_to_be_named(given, user, other):
+    base = search_base("digits", **given)
+    found, (name, value) = method_recipes(base, (other, user)), *given.items()
+    assert getattr(found[user], name) == value != getattr(found[other], name)
+    assert search_folder(base) == Path("searches/digits-mae_tiny")
+    with pytest.raises(BurstError, match=f"{name} is for .*none of them is searched"):
+        method_recipes(base, (other,))
 
 
 PROMPTS = ("vpt", "spt", "gatevpt", "bpt-bilinear", "bpt-fwhiten", "bpt-dwhiten")
@@ -61,6 +88,8 @@ def test_a_base_that_names_its_method_keeps_what_was_published_for_it():
     cell = recipe_for("cub", method="vpt", model="mae_vitb")
     (found,) = method_recipes(cell, ["vpt"]).values()
     assert (found.optimizer, found.batch_size, found.lr) == ("sgd", 128, 1.25)
+    few = recipe_for("cub", method="linear", model="mae_vitb", epochs=5)
+    assert method_recipes(few, ["linear"])["linear"].epochs == 5
     small = recipe_for("digits", method="vpt")
     assert method_recipes(small, ["vpt"])["vpt"].to_dict() == small.to_dict()
 

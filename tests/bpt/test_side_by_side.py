@@ -1,0 +1,65 @@
+"""Processes at work beside this one, and what a signal does to them."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+import pytest
+from processes import LIMIT, START
+
+from bpt.signals import Signals
+
+PROGRAM = """
+import functools
+import os
+
+from bpt import Interrupted
+from bpt.side_by_side import side_by_side
+from saves_when_told import save_when_told
+
+os.setsid()
+work = functools.partial(save_when_told, place)
+try:
+    side_by_side({"one": work}, ["cpu"], print)
+except Interrupted as error:
+    print("interrupted by", int(error.signum))
+"""
+
+
+@pytest.fixture
+def program(forkserver, tmp_path):
+    """It is at work, in a group of its own."""
+    names = {"place": str(tmp_path), "rank": 0, "environment": {}}
+    process = forkserver.Process(target=exec, args=(START + PROGRAM, names))  # may have children
+    process.start()
+    deadline = time.monotonic() + LIMIT
+    while not (tmp_path / "cpu.began").exists():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.05)
+    yield process
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "send, signum",
+    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)],
+    ids=["Ctrl-C, to all", "SIGTERM, to the first"],
+)
+def test_a_signal_lets_what_is_at_work_save_first(program, tmp_path, send, signum):
+    send(program.pid, signum)
+    program.join(LIMIT)
+    assert program.exitcode == 0
+    assert (tmp_path / "cpu.saved").read_text() in ("2", "15")  # whichever came first
+    assert (tmp_path / "stdout0").read_text() == f"interrupted by {int(signum)}\n"
+    assert "Traceback" not in (tmp_path / "stderr0").read_text()
+
+
+def test_a_second_signal_of_one_kind_interrupts_at_once_and_one_of_another_does_not():
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,18 @@
+"""A work for `bpt.side_by_side` that a spawned process can import."""
+
+import time
+from pathlib import Path
+
+from bpt.errors import Interrupted
+from bpt.signals import Signals
+
+
+def save_when_told(place, device):
+    """Until a signal: then save, as a training does, which takes a moment."""
+    with Signals() as signals:
+        Path(place, f"{device}.began").touch()
+        while signals.received is None:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        Path(place, f"{device}.saved").write_text(str(int(signals.received)))
+    raise Interrupted(signals.received, "the command")
