@@ -4,14 +4,13 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from bpt.errors import Interrupted
-from bpt.signals import WATCHED, this_command
+from bpt.signals import handled_by, this_command
 from burst.errors import BurstError, one_line
 
 Result = dict[str, Any]
@@ -68,23 +67,11 @@ def side_by_side(
     threads = [threading.Thread(target=serve, args=(device,)) for device in devices]
     for thread in threads:
         thread.start()
-    with _handled_by(interrupt):  # a join that KeyboardInterrupt ends takes its thread for ended
+    with handled_by(interrupt):  # a join that KeyboardInterrupt ends takes its thread for ended
         for thread in threads:
             thread.join()
     if raised:
         raise raised[0]
-
-
-@contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Signals that end a process are; outside the main thread Python allows no handlers."""
-    main = threading.current_thread() is threading.main_thread()
-    before = {one: signal.signal(one, handler) for one in WATCHED if main}
-    try:
-        yield
-    finally:
-        for one, was in before.items():
-            signal.signal(one, was)
 
 
 def _leave_to_sigterm() -> None:

@@ -4,12 +4,26 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
 from burst.distributed import highest
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM are; outside the main thread Python allows no handlers."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {one: signal.signal(one, handler) for one in WATCHED if main}
+    try:
+        yield
+    finally:
+        for one, was in before.items():
+            signal.signal(one, was)
 
 
 class Signals:
@@ -25,9 +39,8 @@ class Signals:
         self.received: int | None = None
 
     def __enter__(self) -> "Signals":
-        self._before = {}
-        if threading.current_thread() is threading.main_thread():
-            self._before = {one: signal.signal(one, self._note) for one in WATCHED}
+        self._handled = handled_by(self._note)
+        self._handled.__enter__()
         return self
 
     def __exit__(
@@ -36,8 +49,7 @@ class Signals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for one, handler in self._before.items():
-            signal.signal(one, handler)
+        self._handled.__exit__(None, None, None)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         if signum == self.received:

@@ -87,9 +87,10 @@ def _train(
         except BurstError as error:
             search = one_line(error)
     published = {name: found.recipe for name, found in one.methods.items() if found.published}
-    cross = one.cross_validates
     if isinstance(search, dict):
         cross = search["validation"]["kind"] == "cross"
+    else:
+        cross = one.cross_validates
     if cross:
         # What was searched is then trained on all training images; so is what it is compared with.
         published = {
