@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from filelock import FileLock
 
-from burst.lock import one_at_a_time
+from burst.lock import if_alone, one_at_a_time
 
 
 def test_the_second_says_once_that_it_waits_and_finds_what_the_first_made(tmp_path):
@@ -76,26 +76,49 @@ def test_a_process_that_was_killed_keeps_nobody_waiting(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_another_process_holds_is_left_to_it(tmp_path):
+    with if_alone(tmp_path / "file", say=pytest.fail) as first:
+        with if_alone(tmp_path / "file", say=pytest.fail) as second:
+            assert (first, second) == (True, False)
+        assert [path.name for path in tmp_path.iterdir()] == [".file.lock"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def makes(target, say):
+    return one_at_a_time(target, "makes", say=say)
+
+
+@pytest.mark.parametrize(
+    ("guard", "line"),
+    [
+        (makes, "{0} has no locks; see that no other process makes {0}/file"),
+        (if_alone, "{0} has no locks; see that no other process works in it"),
+    ],
+)
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError()]
 )
-def test_a_file_system_without_locks_does_without_and_says_so(error, tmp_path, monkeypatch):
+def test_a_file_system_without_locks_does_without_and_says_so(
+    error, guard, line, tmp_path, monkeypatch
+):
     def refuse(*_, **__):
         raise error
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
     said = []
-    with one_at_a_time(tmp_path / "file", "makes", say=said.append):
+    with guard(tmp_path / "file", say=said.append) as alone:
         (tmp_path / "file").write_text("made")
-    assert said == [f"{tmp_path} has no locks; see that no other process makes {tmp_path / 'file'}"]
+    assert alone in (None, True)
+    assert said == [line.format(tmp_path)]
 
 
-def test_another_error_of_a_lock_is_not_hidden(tmp_path, monkeypatch):
+@pytest.mark.parametrize("guard", [makes, if_alone])
+def test_another_error_of_a_lock_is_not_hidden(guard, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
-    with pytest.raises(PermissionError), one_at_a_time(tmp_path / "file", "makes"):
+    with pytest.raises(PermissionError), guard(tmp_path / "file", say=pytest.fail):
         pytest.fail("entered")
 
 
