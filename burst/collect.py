@@ -75,7 +75,7 @@ def collect_split(
 
     Of images from `images_for` it is every k-th image, see `split_images`. Any other batches are
     read once, as nobody knows whether they would come in the same order again, and it is every k-th
-    batch. None is held out where there are fewer than k.
+    batch. None is held out where there are fewer than k, or where none of them can be read.
 
     Args:
         model, batches, blocks, tokens, progress: as for `collect_moments`.
@@ -95,7 +95,10 @@ def collect_split(
     if progress:
         progress = _joined(progress, (fitting, out))
     fitted = collector.run(fitting, progress)[0]
-    return fitted, collector.run(out, progress)[0] if out.count else None
+    held = collector.run(out, progress, may_be_empty=True)[0]
+    if held.images:
+        return fitted, held
+    return replace(fitted, bad_images=fitted.bad_images + held.bad_images), None
 
 
 def _joined(progress: Progress, parts: Sequence[Stream]) -> Progress:
@@ -114,12 +117,17 @@ class _Collector:
         self._names = {b.index: b.name for b in select_blocks(subject.model, blocks)}
 
     def run(
-        self, stream: Stream, progress: Progress | None, *, every: int = 0
+        self,
+        stream: Stream,
+        progress: Progress | None,
+        *,
+        every: int = 0,
+        may_be_empty: bool = False,
     ) -> tuple[TokenMoments, TokenMoments]:
         """Moments of a stream, on every process; those of every `every`-th batch apart."""
         parts = together(lambda: self._read(stream.shard(*rank_and_size()), progress, every))
         bad = tuple(one for part in parts for one in part[0].bad_images)
-        if not any(part[0].blocks for part in parts):
+        if not may_be_empty and not any(part[0].blocks for part in parts):
             stream.check_some_read(bad)
             raise EmptyResult(f"nothing was read from {stream.source}, so there are no moments")
         fitted, held = (_added([part[i] for part in parts]) for i in (0, 1))

@@ -121,7 +121,7 @@ class ImageStream(NamedStream):
 
     Raises (while iterating):
         ImageError: an image cannot be read and `skip_bad` is off; or no image at all could be.
-            A shard without a readable image yields nothing instead: another may have some.
+            A shard, or what `of_batches` makes, yields nothing instead: another may have some.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class ImageStream(NamedStream):
         preprocess: Preprocess,
         skip_bad: bool,
         seed: int | None = None,
-        is_shard: bool = False,
+        is_part: bool = False,
     ) -> None:
         self.source = source
         self.names = [name for batch in batches for name in batch]
@@ -145,7 +145,7 @@ class ImageStream(NamedStream):
         self._opener = opener
         self._preprocess = preprocess
         self._skip_bad = skip_bad
-        self._is_shard = is_shard
+        self._is_part = is_part
 
     @property
     def count(self) -> int:
@@ -180,7 +180,7 @@ class ImageStream(NamedStream):
         # Whole batches, not images: float32 results of a forward pass depend on what else is in
         # the batch, so a batch must hold the same images however many processes there are.
         part = self.of_batches(self.batch_names[rank::world_size])
-        part._is_shard = self._is_shard or world_size > 1
+        part._is_part = self._is_part or world_size > 1
         return part
 
     def of_batches(self, batches: Sequence[Sequence[str]]) -> "ImageStream":
@@ -193,7 +193,7 @@ class ImageStream(NamedStream):
             preprocess=self._preprocess,
             skip_bad=self._skip_bad,
             seed=self.seed,
-            is_shard=self._is_shard,
+            is_part=True,
         )
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -205,7 +205,7 @@ class ImageStream(NamedStream):
                 pixels = self._gather(len(batch), ahead, loading)
                 if pixels is not None:
                     yield self._preprocess.normalise(pixels)
-        if not self._is_shard:
+        if not self._is_part:
             self.check_some_read(self.skipped)
 
     def check_some_read(self, skipped: Sequence[tuple[str, str]]) -> None:

@@ -91,7 +91,9 @@ def whitened_histograms(
     for block, a in response_matrices(blocks, **options.response):  # float64 on the CPU, like W A
         found = _matrices(whitening, known.index(block.index), a)
         matrices[block.index] = {name: one.float().to(device) for name, one in found.items()}
-    stream = _held_out(as_stream(batches), options.held_out)
+    stream = as_stream(batches)
+    if isinstance(stream, NamedStream) and whitening.record["images"]["held_out"]:
+        stream = split_images(stream, options.held_out)[1]
     counted = _count(inner, stream, matrices, options.tokens)
     if whitening.record["method"] == "diagonal":
         return {block: one._replace(diagonal=one.after) for block, one in counted.items()}
@@ -106,13 +108,6 @@ def _matrices(whitening: Whitening, place: int, a: Tensor) -> dict[str, Tensor]:
         gains = diagonal_gains(variances, float(whitening.record["floor"]))
         found["diagonal"] = torch.from_numpy(gains)[:, None] * a
     return found
-
-
-def _held_out(stream: Stream, share: float) -> Stream:
-    if not isinstance(stream, NamedStream):
-        return stream
-    held = split_images(stream, share)[1]
-    return held if held.count else stream
 
 
 def _count(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from scipy.stats import kurtosis
 from support import DEPTH, DIM, HEADS, backbone_of, vit
 
@@ -189,6 +190,23 @@ def test_few_images_leave_nothing_held_out(backbone):
     found = whiten(backbone, images_for(backbone, "sample", num_images=4))
     assert found.record["images"]["held_out"] == 0
     assert all(np.isnan(one.whiteness_error) for one in found.blocks)
+
+
+def test_held_out_images_that_cannot_be_read_leave_nothing_held_out(backbone, tmp_path):
+    for shade in range(6):
+        Image.new("L", (16, 16), 40 * shade).save(tmp_path / f"{shade}.png")
+    stream = images_for(backbone, tmp_path, skip_bad=True)
+    (torn,) = split_images(stream, 0.2)[1].names
+    (tmp_path / torn).write_bytes(b"torn")
+    stream = images_for(backbone, tmp_path, skip_bad=True)
+    options = WhiteningOptions(blocks=(1,), floor=1e-2)
+    found = whiten(backbone, stream, options)
+    assert np.isnan(found.blocks[0].whiteness_error)
+    images = found.record["images"]
+    assert (images["count"], images["held_out"]) == (5, 0)
+    assert [name for name, _ in images["bad"]] == [torn]
+    read = whitened_histograms(backbone, stream, found, options)[1]
+    assert read.after.count == 5 * 17 * DIM
 
 
 def test_a_head_has_no_more_directions_than_its_width(backbone, moments):
