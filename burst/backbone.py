@@ -66,7 +66,8 @@ class Backbone:
     Attributes:
         name: as it was asked for.
         model: eval mode, float32, no parameter requires a gradient, no head where it can be left.
-        pretraining: `mae`, `moco_v3`, `supervised`, `unknown` (not of the registry), or `random`.
+        pretraining: `mae`, `moco_v3`, `supervised`, `saliency`, `unknown` (not of the registry), or
+            `random`.
         pooling: `avg` or `token`, see `BackboneSpec`.
         mean, std: of RGB values in 0..1, as in pretraining.
         image_size: (height, width) in pixels.

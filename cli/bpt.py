@@ -100,7 +100,8 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, folders or archives.")],
     top: Annotated[int, option("How many classes to name.", OUTPUT)] = 5,
     threshold: Annotated[
-        float, option("Of a detector: least score of an object that is shown.", OUTPUT)
+        float,
+        option("Of a detector: least score of an object that is shown, 0.05 or more.", OUTPUT),
     ] = 0.5,
     out: Annotated[
         Path, option("Of a detector: folder for the pictures that it draws.", OUTPUT)

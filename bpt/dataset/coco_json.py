@@ -30,6 +30,7 @@ from bpt.dataset.coco_annotations import (
     Annotations,
     Segmentation,
     coco_masks,
+    distinct_names,
     encode_mask,
     exact_or_double,
     load_annotations,
@@ -41,7 +42,7 @@ from burst.files import cache_folder
 from burst.lock import one_at_a_time
 from burst.progress import Say
 
-FORMAT = 1  # of the kept arrays
+FORMAT = 2  # of the kept arrays
 BLOCK = 1 << 20  # bytes
 LONG = 20 << 20  # bytes of a JSON that takes seconds to parse
 LARGEST = 2**62  # of ids
@@ -149,7 +150,8 @@ class _Parser:
         self.image_place = {one: place for place, one in enumerate(self.image_ids)}
         self.label = {one: place for place, one in enumerate(self.category_ids, 1)}
         self.image_names = [_text(f"image {one['id']}", one, "file_name") for one in images]
-        self.category_names = [_text(f"category {one['id']}", one, "name") for one in categories]
+        names = [_text(f"category {one['id']}", one, "name") for one in categories]
+        self.category_names = distinct_names(self.category_ids, names)
         self.sizes = [
             tuple(_whole(f"image {one['id']}", one, side, least=1) for side in ("height", "width"))
             for one in images

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bpt.dataset.coco_annotations import distinct_names
 from bpt.detection.jitter import F64
 from bpt.detection.results import Results
 from burst.errors import BurstError, check_known
@@ -26,7 +27,8 @@ class DetectionScores:
         values: box_AP, box_AP50, box_AP75, box_APs, box_APm, box_APl, and the same of mask_. AP is
             the mean over IoU 0.50, 0.55, ... 0.95 and over classes. Small is an annotated area
             below 32² pixels of the image, large one above 96².
-        per_class: name -> {"box_AP", "mask_AP"}, in percent too.
+        per_class: name -> {"box_AP", "mask_AP"}, in percent too; names that several categories have
+            end with their ids, "cat (id 2)".
         evaluator: "pycocotools" or "faster-coco-eval".
         version: of it.
         images: how many were evaluated.
@@ -67,11 +69,12 @@ def average_precision(
     box = _precision(ground_truth, results, "bbox", chosen)
     mask = _precision(ground_truth, results, "segm", chosen)
     categories = sorted(ground_truth["categories"], key=lambda one: int(one["id"]))
+    names = distinct_names(*([one[key] for one in categories] for key in ("id", "name")))
     return DetectionScores(
         values=_summary("box", box) | _summary("mask", mask),
         per_class={
-            one["name"]: {"box_AP": _mean(box[:, :, k, 0]), "mask_AP": _mean(mask[:, :, k, 0])}
-            for k, one in enumerate(categories)
+            name: {"box_AP": _mean(box[:, :, k, 0]), "mask_AP": _mean(mask[:, :, k, 0])}
+            for k, name in enumerate(names)
         },
         evaluator=chosen,
         version=importlib.metadata.version(chosen),
@@ -113,10 +116,12 @@ def _precision(ground_truth: dict[str, Any], results: Results, kind: str, evalua
     else:
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
-    # Copies, as both write into what they are given. A mask that comes with a box would be put
-    # among the small, medium or large by that box's area.
+    # Copies, as both write into what they are given, with ids of their own: a match with annotation
+    # 0 would count as none. A mask that comes with a box would be put among the small, medium or
+    # large by that box's area.
     left_out = "bbox" if kind == "segm" else "segmentation"
-    annotated = ground_truth | {"annotations": [dict(one) for one in ground_truth["annotations"]]}
+    numbered = enumerate(ground_truth["annotations"], 1)
+    annotated = ground_truth | {"annotations": [one | {"id": number} for number, one in numbered]}
     found = [{key: one[key] for key in one if key != left_out} for one in results]
     with contextlib.redirect_stdout(io.StringIO()):
         truth, nothing = COCO(), COCO()

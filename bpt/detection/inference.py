@@ -165,7 +165,7 @@ def predict_objects(
         run: from `open_run`.
         images: files, folders or archives of images; what they hold is read in order of names, and
             turned as a camera says that it was held.
-        threshold: least score, in 0..1.
+        threshold: least score, in 0..1; none below 0.05 is found.
         device: to run on: "auto", "cpu", "cuda", ...
 
     Raises:

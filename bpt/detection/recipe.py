@@ -29,9 +29,9 @@ class DetectionRecipe(Tuning):
         dataset: "coco", or "coco:PATH" for any set in its format.
         detector: "mask-rcnn" or "cascade" (Cascade Mask R-CNN).
         image_size: S, pixels a side of the square that images are scaled into; 64 patches across
-            if not given.
+            if not given, where the model's name tells its patches ("patch8"), else of 16 pixels.
         schedule: "1x" (12 epochs) or "3x" (37), or a number of epochs with the steps of "3x".
-        warmup_steps: with a linearly rising rate; 1000, or a tenth of all where that is less.
+        warmup_steps: with a linearly rising rate; at most a tenth of all.
         channels: of pyramid, proposals and the heads' convolutions; the fully connected layer of
             boxes has four times as many.
         class_agnostic: one box regression for all classes; yes for cascade, no for mask-rcnn.
@@ -147,6 +147,7 @@ def detection_patch(patch: int) -> int:
 
 
 def _patch(model: str) -> int:
-    """Of a backbone that is known; else 16."""
+    """Of a backbone that is known, or as its name says; else 16."""
     known = {one.name: one.patch_size for one in known_backbones()}
-    return detection_patch(known.get(model, 16))
+    said = re.search(r"patch(\d+)", model)
+    return detection_patch(known.get(model) or int(said[1] if said else 16))

@@ -115,6 +115,18 @@ def test_an_image_has_its_own_objects_in_the_order_of_the_file(made):
         assert found.boxes.shape == (len(own), 4) and found.boxes.dtype == np.float32
 
 
+def test_categories_of_one_name_are_told_apart_by_their_ids():
+    made = with_annotations(annotation(1, 1, [square(1, 1, 3)]))
+    made["categories"] = [
+        {"id": 90, "name": "cat"},
+        {"id": 7, "name": "cat"},
+        {"id": 8, "name": "dog"},
+    ]
+    made["annotations"][0]["category_id"] = 7
+    listed = [(one["id"], one["name"]) for one in split_of(made).ground_truth()["categories"]]
+    assert listed == [(7, "cat (id 7)"), (8, "dog"), (90, "cat (id 90)")]
+
+
 def test_two_decimals_are_kept_in_half_the_memory_and_more_of_them_in_full():
     made = with_annotations(annotation(1, 1, [[0.07, 612.33, 0.7, 0.29, 9, 639.99]]))
     assert parsed(made).numbers.dtype == np.float32

@@ -110,6 +110,24 @@ def test_half_of_the_objects_found_is_worth_half(evaluator):
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
+def test_the_ids_of_annotations_do_not_matter(evaluator):
+    truth = truth_of((10, 0, 0, 20, 20), (10, 50, 50, 90, 90), (20, 100, 0, 190, 180))
+    for number, one in enumerate(truth["annotations"]):
+        one["id"] = number  # from 0
+    found = average_precision(truth, handed_back(truth), evaluator=evaluator)
+    assert found.values["box_AP"] == found.values["mask_AP"] == pytest.approx(100)
+
+
+def test_classes_of_one_name_are_told_apart_by_their_ids():
+    truth = truth_of((10, 0, 0, 20, 20), (20, 50, 50, 90, 90), (30, 100, 0, 190, 180), classes=3)
+    for one in truth["categories"][:2]:
+        one["name"] = "cat"
+    found = average_precision(truth, handed_back(truth)[:1])
+    boxes = {name: one["box_AP"] for name, one in found.per_class.items()}
+    assert boxes == pytest.approx({"cat (id 10)": 100, "cat (id 20)": 0, "class 3": 0})
+
+
+@pytest.mark.parametrize("evaluator", EVALUATORS)
 def test_what_is_found_in_a_crowd_counts_as_nothing(evaluator):
     truth = truth_of((10, 0, 0, 20, 20), crowds=[(10, 50, 50, 150, 150)])
     inside = truth_of((10, 60, 60, 90, 90), (10, 0, 0, 20, 20), (10, 100, 100, 120, 130))

@@ -52,7 +52,15 @@ def test_every_published_entry_is_some_recipes():
 
 
 @pytest.mark.parametrize(
-    "model, size", [("mae_vitb", 1024), ("mae_vith", 1024), ("mae_tiny", 512), ("timm:vit", 1024)]
+    "model, size",
+    [
+        ("mae_vitb", 1024),
+        ("mae_vith", 1024),
+        ("mae_tiny", 512),
+        ("timm:vit", 1024),
+        ("timm:vit_small_patch8_224.dino", 512),
+        ("timm:vit_small_patch14_dinov2", 1024),
+    ],
 )
 def test_an_image_is_64_patches_across_unless_asked_otherwise(model, size):
     assert DetectionRecipe(model=model).size == size
@@ -73,6 +81,7 @@ def test_a_number_of_epochs_is_a_schedule_with_the_steps_of_3x():
 def test_the_warm_up_is_no_more_than_a_tenth():
     assert DetectionRecipe().warmup(270_000) == 1000
     assert DetectionRecipe().warmup(500) == 50
+    assert DetectionRecipe(warmup_steps=100).warmup(500) == 50
 
 
 def test_what_is_written_comes_back():
