@@ -78,7 +78,7 @@ from bpt.search import (
     search_folder,
     search_methods,
 )
-from bpt.study import run_study
+from bpt.study import run_study, study_search
 from bpt.tokens import prompt_tokens
 from bpt.train import train, train_seeds
 from bpt.transforms import eval_transform, train_transform
@@ -203,6 +203,7 @@ __all__ = [
     "search_devices",
     "search_folder",
     "search_methods",
+    "study_search",
     "train",
     "train_batches",
     "train_seeds",

@@ -9,7 +9,8 @@ from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted
 from bpt.published import published_rate
 from bpt.recipe import Recipe
-from bpt.search import SearchOptions, search_methods
+from bpt.search import SearchCost, SearchOptions, search_methods
+from bpt.search.cost import most_costs
 from bpt.side_by_side import Result, side_by_side
 from bpt.signals import this_command
 from bpt.train import train_seeds
@@ -77,6 +78,20 @@ def run_study(
         }
         side_by_side(works, devices, report)
     return {name: found[name] for name in recipes if name in found}
+
+
+def study_search(recipe: AnyRecipe, seeds: Sequence[int]) -> SearchCost | None:
+    """What `run_study` takes at most to search this recipe's rates and train the best with seeds.
+
+    None where it searches none: a rate was published, or it is a detector's.
+
+    Raises:
+        BurstError: one's own images cannot be opened.
+    """
+    if not isinstance(recipe, Recipe) or published_rate(recipe) is not None:
+        return None
+    options = SearchOptions(seeds=tuple(seeds))
+    return most_costs({recipe.method: recipe}, dataset_sizes(recipe), options)[recipe.method]
 
 
 def describe(outcome: Result | str) -> str:

@@ -119,6 +119,31 @@ class ValidationPlan:
     missing: Mapping[str, str]
     notes: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with what each search takes at most."""
+        benchmarks = []
+        for one in self.benchmarks:
+            searches = {name: cost.to_dict() for name, cost in one.search_costs(self.seeds).items()}
+            methods = {
+                name: {
+                    "recipe": method.recipe.to_dict(),
+                    "published": method.published,
+                    "search": searches.get(name),
+                }
+                for name, method in one.methods.items()
+            }
+            benchmarks.append({"dataset": one.dataset, "place": one.place, "methods": methods})
+        return {
+            "whitening": str(self.whitening),
+            "model": self.model,
+            "weights": self.weights,
+            "placement": self.placement,
+            "seeds": list(self.seeds),
+            "benchmarks": benchmarks,
+            "missing": dict(self.missing),
+            "notes": list(self.notes),
+        }
+
 
 def plan_validation(
     whitening: str | Path,

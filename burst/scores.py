@@ -60,6 +60,9 @@ def capture_scores(
             after block, each time its attention runs, and without gradients. What `Scores` holds is
             the model's own, and the model may write over it once the call has returned.
 
+    In Swin V2, whose model adds the mask of shifted windows, -100, to cosine scores before anybody
+    can look, what is not above -50 counts as masked: exact unless a trained scale is beyond 50.
+
     Contexts nest, with each other and with those of `capture`. Recomputation by gradient
     checkpointing during the backward pass is passed over.
 

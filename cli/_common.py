@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -68,6 +68,19 @@ def was_typed(context: typer.Context, name: str) -> bool:
     """Whether a parameter stands on the command line, even if at its default."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
+
+
+def check_not_typed(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        BurstError: the first that was typed, and `why` not.
+    """
+    from burst.errors import BurstError
+
+    for name in names:
+        if was_typed(context, name):
+            raise BurstError(f"--{name.replace('_', '-')} {why}")
 
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:

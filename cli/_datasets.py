@@ -30,6 +30,12 @@ def datasets(
 ) -> None:
     """List the known datasets; of one: classes, sizes, licence, where it is or how to get it."""
     with reported_errors():
+        import burst
+
+        if name is not None and (check or download) is not None:
+            raise burst.BurstError(
+                f"{name} and a dataset behind --{'check' if check else 'download'}: name one"
+            )
         if download is not None:
             _download(download, data)
         if check is not None:

@@ -52,9 +52,10 @@ def push(
             return
         with tempfile.TemporaryDirectory() as temporary:
             files = write_hub_folder(run, Path(temporary), repository)
-            if not quiet:
+            asks = _on_terminal() and not yes
+            if asks or not quiet:
                 _show(files, f"to {repository}{', private if it is new' if private else ''}")
-            if _on_terminal() and not yes and not quiet:
+            if asks:
                 typer.confirm("Push these files?", abort=True, err=True)
             with _client_bars(show=not quiet and sys.stderr.isatty()):
                 page = push_files(files, repository, private=private or None)

@@ -149,7 +149,11 @@ def search(
         with training_told(quiet=quiet) as told:
             if dry_run:
                 costs = bpt.search_costs(base, names, where, options=asked, say=told["say"])
-                plain_console().print(reports.search_plan_table(costs))
+                if as_json:
+                    plan = {name: cost.to_dict() for name, cost in costs.items()}
+                    typer.echo(json.dumps(plan, indent=2))
+                else:
+                    plain_console().print(reports.search_plan_table(costs))
                 return
             record = bpt.search_methods(
                 base,

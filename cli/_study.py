@@ -100,7 +100,7 @@ def study(
         )
         chosen = parse_seeds(seeds)
         if dry_run:
-            plain_console().print(reports.plan_table(cells, len(chosen)))
+            plain_console().print(reports.plan_table(cells, chosen, search=search))
             return
         where = burst.make_folder(out or Path("studies") / name)
 

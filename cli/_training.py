@@ -13,6 +13,7 @@ from cli._common import (
     Device,
     Json,
     Quiet,
+    check_not_typed,
     parse_seeds,
     plain_console,
     reported_errors,
@@ -171,6 +172,8 @@ def train(
             recipe = bpt.load_recipe(config, **given)
         else:
             recipe = bpt.make_recipe(**{"dataset": dataset} | given)
+        if seeds:
+            check_not_typed(context, ("seed",), "and --seeds: leave one of them out")
         several = parse_seeds(seeds) if seeds else None
         where = out or bpt.default_folder(recipe, several=several is not None)
         if save_config and burst.is_first_process():

@@ -93,7 +93,10 @@ def validate(
                 for line in (*plan.notes, *missing):
                     say(line)
             if dry_run:
-                plain_console().print(reports.validation_plan_table(plan))
+                if as_json:
+                    typer.echo(json.dumps(plan.to_dict(), indent=2))
+                else:
+                    plain_console().print(reports.validation_plan_table(plan))
                 return
             record = bpt.validate_whitening(
                 plan,

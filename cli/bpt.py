@@ -14,6 +14,7 @@ from cli._common import (
     Device,
     Json,
     add_version,
+    check_not_typed,
     completes,
     plain_console,
     reported_errors,
@@ -96,6 +97,7 @@ def evaluate(
 
 @app.command(rich_help_panel=RUNS)
 def predict(
+    context: typer.Context,
     folder: Run,
     images: Annotated[list[Path], typer.Argument(help="Image files, folders or archives.")],
     top: Annotated[int, option("How many classes to name.", OUTPUT)] = 5,
@@ -116,10 +118,13 @@ def predict(
 
         run = bpt.open_run(folder)
         if isinstance(run, bpt.DetectionRun):
+            check_not_typed(context, ("top",), f"is for classifiers; {folder} is a detector")
             found = bpt.predict_objects(run, images, threshold=threshold, device=device)
             answers = reports.save_predictions(found, out)
             table = reports.objects_table(answers)
         else:
+            why = f"is for detectors; {folder} is a classifier"
+            check_not_typed(context, ("threshold", "out"), why)
             answers = bpt.predict(run, images, top=top, device=device)
             table = reports.predictions_table(answers)
         if as_json:
@@ -157,6 +162,7 @@ def export(
 
 @app.command(rich_help_panel=RUNS)
 def report(
+    context: typer.Context,
     folders: Annotated[list[Path], typer.Argument(help="Folders of runs, or of one search.")],
     out: Annotated[Path, option("Folder for the page, its figures and its tables.", OUTPUT)],
     data: Annotated[str | None, option("Where the dataset lies, if it moved.", DATA)] = None,
@@ -177,6 +183,8 @@ def report(
         import reports
 
         if any(reports.is_search(folder) for folder in folders):
+            why = "is for runs; the page of a search is made of what it recorded"
+            check_not_typed(context, ("data", "device", "confusion"), why)
             _report_search(folders, out, style, as_json=as_json)
             return
         runs = [bpt.open_run(folder) for folder in folders]

@@ -75,6 +75,8 @@ def models(
         import reports
 
         if library is not None:
+            if name is not None:
+                raise burst.BurstError(f"{name} and --library {library}: ask for one of them")
             found = burst.library_models(library)
             if as_json:
                 typer.echo(json.dumps(found, indent=2))
@@ -298,6 +300,10 @@ def report(
         burst.make_folder(out)
         if weights and len(weights) != len(model):
             raise burst.BurstError(f"{len(weights)} --weights for {len(model)} --model; give each")
+        if twice := next((one for one in model if model.count(one) > 1), None):
+            raise burst.BurstError(
+                f"{twice} is named twice; `burst compare` sets two checkpoints beside each other"
+            )
         options = burst.SurveyOptions(per_head=heads)
         shown = []
         with reports.figure_style(style):

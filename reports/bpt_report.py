@@ -81,7 +81,10 @@ def save_bpt_report(
     page = Page("Prompt tuning, compared", LEAD)
     _summary(page.section("What was found"), table)
     section = page.section("Curves")
-    caption = "Accuracy (validation split, or test where there is none) and training loss."
+    caption = (
+        "Accuracy and training loss. On the validation split, where the protocol has one; on the "
+        "test split with protocol authors, on the training images with protocol last."
+    )
     files = section.figure(comparison_figure(runs, list(named)), folder / "curves", caption)
     if any(run.recipe.prompted for run in runs):
         section = page.section("Prompts")
@@ -216,7 +219,9 @@ def _summary(section: Section, table: pd.DataFrame) -> None:
     section.items(sentences)
     if (done["dataset"].nunique(), done["model"].nunique()) != (1, 1):
         section.text("The runs are of several datasets or backbones: mind what is compared.")
-    plain = done[done["method"] == "vpt"]
+    setting = done[["dataset", "model", "image_size"]].astype(str)  # no image_size equals none
+    alike = (setting == setting.iloc[0]).all(axis=1)
+    plain = done[(done["method"] == "vpt") & alike]
     if len(plain) and best["method"] != "vpt":
         gain = best["test_accuracy"] - plain["test_accuracy"].max()
         section.text(

@@ -35,6 +35,7 @@ LEAD = (
     "Intervals are 95 % intervals over what was read. That of a difference takes the two runs as "
     "independent: half-widths add in quadrature.",
 )
+EXACT = "Differences of the weights' product, which reads no input, are exact."
 SAME_IMAGES = (
     "All runs read the same inputs in the same order, so the intervals of the differences are "
     "as a rule conservative: what an input does to all runs cancels, and more may differ than is "
@@ -127,16 +128,19 @@ def _sentences(first: str, label: str, rows: pd.DataFrame) -> list[str]:
             f"{max(1, round(0.05 * count))} would if nothing differed."
         )
         if (rows["quantity"] == "qk").any():
-            head += " Differences of the weights' product, which reads no input, are exact."
-    elif (rows["difference"] == 0).all():
+            head += f" {EXACT}"
+    elif (rows["difference"].dropna() == 0).all():
         head = f"{label} and {first} have the same numbers."
+    elif (rows["quantity"] == "qk").all():
+        head = EXACT
     else:
         head = "These runs have no intervals, so only sizes can be told."
     return [head, *_details(rows)]
 
 
 def _details(rows: pd.DataFrame) -> list[str]:
-    differing, equal = [], []
+    differing: list[str] = []
+    equal: dict[str, list[str]] = {"differs": [], "is told apart": []}
     for quantity in reversed(QUANTITIES):  # the response first: prompts meet it
         for statistic in HEADLINES:
             chosen = (rows["quantity"] == quantity) & (rows["statistic"] == statistic)
@@ -147,12 +151,12 @@ def _details(rows: pd.DataFrame) -> list[str]:
             exact = part["low"].isna().all()
             found = part[part["difference"] != 0] if exact else part[beyond(part)]
             if found.empty:
-                equal.append(name)
+                equal["differs" if exact else "is told apart"].append(name)
             else:
                 differing.append(_detail(name, part, found))
-    if equal:
-        differing.append(f"No block differs in: {'; '.join(equal)}.")
-    return differing
+    return differing + [
+        f"No block {how} in: {'; '.join(names)}." for how, names in equal.items() if names
+    ]
 
 
 def _detail(name: str, part: pd.DataFrame, found: pd.DataFrame) -> str:

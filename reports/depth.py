@@ -25,6 +25,7 @@ from burst.histogram import Histogram
 from reports.entries import HistogramArtists, Law, bin_edges, ceiling, draw_histogram, fit_laws
 from reports.style import (
     COLUMN_WIDTH,
+    MINUS,
     PAGE_WIDTH,
     QUANTITIES,
     Line,
@@ -40,7 +41,6 @@ __all__ = ["MEASURES", "Measure", "depth_grid", "depth_lines", "draw_histogram",
 
 PAGE_HEIGHT = 9.2  # inches; leaves room for a caption
 LEAST_ROW = 0.95  # inches; a page of more than 40 panels grows
-MINUS = "\N{MINUS SIGN}"
 AROUND = 0.9  # inches for the legend and the labels
 
 

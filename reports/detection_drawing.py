@@ -185,6 +185,7 @@ def _names(ax: Axes, shown: Sequence[Drawn]) -> list[Artist]:
             va="bottom",
             gid="name",
             in_layout=False,
+            parse_math=False,
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6, "alpha": 0.9},
         )
         place = _place(ax, text, one.box, placed)

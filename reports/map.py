@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from burst.errors import EmptyResult
 from burst.token_map import BlockMap, TokenMap
-from reports.depth import MINUS
-from reports.style import INK, PAGE_WIDTH, QUANTITIES, blank_page, house_style
+from reports.style import INK, PAGE_WIDTH, QUANTITIES, blank_page, house_style, one_decimal
 
 Pixels = NDArray[np.float64]
 Floats = NDArray[np.float64]
@@ -154,7 +153,8 @@ def map_figure(token_map: TokenMap, blocks: Iterable[int], *, title: str | None 
         tall = PANEL * _height(token_map) / token_map.pixels.shape[1]
         width = PAGE_WIDTH * (1 + len(bands[0])) / (1 + BAND)
         figure = blank_page(width, 0.25 + len(bands) * (2 * tall + BARS_HEIGHT + 1.0))
-        figure.suptitle(fill(title or str(token_map.image), TITLE_WIDTH), size=8.5)
+        named = fill(title or str(token_map.image), TITLE_WIDTH)
+        figure.suptitle(named, size=8.5, parse_math=False)
         parts = figure.subplots(
             3 * len(bands),
             columns,
@@ -273,11 +273,6 @@ def _relative(norm: Floats) -> Floats:
 
 def _short(name: str) -> str:
     return name.replace("register ", "r").replace("distillation", "dist.")
-
-
-def one_decimal(value: float) -> str:
-    """With a minus sign, and none before zero."""
-    return f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
 
 
 def _times(value: float) -> str:

@@ -17,8 +17,9 @@ from burst.files import make_folder, write_atomically
 from burst.progress import Progress
 from burst.provenance import provenance
 from burst.token_map import PhotoMaps, TokenMap
-from reports.map import map_blocks, map_figure, one_decimal
+from reports.map import map_blocks, map_figure
 from reports.page import Page, Section
+from reports.style import one_decimal
 from reports.tables import named_backbone
 
 MEASURE = "share of the sum of the fourth powers of the entries of W_q W_k^T X^T"

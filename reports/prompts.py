@@ -167,7 +167,7 @@ def cosine_figure(prompts: Mapping[str, Floats]) -> Figure:
         axes = list(grid.flat[: len(prompts)])
         for ax, (label, one) in zip(axes, prompts.items(), strict=True):
             image = draw_cosines(ax, one)
-            ax.set_title(label, loc="left")
+            ax.set_title(label, loc="left", parse_math=False)
         figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02).set_label("cosine")
         figure.supxlabel("prompt")
         figure.draw_without_rendering()
@@ -239,8 +239,8 @@ def draw_confusion(ax: Axes, counts: NDArray[np.int64], classes: Sequence[str]) 
     ax.set(xlabel="named class", ylabel="true class")
     if len(classes) <= MOST_LABELS:
         at = np.arange(len(classes)) + 0.5
-        ax.set_xticks(at, classes, rotation=90)
-        ax.set_yticks(at, classes)
+        ax.set_xticks(at, classes, rotation=90, parse_math=False)
+        ax.set_yticks(at, classes, parse_math=False)
     return mesh
 
 
@@ -258,7 +258,7 @@ def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], title: s
         figure = blank_page(side + 0.5, side)
         ax = figure.subplots()
         mesh = draw_confusion(ax, counts, classes)
-        ax.set_title(title, loc="left")
+        ax.set_title(title, loc="left", parse_math=False)
         figure.colorbar(mesh, ax=ax, fraction=0.046, pad=0.02).set_label("images")
         figure.draw_without_rendering()
     return figure

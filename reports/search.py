@@ -160,7 +160,7 @@ def _epochs(section: Section, search: Search, place: Path) -> list[Path]:
     section.items(flatness_words(label, end) for label, end in ends.items())
     known = {label: end for label, end in ends.items() if end}
     rows = [{"method": one, "verdict": end.verdict, **end._asdict()} for one, end in known.items()]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).rename(columns={"low": "slope_low", "high": "slope_high"})
     return files + (save_table(table, place / "flatness") if len(table) else [])
 
 

@@ -18,17 +18,19 @@ from bpt.run_folder import read_record
 from bpt.search.record import KIND, RECORD
 from burst.errors import CheckpointError
 from burst.files import write_atomically
+from reports.training import ACCURACIES
 
 Floats = NDArray[np.float64]
 LEAST_EPOCHS = 3  # that a slope and its error take
 SLIGHT = 1.0  # points that as many epochs again may add to what is called flat
 # What is drawn over the epochs: the first of them that the runs have.
-CURVES = {
-    "val_accuracy": "validation accuracy (%)",
-    "test_accuracy": "test accuracy (%)",
-    "train_accuracy": "training accuracy (%)",
-}
-NO_TEX = str.maketrans({one: f"\\{one}" for one in "&%$#_{}"} | {"±": r"$\pm$"})
+CURVES = {name: f"{kind} accuracy (%)" for name, kind in ACCURACIES.items()}
+SIGNS = {"\\": "backslash", "^": "asciicircum", "~": "asciitilde"}
+NO_TEX = str.maketrans(
+    {one: f"\\{one}" for one in "&%$#_{}"}
+    | {one: f"\\text{name}{{}}" for one, name in SIGNS.items()}
+    | {"±": r"$\pm$"}
+)
 
 
 @dataclass(frozen=True)
@@ -280,16 +282,18 @@ def written(column: str, value: Any) -> str:  # noqa: ANN401  whatever a table h
         return "–"
     if isinstance(value, str):
         return value
-    if column in ("lr", "weight_decay"):
-        return f"{value:.4g}"
-    if column in ("difference", "low", "high"):
-        return f"{value:+.2f}"
-    if column == "adjusted_p":
-        return f"{value:.2g}"
-    return f"{value:,.0f}" if column in COUNTS else f"{value:.2f}"
+    return format(value, FORMATS.get(column, ".2f"))
 
 
-COUNTS = ("prompt", "trained", "trials", "seeds", "images", "epochs", "of_epochs")
+FORMATS = {
+    **dict.fromkeys(("lr", "weight_decay"), ".4g"),
+    **dict.fromkeys(("difference", "low", "high"), "+.2f"),
+    **dict.fromkeys(("slope", "error", "slope_low", "slope_high"), ".3f"),
+    "adjusted_p": ".2g",
+    **dict.fromkeys(
+        ("prompt", "trained", "trials", "seeds", "images", "epochs", "of_epochs"), ",.0f"
+    ),
+}
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from bpt import (
     detection_recipe_for,
     known_detection_cost,
     recipe_for,
+    study_search,
     training_cost,
 )
 from bpt.dataset import without_place
@@ -30,8 +31,8 @@ from reports.published import BACKBONES, METHODS, METRICS, published_numbers, se
 
 # Said to differ where they were overridden.
 SHOWN = ("epochs", "schedule", "batch_size", "train_fraction", "image_size", "channels")
-# Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
 OF_W = ("bpt-fwhiten", "bpt-twhiten")  # methods whose prompts are products with it
+# Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
 OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
 
 Cost = TrainingCost | DetectionCost
@@ -105,36 +106,49 @@ def study_recipes(cells: Sequence[StudyCell]) -> dict[str, Recipe | DetectionRec
     return {cell.name: cell.recipe for cell in cells}
 
 
-def plan_table(cells: Sequence[StudyCell], seeds: int) -> Table:
-    """What a study would run, with its estimated cost, for a terminal.
+def plan_table(cells: Sequence[StudyCell], seeds: Sequence[int], *, search: bool = False) -> Table:
+    """What a study would run with all seeds, with its estimated cost, for a terminal.
+
+    Args:
+        cells: from `study_cells`.
+        seeds, search: as for `bpt.run_study`; a search costs the most that it can.
 
     Raises:
         BurstError: one's own images cannot be opened; or a placement does not fit a backbone.
     """
     table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for name in ("run", "placement", "epochs", "images seen", "PFLOP", "GPU hours"):
+    for name in ("run", "placement", "epochs", "trainings", "images seen", "PFLOP", "GPU hours"):
         text = name in ("run", "placement")
         table.add_column(name, justify="left" if text else "right", overflow="fold")
-    costs = []
+    costs: list[tuple[int, Cost | None]] = []
     planned: set[str] = set()
     for cell in cells:
         if cell.name in planned:  # another number of the same training
             continue
         planned.add(cell.name)
-        recipe, cost = cell.recipe, recipe_cost(cell.recipe)
+        recipe = cell.recipe
         place = recipe.placement if recipe.prompted else ""
-        costs.append(cost)
-        figures = cost_figures(cost) if cost else ["?"] * 3
-        table.add_row(cell.name, place, str(recipe.total_epochs), *figures)
-    known = [cost for cost in costs if cost]
+        trainings, times, cost = _planned(recipe, seeds, search=search)
+        costs.append((times, cost))
+        figures = cost_figures(cost, times) if cost else ["?"] * 3
+        table.add_row(cell.name, place, str(recipe.total_epochs), trainings, *figures)
+    known = [(times, cost) for times, cost in costs if cost]
     unknown = len(costs) - len(known)
-    seen = f"{seeds * sum(cost.images for cost in known):,}"
+    seen = f"{sum(times * cost.images for times, cost in known):,}"
     seen += f" + {unknown} unknown" if unknown else ""
-    operations = seeds * sum(cost.operations for cost in known) / 1e15
-    hours = seeds * sum(cost.hours for cost in known)
-    total = (seen, f"{operations:,.2f}", f"{hours:,.2f}")
-    table.add_row(f"all, {seeds} seed(s)", "", "", *total)
+    operations = sum(times * cost.operations for times, cost in known) / 1e15
+    hours = sum(times * cost.hours for times, cost in known)
+    table.add_row("all", "", "", "", seen, f"{operations:,.2f}", f"{hours:,.2f}")
     return table
+
+
+def _planned(
+    recipe: Recipe | DetectionRecipe, seeds: Sequence[int], *, search: bool
+) -> tuple[str, int, Cost | None]:
+    """How many trainings, in words, and how many times a cost."""
+    if found := study_search(recipe, seeds) if search else None:
+        return f"≤ {found.trials} + {found.seeds}", 1, found.cost
+    return str(len(seeds)), len(seeds), recipe_cost(recipe)
 
 
 def cost_figures(cost: Cost, trainings: int = 1) -> list[str]:
@@ -206,7 +220,8 @@ def save_study(frame: pd.DataFrame, out: Path, study: str) -> list[Path]:
 def study_table(frame: pd.DataFrame) -> Table:
     """The same for a terminal; what all differ by is said once, below."""
     shared = frame["differs"].nunique() == 1
-    caption = f"all differ by {frame['differs'].iloc[0]}" if shared else None
+    common = frame["differs"].iloc[0] if shared else ""
+    caption = f"all differ by {common}" if common else None
     table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
     words = ["dataset", "backbone", "method", "setting", "metric"]
     columns = [*words, "published", "ours", "difference"]
@@ -215,10 +230,11 @@ def study_table(frame: pd.DataFrame) -> Table:
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for line in frame.to_dict("records"):
         done = line["note"] == ""
+        spread = f" ± {line['std']:.2f}" if line["seeds"] > 1 else ""
         row = [line[name] for name in words]
         row += [
             f"{line['published']:.2f}",
-            f"{line['ours']:.2f}" if done else line["note"],
+            f"{line['ours']:.2f}{spread}" if done else line["note"],
             f"{line['difference']:+.2f}" if done else "",
         ]
         table.add_row(*row, *([] if shared else [line["differs"]]))
@@ -259,8 +275,13 @@ def _unasked(cell: StudyCell, recipe: Recipe | DetectionRecipe) -> list[str]:
     kinds = {one.name: one.pretraining for one in known_backbones()}
     if kinds.get(recipe.model) == "supervised" and recipe.normalisation != "reference":
         differs.append("normalisation")  # for other backbones the two are the same
-    if cell.study == "table11" and cell.method in OF_VPT and recipe.weights is None:
-        differs += [] if "model" in cell.differs else ["weights"]
+    if "model" in cell.differs:
+        return differs
+    of_vpt = cell.study == "table11" and cell.method in OF_VPT
+    if recipe.weights is None:
+        differs += ["weights"] if of_vpt else []
+    elif not of_vpt or recipe.weights == "random":  # which file it is, only its reader can judge
+        differs.append(f"weights {Path(recipe.weights).name}")
     return differs
 
 

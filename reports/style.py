@@ -24,6 +24,7 @@ PAGE_WIDTH = 7.0
 """Width of a two-column page's text, in inches."""
 
 INK = "0.15"
+MINUS = "\N{MINUS SIGN}"
 ENTRIES_COLOUR = "0.80"
 
 RC: dict[str, Any] = {
@@ -205,6 +206,11 @@ def model_lines(models: Iterable[str]) -> dict[str, Line]:
         colour = next((colour for colour in wanted if colour not in taken), INK)
         lines[model] = Line(model, colour, _DASHES[i % 4], _MARKERS[i % 10])
     return lines
+
+
+def one_decimal(value: float) -> str:
+    """With a minus sign, and none before zero."""
+    return f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
 
 
 def blank_page(width: float, height: float) -> Figure:

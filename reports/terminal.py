@@ -74,7 +74,7 @@ def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> l
     notes += survey.record.get("notes", [])
     images = survey.record["images"]
     notes += caveats(survey)
-    if images and images["count"] < num_images:
+    if images and images["count"] + len(survey.bad_images) < num_images:
         what = "sequence" if images.get("kind") == "text" else "image"
         what += " was" if images["count"] == 1 else "s were"
         notes.append(f"{images['count']} {what} read: there are no more")

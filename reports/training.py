@@ -14,11 +14,9 @@ from rich.table import Table
 from bpt import Evaluation, Run
 from reports.style import PAGE_WIDTH, blank_page, house_style, legend_above, model_lines
 
-ACCURACIES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
-CURVES = {
-    "val_accuracy": "validation accuracy (%)",
-    "train_loss": "training loss (nats)",
-}
+# What a line of metrics.jsonl may hold, best first: which there is hangs on the protocol.
+ACCURACIES = {"val_accuracy": "validation", "test_accuracy": "test", "train_accuracy": "training"}
+LOSS = "train_loss"
 
 
 def plain(values: Any) -> Any:  # noqa: ANN401  whatever JSON may hold
@@ -171,20 +169,26 @@ def draw_curves(ax: Axes, runs: Sequence[Run], quantity: str) -> list[Line2D]:
     Args:
         ax: to draw on.
         runs: to compare.
-        quantity: "val_accuracy" (percent; the test split's where the protocol has no validation)
-            or "train_loss".
+        quantity: "val_accuracy" (percent; on the test split or the training images where the
+            protocol has nothing else, which the axis then says) or "train_loss" (nats).
     """
-    lines = []
+    lines, drawn = [], []
     for run in runs:
-        values = [line[quantity] for line in run.metrics]
-        if quantity == "val_accuracy":
-            values = [line["val_accuracy"] or line["test_accuracy"] for line in run.metrics]
+        name = quantity if quantity == LOSS else _judged_by(run)
         epochs = [line["epoch"] for line in run.metrics]
+        values = [line[name] for line in run.metrics]
         lines += ax.plot(epochs, values, marker="o", markersize=3)
+        drawn.append(name)
+    kinds = [kind for name, kind in ACCURACIES.items() if name in drawn]
     ax.set_xlabel("epoch")
-    ax.set_ylabel(CURVES[quantity])
+    ax.set_ylabel(f"{' or '.join(kinds)} accuracy (%)" if kinds else "training loss (nats)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return lines
+
+
+def _judged_by(run: Run) -> str:
+    """The first of `ACCURACIES` that all epochs of a run have."""
+    return next(name for name in ACCURACIES if all(line[name] is not None for line in run.metrics))
 
 
 def comparison_figure(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
@@ -197,7 +201,7 @@ def comparison_figure(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
     styles = model_lines(labels)
     with house_style():
         figure = blank_page(PAGE_WIDTH, 2.8)
-        for ax, quantity in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
+        for ax, quantity in zip(figure.subplots(1, 2), ("val_accuracy", LOSS), strict=True):
             lines = draw_curves(ax, runs, quantity)
             for line, style in zip(lines, styles.values(), strict=True):
                 line.set(color=style.colour, ls=style.dashes, marker=style.marker)

@@ -55,7 +55,7 @@ def save_validation(
     _found(page.section("What was found"), record)
     files = _all(page.section("All benchmarks"), record, place)
     for entry in record["benchmarks"]:
-        files += _benchmark(page.section(entry["dataset"]), entry, place)
+        _benchmark(page.section(entry["dataset"]), entry, Path(folder))
     if record["missing"]:
         _missing(page.section("What was not there"), record)
     _how(page.section("How it was made"), record)
@@ -160,7 +160,7 @@ def _differences(section: Section, record: Mapping[str, Any], place: Path) -> li
     return files
 
 
-def _benchmark(section: Section, entry: Mapping[str, Any], place: Path) -> list[Path]:
+def _benchmark(section: Section, entry: Mapping[str, Any], folder: Path) -> None:
     section.text(entry["sentence"], strong=True)
     section.text(f"Found in {entry['place']}.")
     lines = []
@@ -179,9 +179,8 @@ def _benchmark(section: Section, entry: Mapping[str, Any], place: Path) -> list[
             "Some rates were searched here and others published elsewhere: a difference may be one "
             "of the rates, and speaks for what was searched."
         )
-    if entry["search"] and is_search(place / entry["search"]):
-        section.text(f"Every trial: `bpt report {place / entry['search']} --out FOLDER`.")
-    return []
+    if entry["search"] and is_search(folder / entry["search"]):
+        section.text(f"Every trial: `bpt report {folder / entry['search']} --out FOLDER`.")
 
 
 def _missing(section: Section, record: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from reports.style import (
     blank_page,
     house_style,
     legend_above,
+    one_decimal,
     quantity_style,
 )
 
@@ -156,7 +157,7 @@ def _count(blocks: int, of: int) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "not defined"
+    return one_decimal(value) if math.isfinite(value) else "not defined"
 
 
 def _draw_lines(ax: Axes, table: pd.DataFrame) -> None:

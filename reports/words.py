@@ -144,6 +144,12 @@ def _headline(model: str, rows: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.D
             f"but in {len(peaked)} of {len(rows)} ({_numbers(peaked)}) it clearly is than a "
             "Gaussian."
         )
+    light = rows[rows["excess_kurtosis"] < -PEAKED_KURTOSIS]
+    if len(light):
+        return (
+            f"{model} is not bursty: in {len(light)} of {len(rows)} blocks ({_numbers(light)}) the "
+            "response is clearly lighter-tailed than a Gaussian, in no other heavier."
+        )
     return f"{model} is not bursty: in all {len(rows)} blocks the response is close to Gaussian."
 
 

@@ -27,6 +27,7 @@ from reports import caveats, compare, kurtosis_parts, map_blocks, map_figure, wh
 from reports.burst_report import LEAD
 from reports.page import Page
 from reports.search_figures import forest_figure
+from reports.style import one_decimal
 
 DATASET = "digits"
 PHOTO = "china.jpg"
@@ -172,14 +173,15 @@ def why(survey: burst.Survey) -> str:
     if not len(heavy):
         return (
             f"{survey.record['model']} is heavy-tailed in none of its {len(rows)} blocks: the "
-            f"largest excess kurtosis is {signed(row['excess_kurtosis'])}, in block {row.name}."
+            f"largest excess kurtosis is {one_decimal(row['excess_kurtosis'])}, in block "
+            f"{row.name}."
         )
     left = int((heavy["kurtosis_within_rows"] > 1).sum())
     return (
         f"{survey.record['model']} is heavy-tailed in {len(heavy)} of {len(rows)} blocks, most in "
-        f"block {row.name} (excess kurtosis {signed(row['excess_kurtosis'])}; Gaussian 0, "
+        f"block {row.name} (excess kurtosis {one_decimal(row['excess_kurtosis'])}; Gaussian 0, "
         f"Laplacian 3); dividing each dimension by its own deviation leaves {left} of them so, "
-        f"and block {row.name} at {signed(row['kurtosis_within_rows'])}."
+        f"and block {row.name} at {one_decimal(row['kurtosis_within_rows'])}."
     )
 
 
@@ -199,7 +201,7 @@ def who(table: pd.DataFrame, apart: pd.DataFrame, steps: int) -> str:
         f"{row['method']} {row['test_accuracy']:.1f} %" for row in table.to_dict("records")
     )
     told = [
-        f"{row['method']} against {row['against']} {signed(row['difference'])} points"
+        f"{row['method']} against {row['against']} {one_decimal(row['difference'])} points"
         for row in apart.to_dict("records")
         if row["adjusted_p"] < 1 - LEVEL
     ]
@@ -241,10 +243,6 @@ def next_commands(chosen: Choice, runs: Sequence[bpt.Run]) -> list[str]:
         f"bpt search folder:MY_CLASSES --model {model} --methods linear,vpt,bpt-bilinear",
         f"bpt report {' '.join(str(run.folder) for run in runs)} --out comparison",
     ]
-
-
-def signed(value: float) -> str:
-    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 if __name__ == "__main__":

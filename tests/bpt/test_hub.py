@@ -21,6 +21,7 @@ from bpt.model_card import licence_of, standard_error
 from bpt.transforms import eval_transform
 from burst.errors import BurstError, CheckpointError, ShapeError
 from burst.files import sha256_of
+from cli import _hub
 from cli import bpt as command
 
 # What the client itself does when it uploads without xet.
@@ -257,6 +258,17 @@ def test_a_new_repository_is_private_if_it_is_asked_for(hub, trained):
     assert hub.repositories[NAME].private
     succeeded("push", trained[0].folder, NAME)  # again: it stays what it is
     assert hub.repositories[NAME].private
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+def test_who_is_there_is_shown_the_files_and_asked(quiet, hub, trained, monkeypatch):
+    monkeypatch.setattr(_hub, "_on_terminal", lambda: True)
+    words = ["push", str(trained[0].folder), NAME, *quiet]
+    result = RUNNER.invoke(command.app, words, input="n\n")
+    assert result.exit_code == 1 and "Push these files?" in result.stderr
+    assert "README.md" in result.stderr and NAME not in hub.repositories
+    succeeded(*words, "--yes")
+    assert NAME in hub.repositories
 
 
 @pytest.mark.parametrize("token, said", [(None, "wants a login"), ("hf_other", "forbids it (403)")])

@@ -348,6 +348,8 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
         ),
         (("train", "digits", "--image-size", "0"), "image_size is 0"),
         (("train", "digits", "--seeds", "0;1"), "0,1,2"),
+        (("train", "digits", "--seed", "1", "--seeds", "0,1"), "leave one of them out"),
+        (("datasets", "cub", "--check", "digits"), "cub and a dataset behind --check"),
         (("train", "digits", "--device", "cuda:99"), "cuda:99"),
         (("train", "digits", "--whitening", "missing.pt"), "missing.pt does not exist"),
         (("train", "folder"), "as data or as folder:PATH"),
@@ -369,6 +371,8 @@ def test_mistakes_about_a_run_are_one_line(trained, tmp_path, images):
     assert "did you mean test" in refused("evaluate", out, "--split", "tset")
     assert "does not exist" in refused("predict", out, tmp_path / "no.jpg")
     assert "top is 0" in refused("predict", out, images, "--top", "0")
+    for name in ("--threshold", "--out"):
+        assert f"{name} is for detectors" in refused("predict", out, images, name, "0.5")
     assert ".safetensors" in refused("export", out, "--out", tmp_path / "m.pt")
     assert ".pt2" in refused(
         "export", out, "--out", tmp_path / "m.safetensors", "--program", tmp_path / "m.onnx"

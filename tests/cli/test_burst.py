@@ -238,6 +238,18 @@ def test_a_command_that_is_mistyped_gets_one_line_too(arguments, words, capsys):
     assert "--help`" in line and ".;" not in line
 
 
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("models", "mae_tiny", "--library", "timm"), "ask for one of them"),
+        (("report", "--model", "mae_tiny", "--model", "mae_tiny"), "`burst compare` sets two"),
+    ],
+)
+def test_what_would_be_left_out_is_refused(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(*arguments, *(("--out", "r") if "report" in arguments else ()))
+
+
 def test_without_a_command_it_explains_itself():
     result = run()
     assert result.exit_code == 0

@@ -107,6 +107,11 @@ def test_a_plan_is_a_table_of_what_is_searched_and_nothing_is_written(images, tm
     assert linear.split()[:5] == ["linear", "1", "≤", "12", "+"]
     assert vpt.split()[:6] == ["vpt", "last:1", "1", "≤", "12", "+"]
     assert "fewer than 500" in found.stderr and not out.exists()
+    found = run(images, "--methods", "linear,vpt", "--out", out, "--dry-run", "--json", "--quiet")
+    plan = json.loads(found.stdout)
+    assert list(plan) == ["linear", "vpt"] and plan["vpt"]["trials"] == 12 and not out.exists()
+    assert plan["vpt"]["recipe"]["method"] == "vpt"
+    assert plan["vpt"]["cost"] is None  # of a backbone that is not known
 
 
 def test_a_plan_refuses_what_the_search_would(images, tmp_path):

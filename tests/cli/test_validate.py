@@ -71,6 +71,9 @@ def test_a_dry_run_lists_what_would_be_trained_and_trains_nothing(place, tmp_pat
     for name in ("digits", "cub", "linear", "vpt", "≤ 12"):
         assert name in result.stdout
     assert "imagenet: get it from" in result.stderr and not (tmp_path / "none").exists()
+    plan = json.loads(run(command.app, *typed, "--dry-run", "--json").stdout)
+    planned = {one["dataset"]: one["methods"] for one in plan["benchmarks"]}
+    assert planned["digits"]["vpt"]["search"]["trials"] == 12 and "imagenet" in plan["missing"]
 
 
 def test_what_fails_ends_with_the_reason_and_a_page(place, tmp_path):

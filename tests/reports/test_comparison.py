@@ -161,6 +161,27 @@ def test_words_name_the_blocks_that_differ_beyond_their_intervals():
         "in 2. Most in block 2, from 0 to 9"
     )
     assert rest == ["No block differs in: fitted shape of the tokens X."]
+    near = survey(np.full(6, 0.5), 1.0, keys=keys)
+    words = reports.comparison_words(runs(one, near), reports.compare_surveys(runs(one, near)))
+    assert words["b"][1:] == [
+        "No block differs in: fitted shape of the tokens X.",
+        "No block is told apart in: excess kurtosis of the tokens X.",
+    ]
+
+
+def test_words_on_weights_alone_are_of_exact_numbers():
+    keys = [(block, "all", "qk") for block in range(2)]
+    one, two = survey([1, 2], keys=keys), survey([1, 3], keys=keys)
+    for each in (one, two):
+        each.table["kurtosis_null"] = np.nan  # weights have none
+    table = reports.compare_surveys(runs(one, one))
+    assert table["difference"].isna().any()
+    (head, same) = reports.comparison_words(runs(one, one), table)["b"]
+    assert head == "b and a have the same numbers." and same.startswith("No block differs in: ")
+    table = reports.compare_surveys(runs(one, two))
+    head, found, *_ = reports.comparison_words(runs(one, two), table)["b"]
+    assert head == "Differences of the weights' product, which reads no input, are exact."
+    assert found.startswith("Excess kurtosis of the weights' product")
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from rich.console import Console
 from burst.errors import EmptyResult
 from burst.patches import PatchGrid
 from burst.token_map import COLUMNS, BlockMap, PhotoMaps, TokenMap
-from reports.map import draw_map, map_blocks, map_figure, one_decimal, overlay
+from reports.map import draw_map, map_blocks, map_figure, overlay
 from reports.map_files import in_words, map_table, save_maps
+from reports.style import one_decimal
 
 ROWS, ACROSS, PATCH = 3, 5, 8
 HOT = 2, 3
@@ -120,6 +121,12 @@ def test_the_first_the_burstiest_and_the_last_block_are_shown():
     assert map_blocks([token_map(blocks=(0, 1, 2))]) == (0, 1, 2)  # the last: the middle one too
     with pytest.raises(EmptyResult):
         map_blocks([])
+
+
+def test_the_name_of_a_photograph_is_no_formula():
+    figure = map_figure(token_map(), (1,), title="IMG_$1_$2.jpg")
+    figure.draw_without_rendering()
+    assert "IMG_$1_$2.jpg" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize("blocks", [(1,), (0, 1, 2, 3)])

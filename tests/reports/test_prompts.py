@@ -49,6 +49,13 @@ def test_the_most_confused_classes_are_named_without_those_that_were_right():
     plt.close("all")
 
 
+def test_names_of_classes_are_no_formulas():
+    figure = reports.confusion_figure(np.eye(2, dtype=int), ("US$_1$", "A$_^$B"), "run_$1_$2")
+    figure.draw_without_rendering()
+    (ax, *_) = figure.axes
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["US$_1$", "A$_^$B"]
+
+
 def test_nothing_to_draw_is_told():
     for draw in (reports.values_figure, reports.cosine_figure, reports.trace_figure):
         with pytest.raises(EmptyResult, match="no run has prompts"):

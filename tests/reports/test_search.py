@@ -244,12 +244,15 @@ def test_the_words_of_each_curve_are_on_the_page(made):
     mean = np.mean([searches.curve("linear", seed) for seed in searches.SEEDS], axis=0)
     slope = np.polyfit(np.arange(3), mean[-3:], 1)[0]
     assert table.set_index("method").loc["linear", "slope"] == pytest.approx(slope)
+    assert f"| {slope:.3f} |" in (folder / "flatness.md").read_text()
 
 
 def test_tables_are_escaped_for_documents():
     frame = pd.DataFrame({"weight_decay": [0.00001, None], "method": ["a|b", "50 % & more_"]})
     assert markdown(frame).splitlines()[2] == r"| 1e-05 | a\|b |"
     assert r"– & 50 \% \& more\_ \\" in latex(frame)
+    path = latex(pd.DataFrame({"dataset": [r"a\b^c~d"]}))
+    assert r"a\textbackslash{}b\textasciicircum{}c\textasciitilde{}d \\" in path
 
 
 def test_what_is_no_search_is_refused(tmp_path):

@@ -133,6 +133,48 @@ def test_what_the_published_number_has_by_default_and_ours_has_not_is_said():
     assert set(frame.differs) == {"protocol"}
 
 
+def test_other_weights_than_published_are_said():
+    def differs(study, **given):
+        frame = reports.study_frame(reports.study_cells(study, **given), {})
+        return frame[frame.dataset == "cub"].set_index("method").differs
+
+    google = differs("table11", weights="place/ViT-B_16.npz")
+    assert google["vpt-deep"] == "protocol, normalisation"  # these are VPT's own
+    assert google["bpt-shallow"] == "protocol, normalisation, weights ViT-B_16.npz"
+    nothing = differs("table11", weights="random")
+    assert (
+        nothing["vpt-deep"] == nothing["bpt-shallow"] == "protocol, normalisation, weights random"
+    )
+    assert set(differs("fgvc_mae", weights="random")) == {"protocol, weights random"}
+
+
+def test_a_plan_counts_searches_where_rates_are_searched():
+    cells = reports.study_cells("variants", dataset="digits", model="mae_tiny", epochs=2)
+    found = bpt.study_search(cells[0].recipe, (0, 1))
+    assert found.trials == 12 and found.seeds == 2
+    one = bpt.training_cost(cells[0].recipe, bpt.dataset_sizes(cells[0].recipe))
+    assert 2 * one.images < found.cost.images < (12 + 2) * 1.5 * one.images
+
+    def images(**more):
+        table = reports.plan_table(cells, (0, 1), **more)
+        return list(table.columns[3].cells), [
+            int(cell.replace(",", "")) for cell in table.columns[4].cells
+        ]
+
+    assert images() == (["2"] * 5 + [""], [2 * one.images] * 5 + [10 * one.images])
+    trainings, seen = images(search=True)
+    assert trainings == ["≤ 12 + 2"] * 5 + [""]
+    assert seen[0] == found.cost.images and seen[-1] == sum(seen[:-1])
+    shown = next(one for one in reports.study_cells("fgvc_mae") if one.method == "bpt-shallow")
+    assert bpt.study_search(shown.recipe, (0, 1)) is None
+
+
+def test_what_all_differ_by_is_said_once_and_nothing_if_it_is_nothing():
+    frame = reports.study_frame(reports.study_cells("variants"), {})
+    assert reports.study_table(frame).caption == "all differ by protocol"
+    assert reports.study_table(frame.assign(differs="")).caption is None
+
+
 def test_results_stand_beside_the_published_numbers(tmp_path):
     cells = reports.study_cells("fgvc_mae")
     done = {

@@ -106,6 +106,9 @@ def test_the_notes_say_what_is_missing(survey):
         "written to out: a.csv, b.png",
     ]
     assert survey_notes(survey, num_images=3, files=[]) == first
+    torn = replace(survey, bad_images=(("cat.jpg", "truncated"),))  # there are others
+    notes = survey_notes(torn, num_images=4, files=[])
+    assert notes == [*first, "left out: image cat.jpg: truncated"]
 
 
 def test_every_backbone_has_one_whole_line_in_eighty_columns():

@@ -52,6 +52,27 @@ def test_a_line_a_run_holds_its_metrics(runs, quantity):
     plt.close(figure)
 
 
+def test_an_accuracy_of_zero_is_a_point_and_what_was_judged_is_said(tmp_path):
+    def run(name, **accuracies):
+        folder = tmp_path / name
+        folder.mkdir()
+        known = dict.fromkeys(("val_accuracy", "test_accuracy"))
+        lines = [
+            {"epoch": epoch, "train_loss": 1.0, "train_accuracy": 50.0 + epoch, **known}
+            | {name: values[epoch - 1] for name, values in accuracies.items()}
+            for epoch in (1, 2)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+        return Run(folder, {"recipe": Recipe().to_dict()})
+
+    validated, tested = run("a", val_accuracy=[0.0, 4.0]), run("b", test_accuracy=[0.0, 3.0])
+    figure, ax = plt.subplots()
+    lines = reports.draw_curves(ax, [validated, tested, run("c")], "val_accuracy")
+    assert [one.get_ydata().tolist() for one in lines] == [[0, 4], [0, 3], [51, 52]]
+    assert ax.get_ylabel() == "validation or test or training accuracy (%)"
+    plt.close(figure)
+
+
 def test_numbers_that_are_not_finite_are_null():
     assert reports.plain({"a": float("nan"), "b": {"c": 1.5}}) == {"a": None, "b": {"c": 1.5}}
 

@@ -32,6 +32,7 @@ def table_of(kurtoses, *, model="mae_tiny", pretraining="mae", shape=1.0, quanti
         ([9.0, 0.1, 4.0], "is bursty: in 2 of 3 blocks (0, 2)"),
         ([0.1, 2.0, 0.2], "is mildly bursty: no block's response"),
         ([0.1, -0.2, 0.2], "is not bursty: in all 3 blocks"),
+        ([0.1, -1.6, 0.2], "is not bursty: in 1 of 3 blocks (1) the response is clearly lighter"),
         ([float("nan")] * 2, "nothing in it varies"),
     ],
 )
