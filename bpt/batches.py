@@ -60,12 +60,14 @@ def batches_for(
 
 
 def fitted(recipe: Recipe, images: int) -> Recipe:
-    """The recipe, with a batch that so few training images fill, if nobody chose another.
+    """The recipe, with a batch that so few training images fill, unless somebody gave one.
 
     The largest that divides as `accumulation`, processes and pairs to be mixed ask. A batch that
-    was given or published stays, and is refused where it is not filled.
+    was given stays, and is refused where it is not filled; one that was published does not.
     """
-    chosen = "batch_size" in recipe.origins or recipe.batch_size != DEFAULT
+    chosen = recipe.origins.get("batch_size") == "given"
+    if "batch_size" not in recipe.origins:  # it may have been made by hand
+        chosen = recipe.batch_size != DEFAULT
     unit = math.lcm(recipe.accumulation, rank_and_size()[1] * (2 if recipe.mixes else 1))
     size = images // unit * unit
     if chosen or images >= recipe.batch_size or not size:

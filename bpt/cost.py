@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bpt.dataset import dataset_info, open_dataset
 from bpt.placement import parse_placement
 from bpt.recipe import Recipe
-from burst.backbone_spec import BackboneSpec, known_backbones
+from burst.backbone_spec import BackboneSpec, known_backbone
 
 # Operations that matrices of rank r put into a block take, by d r, a token.
 ADDED = {"lora": 8.0, "adapter": 4.0}
@@ -81,8 +81,9 @@ def training_cost(
     front, behind, back = _operations(recipe, shape)
     if recipe.method == "linear":
         mirrored = recipe.augmentation == "flip" and flip
-        passes = train * (1 + mirrored) + val + test
-        return TrainingCost(train + val + test, passes * (front + behind))
+        evaluated = test if recipe.protocol == "authors" else val + test  # there, both are one
+        passes = train * (1 + mirrored) + evaluated
+        return TrainingCost(train + evaluated, passes * (front + behind))
     trained = recipe.total_epochs * train
     evaluated = recipe.total_epochs * val + test
     once, again = kept_images(recipe, sizes, flip=flip), 0
@@ -169,7 +170,7 @@ def dataset_sizes(recipe: Recipe) -> tuple[int, int, int]:
 
 
 def _known_shape(recipe: Recipe) -> VitShape | None:
-    spec = next((one for one in known_backbones() if one.name == recipe.model), None)
+    spec = known_backbone(recipe.model)
     return VitShape.of(spec, recipe.image_size) if spec else None
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bpt.configuration import open_benchmark
 from bpt.dataset import Benchmark, FileOpener
+from bpt.dataset.split import distinct_names
 from bpt.engine import Scores, autocast, classify
 from bpt.loading import eval_batches
 from bpt.run_folder import Run
@@ -61,8 +62,9 @@ def evaluate_run(
     """
     scores, named, labels = _answers(run, split, data, device)
     right = (named == labels).double()
+    names = distinct_names(range(len(run.classes)), run.classes)
     per_class = {
-        name: float(100 * right[labels == label].mean()) for label, name in enumerate(run.classes)
+        name: float(100 * right[labels == label].mean()) for label, name in enumerate(names)
     }
     return Evaluation(split, scores.images, scores.loss, scores.accuracy, per_class)
 

@@ -9,13 +9,13 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from bpt.dataset import dataset_info
 from bpt.methods import METHODS
+from bpt.signals import PROGRAMS
 from burst.backbone_spec import BackboneSpec, known_backbones
 from burst.errors import UnknownName
 from burst.provenance import DISTRIBUTION
 
 MOST_CLASSES = 100  # that a card names
 OWN = "folder"
-PROGRAMS = {"bpt": "bpt", "__main__.py": "python -m bpt"}
 WHAT = {
     "linear": "A linear head on a frozen Vision Transformer",
     "full": "A fine-tuned Vision Transformer",

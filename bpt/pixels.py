@@ -303,8 +303,8 @@ def _files(split: Split) -> FileOpener:
 
 
 def _names(split: Split) -> tuple[str, ...]:
-    """Each once."""
-    return tuple(dict.fromkeys(split.names))
+    """Each once, in an order that all folds of a dataset have."""
+    return tuple(sorted(set(split.names)))
 
 
 def _changed(file: Path) -> int:

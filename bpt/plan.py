@@ -15,13 +15,14 @@ from bpt.configuration import default_folder, open_benchmark, training_split
 from bpt.construction import build_model, count_parameters, prompted_blocks
 from bpt.cost import VitShape, dataset_sizes, kept_bytes, training_cost, training_memory, used_sizes
 from bpt.dataset import Benchmark, FileOpener, dataset_info, how_to_get, locate
+from bpt.dataset.place import data_root
 from bpt.engine import autocast
 from bpt.image_batches import steps_of
 from bpt.model import plain_vit
 from bpt.pixels import cache_root
 from bpt.recipe import Recipe
 from burst.backbone import Backbone, load_backbone
-from burst.backbone_spec import BackboneSpec, known_backbones
+from burst.backbone_spec import known_backbone
 from burst.device import choose_device
 
 LONG_ENOUGH = 0.5  # seconds of a measurement
@@ -160,8 +161,9 @@ def _benchmark(recipe: Recipe) -> tuple[Benchmark | None, tuple[str, ...]]:
         found, looked = locate(info, place)
         if found is None:
             return None, (f"{info.name} is not in {looked[0]}; {how_to_get(info)}",)
-        if found.is_file():
-            return None, (f"{found} would be unpacked",)
+        if packed := info.layout.packed(place or data_root()):  # of what is there, a part may be
+            folder, archive = packed[0]
+            return None, (f"{folder / archive.file} would be unpacked",)
     opened = open_benchmark(recipe)
     training_split(recipe, opened)
     return opened, ()
@@ -174,16 +176,12 @@ def _counted(recipe: Recipe, benchmark: Benchmark | None) -> tuple[tuple[int, in
     return benchmark.sizes, len(benchmark.classes)
 
 
-def _spec(recipe: Recipe) -> BackboneSpec | None:
-    return next((one for one in known_backbones() if one.name == recipe.model), None)
-
-
 def _backbone(recipe: Recipe) -> Backbone | None:
     """The backbone with random weights, of a known one without any; None if it is on a hub.
 
     One of one's own is what its function returns.
     """
-    spec = _spec(recipe)
+    spec = known_backbone(recipe.model)
     library = recipe.model.partition(":")[0]
     if spec is None and library in ("hf-hub", "hf", "open_clip"):
         return None
@@ -212,7 +210,7 @@ def _backbone(recipe: Recipe) -> Backbone | None:
 
 
 def _missing_weights(recipe: Recipe) -> str:
-    spec = _spec(recipe)
+    spec = known_backbone(recipe.model)
     own = recipe.model.startswith("python:")
     if own or recipe.weights or (spec and spec.on_disk()):
         return ""

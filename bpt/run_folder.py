@@ -11,6 +11,7 @@ result.json          the end: what the test split says
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -226,6 +227,11 @@ def other_files(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
         return bool((run.config[part] or {}).get(key) != asked[key])
 
     return [f"other {what}" for what, place in IDENTITY.items() if differs(*place)]
+
+
+def finite(value: float) -> float | None:
+    """None for what JSON cannot hold."""
+    return value if math.isfinite(value) else None
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> None:

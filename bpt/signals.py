@@ -11,6 +11,7 @@ from types import FrameType, TracebackType
 
 from burst.distributed import highest
 
+PROGRAMS = {"bpt": "bpt", "__main__.py": "python -m bpt"}  # by what Python calls them
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -68,4 +69,5 @@ def resume_command() -> str:
 
 def this_command() -> str:
     """What was typed to start this process."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return f"{PROGRAMS.get(program, program)} {shlex.join(sys.argv[1:])}".rstrip()

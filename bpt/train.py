@@ -225,7 +225,7 @@ class _Classification(Session[Recipe, Labelled]):
             "val_accuracy": best["val_accuracy"],
             "val_loss": best["val_loss"],
             "test_accuracy": test.accuracy,
-            "test_loss": test.loss,
+            "test_loss": folder.finite(test.loss),
             "test_images": test.images,
             "parameters": self.config["parameters"],
             "seconds": self.seconds,

@@ -16,6 +16,7 @@ from burst.whitening_options import WhiteningOptions
 MADE_WITH = ("floor", "shrinkage", "through_norm")  # matrices that no file brings
 OF_MATRICES = (*MADE_WITH, "prompt_scale", "null_gain")  # options without effect where are none
 FLOOR = 1e-3
+LARGEST_SEED = 2**32 - 1  # that all generators take
 PRECISIONS = ("float32", "bfloat16", "float16")
 NORMALISATIONS = ("native", "reference")
 
@@ -202,6 +203,8 @@ class Tuning(Machine):
     def _check_numbers(self) -> None:
         self._check_positive("batch_size", "accumulation", "eval_batch_size")
         self._check_not_negative("seed", "workers", "weight_decay")
+        if self.seed > LARGEST_SEED:
+            raise BurstError(f"seed is {self.seed}; it must be at most {LARGEST_SEED}")
         if not 0 < self.peak_lr < float("inf"):
             raise BurstError(f"lr is {self.lr}; it must be positive")
         if not 0 < self.layer_decay <= 1:

@@ -147,14 +147,18 @@ def known_backbones() -> tuple[BackboneSpec, ...]:
     )
 
 
+def known_backbone(name: str) -> BackboneSpec | None:
+    """The entry of the registry with this name, if there is one."""
+    return next((spec for spec in known_backbones() if spec.name == name), None)
+
+
 def find_backbone(name: str) -> BackboneSpec:
     """The entry of the registry with this name.
 
     Raises:
         UnknownName: no entry has it; the nearest names are offered.
     """
-    for spec in known_backbones():
-        if spec.name == name:
-            return spec
+    if spec := known_backbone(name):
+        return spec
     hint = "(models of other libraries: `burst models --library timm`)"
     raise UnknownName("backbone", name, [spec.name for spec in known_backbones()], hint)

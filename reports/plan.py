@@ -13,7 +13,7 @@ from bpt import (
     default_folder,
     known_detection_cost,
 )
-from burst.backbone_spec import known_backbones
+from burst.backbone_spec import known_backbone
 from reports.study import cost_figures
 from reports.tables import facts_table
 
@@ -51,7 +51,7 @@ def detection_plan_table(recipe: DetectionRecipe, folder: Path | None = None) ->
     Raises:
         BurstError: see `bpt.known_detection_cost`.
     """
-    spec = next((one for one in known_backbones() if one.name == recipe.model), None)
+    spec = known_backbone(recipe.model)
     cost = known_detection_cost(recipe, spec) if spec else None
     place = f", placement {recipe.placement}" if recipe.prompted else ""
     facts = {

@@ -27,6 +27,7 @@ from bpt.dataset import without_place
 from bpt.methods import USED_BY
 from bpt.published import SIZES
 from burst import known_backbones, write_atomically
+from burst.backbone_spec import known_backbone
 from reports.published import BACKBONES, METHODS, METRICS, published_numbers, settings
 
 # Said to differ where they were overridden.
@@ -161,7 +162,7 @@ def recipe_cost(recipe: Recipe | DetectionRecipe) -> Cost | None:
     """Of one training; None for a backbone that is not known."""
     if isinstance(recipe, Recipe):
         return training_cost(recipe, dataset_sizes(recipe))
-    spec = next((one for one in known_backbones() if one.name == recipe.model), None)
+    spec = known_backbone(recipe.model)
     return known_detection_cost(recipe, spec) if spec else None
 
 

@@ -45,10 +45,7 @@ def open_cars(request: Request) -> Benchmark:
         names = _class_names(combined)
     else:
         rows = _devkit_rows(root, devkit)
-        meta = _first(root, META)
-        names = (
-            [str(one) for one in np.atleast_1d(read_mat(meta, "class_names")[0])] if meta else []
-        )
+        names = _class_names(_first(root, META))
     count = max(row["class"] for row in rows)
     if len(names) < count:
         names = [str(number) for number in range(1, count + 1)]

@@ -60,8 +60,8 @@ def check_dataset(
         reading: list[Read] = [opened.train.image, opened.val.image]
     else:
         classes, notes = len(opened.classes), opened.notes
+        sizes = opened.sizes
         splits = (opened.train, opened.val, opened.test)
-        sizes = (len(opened.train), len(opened.val) if opened.val else 0, len(opened.test))
         reading = [split.__getitem__ for split in splits if split]
     expected = zip(("train", "val", "test"), info.sizes or sizes, sizes, strict=True)
     mismatches = [

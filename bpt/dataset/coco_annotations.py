@@ -5,8 +5,6 @@ dictionaries would be copied into each of them, as counting references writes to
 """
 
 import json
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -52,15 +50,6 @@ def encode_mask(segmentation: Segmentation, height: int, width: int) -> Rle:
     masks = coco_masks()
     flat = [polygon.ravel() for polygon in segmentation]
     return masks.merge(masks.frPyObjects(flat, height, width))  # type: ignore[no-any-return]
-
-
-def distinct_names(ids: Sequence[int], names: Sequence[str]) -> list[str]:
-    """The names of categories, with the id behind those that others have too: "cat (id 2)"."""
-    counts = Counter(names)
-    return [
-        f"{name} (id {number})" if counts[name] > 1 else name
-        for number, name in zip(ids, names, strict=True)
-    ]
 
 
 def mask_runs(text: bytes) -> list[int]:

@@ -30,12 +30,12 @@ from bpt.dataset.coco_annotations import (
     Annotations,
     Segmentation,
     coco_masks,
-    distinct_names,
     encode_mask,
     exact_or_double,
     load_annotations,
     mask_runs,
 )
+from bpt.dataset.split import distinct_names
 from burst.archive import DAMAGED, reason
 from burst.errors import ImageError, OutputError
 from burst.files import cache_folder

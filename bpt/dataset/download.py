@@ -156,12 +156,7 @@ class _Part:
                 self._receive(answer, start, progress)
         except urllib.error.HTTPError as error:
             self._refused(error, start, known)
-        except (
-            urllib.error.URLError,
-            http.client.HTTPException,
-            TimeoutError,
-            ConnectionError,
-        ) as error:
+        except UNREACHABLE as error:
             raise _Broken(reason(error)) from error
 
     def _known(self) -> dict[str, Any]:

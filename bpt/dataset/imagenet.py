@@ -16,7 +16,6 @@ from burst.errors import ImageError
 WNID = re.compile(r"n\d{8}")
 DEVKIT = "ILSVRC2012_devkit_t12"
 SOLUTION = "LOC_val_solution.csv"
-KAGGLE = "ILSVRC/Data/CLS-LOC"
 HELD_OUT = 10_000  # training images to choose the epoch on, at most
 
 

@@ -104,7 +104,7 @@ def open_dataset(
         raise BurstError(f"a list of training images is for imagenet, not for {info.name}")
     root: Path | None = None
     if info.layout is not None:
-        place = Path(data) if data is not None else data_root()
+        place = Path(data).expanduser() if data is not None else data_root()
         root = prepare(info.name, info.layout, place, hint=how_to_get(info), say=say)
     elif not info.embedded:
         if not (path or data):
@@ -134,7 +134,7 @@ def locate(info: DatasetInfo, data: str | Path | None = None) -> tuple[Path | No
     """
     if info.layout is None:
         return None, []
-    place = Path(data) if data is not None else data_root()
+    place = Path(data).expanduser() if data is not None else data_root()
     packed = info.layout.packed(place) if place.exists() else []
     found = info.layout.root(place) if place.exists() else None
     return found or (packed[0][0] / packed[0][1].file if packed else None), info.layout.bases(place)

@@ -3,6 +3,7 @@
 import math
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -175,6 +176,15 @@ def cut(
     places = np.flatnonzero(drawn)
     held = np.isin(first, places[choose(split.labels[places])])
     return split.subset(np.flatnonzero(~held)), split.subset(np.flatnonzero(held))
+
+
+def distinct_names(ids: Sequence[int], names: Sequence[str]) -> list[str]:
+    """The names of classes, with the id behind those that others have too: "cat (id 2)"."""
+    counts = Counter(names)
+    return [
+        f"{name} (id {number})" if counts[name] > 1 else name
+        for number, name in zip(ids, names, strict=True)
+    ]
 
 
 def class_fraction(labels: Labels, share: float) -> NDArray[np.intp]:

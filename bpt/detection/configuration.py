@@ -1,6 +1,5 @@
 """What a detector's training starts from, and what its folder says of it."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from bpt.dataset import Split, class_fraction
 from bpt.dataset.coco import CocoDataset, CocoSplit
 from bpt.detection.evaluate import DetectionScores
 from bpt.detection.recipe import DetectionRecipe
-from bpt.run_folder import DETECTION_KIND
+from bpt.run_folder import DETECTION_KIND, finite
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size
 from burst.provenance import provenance
@@ -66,8 +65,3 @@ def score_record(scores: DetectionScores) -> dict[str, Any]:
         "images": scores.images,
         "objects": scores.objects,
     }
-
-
-def finite(value: float) -> float | None:
-    """None for what JSON cannot hold."""
-    return value if math.isfinite(value) else None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bpt.dataset.coco_annotations import distinct_names
+from bpt.dataset.split import distinct_names
 from bpt.detection.jitter import F64
 from bpt.detection.results import Results
 from burst.errors import BurstError, check_known

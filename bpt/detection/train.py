@@ -13,7 +13,6 @@ from bpt.dataset.coco import CocoSplit, open_coco
 from bpt.detection.backbone import Trunk, detection_backbone
 from bpt.detection.configuration import (
     detection_configuration,
-    finite,
     score_record,
     training_images,
     unlabelled,
@@ -111,8 +110,8 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
         return {
             "loss": loss / images,
             "losses": {name: one / images for name, one in zip(names, losses, strict=True)},
-            "box_AP": finite(scores.values["box_AP"]) if scores else None,
-            "mask_AP": finite(scores.values["mask_AP"]) if scores else None,
+            "box_AP": folder.finite(scores.values["box_AP"]) if scores else None,
+            "mask_AP": folder.finite(scores.values["mask_AP"]) if scores else None,
             "prompt_grad_norm": grad_norm / done.step / world if self.trainer.prompts else None,
             "images_per_second": images / done.seconds,
         }, trained

@@ -93,6 +93,10 @@ def test_what_is_computed_once_costs_once():
         )
     linear = replace(Recipe(method="linear"), augmentation="flip")
     assert training_cost(linear, sizes, shape=SHAPE).operations == pytest.approx(250 * front * 1.5)
+    tested = replace(linear, protocol="authors")  # features of the test images, once
+    assert training_cost(tested, sizes, shape=SHAPE).operations == pytest.approx(
+        (2 * 120 + 30) * front * 1.5
+    )
     assert kept_images(plain, sizes) == 0
 
 

@@ -5,6 +5,7 @@ from dataclasses import fields
 import pytest
 
 from bpt import Recipe, published_recipes, recipe_for
+from bpt.batches import fitted
 from bpt.methods import METHODS, USED_BY
 from burst import BurstError, UnknownName, known_backbones
 
@@ -117,12 +118,24 @@ def test_peers_have_their_own_recipes():
     assert (moco.optimizer, moco.lr, moco.epochs, moco.warmup_epochs) == ("sgd", 12.0, 90, 0)
 
 
-def test_a_batch_is_no_larger_than_the_dataset():
+def test_a_published_batch_is_no_larger_than_the_images_that_are_there():
     recipe = recipe_for("flowers", method="linear")
-    assert recipe.batch_size == 1020 and recipe.origins["batch_size"] == "as many as there are"
-    both = recipe_for("flowers", method="linear", protocol="authors")  # trains on 2,040
-    assert both.batch_size == 1024
-    assert recipe_for("flowers", method="linear", batch_size=1021).batch_size == 1021
+    assert recipe.batch_size == 1024
+    fewer = fitted(recipe, 1020)
+    assert fewer.batch_size == 1020 and "too few for 1024" in fewer.origins["batch_size"]
+    assert fitted(recipe, 2040) is recipe  # with protocol authors
+    given = recipe_for("flowers", method="linear", batch_size=1021)
+    assert fitted(given, 1020) is given
+    part = recipe_for("imagenet", method="linear", train_fraction=0.01)
+    assert fitted(part, 11_530).batch_size == 11_530
+
+
+def test_a_rate_of_another_optimiser_or_batch_says_so():
+    other = recipe_for("cub", method="vpt", optimizer="adamw", batch_size=64).origins["lr"]
+    assert other.endswith("it was published for another batch_size and optimizer")
+    same = recipe_for("cub", method="vpt", optimizer="sgd", batch_size=128).origins["lr"]
+    assert other.startswith(same)
+    assert recipe_for("cub", method="vpt", lr=1.0, batch_size=64).origins["lr"] == "given"
 
 
 def test_a_published_warm_up_holds_for_its_length_only():

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from processes import LIMIT, START
 
-from bpt.signals import Signals
+from bpt.signals import Signals, resume_command
 
 PROGRAM = """
 import functools
@@ -58,3 +58,11 @@ def test_a_second_signal_of_one_kind_interrupts_at_once_and_one_of_another_does_
         assert signals.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("program", "typed"), [("/bin/bpt", "bpt"), ("/lib/bpt/__main__.py", "python -m bpt")]
+)
+def test_what_is_to_be_typed_is_what_was_typed(program, typed, monkeypatch):
+    monkeypatch.setattr("sys.argv", [program, "train", "digits", "--out", "a run"])
+    assert resume_command() == f"{typed} train digits --out 'a run' --resume"

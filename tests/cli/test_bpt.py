@@ -330,6 +330,7 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
         (("train", "digits", "--placement", "last"), "last"),
         (("train", "digits", "--precision", "fp16"), "float16"),
         (("train", "digits", "--epochs", "0"), "epochs is 0"),
+        (("train", "digits", "--seed", str(2**32)), "at most 4294967295"),
         (
             ("train", "digits", "--method", "linear", "--placement", "shallow"),
             "no use of placement",

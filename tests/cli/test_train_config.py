@@ -2,8 +2,10 @@
 
 import json
 import shlex
+import shutil
 import tomllib
 
+import layouts
 import pytest
 import typer
 from colours import write_images
@@ -118,6 +120,17 @@ def test_a_dry_run_of_what_is_not_here_says_so(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     assert "mask-rcnn on" in succeeded("train", "coco", "--dry-run").stdout
     assert "did you mean vpt" in refused("train", "--dry-run", "--method", "vtp")
+
+
+def test_a_dry_run_unpacks_nothing_of_what_is_half_unpacked(tmp_path, monkeypatch):
+    root = layouts.flowers(tmp_path / "flowers")
+    layouts.pack(root, root / "102flowers.tgz", names=["jpg"])
+    shutil.rmtree(root / "jpg")
+    before = sorted(root.iterdir())
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "flowers", "--data", root, "--model", "mae_tiny", "--device", "cpu")
+    told = succeeded(*words, "--dry-run").stdout
+    assert "102flowers.tgz would be unpacked" in told and sorted(root.iterdir()) == before
 
 
 def test_a_dry_run_of_a_detector_says_it_in_json_and_where_it_would_lie(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from bpt import known_datasets, open_dataset
 from bpt.dataset import class_fraction
+from bpt.dataset.split import distinct_names
 from burst import BurstError, ImageError
 
 
@@ -427,3 +428,8 @@ def test_what_is_stated_agrees_with_table_6_of_the_paper():
     assert all(
         one.licence and one.citation and one.source and one.files for one in known_datasets()[2:]
     )
+
+
+def test_names_that_several_classes_have_get_their_numbers():
+    found = distinct_names((4, 5, 6), ("crane", "crow", "crane"))
+    assert found == ["crane (id 4)", "crow", "crane (id 6)"]
