@@ -92,6 +92,9 @@ def load_exported(
 ) -> tuple[Model, tuple[str, ...]]:
     """The model of a file that `export_run` wrote, in eval mode, and its classes.
 
+    A file may name a function of one's own as its backbone (`python:MODULE:NAME`), which is then
+    imported and called: load those of people whom you trust. `load_prompt` of a hub calls none.
+
     Args:
         path: the file.
         weights: of the backbone, if they do not come with the package and lie elsewhere now.
