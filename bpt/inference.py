@@ -12,7 +12,6 @@ from torch import Tensor
 
 from bpt.configuration import open_benchmark
 from bpt.dataset import Benchmark, FileOpener
-from bpt.dataset.split import distinct_names
 from bpt.engine import Scores, autocast, classify
 from bpt.loading import eval_batches
 from bpt.run_folder import Run
@@ -62,9 +61,8 @@ def evaluate_run(
     """
     scores, named, labels = _answers(run, split, data, device)
     right = (named == labels).double()
-    names = distinct_names(range(len(run.classes)), run.classes)
     per_class = {
-        name: float(100 * right[labels == label].mean()) for label, name in enumerate(names)
+        name: float(100 * right[labels == label].mean()) for label, name in enumerate(run.classes)
     }
     return Evaluation(split, scores.images, scores.loss, scores.accuracy, per_class)
 
@@ -154,16 +152,16 @@ def predict(
     model, backbone = run.load_model(chosen)
     transform, size = eval_transform(backbone), run.recipe.eval_batch_size
     found = [(opener, name) for opener in openers for name in sorted(opener.files.sizes)]
-    answers = []
+    answers, names = [], run.classes
     for start in range(0, len(found), size):
         part = found[start : start + size]
         batch = torch.stack([transform(opener(name)) for opener, name in part])
         with autocast(chosen, run.recipe.precision):
             logits = model(batch.to(chosen)).float().cpu()
-        likely = logits.softmax(dim=1).topk(min(top, len(run.classes)))
+        likely = logits.softmax(dim=1).topk(min(top, len(names)))
         for (opener, name), values, labels in zip(part, *likely, strict=True):
             classes = [
-                {"name": run.classes[label], "probability": value}
+                {"name": names[label], "probability": value}
                 for value, label in zip(values.tolist(), labels.tolist(), strict=True)
             ]
             answers.append({"image": opener.describe(name), "classes": classes})

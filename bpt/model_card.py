@@ -9,7 +9,6 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from bpt.dataset import dataset_info
 from bpt.methods import METHODS
-from bpt.signals import PROGRAMS
 from burst.backbone_spec import BackboneSpec, known_backbones
 from burst.errors import UnknownName
 from burst.provenance import DISTRIBUTION
@@ -225,9 +224,8 @@ def _backbone(config: Mapping[str, Any]) -> str:
 def _training(config: Mapping[str, Any]) -> str:
     recipe, versions = config["recipe"], config["versions"]
     lines = ["## Training", ""]
-    program, *arguments = config["command"] or [""]
-    if program in PROGRAMS:
-        command = f"{PROGRAMS[program]} {shlex.join(arguments)}"
+    command = shlex.join(config["command"])
+    if command.startswith(("bpt ", "python -m bpt ")):
         lines += [f"```\n{command}\n```", ""]
         lines += ["Absolute paths are cut to their last part. What it came to:", ""]
     else:

@@ -15,7 +15,7 @@ from bpt.configuration import default_folder, open_benchmark, training_split
 from bpt.construction import build_model, count_parameters, prompted_blocks
 from bpt.cost import VitShape, dataset_sizes, kept_bytes, training_cost, training_memory, used_sizes
 from bpt.dataset import Benchmark, FileOpener, dataset_info, how_to_get, locate
-from bpt.dataset.place import data_root
+from bpt.dataset.place import place_of
 from bpt.engine import autocast
 from bpt.image_batches import steps_of
 from bpt.model import plain_vit
@@ -156,12 +156,11 @@ def measured_rate(recipe: Recipe, shape: VitShape, device: torch.device) -> floa
 def _benchmark(recipe: Recipe) -> tuple[Benchmark | None, tuple[str, ...]]:
     """The dataset, where it can be opened without unpacking; and what is not at hand."""
     info = dataset_info(recipe.dataset)
-    place = Path(recipe.data) if recipe.data else None
     if info.layout is not None:
-        found, looked = locate(info, place)
+        found, looked = locate(info, recipe.data)
         if found is None:
             return None, (f"{info.name} is not in {looked[0]}; {how_to_get(info)}",)
-        if packed := info.layout.packed(place or data_root()):  # of what is there, a part may be
+        if packed := info.layout.packed(place_of(recipe.data)):  # of what is there, a part may be
             folder, archive = packed[0]
             return None, (f"{folder / archive.file} would be unpacked",)
     opened = open_benchmark(recipe)

@@ -115,10 +115,6 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
     if given.get("augmentation", values.get("augmentation", ("crop", ""))[0]) != "crop":
         for name in OF_CROPS:  # published for random crops, which are not made here
             values.pop(name, None)
-    other = [n for n in OF_A_STEP if n in given and given[n] != values.get(n, (given[n], ""))[0]]
-    if other and "lr" in values:
-        rate, origin = values["lr"]
-        values["lr"] = rate, f"{origin}; it was published for another {' and '.join(other)}"
     for name, (value, origin) in values.items():
         if name not in given:
             given[name], origins[name] = value, origin

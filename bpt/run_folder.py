@@ -23,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bpt.construction import Model, open_backbone, restore_model
+from bpt.dataset.split import distinct_names
 from bpt.errors import RunExists
 from bpt.prompt import FROZEN
 from bpt.prompt_matrices import prompt_matrices
@@ -69,8 +70,8 @@ class RunFolder:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, in the order of the labels."""
-        return tuple(self.config["dataset"]["classes"])
+        """Names, in the order of the labels, all different: see `distinct_names`."""
+        return distinct_names(self.config["dataset"]["classes"])
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -260,9 +260,9 @@ class Session(ABC, Generic[R, B]):
     @property
     def _random(self) -> str:
         """What a step draws that no seed of the data decides; empty where it draws nothing."""
-        if self.recipe.prompt_dropout:
-            return "the prompts' dropout"
         drawn = {"full": "stochastic depth", "lora": "LoRA's dropout"}
+        if self.recipe.prompted and self.recipe.prompt_dropout:
+            return "the prompts' dropout"
         return drawn.get(self.recipe.method, "")
 
     def _leave(self) -> NoReturn:

@@ -6,12 +6,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 
 from burst.distributed import highest
+from burst.provenance import command_line
 
-PROGRAMS = {"bpt": "bpt", "__main__.py": "python -m bpt"}  # by what Python calls them
 WATCHED = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -69,5 +68,4 @@ def resume_command() -> str:
 
 def this_command() -> str:
     """What was typed to start this process."""
-    program = Path(sys.argv[0]).name
-    return f"{PROGRAMS.get(program, program)} {shlex.join(sys.argv[1:])}".rstrip()
+    return shlex.join(command_line())

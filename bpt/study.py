@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from bpt.cost import dataset_sizes
 from bpt.detection.recipe import DetectionRecipe
@@ -86,12 +87,32 @@ def study_search(recipe: AnyRecipe, seeds: Sequence[int]) -> SearchCost | None:
     None where it searches none: a rate was published, or it is a detector's.
 
     Raises:
-        BurstError: one's own images cannot be opened.
+        BurstError: a protocol that leaves nothing to choose on; one's own images cannot be opened;
+            or a placement does not fit.
     """
-    if not isinstance(recipe, Recipe) or published_rate(recipe) is not None:
+    if not _is_searched(recipe):
         return None
     options = SearchOptions(seeds=tuple(seeds))
+    _check_protocol(recipe, options)
     return most_costs({recipe.method: recipe}, dataset_sizes(recipe), options)[recipe.method]
+
+
+def _is_searched(recipe: AnyRecipe) -> TypeGuard[Recipe]:
+    return isinstance(recipe, Recipe) and published_rate(recipe) is None
+
+
+def _check_protocol(recipe: Recipe, options: SearchOptions) -> None:
+    """Refuse a protocol that leaves nothing to choose on."""
+    if recipe.protocol == "authors":
+        raise BurstError(
+            "a search chooses on validation images, which protocol authors trains on; leave one of "
+            "them out"
+        )
+    if recipe.protocol == "last" and options.folds_of(dataset_sizes(recipe)[1]) is None:
+        raise BurstError(
+            "a search chooses on the validation split, and trains what it chose as it was chosen, "
+            "without it; leave protocol last out"
+        )
 
 
 def describe(outcome: Result | str) -> str:
@@ -117,7 +138,7 @@ def _run_one(
     say: Say | None = None,
 ) -> Result | str:
     try:
-        if search and isinstance(recipe, Recipe) and published_rate(recipe) is None:
+        if search and _is_searched(recipe):
             return _search_one(recipe, seeds, out / "search", device, progress, say)
         return train_seeds(
             recipe, seeds, out, device=device, resume=True, progress=progress, say=say
@@ -137,17 +158,8 @@ def _search_one(
     say: Say | None,
 ) -> Result:
     """What `train_seeds` would return, of the best rate and decay of a search."""
-    if recipe.protocol == "authors":
-        raise BurstError(
-            "a search chooses on validation images, which protocol authors trains on; leave one of "
-            "them out"
-        )
     options = SearchOptions(seeds=tuple(seeds))
-    if recipe.protocol == "last" and options.folds_of(dataset_sizes(recipe)[1]) is None:
-        raise BurstError(
-            "a search chooses on the validation split, and trains what it chose as it was chosen, "
-            "without it; leave protocol last out"
-        )
+    _check_protocol(recipe, options)
     found = search_methods(
         recipe, [recipe.method], out, options=options, devices=(device,), progress=progress, say=say
     )

@@ -303,7 +303,7 @@ def _place(name: str, info: DatasetInfo, data: str | Path | None) -> str | None:
         return info.source
     if info.layout is None:
         folder = name.partition(":")[2]
-        if folder and not Path(folder).exists():
+        if folder and not Path(folder).expanduser().exists():
             raise EmptyResult(f"{name}: there is no such folder")
         return folder or None
     found = locate(info, data)[0]

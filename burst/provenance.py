@@ -19,6 +19,14 @@ def version() -> str:
         return "not installed"
 
 
+def command_line() -> list[str]:
+    """What was typed to start this process, without the program's folder; `python -m` as such."""
+    program = Path(sys.argv[0])
+    module = program.name == "__main__.py"
+    start = ["python", "-m", program.parent.name] if module else [program.name]
+    return [*start, *sys.argv[1:]]
+
+
 def provenance(*libraries: str) -> dict[str, Any]:
     """Time (UTC, ISO 8601), command line, versions and machine, as plain JSON-able data.
 
@@ -30,7 +38,7 @@ def provenance(*libraries: str) -> dict[str, Any]:
     """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": command_line(),
         "versions": {
             DISTRIBUTION: version(),
             "python": platform.python_version(),

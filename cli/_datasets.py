@@ -32,10 +32,9 @@ def datasets(
     with reported_errors():
         import burst
 
-        if name is not None and (check or download) is not None:
-            raise burst.BurstError(
-                f"{name} and a dataset behind --{'check' if check else 'download'}: name one"
-            )
+        for option, other in {"check": check, "download": download}.items():
+            if name is not None and other is not None:
+                raise burst.BurstError(f"{name} and --{option} {other}: name one of them")
         if download is not None:
             _download(download, data)
         if check is not None:

@@ -198,6 +198,8 @@ def report(
         burst.make_folder(out)  # before long work
         with reports.figure_style(style):
             if detectors:
+                why = f"is for classifiers; {detectors[0].folder} is a detector"
+                check_not_typed(context, ("device", "confusion"), why)
                 files, table = reports.report_detectors(detectors, out, data=data)
             else:
                 files = reports.save_bpt_report(

@@ -297,13 +297,13 @@ def report(
         import burst
         import reports
 
-        burst.make_folder(out)
         if weights and len(weights) != len(model):
             raise burst.BurstError(f"{len(weights)} --weights for {len(model)} --model; give each")
         if twice := next((one for one in model if model.count(one) > 1), None):
             raise burst.BurstError(
                 f"{twice} is named twice; `burst compare` sets two checkpoints beside each other"
             )
+        burst.make_folder(out)
         options = burst.SurveyOptions(per_head=heads)
         shown = []
         with reports.figure_style(style):

@@ -152,7 +152,8 @@ def _tick_steps(ax: Axes, runs: Sequence[SurveyRun]) -> None:
         ax.set_xlabel("step")
         return
     ax.xaxis.set_major_locator(FixedLocator(range(len(runs))))
-    ax.set_xticklabels([run.label for run in runs], rotation=20, ha="right")
+    names = [run.label for run in runs]
+    ax.set_xticklabels(names, rotation=20, ha="right", parse_math=False)
     ax.set_xlim(-0.2, len(runs) - 0.8)
 
 

@@ -129,13 +129,18 @@ def _sentences(first: str, label: str, rows: pd.DataFrame) -> list[str]:
         )
         if (rows["quantity"] == "qk").any():
             head += f" {EXACT}"
-    elif (rows["difference"].dropna() == 0).all():
+    elif (rows["difference"].fillna(0) == 0).all() and not _one_sided(rows).any():
         head = f"{label} and {first} have the same numbers."
     elif (rows["quantity"] == "qk").all():
         head = EXACT
     else:
         head = "These runs have no intervals, so only sizes can be told."
     return [head, *_details(rows)]
+
+
+def _one_sided(rows: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether one of the two runs alone has a number."""
+    return rows["value_a"].isna() != rows["value_b"].isna()
 
 
 def _details(rows: pd.DataFrame) -> list[str]:
@@ -165,7 +170,8 @@ def _detail(name: str, part: pd.DataFrame, found: pd.DataFrame) -> str:
     where = [f"{side} in {_blocks(rows['block'])}" for side, rows in sides.items() if len(rows)]
     same = len(part) - len(found)
     if same:
-        where.append(f"not told apart in {same}")
+        exact = part["low"].isna().all()
+        where.append(f"{'equal' if exact else 'not told apart'} in {same}")
     most = found.iloc[int(found["difference"].abs().argmax())]
     text = (
         f"{_capital(name)}: {', '.join(where)}. Most in block {int(most['block'])}, "

@@ -131,13 +131,13 @@ def side_by_side_figure(
         panels = []
         for axes, scene in zip(grid, scenes, strict=True):
             image = opener(scene.image["id"])
-            axes[0].set_ylabel(_row_title(matching, scene), fontsize=6)
+            axes[0].set_ylabel(_row_title(matching, scene), fontsize=6, parse_math=False)
             for ax, shown in zip(axes, scene_objects(matching, scene), strict=True):
                 _show(ax, painted(image, shown, fade=FADE))
                 ax.spines[:].set(visible=True, color="0.7", linewidth=0.4)  # of a white sky, too
                 panels.append((ax, shown))
         for ax, title in zip(grid[0], columns, strict=True):
-            ax.set_title(fill(title, 34))
+            ax.set_title(fill(title, 34), parse_math=False)
         legend_above(figure, _legend(len(matching.labels)))
         figure.draw_without_rendering()
         for ax, shown in panels:

@@ -17,7 +17,15 @@ from rich.table import Table
 
 from reports.detections import Record
 from reports.published import BACKBONES, DETECTORS, METHODS, METRICS, published
-from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
+from reports.style import (
+    PAGE_WIDTH,
+    Line,
+    blank_page,
+    house_style,
+    legend_above,
+    literal,
+    model_lines,
+)
 from reports.tables import captioned
 
 KINDS = ("box", "mask")
@@ -235,7 +243,8 @@ def scores_figure(runs: Mapping[str, DetectorRun]) -> Figure:
                 for label, one in scores.items()
             }
             drawn = draw_scores(ax, values, kind)
-        legend_above(figure, dict(zip(runs, (bars[0] for bars in drawn), strict=True)))
+        names = map(literal, runs)
+        legend_above(figure, dict(zip(names, (bars[0] for bars in drawn), strict=True)))
         figure.draw_without_rendering()
     return figure
 
@@ -292,7 +301,7 @@ def losses_figure(runs: Mapping[str, DetectorRun]) -> Figure:
             Line2D([], [], color=one.colour, ls=one.dashes, marker=one.marker)
             for one in lines.values()
         ]
-        legend_above(figure, dict(zip(lines, handles, strict=True)))
+        legend_above(figure, dict(zip(map(literal, lines), handles, strict=True)))
         figure.supxlabel("epoch")
         figure.draw_without_rendering()
     return figure

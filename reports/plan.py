@@ -14,7 +14,7 @@ from bpt import (
     known_detection_cost,
 )
 from burst.backbone_spec import known_backbone
-from reports.study import cost_figures
+from reports.study import planned
 from reports.tables import facts_table
 
 MINUTE, HOUR = 60, 3600
@@ -77,10 +77,10 @@ def search_plan_table(costs: Mapping[str, SearchCost]) -> Table:
     for name in (*texts, "epochs", "trainings", "images seen", "PFLOP", "GPU hours"):
         table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
     for name, one in costs.items():
-        recipe, figures = one.recipe, cost_figures(one.cost) if one.cost else ["?"] * 3
+        recipe, found = one.recipe, planned(one.recipe, one, one.seeds)
         place = recipe.placement if recipe.prompted else ""
-        trainings = f"≤ {one.trials} + {one.seeds}"
-        table.add_row(name, place, str(recipe.total_epochs), trainings, *figures)
+        epochs = str(recipe.total_epochs)
+        table.add_row(name, place, epochs, found.trainings, *found.figures)
     return table
 
 

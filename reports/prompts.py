@@ -76,7 +76,7 @@ def trace_figure(runs: Mapping[str, Run]) -> Figure:
         figure = blank_page(PAGE_WIDTH, 2.7)
         for ax, quantity in zip(figure.subplots(1, len(TRACES)), TRACES, strict=True):
             drawn = {
-                label: draw_trace(ax, run, quantity, lines[label])
+                lines[label].label: draw_trace(ax, run, quantity, lines[label])
                 for label, run in prompted.items()
             }
         legend_above(figure, drawn)
@@ -119,7 +119,9 @@ def values_figure(values: Mapping[str, Floats]) -> Figure:
     with house_style():
         figure = blank_page(PAGE_WIDTH, 3.0)
         ax = figure.subplots()
-        drawn = {label: draw_values(ax, one, lines[label]) for label, one in values.items()}
+        drawn = {
+            lines[label].label: draw_values(ax, one, lines[label]) for label, one in values.items()
+        }
         typical = min(float(np.median(np.abs(one))) for one in values.values()) or 1e-3
         ax.set_xscale("symlog", linthresh=typical)
         ax.set_yscale("log")

@@ -71,7 +71,7 @@ def draw_forest(
     names = rows["method"]
     if "dataset" in rows:
         names = rows["dataset"] + ": " + names
-    ax.set_yticks(range(len(rows)), names)
+    ax.set_yticks(range(len(rows)), names, parse_math=False)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     return drawn

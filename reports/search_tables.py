@@ -18,7 +18,7 @@ from bpt.run_folder import read_record
 from bpt.search.record import KIND, RECORD
 from burst.errors import CheckpointError
 from burst.files import write_atomically
-from reports.training import ACCURACIES
+from reports.training import ACCURACIES, judged_by
 
 Floats = NDArray[np.float64]
 LEAST_EPOCHS = 3  # that a slope and its error take
@@ -306,8 +306,9 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 def _curve(runs: Sequence[Sequence[Mapping[str, Any]]]) -> Curve | None:
     """The first quantity that all epochs have; of runs of different lengths their common part."""
     length = min((len(run) for run in runs), default=0)
-    for quantity in CURVES:
-        values = [[line.get(quantity) for line in run[:length]] for run in runs]
-        if length and all(one is not None for run in values for one in run):
-            return Curve(quantity, np.array(values, np.float64))
-    return None
+    runs = [run[:length] for run in runs]
+    quantity = judged_by(*runs) if length else None
+    if quantity is None:
+        return None
+    values = [[line[quantity] for line in run] for run in runs]
+    return Curve(quantity, np.array(values, np.float64))

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from rich.table import Table
@@ -14,6 +14,7 @@ from bpt import (
     DetectionCost,
     DetectionRecipe,
     Recipe,
+    SearchCost,
     TrainingCost,
     dataset_info,
     dataset_sizes,
@@ -26,7 +27,7 @@ from bpt import (
 from bpt.dataset import without_place
 from bpt.methods import USED_BY
 from bpt.published import SIZES
-from burst import known_backbones, write_atomically
+from burst import write_atomically
 from burst.backbone_spec import known_backbone
 from reports.published import BACKBONES, METHODS, METRICS, published_numbers, settings
 
@@ -121,20 +122,19 @@ def plan_table(cells: Sequence[StudyCell], seeds: Sequence[int], *, search: bool
     for name in ("run", "placement", "epochs", "trainings", "images seen", "PFLOP", "GPU hours"):
         text = name in ("run", "placement")
         table.add_column(name, justify="left" if text else "right", overflow="fold")
-    costs: list[tuple[int, Cost | None]] = []
-    planned: set[str] = set()
+    plans: list[Planned] = []
+    names: set[str] = set()
     for cell in cells:
-        if cell.name in planned:  # another number of the same training
+        if cell.name in names:  # another number of the same training
             continue
-        planned.add(cell.name)
+        names.add(cell.name)
         recipe = cell.recipe
         place = recipe.placement if recipe.prompted else ""
-        trainings, times, cost = _planned(recipe, seeds, search=search)
-        costs.append((times, cost))
-        figures = cost_figures(cost, times) if cost else ["?"] * 3
-        table.add_row(cell.name, place, str(recipe.total_epochs), trainings, *figures)
-    known = [(times, cost) for times, cost in costs if cost]
-    unknown = len(costs) - len(known)
+        one = planned(recipe, study_search(recipe, seeds) if search else None, len(seeds))
+        plans.append(one)
+        table.add_row(cell.name, place, str(recipe.total_epochs), one.trainings, *one.figures)
+    known = [(one.times, one.cost) for one in plans if one.cost]
+    unknown = len(plans) - len(known)
     seen = f"{sum(times * cost.images for times, cost in known):,}"
     seen += f" + {unknown} unknown" if unknown else ""
     operations = sum(times * cost.operations for times, cost in known) / 1e15
@@ -143,19 +143,28 @@ def plan_table(cells: Sequence[StudyCell], seeds: Sequence[int], *, search: bool
     return table
 
 
-def _planned(
-    recipe: Recipe | DetectionRecipe, seeds: Sequence[int], *, search: bool
-) -> tuple[str, int, Cost | None]:
-    """How many trainings, in words, and how many times a cost."""
-    if found := study_search(recipe, seeds) if search else None:
-        return f"≤ {found.trials} + {found.seeds}", 1, found.cost
-    return str(len(seeds)), len(seeds), recipe_cost(recipe)
+class Planned(NamedTuple):
+    """What one recipe takes: how many trainings, in words, and how many times a cost."""
+
+    trainings: str
+    times: int
+    cost: Cost | None
+
+    @property
+    def figures(self) -> list[str]:
+        """Images seen, PFLOP and GPU hours in all, as text; "?" where nobody knows the backbone."""
+        if self.cost is None:
+            return ["?"] * 3
+        parts = (self.times * self.cost.operations / 1e15, self.times * self.cost.hours)
+        texts = ("<0.01" if x < 0.005 else f"{x:,.2f}" for x in parts)
+        return [f"{self.times * self.cost.images:,}", *texts]
 
 
-def cost_figures(cost: Cost, trainings: int = 1) -> list[str]:
-    """Images seen, PFLOP and GPU hours of so many trainings, as text."""
-    parts = (trainings * cost.operations / 1e15, trainings * cost.hours)
-    return [f"{trainings * cost.images:,}", *("<0.01" if x < 0.005 else f"{x:,.2f}" for x in parts)]
+def planned(recipe: Recipe | DetectionRecipe, search: SearchCost | None, seeds: int) -> Planned:
+    """A search of its rates and trainings with so many seeds, or these trainings alone."""
+    if search:
+        return Planned(f"≤ {search.trials} + {search.seeds}", 1, search.cost)
+    return Planned(str(seeds), seeds, recipe_cost(recipe))
 
 
 def recipe_cost(recipe: Recipe | DetectionRecipe) -> Cost | None:
@@ -267,22 +276,18 @@ def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> Study
 
 
 def _unasked(cell: StudyCell, recipe: Recipe | DetectionRecipe) -> list[str]:
-    """What our defaults do otherwise than the published number."""
-    if isinstance(recipe, DetectionRecipe):
-        return []
+    """What our defaults do otherwise than the published number, and weights that were given."""
     differs = []
-    if recipe.protocol != "authors":
+    if isinstance(recipe, Recipe) and recipe.protocol != "authors":
         differs.append("protocol")
-    kinds = {one.name: one.pretraining for one in known_backbones()}
-    if kinds.get(recipe.model) == "supervised" and recipe.normalisation != "reference":
-        differs.append("normalisation")  # for other backbones the two are the same
-    if "model" in cell.differs:
-        return differs
+    if isinstance(recipe, Recipe) and recipe.normalisation != "reference":
+        spec = known_backbone(recipe.model)  # for other backbones than these the two are the same
+        differs += ["normalisation"] if spec and spec.pretraining == "supervised" else []
     of_vpt = cell.study == "table11" and cell.method in OF_VPT
-    if recipe.weights is None:
-        differs += ["weights"] if of_vpt else []
-    elif not of_vpt or recipe.weights == "random":  # which file it is, only its reader can judge
-        differs.append(f"weights {Path(recipe.weights).name}")
+    if recipe.weights and (not of_vpt or recipe.weights == "random"):
+        differs.append(f"weights {Path(recipe.weights).name}")  # only a reader can judge which
+    elif of_vpt and not recipe.weights and "model" not in cell.differs:
+        differs.append("weights")
     return differs
 
 

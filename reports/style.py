@@ -204,8 +204,13 @@ def model_lines(models: Iterable[str]) -> dict[str, Line]:
         wanted = [*family, *_OTHERS, *FAMILIES.values()]
         taken = {line.colour for line in lines.values()}
         colour = next((colour for colour in wanted if colour not in taken), INK)
-        lines[model] = Line(model, colour, _DASHES[i % 4], _MARKERS[i % 10])
+        lines[model] = Line(literal(model), colour, _DASHES[i % 4], _MARKERS[i % 10])
     return lines
+
+
+def literal(name: str) -> str:
+    """A name that somebody gave, as a figure writes it: two dollar signs make no formula of it."""
+    return name.replace("$", r"\$")
 
 
 def one_decimal(value: float) -> str:

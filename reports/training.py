@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from bpt import Evaluation, Run
+from burst.errors import check_known
 from reports.style import PAGE_WIDTH, blank_page, house_style, legend_above, model_lines
 
 # What a line of metrics.jsonl may hold, best first: which there is hangs on the protocol.
@@ -171,10 +172,14 @@ def draw_curves(ax: Axes, runs: Sequence[Run], quantity: str) -> list[Line2D]:
         runs: to compare.
         quantity: "val_accuracy" (percent; on the test split or the training images where the
             protocol has nothing else, which the axis then says) or "train_loss" (nats).
+
+    Raises:
+        UnknownName: another quantity.
     """
+    check_known("curve", quantity, ("val_accuracy", LOSS))
     lines, drawn = [], []
     for run in runs:
-        name = quantity if quantity == LOSS else _judged_by(run)
+        name = quantity if quantity == LOSS else judged_by(run.metrics) or quantity
         epochs = [line["epoch"] for line in run.metrics]
         values = [line[name] for line in run.metrics]
         lines += ax.plot(epochs, values, marker="o", markersize=3)
@@ -186,9 +191,11 @@ def draw_curves(ax: Axes, runs: Sequence[Run], quantity: str) -> list[Line2D]:
     return lines
 
 
-def _judged_by(run: Run) -> str:
-    """The first of `ACCURACIES` that all epochs of a run have."""
-    return next(name for name in ACCURACIES if all(line[name] is not None for line in run.metrics))
+def judged_by(*runs: Sequence[Mapping[str, Any]]) -> str | None:
+    """The first of `ACCURACIES` that all epochs of all runs have, given their metrics."""
+    lines = [line for run in runs for line in run]
+    known = (one for one in ACCURACIES if all(line.get(one) is not None for line in lines))
+    return next(known, None)
 
 
 def comparison_figure(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
@@ -205,7 +212,7 @@ def comparison_figure(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
             lines = draw_curves(ax, runs, quantity)
             for line, style in zip(lines, styles.values(), strict=True):
                 line.set(color=style.colour, ls=style.dashes, marker=style.marker)
-        legend_above(figure, dict(zip(styles, lines, strict=True)))
+        legend_above(figure, dict(zip((one.label for one in styles.values()), lines, strict=True)))
         figure.draw_without_rendering()
     return figure
 

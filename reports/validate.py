@@ -16,7 +16,7 @@ from burst.files import make_folder
 from reports.page import Page, Section
 from reports.search import difference_section, shown
 from reports.search_tables import differences_frame, frame_table, is_search, save_table
-from reports.study import cost_figures, recipe_cost
+from reports.study import planned
 
 LEAD = (
     "Prompts of a Vision Transformer, plain (vpt) and whitened by the matrices W of one file, and "
@@ -114,10 +114,8 @@ def _planned(method: PlannedMethod, search: SearchCost | None, seeds: int) -> li
     recipe = method.recipe
     place = recipe.placement if recipe.prompted else ""
     rates = "searched" if method.published is None else f"published: {method.published}"
-    count = f"≤ {search.trials} + {seeds}" if search else f"{seeds}"
-    cost = search.cost if search else recipe_cost(recipe)
-    figures = cost_figures(cost, 1 if search else seeds) if cost else ["?"] * 3
-    return [place, rates, count, *figures]
+    found = planned(recipe, search, seeds)
+    return [place, rates, found.trainings, *found.figures]
 
 
 def _found(section: Section, record: Mapping[str, Any]) -> None:

@@ -32,7 +32,7 @@ from bpt.dataset.coco_layout import (
     official_jsons,
     own_jsons,
 )
-from bpt.dataset.place import Layout, data_root, prepare
+from bpt.dataset.place import Layout, place_of, prepare
 from bpt.dataset.split import FileOpener
 from burst.errors import BurstError, ImageError, check_known
 from burst.progress import Say
@@ -221,12 +221,11 @@ def open_coco(
     if colon and not place:
         raise BurstError(f"dataset {name!r} needs a place behind coco:, a folder, zip or tar")
     if colon:
-        found = own_jsons(Path(place))
+        found = own_jsons(Path(place).expanduser())
         source = place
     else:
         assert INFO.layout is not None
-        where = Path(data) if data is not None else data_root()
-        base = prepare("coco", INFO.layout, where, hint=how_to_get(INFO))
+        base = prepare("coco", INFO.layout, place_of(data), hint=how_to_get(INFO))
         found = official_jsons(base)
         source = str(base)
     train, val, notes = _splits(found, say)

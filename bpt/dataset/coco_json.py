@@ -151,7 +151,7 @@ class _Parser:
         self.label = {one: place for place, one in enumerate(self.category_ids, 1)}
         self.image_names = [_text(f"image {one['id']}", one, "file_name") for one in images]
         names = [_text(f"category {one['id']}", one, "name") for one in categories]
-        self.category_names = distinct_names(self.category_ids, names)
+        self.category_names = list(distinct_names(names, self.category_ids))
         self.sizes = [
             tuple(_whole(f"image {one['id']}", one, side, least=1) for side in ("height", "width"))
             for one in images

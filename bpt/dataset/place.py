@@ -69,6 +69,11 @@ def data_root() -> Path:
     return Path(os.environ.get("BPT_DATA") or "data")
 
 
+def place_of(data: str | Path | None) -> Path:
+    """The place that is given, `~` being one's home, or `data_root()`."""
+    return Path(data).expanduser() if data is not None else data_root()
+
+
 def prepare(name: str, layout: Layout, place: Path, *, hint: str, say: Say | None = None) -> Path:
     """The dataset's root; what is still packed is unpacked beside its archive.
 

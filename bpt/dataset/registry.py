@@ -6,7 +6,7 @@ from pathlib import Path
 from bpt.dataset import birds, cars, coco, digits, dogs, flowers, folder, imagenet, vtab
 from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request, how_to_get
 from bpt.dataset.download import fetch
-from bpt.dataset.place import data_root, prepare
+from bpt.dataset.place import place_of, prepare
 from burst.errors import BurstError, ImageError, UnknownName, check_known
 from burst.progress import Progress, Say
 
@@ -104,8 +104,7 @@ def open_dataset(
         raise BurstError(f"a list of training images is for imagenet, not for {info.name}")
     root: Path | None = None
     if info.layout is not None:
-        place = Path(data).expanduser() if data is not None else data_root()
-        root = prepare(info.name, info.layout, place, hint=how_to_get(info), say=say)
+        root = prepare(info.name, info.layout, place_of(data), hint=how_to_get(info), say=say)
     elif not info.embedded:
         if not (path or data):
             raise BurstError(
@@ -134,7 +133,7 @@ def locate(info: DatasetInfo, data: str | Path | None = None) -> tuple[Path | No
     """
     if info.layout is None:
         return None, []
-    place = Path(data).expanduser() if data is not None else data_root()
+    place = place_of(data)
     packed = info.layout.packed(place) if place.exists() else []
     found = info.layout.root(place) if place.exists() else None
     return found or (packed[0][0] / packed[0][1].file if packed else None), info.layout.bases(place)
@@ -165,7 +164,7 @@ def download_dataset(
     """
     if not info.downloads or info.layout is None:
         raise BurstError(f"{info.name} cannot be downloaded from here: {how_to_get(info)}")
-    place = (Path(data) if data is not None else data_root()) / info.name
+    place = place_of(data) / info.name
     for file in info.downloads:
         if say:
             say(f"{file.url} to {place / file.name}")

@@ -4,9 +4,10 @@ import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -178,13 +179,14 @@ def cut(
     return split.subset(np.flatnonzero(~held)), split.subset(np.flatnonzero(held))
 
 
-def distinct_names(ids: Sequence[int], names: Sequence[str]) -> list[str]:
-    """The names of classes, with the id behind those that others have too: "cat (id 2)"."""
+def distinct_names(names: Sequence[str], ids: Iterable[int] | None = None) -> tuple[str, ...]:
+    """The names of classes, with the id behind those that others have too: "cat (id 2)".
+
+    Without ids it is the label, from 0.
+    """
     counts = Counter(names)
-    return [
-        f"{name} (id {number})" if counts[name] > 1 else name
-        for number, name in zip(ids, names, strict=True)
-    ]
+    numbered = zip(names, count() if ids is None else ids, strict=False)
+    return tuple(f"{name} (id {n})" if counts[name] > 1 else name for name, n in numbered)
 
 
 def class_fraction(labels: Labels, share: float) -> NDArray[np.intp]:

@@ -69,7 +69,7 @@ def average_precision(
     box = _precision(ground_truth, results, "bbox", chosen)
     mask = _precision(ground_truth, results, "segm", chosen)
     categories = sorted(ground_truth["categories"], key=lambda one: int(one["id"]))
-    names = distinct_names(*([one[key] for one in categories] for key in ("id", "name")))
+    names = distinct_names([one["name"] for one in categories], [one["id"] for one in categories])
     return DetectionScores(
         values=_summary("box", box) | _summary("mask", mask),
         per_class={

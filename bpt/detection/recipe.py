@@ -7,7 +7,7 @@ from typing import Any
 from bpt.detection.backbone import GRID, PATCHES
 from bpt.methods import ADAPTED, METHODS, USED_BY
 from bpt.tuning import Tuning
-from burst.backbone_spec import known_backbones
+from burst.backbone_spec import known_backbone
 from burst.errors import BurstError, ShapeError, check_known
 
 DETECTORS = ("mask-rcnn", "cascade")
@@ -148,6 +148,7 @@ def detection_patch(patch: int) -> int:
 
 def _patch(model: str) -> int:
     """Of a backbone that is known, or as its name says; else 16."""
-    known = {one.name: one.patch_size for one in known_backbones()}
-    said = re.search(r"patch(\d+)", model)
-    return detection_patch(known.get(model) or int(said[1] if said else 16))
+    if spec := known_backbone(model):
+        return detection_patch(spec.patch_size)
+    said = re.search(r"(?<![a-z])patch(\d+)", model)
+    return detection_patch(int(said[1] if said else 16))

@@ -33,7 +33,7 @@ class SearchCost:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self) | {"recipe": self.recipe.to_dict()}
+        return asdict(self)
 
 
 def search_costs(

@@ -50,7 +50,6 @@ class Worker:
     ) -> None:
         self.base = base
         self.out, self.options, self.say = out, options, say or (lambda _: None)
-        self._say_once = functools.cache(self.say)
         recipes = method_recipes(base, methods)
         self.benchmark = benchmark = open_benchmark(next(iter(recipes.values())), say=self.say)
         self.test_images = len(benchmark.test)
@@ -117,7 +116,7 @@ class Worker:
 
     def _take(self, job: Job, device: str, progress: Progress | None) -> bool:
         """Run a job, if no other process has it; whether there is something new."""
-        with if_alone(self.trials.out / job.name, say=self._say_once) as alone:
+        with if_alone(self.trials.out / job.name) as alone:
             if not alone:
                 return False
             if self.trials.done(job):

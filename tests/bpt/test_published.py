@@ -130,14 +130,6 @@ def test_a_published_batch_is_no_larger_than_the_images_that_are_there():
     assert fitted(part, 11_530).batch_size == 11_530
 
 
-def test_a_rate_of_another_optimiser_or_batch_says_so():
-    other = recipe_for("cub", method="vpt", optimizer="adamw", batch_size=64).origins["lr"]
-    assert other.endswith("it was published for another batch_size and optimizer")
-    same = recipe_for("cub", method="vpt", optimizer="sgd", batch_size=128).origins["lr"]
-    assert other.startswith(same)
-    assert recipe_for("cub", method="vpt", lr=1.0, batch_size=64).origins["lr"] == "given"
-
-
 def test_a_published_warm_up_holds_for_its_length_only():
     full = {"dataset": "imagenet", "model": "mae_vit2b", "method": "full"}
     assert [recipe_for(**full, epochs=n).warmup_epochs for n in (None, 35, 100)] == [5, 5, 10]

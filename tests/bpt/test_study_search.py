@@ -8,6 +8,7 @@ import pytest
 import bpt
 import bpt.search.recipes
 import bpt.study
+import burst
 from bpt import Recipe, run_study
 from reports.study import StudyCell, study_frame, study_markdown
 
@@ -35,6 +36,8 @@ def test_a_rate_nobody_published_is_searched_and_the_table_says_which(
     recipes = {"one": recipe, "authors": replace(recipe, protocol="authors")}
     found = run_study(recipes, tmp_path, devices=("cpu",), search=True)
     assert "protocol authors trains on" in found["authors"]
+    with pytest.raises(burst.BurstError, match="protocol authors trains on"):
+        bpt.study_search(recipes["authors"], (0,))
     searched = found["one"]["searched"]
     assert searched["trials"] == 2 and searched["lr"] in (0.01, 0.1)
     (record,) = tmp_path.glob("one/search/search.json")

@@ -350,7 +350,7 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
         (("train", "digits", "--image-size", "0"), "image_size is 0"),
         (("train", "digits", "--seeds", "0;1"), "0,1,2"),
         (("train", "digits", "--seed", "1", "--seeds", "0,1"), "leave one of them out"),
-        (("datasets", "cub", "--check", "digits"), "cub and a dataset behind --check"),
+        (("datasets", "cub", "--check", "digits"), "cub and --check digits: name one"),
         (("train", "digits", "--device", "cuda:99"), "cuda:99"),
         (("train", "digits", "--whitening", "missing.pt"), "missing.pt does not exist"),
         (("train", "folder"), "as data or as folder:PATH"),

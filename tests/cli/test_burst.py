@@ -248,6 +248,7 @@ def test_a_command_that_is_mistyped_gets_one_line_too(arguments, words, capsys):
 def test_what_would_be_left_out_is_refused(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert words in refused(*arguments, *(("--out", "r") if "report" in arguments else ()))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_command_it_explains_itself():

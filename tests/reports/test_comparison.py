@@ -182,6 +182,12 @@ def test_words_on_weights_alone_are_of_exact_numbers():
     head, found, *_ = reports.comparison_words(runs(one, two), table)["b"]
     assert head == "Differences of the weights' product, which reads no input, are exact."
     assert found.startswith("Excess kurtosis of the weights' product")
+    assert "higher in block 1, equal in 1" in found
+    lacking = table.assign(value_b=np.nan, difference=np.nan).iloc[:1]
+    (head, *_) = reports.comparison_words(
+        runs(one, one), pd.concat([reports.compare_surveys(runs(one, one)), lacking])
+    )["b"]
+    assert "the same numbers" not in head
 
 
 @pytest.fixture

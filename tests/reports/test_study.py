@@ -146,6 +146,10 @@ def test_other_weights_than_published_are_said():
         nothing["vpt-deep"] == nothing["bpt-shallow"] == "protocol, normalisation, weights random"
     )
     assert set(differs("fgvc_mae", weights="random")) == {"protocol, weights random"}
+    small = differs("fgvc_mae", weights="random", model="mae_tiny")
+    assert set(small) == {"model, protocol, weights random"}
+    cells = reports.study_cells("coco_mask_rcnn", weights="random")
+    assert set(reports.study_frame(cells, {}).differs) == {"weights random"}
 
 
 def test_a_plan_counts_searches_where_rates_are_searched():

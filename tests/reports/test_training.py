@@ -4,10 +4,14 @@ import io
 import json
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 
 import reports
 from bpt import Recipe, Run
+from burst import UnknownName
+from reports.bpt_report import _summary
+from reports.page import Page
 
 
 @pytest.fixture
@@ -49,7 +53,33 @@ def test_a_line_a_run_holds_its_metrics(runs, quantity):
         assert line.get_xdata().tolist() == [1, 2, 3]
         assert line.get_ydata().tolist() == [one[quantity] for one in run.metrics]
     assert ax.get_xlabel() == "epoch" and ax.get_ylabel()
+    with pytest.raises(UnknownName, match="val_accuracy"):
+        reports.draw_curves(ax, runs, "accuracy")
     plt.close(figure)
+
+
+def test_labels_are_no_formulas(runs):
+    figure = reports.comparison_figure(runs, ["run_$1_$2", "b"])
+    (legend,) = figure.legends
+    assert legend.get_texts()[0].get_text() == r"run_\$1_\$2"  # drawn without
+
+
+def test_a_lead_over_plain_prompts_is_said_of_the_same_images_and_backbone():
+    row = {"dataset": "digits", "model": "mae_tiny", "image_size": None, "prompts": 7}
+    row |= {"images_per_second": 9.0}
+    runs = [
+        row | {"label": "bpt", "method": "bpt-bilinear", "test_accuracy": 80.0},
+        row | {"label": "plain", "method": "vpt", "test_accuracy": 70.0},
+        row | {"label": "birds", "method": "vpt", "test_accuracy": 75.0, "dataset": "cub"},
+    ]
+
+    def said(*chosen):
+        page = Page("Runs", [])
+        _summary(page.section("What was found"), pd.DataFrame([runs[i] for i in chosen]))
+        return page.html()
+
+    assert "10.0 points more than the best plain" in said(0, 1, 2)
+    assert "points more" not in said(0, 2)
 
 
 def test_an_accuracy_of_zero_is_a_point_and_what_was_judged_is_said(tmp_path):

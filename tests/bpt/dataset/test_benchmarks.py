@@ -431,5 +431,6 @@ def test_what_is_stated_agrees_with_table_6_of_the_paper():
 
 
 def test_names_that_several_classes_have_get_their_numbers():
-    found = distinct_names((4, 5, 6), ("crane", "crow", "crane"))
-    assert found == ["crane (id 4)", "crow", "crane (id 6)"]
+    names = ("crane", "crow", "crane")
+    assert distinct_names(names) == ("crane (id 0)", "crow", "crane (id 2)")
+    assert distinct_names(names, (4, 5, 6)) == ("crane (id 4)", "crow", "crane (id 6)")

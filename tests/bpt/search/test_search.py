@@ -1,5 +1,6 @@
 """Whole searches: what they find, that they go on after a kill, and that processes share them."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import intervals
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
@@ -116,6 +118,19 @@ def test_differences_are_those_of_the_means_and_are_put_into_words(whole):
     numbers = [found[name] for name in ("difference", "low", "high")]
     assert numbers == pytest.approx(intervals.of_methods(record, found, out))
     assert record["sentences"][0].startswith(f"spt {means['spt']:.1f} % is ")
+
+
+def test_a_folder_without_locks_is_said_once(base, whole, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    out, record, _ = whole
+    said = []
+    again = search_methods(base, METHODS, out, options=OPTIONS, devices=("cpu",), say=said.append)
+    assert again["methods"] == record["methods"]
+    warning = f"{out} has no locks; see that no other process works in it"
+    assert said.count(warning) == 1
 
 
 def test_a_probe_trains_on_its_features_longer_than_prompts_and_it_is_said(
