@@ -78,6 +78,7 @@ def test_a_dry_run_lists_what_would_be_trained_and_trains_nothing(place, tmp_pat
 
 def test_what_fails_ends_with_the_reason_and_a_page(place, tmp_path):
     typed = ("validate", place / "W.pt", "--data", place / "data", "--datasets", "cub")
+    typed += ("--batch-size", "1024")  # of seven images
     result = run(command.app, *typed, "--out", tmp_path, "--devices", "cpu", "--quiet")
     assert result.exit_code == 2 and "4 of 4 have no number, such as linear: 7" in result.stderr
     assert "fewer than a batch of 1024" in (tmp_path / "index.html").read_text()
