@@ -117,8 +117,9 @@ def add_up(mine: Tensor) -> Tensor:
 class EpochState:
     """How far an epoch is: steps, seconds, and this process's sums.
 
-    `sums` float64 are the loss, what else the trainer counts, and over steps the norm of the
-    prompts' gradient; of a classifier loss, correct answers, images and norm.
+    `sums` float64 are the loss, what else the trainer counts, and over steps this process's share
+    of the norm of the prompts' gradient, which is the same on all; of a classifier loss, correct
+    answers, images and norm.
     """
 
     sums: Tensor
@@ -219,7 +220,7 @@ class Trainer(ABC, Generic[B]):
                 self.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
             total += counts
         self.scaler.unscale_(self.optimizer)
-        grad_norm = self._prompt_grad_norm()
+        grad_norm = self._prompt_grad_norm() / rank_and_size()[1]
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

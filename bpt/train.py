@@ -176,7 +176,6 @@ class _Classification(Session[Recipe, Labelled]):
         self.trainer = make_trainer(recipe, self.model, self.forward, self.epochs.steps)
 
     def _evaluated(self, done: EpochState) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        world = rank_and_size()[1]
         split = self.recipe.chooses
         loss, correct, images, grad_norm = add_up(done.sums.clone()).tolist()
         self._agree_on_statistics()
@@ -194,7 +193,7 @@ class _Classification(Session[Recipe, Labelled]):
             "train_loss": loss / images,
             "train_accuracy": 100 * correct / images,
             **found,
-            "prompt_grad_norm": grad_norm / done.step / world if self.trainer.prompts else None,
+            "prompt_grad_norm": grad_norm / done.step if self.trainer.prompts else None,
             **prompts,
             "images_per_second": images / done.seconds,
         }, trained

@@ -99,7 +99,6 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
         )
 
     def _evaluated(self, done: EpochState) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        world = rank_and_size()[1]
         loss, images, *losses, grad_norm = add_up(done.sums.clone()).tolist()
         every = self.recipe.eval_every
         due = every > 0 and (self.epoch + 1) % every == 0
@@ -112,7 +111,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
             "losses": {name: one / images for name, one in zip(names, losses, strict=True)},
             "box_AP": folder.finite(scores.values["box_AP"]) if scores else None,
             "mask_AP": folder.finite(scores.values["mask_AP"]) if scores else None,
-            "prompt_grad_norm": grad_norm / done.step / world if self.trainer.prompts else None,
+            "prompt_grad_norm": grad_norm / done.step if self.trainer.prompts else None,
             "images_per_second": images / done.seconds,
         }, trained
 
