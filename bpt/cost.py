@@ -81,9 +81,9 @@ def training_cost(
     front, behind, back = _operations(recipe, shape)
     if recipe.method == "linear":
         mirrored = recipe.augmentation == "flip" and flip
-        evaluated = test if recipe.protocol == "authors" else val + test  # there, both are one
-        passes = train * (1 + mirrored) + evaluated
-        return TrainingCost(train + evaluated, passes * (front + behind))
+        once = _evaluated(recipe, sizes)
+        passes = train * (1 + mirrored) + once
+        return TrainingCost(train + once, passes * (front + behind))
     trained = recipe.total_epochs * train
     evaluated = recipe.total_epochs * val + test
     once, again = kept_images(recipe, sizes, flip=flip), 0
@@ -107,9 +107,14 @@ def kept_images(recipe: Recipe, sizes: tuple[int, int, int], *, flip: bool = Tru
     """How many images' tokens are kept, counting each view: see `bpt.frozen_batches`."""
     if not recipe.keeps_tokens:
         return 0
-    train, val, test = used_sizes(recipe, sizes)
-    evaluated = test if recipe.protocol == "authors" else val + test
-    return evaluated + train * (_variants(recipe, flip) or 0)
+    train = used_sizes(recipe, sizes)[0]
+    return _evaluated(recipe, sizes) + train * (_variants(recipe, flip) or 0)
+
+
+def _evaluated(recipe: Recipe, sizes: tuple[int, int, int]) -> int:
+    """How many different images are evaluated: protocol authors does it twice with the same."""
+    _, val, test = used_sizes(recipe, sizes)
+    return test if recipe.protocol == "authors" else val + test
 
 
 def kept_bytes(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ class ValidationPlan:
         """Plain data for JSON, with what each search takes at most."""
         benchmarks = []
         for one in self.benchmarks:
-            searches = {name: cost.to_dict() for name, cost in one.search_costs(self.seeds).items()}
+            searches = {name: asdict(cost) for name, cost in one.search_costs(self.seeds).items()}
             methods = {
                 name: {
                     "recipe": method.recipe.to_dict(),

@@ -1,6 +1,7 @@
 """`bpt search`: every method's learning rate and weight decay, then who is better."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -150,7 +151,7 @@ def search(
             if dry_run:
                 costs = bpt.search_costs(base, names, where, options=asked, say=told["say"])
                 if as_json:
-                    plan = {name: cost.to_dict() for name, cost in costs.items()}
+                    plan = {name: asdict(cost) for name, cost in costs.items()}
                     typer.echo(json.dumps(plan, indent=2))
                 else:
                     plain_console().print(reports.search_plan_table(costs))

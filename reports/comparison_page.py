@@ -129,18 +129,13 @@ def _sentences(first: str, label: str, rows: pd.DataFrame) -> list[str]:
         )
         if (rows["quantity"] == "qk").any():
             head += f" {EXACT}"
-    elif (rows["difference"].fillna(0) == 0).all() and not _one_sided(rows).any():
+    elif rows["value_a"].equals(rows["value_b"]):  # gaps too
         head = f"{label} and {first} have the same numbers."
     elif (rows["quantity"] == "qk").all():
         head = EXACT
     else:
         head = "These runs have no intervals, so only sizes can be told."
     return [head, *_details(rows)]
-
-
-def _one_sided(rows: pd.DataFrame) -> "pd.Series[bool]":
-    """Whether one of the two runs alone has a number."""
-    return rows["value_a"].isna() != rows["value_b"].isna()
 
 
 def _details(rows: pd.DataFrame) -> list[str]:

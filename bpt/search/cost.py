@@ -1,9 +1,8 @@
 """What a search will take at most, before anything of it is run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bpt.cost import TrainingCost, training_cost
 from bpt.recipe import Recipe
@@ -30,10 +29,6 @@ class SearchCost:
     trials: int
     seeds: int
     cost: TrainingCost | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
 
 
 def search_costs(
