@@ -535,6 +535,18 @@ def test_all_folds_share_one_file(benchmark, whole):
     assert len({whole.key(all_training_images(fold)) for fold in folds}) == 1
 
 
+def test_a_second_fold_decodes_nothing_anew(colours, benchmark, backbone, root):
+    said, kept = [], []
+    for number in (1, 2):
+        recipe = recipe_for(colours, fold=f"{number}/3")
+        fold = fold_of(benchmark, recipe.fold)
+        images = ImageBatches(recipe, fold, backbone, fold.train, say=said.append)
+        images.keep_pixels()
+        assert isinstance(images.split.opener, Pixels)
+        kept.append((list(said), left_in(root)))
+    assert kept[0] == kept[1] and kept[0][0]
+
+
 def test_a_training_keeps_what_it_reads_each_time(colours, benchmark, backbone):
     said = []
     images = ImageBatches(

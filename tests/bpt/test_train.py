@@ -115,6 +115,35 @@ def test_a_training_that_stops_after_an_epoch_goes_on_to_the_same_bits(recipe, w
     same_end(tmp_path / "run", whole)
 
 
+@pytest.mark.parametrize("processes, told", [(1, False), (2, True)])
+def test_dropout_of_prompts_that_other_processes_draw_anew_is_said(
+    recipe, tmp_path, processes, told
+):
+    dropped = replace(recipe, method="vpt", prompt_dropout=0.1)
+    train(dropped, tmp_path, until=1)
+    state = load_checkpoint(tmp_path)
+    state["trainer"]["random"] *= processes  # as if so many had saved theirs
+    save_checkpoint(tmp_path, {name: one for name, one in state.items() if name != "kind"})
+    said = []
+    train(dropped, tmp_path, until=2, resume=True, say=said.append)
+    line = "the prompts' dropout is drawn anew: the processes are not as many as before"
+    assert (line in said) == told
+
+
+def test_a_test_loss_that_no_number_holds_is_null(recipe, tmp_path, monkeypatch):
+    classified = bpt.train.__globals__["_Classification"]
+    classify = classified._classify
+
+    def overflowing(self, split):
+        scores, answers = classify(self, split)
+        return replace(scores, loss=math.inf if split == "test" else scores.loss), answers
+
+    monkeypatch.setattr(classified, "_classify", overflowing)
+    result = train(replace(recipe, epochs=1), tmp_path)
+    assert result["test_loss"] is None and result["test_accuracy"] is not None
+    assert open_run(tmp_path).result["test_loss"] is None
+
+
 @pytest.mark.parametrize("until", [0, 4])
 def test_there_must_be_such_an_epoch_to_stop_after(recipe, tmp_path, until):
     with pytest.raises(BurstError, match=r"until is .*1\.\.3"):

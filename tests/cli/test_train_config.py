@@ -122,6 +122,18 @@ def test_a_dry_run_of_what_is_not_here_says_so(tmp_path, monkeypatch):
     assert "did you mean vpt" in refused("train", "--dry-run", "--method", "vtp")
 
 
+def test_a_published_batch_that_the_images_do_not_fill_is_lowered_on_the_way(tmp_path):
+    root, out = layouts.flowers(tmp_path / "flowers"), tmp_path / "run"
+    words = ("train", "flowers", "--data", root, "--model", "mae_tiny", "--method", "linear")
+    words += ("--epochs", "1", "--device", "cpu", "--out", out)
+    plan = json.loads(succeeded(*words, "--dry-run", "--json").stdout)
+    said = succeeded(*words).stderr
+    run = bpt.open_run(out)  # three images to train on, of 1,024 a step
+    assert plan["recipe"]["batch_size"] == run.recipe.batch_size == 3
+    assert "batch_size 3: there are 3 training images, too few for 1024" in said
+    assert run.metrics[-1]["step"] == plan["steps"] == 1
+
+
 def test_a_dry_run_unpacks_nothing_of_what_is_half_unpacked(tmp_path, monkeypatch):
     root = layouts.flowers(tmp_path / "flowers")
     layouts.pack(root, root / "102flowers.tgz", names=["jpg"])
