@@ -55,6 +55,15 @@ def search(
             TRIALS,
         ),
     ] = None,
+    no_halving: Annotated[
+        bool,
+        option(
+            "Train every trial to its end; else of each rate the better half goes on after a "
+            "quarter and a half of it.",
+            TRIALS,
+            "--no-halving",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, option("List what would be trained, with estimated cost.", TRIALS, "--dry-run")
     ] = False,
@@ -143,6 +152,7 @@ def search(
             seeds=parse_seeds(seeds),
             folds=folds,
             max_trials=max_trials,
+            halving=not no_halving,
         )
         where = out or bpt.search_folder(base)
         names, shared = parse_names(methods), parse_devices(devices)

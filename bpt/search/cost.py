@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bpt.cost import TrainingCost, training_cost
 from bpt.recipe import Recipe
+from bpt.search.grid import Point
 from bpt.search.halving import rungs
 from bpt.search.options import SearchOptions
 from bpt.search.outlook import expected
@@ -67,16 +68,23 @@ def most_costs(
         options: of the search.
     """
     grids = {name: options.grid_of(recipe) for name, recipe in recipes.items()}
-    first = first_size(grids)
-    return {name: _cost(one, first, sizes, options) for name, one in recipes.items()}
+    most = options.most_trials(first_size(grids))
+    return {
+        name: _cost(one, grids[name].points, most, sizes, options) for name, one in recipes.items()
+    }
 
 
 def _cost(
-    recipe: Recipe, first: int, sizes: tuple[int, int, int], options: SearchOptions
+    recipe: Recipe,
+    first: Sequence[Point],
+    most: int,
+    sizes: tuple[int, int, int],
+    options: SearchOptions,
 ) -> SearchCost:
     train, val, test = sizes
-    most, seeds, folds = options.most_trials(first), len(options.seeds), options.folds_of(val)
-    epochs = expected(rungs(recipe.total_epochs, folds), first, most - first)
+    seeds, folds = len(options.seeds), options.folds_of(val)
+    marks = rungs(recipe.total_epochs, folds, halving=options.halving)
+    epochs = expected(marks, first, most - len(first))
     # A probe takes its features anew for each training, however short.
     share = float(most) if recipe.method == "linear" else epochs / recipe.total_epochs
     if folds:

@@ -1,5 +1,10 @@
 """Successive halving: all trials begin, and at each rung the better half goes on.
 
+Within a training the better half of each learning rate: every trial follows the schedule of the
+whole, and while that is high, the highest rates are behind, of which one may be ahead once it has
+fallen (Wu et al. 2018, "Understanding short-horizon bias in stochastic meta-optimization", arXiv
+1803.02021). At the end of a training all are compared.
+
 What a grid is extended by is not stopped within a training: it is asked for because the best trial
 lies at an edge, and what a higher decay or a lower rate is good for shows late.
 
@@ -8,13 +13,14 @@ optimization", arXiv 1502.07943.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from bpt.search.grid import Point
 
-LEAST = 3  # trials that go on at every rung, if there are so many
+LEAST = 3  # trials that go on where all are compared, if there are so many
 
 
 class Rung(NamedTuple):
@@ -57,35 +63,50 @@ DIVERGED = Score()
 Lookup = Callable[[Point, int], Score | None]  # of a point at a rung's number; None: not there yet
 
 
-def rungs(epochs: int, folds: int | None) -> list[Rung]:
+def rungs(epochs: int, folds: int | None, *, halving: bool = True) -> list[Rung]:
     """Where trials are compared: after a quarter, a half and all epochs; then after each fold.
+
+    Args:
+        epochs: of a training.
+        folds: of a cross-validation; None where there is a validation split.
+        halving: whether trials are stopped within a training; False: nothing but its end counts.
 
     >>> rungs(10, None)
     [Rung(fold=None, epoch=3), Rung(fold=None, epoch=5), Rung(fold=None, epoch=10)]
     """
     first = None if folds is None else 0
-    marks = sorted({math.ceil(epochs / 4), math.ceil(epochs / 2), epochs})
+    within = {math.ceil(epochs / 4), math.ceil(epochs / 2)} if halving else set[int]()
+    marks = sorted({*within, epochs})
     return [Rung(first, epoch) for epoch in marks] + [
         Rung(fold, epochs) for fold in range(1, folds or 1)
     ]
 
 
-def kept(going: Sequence[Point], scores: dict[Point, Score]) -> list[Point]:
+def kept(going: Sequence[Point], scores: Mapping[Point, Score], *, by_rate: bool) -> list[Point]:
     """Those of `going` that are among the better half of all that came to a rung.
 
-    At least the best three count as the better half; what diverged never goes on.
+    What diverged never goes on.
 
     Args:
         going: trials that came to the rung now.
         scores: of all that ever came to it, of these and of earlier rounds.
+        by_rate: the better half of each learning rate, as within a training; else of all, and at
+            least the best three.
     """
-    ranked = sorted(scores, key=lambda point: scores[point].key, reverse=True)
-    better = set(ranked[: max(LEAST, math.ceil(len(ranked) / 2))])
+    rivals = defaultdict[float | None, list[Point]](list)
+    for point in scores:
+        rivals[point.lr if by_rate else None].append(point)
+    better = set[Point]()
+    for points in rivals.values():
+        ranked = sorted(points, key=lambda point: scores[point].key, reverse=True)
+        better.update(ranked[: max(0 if by_rate else LEAST, math.ceil(len(ranked) / 2))])
     return [point for point in going if point in better and not scores[point].diverged]
 
 
 def race(
-    rounds: Sequence[Sequence[Point]], marks: Sequence[Rung], lookup: Lookup
+    rounds: Sequence[Sequence[Point]],
+    marks: Sequence[Rung],
+    lookup: Lookup,
 ) -> tuple[list[tuple[Point, int]], dict[Point, Score]]:
     """What is to be done next, or else who came to the end.
 
@@ -133,10 +154,11 @@ def _go(
             return missing, []
         reached[rung] |= {point: score for point, score in scores.items() if score}
         alive = [point for point in going if not reached[rung][point].diverged]
-        if not halve and mark.epoch < marks[-1].epoch:
+        within = mark.epoch < marks[-1].epoch  # of a training, not at the end of one
+        if within and not halve:
             going = alive
         elif rung < len(marks) - 1:
-            going = kept(going, reached[rung])
+            going = kept(going, reached[rung], by_rate=within)
             stopped += [point for point in alive if point not in going]
     return [], stopped
 

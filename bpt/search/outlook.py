@@ -1,9 +1,9 @@
 """How much of a search is behind us, and about how long the rest will take."""
 
-import math
 from collections.abc import Mapping, Sequence
 
-from bpt.search.halving import LEAST, Rung
+from bpt.search.grid import Point
+from bpt.search.halving import Rung, Score, kept
 from bpt.search.plan import Course
 from bpt.search.trials import Trials
 
@@ -20,12 +20,13 @@ def lengths(rungs: Sequence[Rung]) -> list[int]:
     return found
 
 
-def expected(rungs: Sequence[Rung], first: int, more: int = 0) -> int:
-    """Epochs that so many trials take at most: of the first grid, halved, and of its extensions."""
-    total, going = more * sum(lengths(rungs)), first
-    for length in lengths(rungs):
-        total += going * length
-        going = min(going, max(LEAST, math.ceil(going / 2)))
+def expected(rungs: Sequence[Rung], first: Sequence[Point], more: int = 0) -> int:
+    """Epochs that trials take at most: of the first grid, halved, and of so many extensions."""
+    total, going = more * sum(lengths(rungs)), list(first)
+    for rung, length in zip(rungs, lengths(rungs), strict=True):
+        total += len(going) * length
+        equal = dict.fromkeys(going, Score(0.0, 0.0))
+        going = kept(going, equal, by_rate=rung.epoch < rungs[-1].epoch)
     return total
 
 
@@ -40,8 +41,8 @@ def shares(trials: Trials, found: Mapping[str, Course]) -> tuple[float, float]:
                 if trials.score(method, point, number) is None:
                     break
                 mine += length
-        first = len(course.rounds[0])
-        most = expected(rungs, first, len(course.tried) - first)
+        first = course.rounds[0]
+        most = expected(rungs, first, len(course.tried) - len(first))
         whole = mine if course.finalists else max(most, mine)
         ended = finals = 0
         for seed in trials.seeds:

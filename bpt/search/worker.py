@@ -62,7 +62,10 @@ class Worker:
         self.trials = Trials(
             out,
             recipes,
-            {name: rungs(one.total_epochs, self.folds) for name, one in recipes.items()},
+            {
+                name: rungs(one.total_epochs, self.folds, halving=options.halving)
+                for name, one in recipes.items()
+            },
             self.folds,
             _sizes(benchmark, self.folds),
             options.seeds,

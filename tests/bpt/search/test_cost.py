@@ -17,12 +17,20 @@ def digits(tmp_path_factory):
 
 def test_trials_and_trainings_of_vpt_are_those_of_its_rungs(digits):
     images, tested = 702, 597  # half of the training images, all of which the folds share
-    # Rungs of the first fold after 3, 5 and 10 epochs, then the second: 8 trials, 4, 3, 3; then
+    # Rungs of the first fold after 3, 5 and 10 epochs, then the second: 8 trials, 4, 4, 3; then
     # 4 of an extension, whole.
-    epochs = 8 * 3 + 4 * 2 + 3 * 5 + 3 * 10 + 4 * 20
+    epochs = 8 * 3 + 4 * 2 + 4 * 5 + 3 * 10 + 4 * 20
     finals = 3 * (10 * images + tested)
     assert digits["vpt"].trials == 12 and digits["vpt"].seeds == 3
     assert digits["vpt"].cost.images == pytest.approx(epochs * images + finals, rel=0.01)
+
+
+def test_without_halving_every_trial_of_the_first_fold_is_whole(tmp_path):
+    options = bpt.SearchOptions(halving=False)
+    base = bpt.search_base("digits")
+    found = bpt.search_costs(base, ["vpt"], tmp_path / "x", options=options)["vpt"]
+    epochs = 8 * 10 + 4 * 10 + 4 * 20
+    assert found.cost.images == pytest.approx(epochs * 702 + 3 * (10 * 702 + 597), rel=0.01)
 
 
 def test_a_probe_costs_its_features(digits):

@@ -175,6 +175,23 @@ def test_more_seeds_and_methods_use_what_is_there(base, whole, tmp_path, monkeyp
     assert pairs == {("spt", "vpt"), ("linear", "vpt"), ("spt", "linear")}
 
 
+def test_without_halving_what_was_stopped_goes_on_and_comes_to_the_same(base, tmp_path):
+    longer = search_base(
+        "folder", **{one: getattr(base, one) for one in base.origins} | {"epochs": 4}
+    )
+    grid = {"lrs": (6e-4,), "weight_decays": (0.0, 0.5), "seeds": (0,), "max_trials": 2}
+    found = {}
+    for name, halving in (("stopped", True), ("stopped", False), ("direct", False)):
+        options = SearchOptions(**grid, halving=halving)
+        out = tmp_path / name
+        record = search_methods(longer, ("vpt",), out, options=options, devices=("cpu",))
+        [found[name, halving]] = record["methods"]
+    epochs = {key: sorted(trial["epochs"] for trial in one["trials"]) for key, one in found.items()}
+    assert epochs["stopped", True] == [1, 8]  # of the first fold; of both
+    assert epochs["stopped", False] == [8, 8]
+    assert found["stopped", False] == found["direct", False]
+
+
 @pytest.mark.parametrize(
     "changes, says", [({"epochs": 3}, "epochs 2, not 3"), ({"num_prompts": 3}, "num_prompts 2")]
 )
