@@ -51,7 +51,7 @@ PARTS = {  # by split of the archive: by split that is made of it, which images 
 class Case:
     """A search, or trainings at one rate and decay: what is the same, what is compared, and why.
 
-    `axes` are the `SearchOptions` that replace each method's own rates and decays.
+    `axes` are the `SearchOptions` other than the defaults, such as rates and decays.
     """
 
     given: Mapping[str, object]
@@ -135,6 +135,12 @@ CASES = {
         ("vpt", "bpt-fwhiten"),
         "No search: as vits112-last4-decay, over the paper's steps on CUB, 18,700.",
         DECAY,
+    ),
+    "vits112-linear": Case(
+        REAL,
+        ("linear",),
+        "The probe, every trial to its end: high rates are behind until they fall.",
+        {"halving": False},
     ),
     "vits112-linear-decay": Case(
         REAL,
