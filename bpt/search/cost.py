@@ -7,7 +7,6 @@ from pathlib import Path
 from bpt.cost import TrainingCost, training_cost
 from bpt.recipe import Recipe
 from bpt.search.grid import Point
-from bpt.search.halving import rungs
 from bpt.search.options import SearchOptions
 from bpt.search.outlook import expected
 from bpt.search.plan import first_size
@@ -83,8 +82,7 @@ def _cost(
 ) -> SearchCost:
     train, val, test = sizes
     seeds, folds = len(options.seeds), options.folds_of(val)
-    marks = rungs(recipe.total_epochs, folds, halving=options.halving)
-    epochs = expected(marks, first, most - len(first))
+    epochs = expected(options.rungs_of(recipe, val), first, most - len(first))
     # A probe takes its features anew for each training, however short.
     share = float(most) if recipe.method == "linear" else epochs / recipe.total_epochs
     if folds:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bpt.recipe import Recipe
 from bpt.search.grid import Grid, default_grid
+from bpt.search.halving import Rung, rungs
 from burst.errors import BurstError
 
 FOLDS = 2
@@ -73,6 +74,14 @@ class SearchOptions:
     def folds_of(self, validated: int) -> int | None:
         """Of a cross-validation; None where there are validation images enough."""
         return self.folds if validated < LEAST_VALIDATION else None
+
+    def rungs_of(self, recipe: Recipe, validated: int) -> list[Rung]:
+        """Where a method's trials are compared, with so many validation images.
+
+        A probe's come to the end of a training: what costs time is its features, not its epochs.
+        """
+        halving = self.halving and recipe.method != "linear"
+        return rungs(recipe.total_epochs, self.folds_of(validated), halving=halving)
 
     def most_trials(self, first: int) -> int:
         """Of a method, extensions of its grid among them, where the largest grid has `first`."""

@@ -17,7 +17,6 @@ from bpt.errors import Interrupted, RunExists
 from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
 from bpt.run_folder import Run, other_files, read_record, save_json
-from bpt.search.halving import rungs
 from bpt.search.news import News
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.plan import Course, all_work, courses, first_size
@@ -62,10 +61,7 @@ class Worker:
         self.trials = Trials(
             out,
             recipes,
-            {
-                name: rungs(one.total_epochs, self.folds, halving=options.halving)
-                for name, one in recipes.items()
-            },
+            {name: options.rungs_of(one, validated) for name, one in recipes.items()},
             self.folds,
             _sizes(benchmark, self.folds),
             options.seeds,
