@@ -281,7 +281,7 @@ def _laid_out(figure: Figure) -> Iterator[None]:
     if figure.stale:
         figure.draw_without_rendering()
     engine = figure.get_layout_engine()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     try:
         yield
     finally:
