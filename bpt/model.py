@@ -171,8 +171,12 @@ class PromptedTokens(TrainedModule):
 
     def train(self, mode: bool = True) -> Self:
         """Training mode of what is trained; the backbone stays in eval mode."""
-        super().train(mode)
-        self.vit.eval()
+        self.training = mode
+        for child in self.children():
+            if child is not self.vit:
+                child.train(mode)
+        if self.vit.training:  # each module of it is asked only then: a fifth of a probe's time
+            self.vit.eval()
         return self
 
     def prompt_values(self) -> dict[int, Tensor]:
