@@ -101,8 +101,12 @@ CASES = {
         "No search: W as it is, where the head does not read the prompts.",
         DEFAULTS,
     ),
-    "sup_tiny-shallow": Case({"model": "sup_tiny"}, METHODS, "Another pretraining: labels."),
-    "moco_tiny-shallow": Case({"model": "moco_tiny"}, METHODS, "Another pretraining: contrastive."),
+    "sup_tiny-shallow": Case(
+        {"model": "sup_tiny"}, METHODS, "Another pretraining: labels.", {"halving": True}
+    ),
+    "moco_tiny-shallow": Case(
+        {"model": "moco_tiny"}, METHODS, "Another pretraining: contrastive.", {"halving": True}
+    ),
     "vits112-last4": Case(LAST4, METHODS, "A real backbone, prompts in its last four blocks."),
     "vits112-shallow": Case(REAL, METHODS, "A real backbone, one prompt in front of all blocks."),
     "vits112-shallow-fixed": Case(
@@ -139,8 +143,7 @@ CASES = {
     "vits112-linear": Case(
         REAL,
         ("linear",),
-        "The probe, every trial to its end: high rates are behind until they fall.",
-        {"halving": False},
+        "The probe, around rates of its own.",
     ),
     "vits112-linear-decay": Case(
         REAL,

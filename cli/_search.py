@@ -55,13 +55,13 @@ def search(
             TRIALS,
         ),
     ] = None,
-    no_halving: Annotated[
+    halving: Annotated[
         bool,
         option(
-            "Train every trial to its end; else of each rate the better half goes on after a "
-            "quarter and a half of it.",
+            "Compare trials of each rate after a quarter and a half of a training too, where the "
+            "better half goes on: saves a quarter of the time, and loses what pays late.",
             TRIALS,
-            "--no-halving",
+            "--halving",
         ),
     ] = False,
     dry_run: Annotated[
@@ -152,7 +152,7 @@ def search(
             seeds=parse_seeds(seeds),
             folds=folds,
             max_trials=max_trials,
-            halving=not no_halving,
+            halving=halving,
         )
         where = out or bpt.search_folder(base)
         names, shared = parse_names(methods), parse_devices(devices)

@@ -22,7 +22,7 @@ class SearchCost:
         recipe: that its trials vary.
         trials: that begin, where its grid is extended as far as it may be.
         seeds: of the final trainings.
-        cost: of both, with what halving stops; None for a backbone that is not known.
+        cost: of both, without what is stopped; None for a backbone that is not known.
     """
 
     recipe: Recipe

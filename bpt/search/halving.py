@@ -1,12 +1,11 @@
 """Successive halving: all trials begin, and at each rung the better half goes on.
 
-Within a training the better half of each learning rate: every trial follows the schedule of the
-whole, and while that is high, the highest rates are behind, of which one may be ahead once it has
-fallen (Wu et al. 2018, "Understanding short-horizon bias in stochastic meta-optimization", arXiv
-1803.02021). At the end of a training all are compared.
-
-What a grid is extended by is not stopped within a training: it is asked for because the best trial
-lies at an edge, and what a higher decay or a lower rate is good for shows late.
+Rungs lie at the end of trainings, of which a cross-validation has several; within one only where
+that is asked for. Every trial follows the schedule of the whole, and while the rate is high, high
+rates and decays are behind, of which one may be ahead once it has fallen (Wu et al. 2018,
+"Understanding short-horizon bias in stochastic meta-optimization", arXiv 1803.02021). So within a
+training each is compared with those of its own rate alone, which leaves that bias to decays; and
+what a grid is extended by is not stopped there.
 
 Source: Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
 optimization", arXiv 1502.07943.
@@ -63,15 +62,17 @@ DIVERGED = Score()
 Lookup = Callable[[Point, int], Score | None]  # of a point at a rung's number; None: not there yet
 
 
-def rungs(epochs: int, folds: int | None, *, halving: bool = True) -> list[Rung]:
-    """Where trials are compared: after a quarter, a half and all epochs; then after each fold.
+def rungs(epochs: int, folds: int | None, *, halving: bool) -> list[Rung]:
+    """Where trials are compared: at the end of a training, of each fold.
 
     Args:
         epochs: of a training.
         folds: of a cross-validation; None where there is a validation split.
-        halving: whether trials are stopped within a training; False: nothing but its end counts.
+        halving: after a quarter and a half of the first training as well.
 
-    >>> rungs(10, None)
+    >>> rungs(10, 2, halving=False)
+    [Rung(fold=0, epoch=10), Rung(fold=1, epoch=10)]
+    >>> rungs(10, None, halving=True)
     [Rung(fold=None, epoch=3), Rung(fold=None, epoch=5), Rung(fold=None, epoch=10)]
     """
     first = None if folds is None else 0

@@ -39,7 +39,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
         "epochs": 10,
         "batch_size": 16,
         "image_size": 32,
-        "train_fraction": 0.5,
+        "train_fraction": 0.35,
     }
 }
 

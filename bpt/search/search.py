@@ -40,9 +40,9 @@ def search_methods(
     """Search each method's learning rate and weight decay, and compare the best of each.
 
     Every method has the same number of trials, on validation images alone. Trials are compared at
-    rungs, and the better half of each rate goes on (`bpt.search.halving`); the grid grows until the
-    best lies inside (`bpt.search.plan`). The best of each is trained with every seed and tested
-    once, and methods are compared image by image (`bpt.search.paired`).
+    the end of a training, and the better half goes on to the next fold (`bpt.search.halving`); the
+    grid grows until the best lies inside (`bpt.search.plan`). The best of each is trained with
+    every seed and tested once, and methods are compared image by image (`bpt.search.paired`).
 
     The same call goes on after an end at any moment, and comes to the same. Several at once, on
     one machine or on several with one disk, share the trainings. More seeds, methods, rates and

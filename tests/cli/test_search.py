@@ -181,7 +181,7 @@ def test_interrupted_it_ends_as_shells_expect_it(images, tmp_path, monkeypatch):
 def test_every_option_is_one_of_the_recipe_or_of_the_command_itself():
     """One whose name no recipe has would be dropped without a word."""
     of_train = {"context", "config", "save_config", "dry_run", "seeds", "device", "out", "resume"}
-    of_search = {"methods", "lrs", "weight_decays", "seeds", "folds", "max_trials", "no_halving"}
+    of_search = {"methods", "lrs", "weight_decays", "seeds", "folds", "max_trials", "halving"}
     of_search |= {"dry_run", "devices", "processes", "out"}
     told = {"quiet", "as_json", "use_compile"}
     for function, own in ((train, of_train), (search, of_search)):

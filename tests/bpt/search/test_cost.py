@@ -6,6 +6,7 @@ import bpt
 from bpt.search import options as module
 
 METHODS = ("linear", "vpt")
+IMAGES, TESTED = 551, 597  # 35 % of the training images and all to validate, which folds share
 
 
 @pytest.fixture(scope="module")
@@ -16,27 +17,27 @@ def digits(tmp_path_factory):
 
 
 def test_trials_and_trainings_of_vpt_are_those_of_its_rungs(digits):
-    images, tested = 702, 597  # half of the training images, all of which the folds share
-    # Rungs of the first fold after 3, 5 and 10 epochs, then the second: 8 trials, 4, 4, 3; then
-    # 4 of an extension, whole.
-    epochs = 8 * 3 + 4 * 2 + 4 * 5 + 3 * 10 + 4 * 20
-    finals = 3 * (10 * images + tested)
+    # 8 trials of the first fold, 4 of the second; then 4 of an extension, whole
+    epochs = 8 * 10 + 4 * 10 + 4 * 20
+    finals = 3 * (10 * IMAGES + TESTED)
     assert digits["vpt"].trials == 12 and digits["vpt"].seeds == 3
-    assert digits["vpt"].cost.images == pytest.approx(epochs * images + finals, rel=0.01)
+    assert digits["vpt"].cost.images == pytest.approx(epochs * IMAGES + finals, rel=0.01)
 
 
-def test_without_halving_every_trial_of_the_first_fold_is_whole(tmp_path):
-    options = bpt.SearchOptions(halving=False)
+def test_with_halving_there_are_rungs_in_the_first_fold(tmp_path):
+    options = bpt.SearchOptions(halving=True)
     base = bpt.search_base("digits")
     found = bpt.search_costs(base, ["vpt"], tmp_path / "x", options=options)["vpt"]
-    epochs = 8 * 10 + 4 * 10 + 4 * 20
-    assert found.cost.images == pytest.approx(epochs * 702 + 3 * (10 * 702 + 597), rel=0.01)
+    # after 3, 5 and 10 epochs, then the second fold: 8 trials, 4, 4, 3; then the extension
+    epochs = 8 * 3 + 4 * 2 + 4 * 5 + 3 * 10 + 4 * 20
+    assert found.cost.images == pytest.approx(
+        epochs * IMAGES + 3 * (10 * IMAGES + TESTED), rel=0.01
+    )
 
 
 def test_a_probe_costs_its_features(digits):
-    images, tested = 702, 597
     assert digits["linear"].recipe.total_epochs == 100
-    wanted = 12 * images + 3 * (images + tested)
+    wanted = 12 * IMAGES + 3 * (IMAGES + TESTED)
     assert digits["linear"].cost.images == pytest.approx(wanted, rel=0.01)
 
 

@@ -28,7 +28,7 @@ def marks(count):
     ],
 )
 def test_rungs_lie_at_a_quarter_a_half_and_all_then_at_each_fold(epochs, folds, expected):
-    assert rungs(epochs, folds) == [Rung(*one) for one in expected]
+    assert rungs(epochs, folds, halving=True) == [Rung(*one) for one in expected]
 
 
 def test_where_all_are_compared_the_better_half_goes_on_but_at_least_three():
@@ -91,7 +91,7 @@ def test_a_rate_that_leads_only_once_it_has_fallen_comes_to_the_end():
         accuracy = (early, early, late)[rung][point.lr] - 100 * point.weight_decay
         return Score(accuracy, 1.0, 1000)
 
-    work, finalists = race([points], rungs(12, None), lookup)
+    work, finalists = race([points], rungs(12, None, halving=True), lookup)
     assert not work and best_of(finalists) == Point(0.2, 0.0)
     assert [sum(rung == one for _, rung in asked) for one in range(3)] == [8, 4, 4]
 
@@ -109,7 +109,7 @@ def test_where_all_that_came_to_the_end_diverged_those_that_were_stopped_go_on()
     curves = {point: [10 + i, 20 + i, 30 + i] for i, point in enumerate(points)}
     curves |= {point: [50 + i, 60 + i, None] for i, point in enumerate(points[3:])}
     work, finalists = race(
-        [points], rungs(12, None), lambda point, rung: score(curves[point][rung])
+        [points], rungs(12, None, halving=True), lambda point, rung: score(curves[point][rung])
     )
     assert not work
     assert best_of(finalists) == points[2]
@@ -122,7 +122,9 @@ def test_nothing_that_could_be_chosen_is_left_out_where_all_else_diverged(found)
         point: [None if None in one[: i + 1] else one[i] for i in range(3)]
         for point, one in zip(points, found, strict=True)
     }
-    finalists = race([points], rungs(12, None), lambda point, rung: score(curves[point][rung]))[1]
+    finalists = race(
+        [points], rungs(12, None, halving=True), lambda point, rung: score(curves[point][rung])
+    )[1]
     could = any(one[-1] is not None for one in curves.values())
     assert (best_of(finalists) is not None) == could
 
@@ -158,9 +160,11 @@ def test_an_extension_is_not_stopped_before_the_end_of_a_training():
     def lookup(point, rung):
         return score(curves[point][rung])
 
-    alone = race([first, [late, never]], rungs(12, None), lookup)[1]
+    alone = race([first, [late, never]], rungs(12, None, halving=True), lookup)[1]
     assert best_of(alone) == late and never in alone
-    assert late not in race([[*first, late, never]], rungs(12, None), lookup)[1]  # beside (0.1, 0)
+    assert (
+        late not in race([[*first, late, never]], rungs(12, None, halving=True), lookup)[1]
+    )  # beside (0.1, 0)
 
 
 def test_between_folds_an_extension_is_stopped_and_what_diverges_is_at_once():
@@ -173,6 +177,8 @@ def test_between_folds_an_extension_is_stopped_and_what_diverges_is_at_once():
         asked.append((point, rung))
         return DIVERGED if point == lost else score(curves[point][rung])
 
-    race([first, [bad, lost]], rungs(12, 2), lookup)  # after 3, 6 and 12 epochs, then the second
+    race(
+        [first, [bad, lost]], rungs(12, 2, halving=True), lookup
+    )  # after 3, 6 and 12 epochs, then the second
     assert max(rung for point, rung in asked if point == bad) == 2
     assert max(rung for point, rung in asked if point == lost) == 0

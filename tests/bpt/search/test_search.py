@@ -137,7 +137,8 @@ def test_a_probe_trains_on_its_features_longer_than_prompts_and_it_is_said(
     base, tmp_path, monkeypatch
 ):
     methods = ("linear", "vpt")
-    once = replace(OPTIONS, lrs=(0.01,), weight_decays=(0.0, 0.005), seeds=(0,), max_trials=2)
+    decays = {"weight_decays": (0.0, 0.005), "max_trials": 2, "halving": True}
+    once = replace(OPTIONS, lrs=(0.01,), seeds=(0,), **decays)
     epochs = {name: one.epochs for name, one in method_recipes(base, methods).items()}
     assert epochs == {"linear": 100, "vpt": 2}
     monkeypatch.setattr(bpt.search.recipes, "LEAST_OF_PROBE", 5)
