@@ -140,11 +140,7 @@ CASES = {
         "No search: as vits112-last4-decay, over the paper's steps on CUB, 18,700.",
         DECAY,
     ),
-    "vits112-linear": Case(
-        REAL,
-        ("linear",),
-        "The probe, around rates of its own.",
-    ),
+    "vits112-linear": Case(REAL, ("linear",), "The probe, around rates of its own."),
     "vits112-linear-decay": Case(
         REAL,
         ("linear",),

@@ -105,9 +105,7 @@ def kept(going: Sequence[Point], scores: Mapping[Point, Score], *, by_rate: bool
 
 
 def race(
-    rounds: Sequence[Sequence[Point]],
-    marks: Sequence[Rung],
-    lookup: Lookup,
+    rounds: Sequence[Sequence[Point]], marks: Sequence[Rung], lookup: Lookup
 ) -> tuple[list[tuple[Point, int]], dict[Point, Score]]:
     """What is to be done next, or else who came to the end.
 

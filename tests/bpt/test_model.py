@@ -188,6 +188,9 @@ def test_training_leaves_the_backbone_in_eval_mode():
     assert model.training
     assert not any(module.training for module in model.vit.modules())
     assert torch.equal(model(images()), model(images()))
+    model.vit.train()  # as its owner may do
+    assert not any(module.training for module in model.train().vit.modules())
+    assert all(prompt.training for prompt in model.prompts.values())
 
 
 def test_blocks_before_the_first_prompt_run_without_autograd():

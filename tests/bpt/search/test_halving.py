@@ -160,11 +160,10 @@ def test_an_extension_is_not_stopped_before_the_end_of_a_training():
     def lookup(point, rung):
         return score(curves[point][rung])
 
-    alone = race([first, [late, never]], rungs(12, None, halving=True), lookup)[1]
+    marks = rungs(12, None, halving=True)
+    alone = race([first, [late, never]], marks, lookup)[1]
     assert best_of(alone) == late and never in alone
-    assert (
-        late not in race([[*first, late, never]], rungs(12, None, halving=True), lookup)[1]
-    )  # beside (0.1, 0)
+    assert late not in race([[*first, late, never]], marks, lookup)[1]  # beside (0.1, 0)
 
 
 def test_between_folds_an_extension_is_stopped_and_what_diverges_is_at_once():
@@ -177,8 +176,7 @@ def test_between_folds_an_extension_is_stopped_and_what_diverges_is_at_once():
         asked.append((point, rung))
         return DIVERGED if point == lost else score(curves[point][rung])
 
-    race(
-        [first, [bad, lost]], rungs(12, 2, halving=True), lookup
-    )  # after 3, 6 and 12 epochs, then the second
+    marks = rungs(12, 2, halving=True)  # after 3, 6 and 12 epochs, then the second
+    race([first, [bad, lost]], marks, lookup)
     assert max(rung for point, rung in asked if point == bad) == 2
     assert max(rung for point, rung in asked if point == lost) == 0

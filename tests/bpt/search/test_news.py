@@ -18,9 +18,8 @@ EPOCHS = 4
 @pytest.fixture
 def trials(tmp_path):
     recipe = Recipe(dataset="digits", model="mae_tiny", method="vpt")
-    return Trials(
-        tmp_path, {"vpt": recipe}, {"vpt": rungs(EPOCHS, None, halving=True)}, None, (500,), (0, 1)
-    )
+    marks = rungs(EPOCHS, None, halving=True)
+    return Trials(tmp_path, {"vpt": recipe}, {"vpt": marks}, None, (500,), (0, 1))
 
 
 def trained(trials, point, epochs):
