@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -97,6 +98,19 @@ def test_a_legend_is_as_narrow_as_its_figure(figure):
     assert figure.legends == [legend]
     assert legend.get_window_extent().width < figure.bbox.width
     assert len(legend.get_texts()) == 6
+
+
+def test_no_legend_is_cut_off_in_the_files(tmp_path):
+    """Text has another width there than on a screen: five columns of these are too wide."""
+    with house_style():
+        figure = blank_page(7.0, 2.0)
+        (line,) = figure.add_subplot().plot([0, 1], [0, 1], marker="o")
+        names = [f"weight decay {decay}" for decay in ("0", "0.005", "0.05")]
+        names += ["chosen", "before its last epoch", "end of what was tried"]
+        legend_above(figure, dict.fromkeys(names, line))
+    png, _ = save_figure(figure, tmp_path / "figure")
+    pixels = np.asarray(Image.open(png).convert("L"))
+    assert pixels.shape[1] == 2100 and (pixels[:, [*range(10), *range(-10, 0)]] == 255).all()
 
 
 def test_a_legend_wider_than_its_figure_has_one_column():
