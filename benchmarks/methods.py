@@ -150,7 +150,7 @@ CASES = {
     "vits112-linear-decay5": Case(
         REAL,
         ("linear",),
-        "That decay, trained to the end: of three trials none is stopped.",
+        "That decay alone, at rates of the one before.",
         {"lrs": (0.000625, 0.0025, 0.01), "weight_decays": (5.0,), "max_trials": 3},
     ),
     "mae_tiny-defaults": Case(

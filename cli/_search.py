@@ -59,7 +59,7 @@ def search(
         bool,
         option(
             "Compare trials of each rate after a quarter and a half of a training too, where the "
-            "better half goes on: saves a quarter of the time, and loses what pays late.",
+            "better half goes on: saves up to a quarter, and loses what pays late.",
             TRIALS,
             "--halving",
         ),

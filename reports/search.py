@@ -13,6 +13,7 @@ import pandas as pd
 from bpt import Recipe
 from bpt.methods import USED_BY
 from bpt.search.paired import LEVEL
+from bpt.search.record import is_halved
 from burst.errors import EmptyResult
 from burst.files import make_folder
 from burst.provenance import provenance
@@ -130,9 +131,9 @@ def _rates(section: Section, search: Search, place: Path) -> list[Path]:
     files = section.figure(
         rates_figure(search),
         place / "rates",
-        "Validation accuracy of every trial, with its standard error. Hollow: before its last "
-        "epoch, stopped as one of the worse or still to go on, so not to be compared with the "
-        "filled. A ring: chosen.",
+        "Validation accuracy of every trial, with its standard error. Hollow: of a part of its "
+        "epochs or folds, as one of the worse or because it is still to go on, so not to be "
+        "compared with the filled. A ring: chosen.",
     )
     trials = trials_frame(search)
     section.frame(trials.drop(columns="folder"), "Every trial; click a heading to sort")
@@ -182,6 +183,7 @@ def _how_chosen(section: Section, search: Search) -> None:
     section.items(
         [
             judged,
+            _how_compared(record),
             f"Every method had {record['trials_each']} trials. The best of them was then "
             f"trained with the seeds {seeds}; the test split has {record['test_images']:,} images "
             "and was read once for each of these runs.",
@@ -194,6 +196,18 @@ def _how_chosen(section: Section, search: Search) -> None:
             "little; the test accuracies are not.",
         ]
     )
+
+
+def _how_compared(record: Mapping[str, Any]) -> str:
+    """Where trials were left as the worse: `bpt.search.halving`."""
+    between = record["validation"]["kind"] == "cross"
+    folds = "; between folds the better half went on" if between else ""
+    if is_halved(record):
+        return (
+            "Trials were compared after a quarter and a half of their training too, where the "
+            f"worse were left{folds}. What pays late, such as a strong decay, may be among them."
+        )
+    return f"Every trial was trained to the end of its training and compared there{folds}."
 
 
 def _unaugmented(record: Mapping[str, Any]) -> list[str]:
@@ -219,7 +233,9 @@ def _counts(methods: Sequence[Mapping[str, Any]]) -> str:
         lost = sum(trial["score"] is None for trial in one["trials"])
         text = f"{one['method']} {len(one['trials'])}"
         if stopped or lost:
-            notes = [f"{stopped} stopped early"] * bool(stopped) + [f"{lost} diverged"] * bool(lost)
+            notes = [f"{stopped} not to the end"] * bool(stopped) + [f"{lost} diverged"] * bool(
+                lost
+            )
             text += f" ({', '.join(notes)})"
         parts.append(text)
     return f"Trials: {', '.join(parts)}."

@@ -112,7 +112,7 @@ def draw_rates(
 ) -> dict[str, Line2D]:
     """The trials of one method, and by name what a legend explains.
 
-    Trials that were trained to their end are filled and joined by a line, those that were not
+    Trials of all their epochs and folds are filled and joined by a line, those of a part of them
     hollow; what diverged is a cross on the floor; a ring is around what was chosen, and dotted
     lines are where the rates that were tried end.
     """
@@ -140,7 +140,7 @@ def draw_rates(
         (handles["chosen"],) = ax.plot([place], [chosen["score"]], zorder=4, **ring)
     if any(is_shorter(one) for one in entry["trials"]):
         hollow: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mec": "0.4"}
-        handles["before its last epoch"] = Line2D([], [], **hollow)
+        handles["part of its epochs or folds"] = Line2D([], [], **hollow)
     if lost := [one["lr"] for one in entry["trials"] if one["score"] is None]:
         (handles["diverged"],) = ax.plot(
             lost, [0.04] * len(lost), "x", color="0.3", transform=ax.get_xaxis_transform()

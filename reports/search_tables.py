@@ -162,7 +162,7 @@ def trials_frame(search: Search) -> pd.DataFrame:
 
 
 def is_stopped(entry: Mapping[str, Any], trial: Mapping[str, Any]) -> bool:
-    """Whether a method's trial was ended before its last epoch, as one of the worse.
+    """Whether a method's trial was left as one of the worse, before all of its epochs or folds.
 
     Not by diverging; and while trials run, none is known to have been.
     """
@@ -170,7 +170,7 @@ def is_stopped(entry: Mapping[str, Any], trial: Mapping[str, Any]) -> bool:
 
 
 def is_shorter(trial: Mapping[str, Any]) -> bool:
-    """Whether a trial's score is that of an epoch before its last."""
+    """Whether a trial's score is that of a part of its epochs or folds."""
     return bool(trial["epochs"] < trial["of_epochs"] and trial["score"] is not None)
 
 

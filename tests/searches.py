@@ -24,6 +24,7 @@ def search_record(*, complete=True, kind="split"):
         "test_images": 597,
         "trials_each": len(RATES) * len(DECAYS),
         "seeds": list(SEEDS),
+        "options": {"halving": True},
         "complete": complete,
         "methods": [_method(name, best) for name, best in BEST.items()],
         "differences": [

@@ -83,14 +83,13 @@ def _cost(
     train, val, test = sizes
     seeds, folds = len(options.seeds), options.folds_of(val)
     epochs = expected(options.rungs_of(recipe, val), first, most - len(first))
-    # A probe takes its features anew for each training, however short.
-    share = float(most) if recipe.method == "linear" else epochs / recipe.total_epochs
+    trainings = epochs / recipe.total_epochs
     if folds:
         part = (train + val) // folds
         last = replace(recipe, protocol="last")
-        parts = [(recipe, (train + val - part, part, 0), share), (last, sizes, seeds)]
+        parts = [(recipe, (train + val - part, part, 0), trainings), (last, sizes, seeds)]
     else:  # the best trial is the first of the final trainings: it is only tested
-        parts = [(recipe, (train, val, 0), share), (recipe, (0, 0, test), 1)]
+        parts = [(recipe, (train, val, 0), trainings), (recipe, (0, 0, test), 1)]
         parts.append((recipe, sizes, seeds - 1))
     images, operations = 0.0, 0.0
     for one, counts, times in parts:

@@ -5,7 +5,8 @@ that is asked for. Every trial follows the schedule of the whole, and while the 
 rates and decays are behind, of which one may be ahead once it has fallen (Wu et al. 2018,
 "Understanding short-horizon bias in stochastic meta-optimization", arXiv 1803.02021). So within a
 training each is compared with those of its own rate alone, which leaves that bias to decays; and
-what a grid is extended by is not stopped there.
+what a grid is extended by is not stopped there. A rate of which the better half diverges later is
+lost with it, unless all that came to the end diverged.
 
 Source: Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter
 optimization", arXiv 1502.07943.
@@ -63,12 +64,12 @@ Lookup = Callable[[Point, int], Score | None]  # of a point at a rung's number; 
 
 
 def rungs(epochs: int, folds: int | None, *, halving: bool) -> list[Rung]:
-    """Where trials are compared: at the end of a training, of each fold.
+    """Where trials are compared: at the end of the training, or of the training on each fold.
 
     Args:
         epochs: of a training.
-        folds: of a cross-validation; None where there is a validation split.
-        halving: after a quarter and a half of the first training as well.
+        folds: how many there are; None where there is a validation split.
+        halving: also after a quarter and a half of the first training.
 
     >>> rungs(10, 2, halving=False)
     [Rung(fold=0, epoch=10), Rung(fold=1, epoch=10)]
@@ -94,13 +95,14 @@ def kept(going: Sequence[Point], scores: Mapping[Point, Score], *, by_rate: bool
         by_rate: the better half of each learning rate, as within a training; else of all, and at
             least the best three.
     """
+    least = 1 if by_rate else LEAST
     rivals = defaultdict[float | None, list[Point]](list)
     for point in scores:
         rivals[point.lr if by_rate else None].append(point)
     better = set[Point]()
     for points in rivals.values():
         ranked = sorted(points, key=lambda point: scores[point].key, reverse=True)
-        better.update(ranked[: max(0 if by_rate else LEAST, math.ceil(len(ranked) / 2))])
+        better.update(ranked[: max(least, math.ceil(len(ranked) / 2))])
     return [point for point in going if point in better and not scores[point].diverged]
 
 

@@ -24,8 +24,8 @@ class SearchOptions:
         folds: of a cross-validation, where there are fewer than 500 validation images.
         max_trials: of each method, extensions of its grid among them; None: half as many again as
             the grid has.
-        halving: whether trials are stopped within a training, which saves a quarter of a search
-            and loses what pays late; see `bpt.search.halving`.
+        halving: whether trials are stopped within a training, which saves up to a quarter of a
+            search and loses what pays late; see `bpt.search.halving`.
 
     Raises:
         BurstError: no seed, one twice or a negative one; fewer than 2 folds; fewer trials than the

@@ -92,6 +92,11 @@ def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any] | None:
     }
 
 
+def is_halved(record: Mapping[str, Any]) -> bool:
+    """Whether trials of a search.json were compared within a training, as all were at first."""
+    return bool(record.get("options", {}).get("halving", True))
+
+
 def _chosen(best: Point, finalists: Mapping[Point, Score]) -> dict[str, Any]:
     return {**best._asdict(), "score": finalists[best].accuracy}
 

@@ -21,7 +21,15 @@ from bpt.search.news import News
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.plan import Course, all_work, courses, first_size
 from bpt.search.recipes import longer_probe, method_recipes, small_defaults
-from bpt.search.record import KIND, RECORD, differences, method_record, sentences, trial_rows
+from bpt.search.record import (
+    KIND,
+    RECORD,
+    differences,
+    is_halved,
+    method_record,
+    sentences,
+    trial_rows,
+)
 from bpt.search.same import other_recipes, other_runs
 from bpt.search.trials import Job, Trials
 from bpt.signals import this_command
@@ -145,6 +153,8 @@ class Worker:
             before = read_record(self.out / RECORD, KIND)
             methods = dict.fromkeys([*(one["method"] for one in before["methods"]), *self.recipes])
             differing += other_recipes(before, method_recipes(self.base, list(methods)))
+            if self.options.halving and not is_halved(before):
+                differing.append("halving False, not True")
         self._refuse(differing)
         self._refuse(self._other_files({name: mine[0] for name, mine in runs.items() if mine}))
         if not there:

@@ -206,3 +206,12 @@ def test_what_is_smaller_for_digits_is_said_before_anything_is_trained(tmp_path)
     smaller = recipes.SMALL["digits"].items() - {("num_prompts", 10)}
     assert all(f"{name} {value}" in found.stderr for name, value in smaller)
     assert "num_prompts 10" not in found.stderr
+
+
+def test_halving_trains_fewer_epochs(tmp_path):
+    words = ["search", "digits", "--methods", "vpt", "--devices", "cpu", "--dry-run", "--json"]
+    words += ["--quiet", "--out", str(tmp_path / "x")]
+    found = [RUNNER.invoke(command.app, [*words, *more]) for more in ((), ("--halving",))]
+    whole, halved = (json.loads(one.stdout)["vpt"] for one in found)
+    assert whole["trials"] == halved["trials"]
+    assert 0.7 < halved["cost"]["images"] / whole["cost"]["images"] < 0.9

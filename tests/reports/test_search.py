@@ -110,6 +110,16 @@ def test_a_search_that_goes_on_and_one_across_folds_say_so(tmp_path):
     stopped = pd.read_csv(out / "trials.csv").query("stopped == 'yes'")["method"]
     assert set(stopped) == {"linear", "vpt"}  # of the third none is known to be
     assert (out / "index.html").exists() and not (tmp_path / "one" / "index.html").exists()
+    assert "after a quarter and a half of their training too" in html
+
+
+def test_how_trials_were_compared_is_said(tmp_path):
+    record = searches.write_search(tmp_path, kind="cross")
+    record["options"]["halving"] = False
+    text = unescape(page_of_trials(tmp_path, record))
+    assert "trained to the end of its training and compared there; between folds" in text
+    del record["options"]  # as of a search of version 0.2.0, which always did
+    assert "after a quarter and a half" in unescape(page_of_trials(tmp_path, record))
 
 
 def test_a_search_that_has_just_begun_has_a_page(tmp_path):
@@ -185,7 +195,7 @@ def test_a_trial_that_was_stopped_is_hollow_and_one_that_diverged_a_cross(made):
     styles = dict(zip((0.0, 0.005), model_lines("ab").values(), strict=True))
     ax = Figure().subplots()
     handles = draw_rates(ax, entry, styles)
-    assert {"chosen", "before its last epoch", "diverged"} <= set(handles)
+    assert {"chosen", "part of its epochs or folds", "diverged"} <= set(handles)
     hollow = [one for one in ax.lines if one.get_mfc() == "white"]
     assert sum(len(one.get_xdata()) for one in hollow) == 2  # of each decay the largest rate
     low, high = ax.get_xlim()

@@ -106,7 +106,7 @@ def test_no_legend_is_cut_off_in_the_files(tmp_path):
         figure = blank_page(7.0, 2.0)
         (line,) = figure.add_subplot().plot([0, 1], [0, 1], marker="o")
         names = [f"weight decay {decay}" for decay in ("0", "0.005", "0.05")]
-        names += ["chosen", "before its last epoch", "end of what was tried"]
+        names += ["chosen", "part of its epochs or folds", "end of what was tried"]
         legend_above(figure, dict.fromkeys(names, line))
     png, _ = save_figure(figure, tmp_path / "figure")
     pixels = np.asarray(Image.open(png).convert("L"))

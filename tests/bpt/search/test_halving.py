@@ -98,9 +98,13 @@ def test_a_rate_that_leads_only_once_it_has_fallen_comes_to_the_end():
 
 def test_without_halving_every_trial_comes_to_the_end_of_its_training():
     points = [Point(rate, decay) for rate in (0.1, 0.2) for decay in (0.0, 0.1, 0.2)]
+    table = {point: score(i) for i, point in enumerate(points)}
     marks = rungs(12, None, halving=False)
-    assert race([points], marks, lambda *_: None)[0] == [(point, 0) for point in points]
-    assert marks == [Rung(None, 12)] and rungs(12, 2, halving=False) == [Rung(0, 12), Rung(1, 12)]
+    assert marks == [Rung(None, 12)]
+    assert race([points], marks, lambda point, _: table[point]) == ([], table)
+    folds = rungs(12, 2, halving=False)
+    assert folds == [Rung(0, 12), Rung(1, 12)]
+    assert race([points], folds, lambda point, _: table[point])[1].keys() == set(points[3:])
 
 
 def test_where_all_that_came_to_the_end_diverged_those_that_were_stopped_go_on():

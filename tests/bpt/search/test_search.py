@@ -196,6 +196,9 @@ def test_without_halving_what_was_stopped_goes_on_and_comes_to_the_same(base, tm
     assert epochs["stopped", True] == [1, 8]  # of the first fold; of both
     assert epochs["stopped", False] == [8, 8]
     assert found["stopped", False] == found["direct", False]
+    with pytest.raises(RunExists, match="halving False, not True"):
+        options = SearchOptions(**grid, halving=True)
+        search_methods(longer, ("vpt",), tmp_path / "direct", options=options, devices=("cpu",))
 
 
 @pytest.mark.parametrize(
