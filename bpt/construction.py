@@ -25,13 +25,14 @@ from bpt.prompt import (
 from bpt.recipe import Recipe
 from bpt.tuning import Tuning
 from burst.backbone import Backbone, load_backbone
-from burst.errors import CheckpointError
+from burst.errors import CheckpointError, UnsupportedModel
 
 Model = PromptedViT | TunedViT
 # Of the head's start: MAE's for fine-tuning, and the prompt-tuning code's per pretraining.
 FINE_TUNING_HEAD_STD = 2e-5
 PROMPTS = ("prompts.", "gates.")  # how the names of their parameters begin
 HEAD_STD = {"moco_v3": 0.01}
+MEASURED_ONLY = ("hf", "open_clip", "torchvision")  # libraries whose models are none of timm's
 
 
 def open_backbone(recipe: Tuning, device: str | torch.device = "cpu") -> Backbone:
@@ -40,8 +41,9 @@ def open_backbone(recipe: Tuning, device: str | torch.device = "cpu") -> Backbon
     It reads images of a classifier's `image_size`; a detector has its own way to other sizes.
 
     Raises:
-        BurstError: see `load_backbone`.
+        BurstError: see `load_backbone` and `check_trainable`.
     """
+    check_trainable(recipe.model)
     backbone = load_backbone(
         recipe.model,
         recipe.weights,
@@ -52,6 +54,20 @@ def open_backbone(recipe: Tuning, device: str | torch.device = "cpu") -> Backbon
     if recipe.normalisation == "native":
         return backbone
     return dataclasses.replace(backbone, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
+
+
+def check_trainable(model: str) -> None:
+    """Refuse by its name a model that nothing can be put on, before it is downloaded.
+
+    Raises:
+        UnsupportedModel: it is not timm's.
+    """
+    library, colon, _ = model.partition(":")
+    if colon and library in MEASURED_ONLY:
+        raise UnsupportedModel(
+            f"{model} can be measured, not trained: prompts need a timm VisionTransformer, such as "
+            "timm:NAME or hf-hub:ORG/NAME"
+        )
 
 
 def prompted_blocks(recipe: Tuning, backbone: Backbone) -> tuple[int, ...]:

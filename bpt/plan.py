@@ -12,7 +12,7 @@ from torch import nn
 
 from bpt.batches import fitted
 from bpt.configuration import default_folder, open_benchmark, training_split
-from bpt.construction import build_model, count_parameters, prompted_blocks
+from bpt.construction import build_model, check_trainable, count_parameters, prompted_blocks
 from bpt.cost import VitShape, dataset_sizes, kept_bytes, training_cost, training_memory, used_sizes
 from bpt.dataset import Benchmark, FileOpener, dataset_info, how_to_get, locate
 from bpt.dataset.place import place_of
@@ -180,9 +180,10 @@ def _backbone(recipe: Recipe) -> Backbone | None:
 
     One of one's own is what its function returns.
     """
+    check_trainable(recipe.model)
     spec = known_backbone(recipe.model)
     library = recipe.model.partition(":")[0]
-    if spec is None and library in ("hf-hub", "hf", "open_clip"):
+    if spec is None and library == "hf-hub":
         return None
     size = recipe.image_size
     if library == "python":  # its function decides of the weights, and downloads what it likes

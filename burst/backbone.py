@@ -23,7 +23,7 @@ from torch import nn
 from burst import _hub
 from burst.backbone_spec import BackboneSpec, Triple, known_backbones
 from burst.checkpoint import LoadReport, load_checkpoint
-from burst.errors import CheckpointError, ImageError, TextError, UnknownName
+from burst.errors import CheckpointError, ImageError, TextError, UnknownName, some
 from burst.loading.common import (
     RANDOM,
     LoadOptions,
@@ -31,7 +31,6 @@ from burst.loading.common import (
     check_finite,
     check_reads,
     seeded,
-    some,
 )
 from burst.loading.packaged import load_packaged
 from burst.preprocess import Preprocess

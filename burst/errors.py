@@ -45,6 +45,13 @@ def one_line(error: BurstError) -> str:
     return " ".join(str(error).split())
 
 
+def some(names: Iterable[str]) -> str:
+    """The first few names, and how many more."""
+    listed = list(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return ", ".join(listed[:3]) + more
+
+
 class UnknownName(BurstError):
     """A name that is not known, with the nearest ones that are.
 

@@ -61,8 +61,8 @@ def qk_sha256(model: nn.Module) -> str | None:
     """SHA-256 in hex of the float32 query and key weights of all blocks that can be measured.
 
     It does not depend on the model's name, the file its weights came from, their dtype if float32
-    holds it, or the device. Two models that agree in every W_q and W_k and differ elsewhere, in
-    front of a block say, have one fingerprint; such models do not occur but by construction.
+    holds it, or the device. Models that agree in every W_q and W_k and differ elsewhere have one
+    fingerprint, though they make other tokens: where norms, biases or adapters alone were trained.
 
     Returns:
         None if no block can be measured.

@@ -71,7 +71,8 @@ def read_tokens(
     chosen = tuple(names)
     prefixes = prefix_tokens_of(inner, found) if tokens == "patch" else dict.fromkeys(names, 0)
     last = _Last(len(chosen) * sum(asked is not None for asked in (on_tokens, on_scores)))
-    with torch.inference_mode(), _evaluation(inner):
+    # Not inference mode: what a module makes in its first pass and keeps could not be trained with.
+    with torch.no_grad(), _evaluation(inner):
         for done, batch in enumerate(stream, start=1):
             call = as_call(batch, inner)
             if on_batch:

@@ -18,8 +18,8 @@ from burst.score_tiles import Given, Product, Source
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
 
-# Additive masks are -inf, the least number of a dtype, or -10,000; of shifted windows -100.
-MASKED, MASKED_OF_WINDOWS = -9e3, -50.0
+# Additive masks, and masked scores, are -inf, the least number of a dtype, or -10,000.
+MASKED = -9e3
 HEADS = ("num_attention_heads", "num_heads", "n_heads", "heads")
 SOFTMAX = (functional.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
 MULTI_HEAD = tuple(inspect.signature(functional.multi_head_attention_forward).parameters)
@@ -34,7 +34,6 @@ class Sources:
     Attributes:
         attention: the module.
         label: what error messages call it.
-        cutoff: additive masks, and masked scores, are not above this.
 
     Raises (all methods):
         UnsupportedModel: it is not known which scores are of one head; or a nested tensor.
@@ -42,7 +41,6 @@ class Sources:
 
     attention: nn.Module
     label: str
-    cutoff: float
 
     def of_function(self, function: object, args: Args, kwargs: Kwargs) -> Source | None:
         """The scores that a function is about to be given; None if it takes no softmax of them."""
@@ -81,7 +79,7 @@ class Sources:
         if input.ndim < 3 or dim not in (-1, input.ndim - 1) or not input.is_floating_point():
             return None
         x = self._by_head(input.detach())
-        return Given(x, self._head_axis(x), self.cutoff)
+        return Given(x, self._head_axis(x), MASKED)
 
     def _fused(
         self,
@@ -104,7 +102,7 @@ class Sources:
             scale=q.shape[-1] ** -0.5 if scale is None else scale,
             masks=tuple(masks),
             causal=is_causal,
-            cutoff=self.cutoff,
+            cutoff=MASKED,
         )
 
     def _multi_head(self, given: Kwargs) -> Source:
@@ -114,7 +112,7 @@ class Sources:
             q, k = projected(given)
             masks = tuple(mask.expand(*q.shape[:-1], k.shape[-2]) for mask in masks_of(given, q, k))
         scale = q.shape[-1] ** -0.5
-        return Product(q, k, 1, scale, masks, causal=False, cutoff=self.cutoff)
+        return Product(q, k, 1, scale, masks, causal=False, cutoff=MASKED)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B h, n, ...) as (B, h, n, ...)."""

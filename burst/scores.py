@@ -29,9 +29,10 @@ from burst.adapters import (
 )
 from burst.adapters.registry import COSINE, CROSS, LEARNED, SHIFT_MASK
 from burst.errors import HookNeverFired, UnsupportedModel
-from burst.score_sources import MASKED, MASKED_OF_WINDOWS, Args, Kwargs, Sources
+from burst.score_sources import Args, Kwargs, Sources
 from burst.score_tiles import Scores, Source
 from burst.tokens import check_hooks_work, check_not_shared, in_backward
+from burst.window_masks import Windowed, hidden_in_windows
 
 OnScores: TypeAlias = Callable[[int, Scores], None]
 
@@ -60,9 +61,6 @@ def capture_scores(
             after block, each time its attention runs, and without gradients. What `Scores` holds is
             the model's own, and the model may write over it once the call has returned.
 
-    In Swin V2, whose model adds the mask of shifted windows, -100, to cosine scores before anybody
-    can look, what is not above -50 counts as masked: exact unless a trained scale is beyond 50.
-
     Contexts nest, with each other and with those of `capture`. Recomputation by gradient
     checkpointing during the backward pass is passed over.
 
@@ -81,10 +79,7 @@ def capture_scores(
     check_not_shared(find_blocks(model), chosen)
     _check_kernels(chosen)
     windows = _with_window_masks(model)
-    listeners = [
-        _Listener(block, on_scores, MASKED_OF_WINDOWS if block.index in windows else MASKED)
-        for block in chosen
-    ]
+    listeners = [_Listener(block, on_scores, block.index in windows) for block in chosen]
     with ExitStack() as stack:
         for listener in listeners:
             stack.enter_context(listener.listening())
@@ -167,11 +162,13 @@ def _with_window_masks(model: nn.Module) -> set[int]:
 class _Listener:
     """Hands over the scores of one block, each time its attention runs."""
 
-    def __init__(self, block: AttentionBlock, on_scores: OnScores, cutoff: float) -> None:
+    def __init__(self, block: AttentionBlock, on_scores: OnScores, windowed: bool) -> None:
         self.block = block
         self.runs = 0
         self._on_scores = on_scores
-        self._sources = Sources(block.attention, _label(block), cutoff)
+        self._windowed = windowed
+        self._hidden: Tensor | None = None
+        self._sources = Sources(block.attention, _label(block))
         self._calls = 0
         self._watch = ExitStack()
 
@@ -193,13 +190,15 @@ class _Listener:
                 stack.callback(hook.remove)
             else:
                 attention = self.block.attention
-                stack.callback(attention.register_forward_pre_hook(self._begins).remove)
+                begins = attention.register_forward_pre_hook(self._begins, with_kwargs=True)
+                stack.callback(begins.remove)
                 stack.callback(attention.register_forward_hook(self._ends).remove)
             yield
 
-    def _begins(self, *_: object) -> None:
+    def _begins(self, attention: nn.Module, args: Args, kwargs: Kwargs) -> None:
         self._watch.close()  # the model may have caught an error that ended the last run
         self._calls = 0
+        self._hidden = hidden_in_windows(attention, args, kwargs) if self._windowed else None
         if not in_backward():
             self._watch.enter_context(_Watch(self._sees))
 
@@ -240,6 +239,8 @@ class _Listener:
 
     def _hand_over(self, source: Source) -> None:
         self.runs += 1
+        if self._hidden is not None:
+            source = Windowed(source, self._hidden)
         with torch.no_grad():
             self._on_scores(self.block.index, Scores(source))
 

@@ -280,6 +280,7 @@ def _distances(stack: Stack, loc: Floats, scale: Floats, cdf: Callable[[Floats],
     inside = np.abs(stack.distribution[:, near] - law).max(axis=1, initial=0.0)
     ends = cdf((stack.least - loc) / scale), 1 - cdf((stack.greatest - loc) / scale)
     several = stack.counts.max(axis=1) < stack.size
+    several &= stack.signed.edges[0] < stack.signed.edges[-1]  # else all of it counts as zero
     return np.where(several & (scale > 0), np.maximum(inside, np.maximum(*ends)), np.nan)
 
 

@@ -1,6 +1,7 @@
 """What both commands share: one-line errors, parsing of small things, progress, processes."""
 
 import importlib.metadata
+import json
 import math
 import re
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -18,6 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli._downloads import downloads_shown, note_quiet
 from cli._panels import MACHINE, OUTPUT, option
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Device = Annotated[str, option("`auto`, `cpu`, `cuda`, `cuda:1` ...", MACHINE)]
 Devices = Annotated[str, option("One training at a time on each: auto, or cuda:0,cuda:1.", MACHINE)]
@@ -51,7 +55,7 @@ def add_version(app: typer.Typer) -> None:
     def describe(
         context: typer.Context,
         version: Annotated[
-            bool, typer.Option("--version", help="Print the version and leave.")
+            bool, typer.Option("--version", help="Print the version and exit.")
         ] = False,
     ) -> None:
         if version:
@@ -188,16 +192,27 @@ def parse_blocks(text: str) -> tuple[int, ...] | None:
     from burst.errors import BurstError
 
     blocks: list[int] = []
+    most = 10_000  # more than any model has, and few enough to be listed
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if (
             not first.isdecimal()
             or (dash and not last.isdecimal())
-            or int(last or first) < int(first)
+            or not int(first) <= int(last or first) < most
         ):
             raise BurstError(f"--blocks {text!r} is neither `all` nor a list such as 0,3-5")
         blocks += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(blocks))
+
+
+def json_rows(table: "pd.DataFrame") -> str:
+    """A list of records, floats in full, and null for what is missing or not finite.
+
+    pandas' own JSON rounds to ten decimal places, which is nothing where weights are small.
+    """
+    finite = table.notna() & ~table.isin([math.inf, -math.inf])
+    rows = table.astype(object).where(finite, None).to_dict("records")
+    return json.dumps(rows, indent=2, default=lambda value: value.item())
 
 
 def parse_shrinkage(text: str) -> str | float:

@@ -10,6 +10,7 @@ from cli._common import (
     Json,
     Quiet,
     Steps,
+    json_rows,
     parse_blocks,
     parse_numbers,
     plain_console,
@@ -53,7 +54,7 @@ def spectrum(
             found = burst.spectrum(backbone, chosen, per_head, progress=progress)
         files = reports.save_spectrum(found, out) if out else []
         if as_json:
-            typer.echo(found.table.to_json(orient="records", indent=2))
+            typer.echo(json_rows(found.table))
         elif not quiet:
             console = plain_console()
             console.print(reports.spectrum_table(found))

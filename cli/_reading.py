@@ -13,8 +13,8 @@ SAMPLE = "sample"
 Model = Annotated[
     str,
     option(
-        "A name from `burst models`, or timm:NAME, hf:ORG/NAME, hf:FOLDER, torchvision:NAME, "
-        "open_clip:NAME/PRETRAINED, python:package.module:factory.",
+        "A name from `burst models`, or timm:NAME, hf-hub:ORG/NAME (timm's), hf:ORG/NAME, "
+        "hf:FOLDER, torchvision:NAME, open_clip:NAME/PRETRAINED, python:package.module:factory.",
         BACKBONE,
     ),
 ]

@@ -98,7 +98,10 @@ def train(
     optimizer: options.Optimizer = None,
     lr: Annotated[
         float | None,
-        option("Peak learning rate; this and what stands below as published, if it was.", STEPS),
+        option(
+            "Peak learning rate. If not given, this and the options below are as published, if so.",
+            STEPS,
+        ),
     ] = None,
     min_lr: options.MinLr = None,
     weight_decay: Annotated[

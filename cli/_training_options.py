@@ -81,7 +81,8 @@ Placement = Annotated[
     ),
 ]
 NumPrompts = Annotated[
-    int | None, option("Prompt tokens a prompted block; 100, published deep: 50.", PROMPTS)
+    int | None,
+    option("In each prompted block; 100, or 50 in several on the paper's benchmarks.", PROMPTS),
 ]
 Rank = Annotated[int | None, option("Of bpt-bilinear: columns of its two factors; 75.", PROMPTS)]
 SptTokens = Annotated[

@@ -16,6 +16,7 @@ from cli._common import (
     add_version,
     check_not_typed,
     completes,
+    json_rows,
     plain_console,
     reported_errors,
     run,
@@ -207,7 +208,7 @@ def report(
                 )
                 table = reports.compare(classifiers)
         if as_json:
-            typer.echo(table.to_json(orient="records", indent=2))
+            typer.echo(json_rows(table))
         else:
             console = plain_console()
             shown = reports.detectors_table if detectors else reports.comparison_table
@@ -225,7 +226,7 @@ def _report_search(folders: list[Path], out: Path, style: str, *, as_json: bool)
         files = reports.save_search_report(folders[0], out)
     table = reports.methods_frame(reports.open_search(folders[0]))
     if as_json:
-        typer.echo(table.to_json(orient="records", indent=2))
+        typer.echo(json_rows(table))
         return
     console = plain_console()
     console.print(reports.frame_table(table))

@@ -18,6 +18,7 @@ from cli._common import (
     Verbose,
     add_version,
     completes,
+    json_rows,
     parse_blocks,
     parse_shrinkage,
     plain_console,
@@ -173,7 +174,7 @@ def histogram(
             return
         files = reports.save_survey(survey, out, seed=seed) if out else []
         if as_json:
-            typer.echo(survey.table.to_json(orient="records", indent=2))
+            typer.echo(json_rows(survey.table))
         elif not quiet:
             console = plain_console()
             console.print(reports.survey_table(survey))

@@ -108,7 +108,7 @@ def save_burst_report(
         The files, the page first.
 
     Raises:
-        EmptyResult: no backbone, or one twice.
+        EmptyResult: no backbone, or one twice; or none of qk, x and qkx was measured of one.
         OutputError: the folder cannot be written.
     """
     models = [one.model for one in backbones]

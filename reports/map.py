@@ -29,7 +29,7 @@ BARS = 6  # dimensions
 FAINT, STRONG = 0.35, 0.85  # how much of a patch's colour covers the photograph: least, most
 DARKEST, LIGHTEST = 0.25, 0.75  # of the photograph in grey, so that colours stay as in the scale
 PANEL = 1.32  # inches that a picture is wide
-LEAST_SHARE, LEAST_REACH = 0.25, 4.0  # ends of the scale, in times the even share
+LEAST_SHARE, LEAST_REACH = 0.25, 4.0  # ends of the scale, as multiples of an equal share
 SWATCH = 0.085  # side of the square of a token that is no patch, to the picture's height
 TITLE_WIDTH = 95  # letters
 BARS_HEIGHT = 0.95  # inches
@@ -37,8 +37,8 @@ SHOWN_SIDE = 448  # pixels that a smaller picture is enlarged to, or resampling 
 
 LEGEND = (
     "Top: the share of each\npatch in the fourth powers\nof the response\n"
-    "$W_q W_k^\\top X^\\top$, in times of\nits even part; the brighter,\nthe burstier.\n\n"
-    "Middle: the length of each\ntoken, in times of the\nmedian one's.",
+    "$W_q W_k^\\top X^\\top$, as a multiple\nof an equal share; the\nbrighter, the burstier.\n\n"
+    "Middle: the length of each\ntoken, as a multiple of\nthe median length.",
     "Bottom: the dimensions\n(rows of the response)\nwith the largest shares.",
 )
 
@@ -189,7 +189,7 @@ def _draw_band(
         rows,
         scales,
         (SHARE_COLOURS, NORM_COLOURS),
-        ("share, times the even one", "norm, times the median"),
+        ("share / equal share", "norm / median norm"),
         strict=False,
     ):
         _draw_scale(figure, row[-1], scale, colours, label)

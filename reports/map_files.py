@@ -32,8 +32,8 @@ ABOUT = (
     "where a few of its entries are far larger than the rest; the maps show in which patches of "
     "the picture, and in which dimensions, those lie.",
     "Share: the part that a token's column has in the sum of the fourth powers of all entries, "
-    "which is what excess kurtosis counts, in times of what it would be if all tokens had the "
-    "same. Norm: the length of a token as the attention reads it, in times of the median one's. "
+    "which is what excess kurtosis counts, as a multiple of an equal share. "
+    "Norm: the length of a token as the attention reads it, as a multiple of the median length. "
     "Bars: the dimensions with the largest parts. Tokens that are no patch, such as the class "
     "token, stand below the picture.",
 )

@@ -14,7 +14,7 @@ from bpt import (
     known_detection_cost,
 )
 from burst.backbone_spec import known_backbone
-from reports.study import planned
+from reports.study import cost_table, planned
 from reports.tables import facts_table
 
 MINUTE, HOUR = 60, 3600
@@ -72,10 +72,7 @@ def search_plan_table(costs: Mapping[str, SearchCost]) -> Table:
     Args:
         costs: by method, from `bpt.search_costs`.
     """
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    texts = ("method", "placement")
-    for name in (*texts, "epochs", "trainings", "images seen", "PFLOP", "GPU hours"):
-        table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
+    table = cost_table(("method", "placement"), ("epochs",))
     for name, one in costs.items():
         recipe, found = one.recipe, planned(one.recipe, one, one.seeds)
         place = recipe.placement if recipe.prompted else ""

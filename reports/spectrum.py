@@ -15,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 from rich.console import RenderableType
@@ -152,8 +153,11 @@ def _draw_lines(
         null = nulls[block, head] / np.linalg.norm(nulls[block, head])
         random[len(null), round(float(null[0]), 9)] = null
         least = min(least, float(np.nanmin(drawn)))
+    colour = HEAD_COLOUR if any(head != WHOLE for _, head in values) else INK
+    halo = [withStroke(linewidth=2.6, foreground="white")]  # over lines of all colours
     for null in random.values():
-        ax.plot(np.arange(1, len(null) + 1), null, color=INK, ls=NULL_DASHES, lw=1.2, zorder=3)
+        index = np.arange(1, len(null) + 1)
+        ax.plot(index, null, color=colour, ls=NULL_DASHES, lw=1.4, zorder=3, path_effects=halo)
     ax.set_yscale("log")
     ax.set_ylim(least / 1.5, 1.3)
     ax.yaxis.set_major_locator(LogLocator(numticks=7))

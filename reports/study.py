@@ -37,6 +37,10 @@ OF_W = ("bpt-fwhiten", "bpt-twhiten")  # methods whose prompts are products with
 # Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
 OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
 
+GPU_HOURS = (
+    "GPU hours are arithmetic: of classifiers on an A100 in bfloat16, of detectors on an H100."
+)
+
 Cost = TrainingCost | DetectionCost
 
 
@@ -118,10 +122,7 @@ def plan_table(cells: Sequence[StudyCell], seeds: Sequence[int], *, search: bool
     Raises:
         BurstError: one's own images cannot be opened; or a placement does not fit a backbone.
     """
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for name in ("run", "placement", "epochs", "trainings", "images seen", "PFLOP", "GPU hours"):
-        text = name in ("run", "placement")
-        table.add_column(name, justify="left" if text else "right", overflow="fold")
+    table = cost_table(("run", "placement"), ("epochs",))
     plans: list[Planned] = []
     names: set[str] = set()
     for cell in cells:
@@ -140,6 +141,15 @@ def plan_table(cells: Sequence[StudyCell], seeds: Sequence[int], *, search: bool
     operations = sum(times * cost.operations for times, cost in known) / 1e15
     hours = sum(times * cost.hours for times, cost in known)
     table.add_row("all", "", "", "", seen, f"{operations:,.2f}", f"{hours:,.2f}")
+    return table
+
+
+def cost_table(texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """An empty table of what would be trained: these columns, then what it takes."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for name in (*texts, *numbers, "trainings", "images seen", "PFLOP", "GPU hours"):
+        table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
+    table.caption, table.caption_justify = GPU_HOURS, "left"
     return table
 
 

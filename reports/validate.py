@@ -16,7 +16,7 @@ from burst.files import make_folder
 from reports.page import Page, Section
 from reports.search import difference_section, shown
 from reports.search_tables import differences_frame, frame_table, is_search, save_table
-from reports.study import planned
+from reports.study import cost_table, planned
 
 LEAD = (
     "Prompts of a Vision Transformer, plain (vpt) and whitened by the matrices W of one file, and "
@@ -98,10 +98,7 @@ def validation_plan_table(plan: ValidationPlan) -> Table:
     Raises:
         BurstError: see `plan_table`.
     """
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    texts = ("benchmark", "method", "placement", "rates")
-    for name in (*texts, "trainings", "images seen", "PFLOP", "GPU hours"):
-        table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
+    table = cost_table(("benchmark", "method", "placement", "rates"))
     for one in plan.benchmarks:
         searches = one.search_costs(plan.seeds)
         for name, method in one.methods.items():

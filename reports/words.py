@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from burst.errors import EmptyResult
 from burst.images import SAMPLE
 from burst.survey import Survey
 from reports.depth import MEASURES, whole_blocks
@@ -55,6 +56,9 @@ def findings(table: pd.DataFrame) -> list[Finding]:
 
     Args:
         table: rows of surveys; those of whole blocks count.
+
+    Raises:
+        EmptyResult: neither response, nor tokens, nor weights of a backbone were measured.
     """
     whole = whole_blocks(table)
     return [_finding(str(model), part) for model, part in whole.groupby("model", sort=False)]
@@ -118,7 +122,10 @@ def law_in_words(kurtosis: float, shape: float) -> str:
 
 
 def _finding(model: str, part: pd.DataFrame) -> Finding:
-    quantity = next(name for name in ("qkx", "qk", "x") if name in set(part["quantity"]))
+    spoken_of = (name for name in ("qkx", "qk", "x") if name in set(part["quantity"]))
+    quantity = next(spoken_of, None)
+    if quantity is None:
+        raise EmptyResult(f"{model}: none of qk, x and qkx was measured, of which a report speaks")
     rows = part[part["quantity"] == quantity].dropna(subset=["excess_kurtosis"])
     if rows.empty:
         return Finding(model, f"{model}: nothing in it varies.", "", (), "", ())

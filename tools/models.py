@@ -90,7 +90,7 @@ def outcome(build: Callable[[], nn.Module]) -> tuple[str, ...]:
         blocks = describe_blocks(model)
     except UnsupportedModel as error:
         unknown = "nothing is known" in str(error)
-        return ("an attention class that is not known",) if unknown else ("no attention",)
+        return ("refused", NONE_KNOWN) if unknown else ("no attention",)
     reasons = Counter(block.reason for block in blocks if not block.supported)
     terms = dict.fromkeys(term for block in blocks for term in block.omitted)
     if not reasons:
@@ -137,11 +137,11 @@ def listed(families: Counter[str], most: int) -> str:
     return ", ".join(shown[:most]) + more
 
 
+NONE_KNOWN = "none of its attention classes is known"
 ORDER = (
     "measured",
     "some blocks measured",
     "refused",
-    "an attention class that is not known",
     "no attention",
     "not built",
 )

@@ -175,7 +175,7 @@ class DatasetInfo:
 def how_to_get(info: DatasetInfo) -> str:
     """What to do where it is missing, on one line."""
     if info.downloads:
-        how = f"`bpt datasets --download {info.name}` or download_dataset"
-        return f"get it with {how}, or give its folder as data"
+        how = f"`bpt datasets --download {info.name}`"
+        return f"get it with {how}, or give its folder as data (--data)"
     also = f", or a copy, not checked by us, from {' or '.join(info.copies)}" if info.copies else ""
     return f"get it from {info.source}{also}; expected {info.files} in the folder given as data"

@@ -26,7 +26,7 @@ from burst.adapters.registry import (
     prefix_counter,
     read_layout,
 )
-from burst.errors import BurstError, UnsupportedModel
+from burst.errors import BurstError, UnsupportedModel, some
 
 
 class OmittedTermWarning(UserWarning):
@@ -173,9 +173,10 @@ def select_blocks(model: nn.Module, blocks: Iterable[int] | None) -> tuple[Atten
     chosen = dict.fromkeys(operator.index(i) for i in blocks)
     outside = [i for i in chosen if not 0 <= i < len(found)]
     if outside or not chosen:
+        asked = some(map(str, outside)) or "asked for: none"
         raise BurstError(
-            f"blocks {outside or 'asked for: none'}: {type(unwrap(model)).__name__} has attention "
-            f"blocks 0 to {len(found) - 1}; give some of these"
+            f"blocks {asked}: {type(unwrap(model)).__name__} has attention blocks 0 to "
+            f"{len(found) - 1}; give some of these"
         )
     return tuple(found[i] for i in chosen)
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from burst.errors import BurstError, CheckpointError, ImageError, check_known
+from burst.errors import BurstError, CheckpointError, ImageError, check_known, some
 
 RANDOM = "random"
 KINDS = ("image", "text")
@@ -169,13 +169,6 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], path: Path, *, whose: str
         )
     unfilled = any(value.is_meta for value in expected.values())  # takes the tensors themselves
     model.load_state_dict(dict(state), strict=True, assign=unfilled)
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more."""
-    listed = list(names)
-    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-    return ", ".join(listed[:3]) + more
 
 
 def grouped(keys: Iterable[str]) -> list[str]:

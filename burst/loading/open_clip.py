@@ -15,7 +15,7 @@ from torch import nn
 from burst import _hub
 from burst.backbone import NO_IMAGES, Backbone
 from burst.checkpoint import LoadReport
-from burst.errors import CheckpointError, ImageError, TextError, UnknownName, check_known
+from burst.errors import CheckpointError, ImageError, TextError, UnknownName, check_known, some
 from burst.files import sha256_of
 from burst.loading.common import (
     RANDOM,
@@ -26,7 +26,6 @@ from burst.loading.common import (
     grouped,
     required,
     seeded,
-    some,
 )
 from burst.loading.tokenizer import hf_tokenizer
 from burst.text import Tokenizer

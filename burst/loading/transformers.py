@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from burst.backbone import NO_IMAGES, Backbone
 from burst.checkpoint import LoadReport, load_checkpoint
-from burst.errors import CheckpointError, UnsupportedModel
+from burst.errors import CheckpointError, UnsupportedModel, some
 from burst.loading.common import (
     RANDOM,
     Foreign,
@@ -21,7 +21,6 @@ from burst.loading.common import (
     grouped,
     required,
     seeded,
-    some,
     timm_image_facts,
 )
 from burst.loading.hf_files import PROCESSOR, HfFiles, find_files, sha256_of_all, silent

@@ -197,3 +197,24 @@ def test_permuted_tokens_are_shuffled_a_batch_and_the_model_goes_on_with_its_own
             values = [x.flatten(0, 1).sort(dim=0).values for x in (mine, other)]
             assert torch.equal(*values)
         assert torch.equal(*shuffled[block])  # equal batches, alike whoever reads them
+
+
+class Places(nn.Module):
+    """Positions that are made for the first input and kept, as in timm's ConViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.places = vit(), None
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x):
+        if self.places is None:
+            self.places = torch.linspace(0, 1, x.shape[-1])
+        return self.inner(x + self.scale * self.places)
+
+
+def test_a_model_that_was_measured_can_be_trained():
+    model = Places()
+    read_tokens(model, as_stream([torch.randn(2, 3, 16, 16)]), [0], lambda *_: None)
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert model.scale.grad is not None

@@ -320,3 +320,11 @@ def test_intervals_hold_the_truth_in_90_to_99_of_100_surveys(number, truth):
             held[name] += low <= truth[name] <= high
     shares = {name: count / SURVEYS for name, count in held.items()}
     assert {n: s for n, s in shares.items() if not 0.9 <= s <= 0.99} == {}
+
+
+def test_what_is_too_small_to_be_told_from_zero_has_neither_distance_nor_interval():
+    rng = np.random.default_rng(0)
+    groups = [histogram(np.float32(1e-39) * rng.standard_normal(400)) for _ in range(6)]
+    whole, found = describe(sum(groups)), jackknife(groups)
+    for name in ("ks_gaussian", "ks_laplace"):
+        assert math.isnan(whole[name]) and all(math.isnan(end) for end in found[name])

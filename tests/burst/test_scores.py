@@ -6,11 +6,13 @@ import pytest
 import timm
 import torch
 import torchvision
+import transformers
 from hf_models import MODELS, REFUSED, Known
 from scores import randomised
 from support import DIM, vit
 from torch import nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from burst.adapters import adapter, find_blocks
 from burst.adapters.registry import AttentionLayout
@@ -111,15 +113,66 @@ def shift_masks(model, windows):
     ]
 
 
+def spread_far(model):
+    """The model with queries and keys, of Swin V2 a scale, that make scores beyond -100 and 100."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(
+            ("qkv.weight", "query.weight", "key.weight", "q_proj.weight", "k_proj.weight")
+        ):
+            nn.init.normal_(parameter, std=3.0)
+        elif name.endswith("logit_scale"):
+            nn.init.constant_(parameter, 6.0)  # exp of it, where the model does not cap it
+    return model.eval()
+
+
 @pytest.mark.parametrize("version", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
-def test_the_shifted_windows_mask_is_left_out_to_the_entry(version):
-    model = timm.create_model(
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_shifted_windows_mask_is_left_out_to_the_entry(version, fused):
+    """Whatever the scores: Swin's own mask only adds -100 to them."""
+    torch.manual_seed(0)
+    model = spread_far(timm.create_model(
         version, embed_dim=16, depths=(2,), num_heads=(2,), window_size=4, img_size=32,
-    ).eval()  # fmt: skip
+    ))  # fmt: skip
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = fused
     found = read(model, images(32))
     for scores, mask in zip(found.values(), shift_masks(model, len(found[0])), strict=True):
         assert torch.equal(scores == -math.inf, (mask < 0).expand_as(scores))
+        assert scores[scores.isfinite()].min() < -60
     assert found[1].isneginf().any()
+
+
+class Masks(TorchFunctionMode):
+    """Notes where -100 is filled in."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.masked_fill and args[2] == -100:
+            self.found.append(args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 24), (16, 40), (16, 16), (12, 12)])
+@pytest.mark.parametrize("window", [(4, 4), (3, 5)])
+@pytest.mark.parametrize("v2", [False, True])
+def test_a_mask_that_torchvision_makes_is_left_out_to_the_entry(size, window, v2):
+    """Also of maps that are padded, or that a window covers along an axis."""
+    torch.manual_seed(0)
+    module = torchvision.models.swin_transformer
+    options = {"block": module.SwinTransformerBlockV2} if v2 else {}
+    options |= {"downsample_layer": module.PatchMergingV2} if v2 else {}
+    model = module.SwinTransformer([4, 4], 16, [2], [2], list(window), **options)
+    x = torch.randn(2, 3, *size)
+    with Masks() as masks:
+        found = read(spread_far(model), x)
+    assert not found[0].isneginf().any() and len(masks.found) in (0, 2)  # it ran twice
+    hidden = masks.found[0] if masks.found else torch.zeros(1, 1, 1, dtype=torch.bool)
+    hidden = hidden.repeat(len(found[1]) // len(hidden), 1, 1)[:, None]
+    assert torch.equal(found[1].isneginf(), hidden.expand_as(found[1]))
 
 
 @pytest.mark.parametrize("name", ["swin_t", "swin_v2_t", "vit_b_16"])
@@ -138,6 +191,24 @@ def test_torchvisions_models_are_read(name):
     for i, scores in found.items():
         assert scores.shape[1:] == ((2, 16, 16) if "swin" in name else (4, 17, 17))
         assert scores.isneginf().any() == ("swin" in name and i == 1)
+
+
+@pytest.mark.parametrize("kind", ["swin", "swinv2"])
+def test_the_mask_of_shifted_windows_in_transformers_is_left_out_to_the_entry(kind):
+    found, few = {}, {"embed_dim": 16, "depths": [2], "num_heads": [2], "window_size": 4}
+    for fused in ("sdpa", "eager") if kind == "swin" else ("eager",):
+        torch.manual_seed(0)
+        config = transformers.AutoConfig.for_model(kind, image_size=32, patch_size=4, **few)
+        model = transformers.AutoModel.from_config(config, attn_implementation=fused)
+        found[fused] = read(spread_far(model), pixel_values=images(32))
+    mask = next(m for m in model.modules() if getattr(m, "shift_size", 0)).get_attn_mask(
+        8, 8, torch.float32, torch.device("cpu")
+    )
+    for scores in found.values():
+        hidden = (mask < 0).repeat(2, 1, 1)[:, None]
+        assert torch.equal(scores[1].isneginf(), hidden.expand_as(scores[1]))
+        assert not scores[0].isneginf().any()
+        assert min(one[one.isfinite()].min() for one in scores.values()) < -60
 
 
 NAMES = [

@@ -1,6 +1,7 @@
 """The command line as a user types it."""
 
 import json
+import math
 import os
 import pickle
 import signal
@@ -24,7 +25,7 @@ from typed import Typed
 import burst
 from burst.survey_table import COLUMNS
 from cli import burst as command
-from cli._common import parse_blocks
+from cli._common import json_rows, parse_blocks
 from cli._common import run as run_command
 
 SHIPPED = Path(burst.__file__).parent / "weights" / "mae_tiny.safetensors"
@@ -433,7 +434,18 @@ def pictures(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "5-3"])
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "5-3", "0-10000000000"])
 def test_other_lists_of_blocks_are_refused(text):
     with pytest.raises(burst.BurstError, match="--blocks"):
         parse_blocks(text)
+
+
+def test_json_has_every_digit_and_null_where_there_is_no_number():
+    table = pd.DataFrame(
+        {"name": ["a", "b"], "block": [0, 1], "x": [1.2345678901234567e-13, math.inf]}
+        | {"y": [math.nan, 2.0], "seeds": pd.array([None, 3], dtype="Int64")}
+    )
+    assert json.loads(json_rows(table)) == [
+        {"name": "a", "block": 0, "x": 1.2345678901234567e-13, "y": None, "seeds": None},
+        {"name": "b", "block": 1, "x": None, "y": 2.0, "seeds": 3},
+    ]

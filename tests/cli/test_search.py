@@ -102,10 +102,11 @@ def test_a_plan_is_a_table_of_what_is_searched_and_nothing_is_written(images, tm
         images, "--methods", "linear,vpt", "--out", out, "--placement", "last:1", "--dry-run"
     )
     assert found.exit_code == 0, found.output
-    head, linear, vpt = found.stdout.splitlines()
+    head, linear, vpt, *caption = found.stdout.splitlines()
     assert head.split()[:3] == ["method", "placement", "epochs"]
     assert linear.split()[:5] == ["linear", "1", "≤", "12", "+"]
     assert vpt.split()[:6] == ["vpt", "last:1", "1", "≤", "12", "+"]
+    assert "A100" in " ".join(caption)
     assert "fewer than 500" in found.stderr and not out.exists()
     found = run(images, "--methods", "linear,vpt", "--out", out, "--dry-run", "--json", "--quiet")
     plan = json.loads(found.stdout)

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+import burst
 import reports
 from reports.words import comparison, law_in_words
 
@@ -24,6 +25,11 @@ def table_of(kurtoses, *, model="mae_tiny", pretraining="mae", shape=1.0, quanti
         for block, kurtosis in enumerate(kurtoses)
     ]
     return pd.DataFrame(rows)
+
+
+def test_of_scores_alone_nothing_is_said():
+    with pytest.raises(burst.EmptyResult, match="none of qk, x and qkx"):
+        reports.findings(table_of([1.0], quantity="logits"))
 
 
 @pytest.mark.parametrize(
