@@ -136,7 +136,7 @@ def published_rate(recipe: Tuning) -> str | None:
         The source, in words.
     """
     kinds = {one.name for one in known_backbones()}
-    if recipe.dataset == "coco":
+    if dataset_info(recipe.dataset).task == "detection":
         return recipe.origins.get("lr")
     if dataset_info(recipe.dataset).layout is None or recipe.model not in kinds:
         return None

@@ -12,6 +12,7 @@ from bpt.published import published_rate
 from bpt.recipe import Recipe
 from bpt.search import SearchCost, SearchOptions, search_methods
 from bpt.search.cost import most_costs
+from bpt.search.recipes import as_it_stands
 from bpt.side_by_side import Result, side_by_side
 from bpt.signals import this_command
 from bpt.train import train_seeds
@@ -160,6 +161,7 @@ def _search_one(
     """What `train_seeds` would return, of the best rate and decay of a search."""
     options = SearchOptions(seeds=tuple(seeds))
     _check_protocol(recipe, options)
+    recipe = as_it_stands(recipe)
     found = search_methods(
         recipe, [recipe.method], out, options=options, devices=(device,), progress=progress, say=say
     )

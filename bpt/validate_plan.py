@@ -174,7 +174,7 @@ def plan_validation(
         CheckpointError: no whitening; its backbone cannot be found, or is another.
         UnknownName: an unknown dataset or method.
         BurstError: no method makes use of a whitening; it lacks a block of the placement, or has
-            random weights.
+            random weights; or two folders of images have the same name.
         EmptyResult: none of the datasets is there, or a folder that was named is not.
     """
     for method in methods:
@@ -202,6 +202,7 @@ def plan_validation(
         if (size or info.embedded) and info.task == "classification":
             own["image_size"] = size or backbone.image_size[0]  # not a search's small one
         benchmarks.append(_benchmark(name, info, place, methods, placement, own | shared))
+    _check_folders(benchmarks)
     if not benchmarks:
         raise EmptyResult(f"nothing to validate on: {'; '.join(missing.values())}")
     return ValidationPlan(
@@ -215,6 +216,18 @@ def plan_validation(
         missing,
         (*notes, *_size_notes(size, backbone)),
     )
+
+
+def _check_folders(benchmarks: Sequence[PlannedBenchmark]) -> None:
+    """Each has a folder of its own, called by the last part of its name."""
+    there: dict[str, str] = {}
+    for one in benchmarks:
+        other = there.setdefault(one.folder, one.dataset)
+        if other != one.dataset:
+            raise BurstError(
+                f"{other} and {one.dataset} would share the folder {one.folder}; validate them "
+                "one after the other, with another --out"
+            )
 
 
 def _backbone(

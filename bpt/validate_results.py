@@ -195,6 +195,8 @@ def _of_seeds(one: Mapping[str, Any], other: Mapping[str, Any], _: Path) -> dict
     if count == 1:
         return found
     error = float(np.std(values, ddof=1)) / math.sqrt(count)
+    if error == 0 and mean:  # seeds that agree to the digit say nothing of how far others would
+        return found
     reach = float(stats.t.isf((1 - LEVEL) / 2, count - 1)) * error
-    p_value = 2 * float(stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+    p_value = 2 * float(stats.t.sf(abs(mean) / error, count - 1)) if error else 1.0
     return found | {"low": mean - reach, "high": mean + reach, "p_value": p_value}

@@ -134,6 +134,7 @@ class _Finder:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._exact = set(names)
+        self._above = folders_above(sorted(self._exact))
         self._ends: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self._exact):
             parts = name.lower().split("/")
@@ -156,12 +157,18 @@ class _Finder:
             end = "/".join(parts[start:])
             for key in (end, f"{end}\0"):
                 found = self._ends.get(key, [])
+                if start:  # dogs/1.png is not what cats/1.png means
+                    found = [name for name in found if self._within(name) <= len(parts) - start]
                 if len(found) == 1:
                     return found[0]
                 if found:
                     several = " and ".join(found[:2])
                     raise ImageError(f"{where}: {text!r} may be {several}; give its path")
         raise ImageError(f"{where}: no image {text!r} lies there")
+
+    def _within(self, name: str) -> int:
+        """Parts of a name below the folders that hold all images."""
+        return len(name.split("/")) - self._above
 
 
 def _tables(place: Path, names: Sequence[str]) -> list[Path]:

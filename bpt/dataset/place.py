@@ -1,7 +1,8 @@
 """Where a dataset's files lie: the place that was named, its usual folders, archives in them."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from bpt.dataset.unpack import unpack, unpack_nested
@@ -34,11 +35,13 @@ class Layout:
         folders: where its root may lie in a place, apart from the place itself.
         markers: files or folders one of which tells its root, in the root.
         archives: what is unpacked if it lies there and its folder does not.
+        is_it: tells its root from that of another dataset with the same markers.
     """
 
     folders: tuple[str, ...]
     markers: tuple[str, ...]
     archives: tuple[Archive, ...] = ()
+    is_it: Callable[[Path], bool] = field(default=lambda _: True, compare=False)
 
     def bases(self, place: Path) -> list[Path]:
         """The folders that are looked into, in order."""
@@ -48,9 +51,9 @@ class Layout:
         return list(dict.fromkeys([place, *(one for one in found if one)]))
 
     def root(self, place: Path) -> Path | None:
-        """The first folder that has a marker."""
+        """The first folder that has a marker, and is no other dataset's."""
         for base in self.bases(place):
-            if any(find(base, marker) for marker in self.markers):
+            if any(find(base, marker) for marker in self.markers) and self.is_it(base):
                 return base
         return None
 
@@ -93,10 +96,15 @@ def prepare(name: str, layout: Layout, place: Path, *, hint: str, say: Say | Non
     root = layout.root(place)
     if root is None:
         looked = ", ".join(str(base) for base in layout.bases(place))
+        looked += ", or what is there is of another dataset" if _is_another(layout, place) else ""
         raise ImageError(
             f"{name}: none of {', '.join(layout.markers)} and no archive of it in {looked}; {hint}"
         )
     return root
+
+
+def _is_another(layout: Layout, place: Path) -> bool:
+    return replace(layout, is_it=lambda _: True).root(place) is not None
 
 
 def find(base: Path, name: str) -> Path | None:

@@ -70,7 +70,8 @@ def paired_difference(
     that agree by chance do not make it narrower than sqrt(z^2 max(B, R)) / sqrt(S N), which is
     what images and chance alone leave open. In
     simulations it covers at least 95 % from two seeds on, where a bootstrap over three seeds, or
-    Satterthwaite's degrees of freedom, do not.
+    Satterthwaite's degrees of freedom, do not. Where no difference differs from another, which
+    leaves no variance to go by, images are counted: the sign test, and the exact limit of a share.
 
     Args:
         first: (S, N) bool, whether a method was right with each seed about each image.
@@ -91,6 +92,8 @@ def paired_difference(
     d = 100.0 * (first.astype(np.float64) - second.astype(np.float64))
     mean, size = float(d.mean()), d.size
     of_seeds, of_images, alone = _variances(d)
+    if mean and not max(of_seeds, of_images, alone):
+        return _unanimous(d, level)
 
     def reach(p: float) -> float:
         """Half an interval that misses with this probability."""
@@ -108,6 +111,16 @@ def paired_difference(
         p_value = float(brentq(lambda p: reach(p) - abs(mean), TINY, 1.0))
     half = reach(1 - level)
     return Difference(mean, mean - half, mean + half, p_value, *d.shape)
+
+
+def _unanimous(d: NDArray[np.float64], level: float) -> Difference:
+    """Of differences that are all the same, by the number of images alone."""
+    seeds, images = d.shape
+    mean, p_value = float(d.mean()), 2.0 ** (1 - images)
+    if p_value >= 1 - level:
+        return Difference(mean, -100.0, 100.0, p_value, seeds, images)
+    low, high = sorted((mean, mean * ((1 - level) / 2) ** (1 / images)))
+    return Difference(mean, low, high, max(p_value, TINY), seeds, images)
 
 
 def _variances(d: NDArray[np.float64]) -> tuple[float, float, float]:

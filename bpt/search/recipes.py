@@ -56,6 +56,18 @@ def given_of(base: Recipe) -> dict[str, Any]:
     return {name: getattr(base, name) for name in names if name not in (*SEARCHED, "dataset")}
 
 
+def as_it_stands(recipe: Recipe) -> Recipe:
+    """One that was made by hand as a base of its own method: nothing of it is the search's to set.
+
+    Those of `recipe_for` say in `origins` where each value is from, and are returned unchanged.
+    """
+    if recipe.origins:
+        return recipe
+    given = {name: one for name, one in recipe.to_dict().items() if one is not None}
+    names = {"method", *used_by_any(given, (recipe.method,))} - {"dataset", "origins"}
+    return dataclasses.replace(recipe, origins=dict.fromkeys(sorted(names), "given"))
+
+
 def small_defaults(base: Recipe) -> str:
     """What a search on this dataset sets where nobody does, in words; empty for most."""
     given = given_of(base)

@@ -34,6 +34,18 @@ TABLE = {
 }
 
 
+@pytest.mark.parametrize(
+    ("model", "rate"), [("mae_vitb", 0.1), ("mae_vitl", 0.2), ("mae_vit2b", 0.3)]
+)
+@pytest.mark.parametrize(("share", "head"), [(1.0, 0.01), (0.1, 0.1)])
+def test_imagenets_rate_goes_with_the_size_and_the_heads_decay_with_the_share(
+    model, rate, share, head
+):
+    found = recipe_for("imagenet", method="bpt-bilinear", model=model, train_fraction=share)
+    assert (found.lr, found.head_weight_decay) == (rate, head)
+    assert not found.origins["lr"].startswith("none was published")
+
+
 @pytest.mark.parametrize(("model", "dataset", "placement"), TABLE)
 def test_a_published_run_has_its_published_values(model, dataset, placement):
     recipe = recipe_for(dataset, model=model, placement=placement)

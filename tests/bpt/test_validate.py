@@ -1,6 +1,8 @@
 """A whitening on benchmarks: what is tried, where prompts may stand, and what is said of it."""
 
 import json
+import shutil
+from pathlib import Path
 
 import intervals
 import layouts
@@ -18,7 +20,7 @@ import burst
 from bpt.run_folder import PREDICTIONS
 from bpt.search import SearchOptions
 from bpt.search.recipes import LOOP, method_recipes
-from bpt.validate_results import _differences, benchmark_record, sentence
+from bpt.validate_results import _differences, _of_seeds, benchmark_record, sentence
 
 SMALL = {"epochs": 1, "batch_size": 6, "num_prompts": 4}
 
@@ -134,6 +136,28 @@ def test_a_rate_of_w_as_it_is_counts_for_that_scale_alone():
 def test_a_detectors_rate_is_published():
     recipe = bpt.detection_recipe_for("coco", method="bpt-fwhiten")
     assert "Table 8" in bpt.published_rate(recipe)
+    elsewhere = bpt.detection_recipe_for("coco:/photos", method="linear")
+    assert "Table 8" in bpt.published_rate(elsewhere)
+
+
+def test_two_folders_of_one_name_would_share_a_folder(place, tmp_path):
+    for part in ("a", "b"):
+        shutil.copytree(place / "data/cub/CUB_200_2011/images", tmp_path / part / "birds")
+    names = [f"folder:{tmp_path}/{part}/birds" for part in ("a", "b")]
+    with pytest.raises(burst.BurstError, match="would share the folder folder-birds"):
+        bpt.plan_validation(place / "W.pt", datasets=names)
+    assert bpt.plan_validation(place / "W.pt", datasets=[names[0]] * 2).benchmarks
+
+
+def test_seeds_of_a_detector_that_agree_to_the_digit_say_nothing_of_others():
+    def tried(*values):
+        return {"test": {"values": list(values)}}
+
+    found = _of_seeds(tried(10.0, 10.0), tried(9.5, 9.5), Path())
+    assert found["difference"] == 0.5
+    assert found["low"] is found["high"] is found["p_value"] is None
+    level = _of_seeds(tried(9.5, 9.5), tried(9.5, 9.5), Path())
+    assert (level["low"], level["high"], level["p_value"]) == (0, 0, 1)
 
 
 def test_prompts_stand_where_the_whitening_has_blocks(place):

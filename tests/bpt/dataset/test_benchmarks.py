@@ -11,7 +11,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from bpt import known_datasets, open_dataset
+from bpt import dataset_info, known_datasets, locate, open_dataset
 from bpt.dataset import class_fraction
 from bpt.dataset.split import distinct_names
 from burst import BurstError, ImageError
@@ -404,6 +404,16 @@ def test_a_place_without_the_dataset_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("BPT_DATA", str(tmp_path))
     layouts.cub(tmp_path / "cub")
     assert len(open_dataset("cub").classes) == 3
+
+
+def test_birds_are_not_taken_for_the_other_birds(tmp_path):
+    """Their lists have the same names."""
+    places = {"cub": layouts.cub(tmp_path), "nabirds": layouts.nabirds(tmp_path)}
+    for name, other in (("cub", "nabirds"), ("nabirds", "cub")):
+        assert open_dataset(name, places[name]).train.names
+        assert locate(dataset_info(name), places[other])[0] is None
+        with pytest.raises(ImageError, match="or what is there is of another dataset"):
+            open_dataset(name, places[other])
 
 
 def test_another_dataset_with_more_classes_is_refused(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 from own_photos import class_folders, flat, photo
 
 from bpt import open_dataset
+from bpt.dataset.labels_file import by_labels
 from burst import ImageError
 
 SPLITS = ("train", "val", "test")
@@ -234,6 +235,16 @@ def test_a_name_that_two_images_have_is_asked_for_with_its_path(tmp_path):
     write(tmp_path / "labels.csv", [("1.png", "x"), ("a/1.png", "y")])
     with pytest.raises(ImageError, match=r"line 2, .* may be all/a/1.png and all/b/1.png"):
         open_dataset(f"folder:{tmp_path}/labels.csv")
+
+
+def test_another_folders_image_is_not_meant(tmp_path):
+    names = ["all/dogs/1.png", "all/wolves/2.png", "all/wolves/3.png"]
+    table = tmp_path / "labels.csv"
+    write(table, [("cats/1.png", "cat"), ("wolves/2.png", "wolf")])
+    with pytest.raises(ImageError, match=r"no image 'cats/1.png' lies there"):
+        by_labels(names, table)
+    write(table, [("/old/place/dogs/1.png", "dog"), ("all/wolves/2.png", "wolf"), ("3", "wolf")])
+    assert by_labels(names, table).classes == dict(zip(names, ("dog", "wolf", "wolf"), strict=True))
 
 
 def test_pixels_are_those_of_the_named_file(folder):

@@ -8,7 +8,14 @@ from bpt import recipe_for
 from bpt.published import published_rate
 from bpt.recipe import Recipe
 from bpt.search.grid import Point
-from bpt.search.recipes import LOOP, method_recipes, search_base, search_folder, trial_recipe
+from bpt.search.recipes import (
+    LOOP,
+    as_it_stands,
+    method_recipes,
+    search_base,
+    search_folder,
+    trial_recipe,
+)
 from bpt.search.same import other_recipes
 from burst.errors import BurstError
 
@@ -104,3 +111,21 @@ def test_a_method_can_be_added_whose_published_loop_is_another():
     assert other_recipes({"methods": before}, now) == []
     other = method_recipes(search_base("cub", num_prompts=30), (*names, "bpt-bilinear"))
     assert other_recipes({"methods": before}, other) == ["num_prompts 20, not 30"]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(dataset="cub", model="mae_tiny", method="vpt", epochs=5),
+        Recipe(dataset="digits", method="vpt", num_prompts=100, batch_size=32),
+        Recipe(dataset="folder", data="x", method="linear", epochs=3, head_norm="batch"),
+    ],
+)
+def test_a_recipe_made_by_hand_can_be_searched_as_it_stands(recipe):
+    """Also where a value is the class's default, such as mae_tiny."""
+    found = method_recipes(as_it_stands(recipe), [recipe.method])[recipe.method]
+    searched = {"lr", "weight_decay", "head_weight_decay", "origins"}
+    same = {name: value for name, value in recipe.to_dict().items() if name not in searched}
+    assert {name: found.to_dict()[name] for name in same if same[name] is not None} == {
+        name: value for name, value in same.items() if value is not None
+    }
