@@ -12,6 +12,7 @@ from bpt.dataset import (
     DatasetInfo,
     Split,
     check_dataset,
+    data_root,
     dataset_info,
     download_dataset,
     how_to_get,
@@ -38,7 +39,7 @@ from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.run_folder import DetectionRun
 from bpt.diagnosis import BlockDiagnosis, PromptDiagnosis, diagnose_prompts, prompt_diagnosis
 from bpt.engine import Scores, evaluate
-from bpt.errors import Interrupted, NonFiniteLoss, RunExists
+from bpt.errors import DownloadError, Interrupted, NonFiniteLoss, RunExists
 from bpt.export import export_run, load_exported
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
 from bpt.gates import Gates
@@ -112,6 +113,7 @@ __all__ = [
     "DetectorOptions",
     "DiagonalPrompt",
     "Difference",
+    "DownloadError",
     "Evaluation",
     "FineTunedMap",
     "FineTunedViT",
@@ -150,6 +152,7 @@ __all__ = [
     "build_prompt",
     "check_dataset",
     "confusion_matrix",
+    "data_root",
     "dataset_info",
     "dataset_sizes",
     "default_folder",

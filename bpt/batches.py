@@ -14,6 +14,7 @@ from bpt.frozen_batches import FeatureBatches, PrefixBatches
 from bpt.image_batches import EvalBatches, ImageBatches, TrainBatches
 from bpt.model import PromptedViT
 from bpt.recipe import Recipe
+from bpt.tuning import MADE
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size
 from burst.errors import BurstError
@@ -65,9 +66,8 @@ def fitted(recipe: Recipe, images: int) -> Recipe:
     The largest that divides as `accumulation`, processes and pairs to be mixed ask. A batch that
     was given stays, and is refused where it is not filled; one that was published does not.
     """
-    chosen = recipe.origins.get("batch_size") == "given"
-    if "batch_size" not in recipe.origins:  # it may have been made by hand
-        chosen = recipe.batch_size != DEFAULT
+    origin = recipe.origins.get("batch_size", MADE)
+    chosen = recipe.batch_size != DEFAULT if origin == MADE else origin == "given"
     unit = math.lcm(recipe.accumulation, rank_and_size()[1] * (2 if recipe.mixes else 1))
     size = images // unit * unit
     if chosen or images >= recipe.batch_size or not size:

@@ -56,14 +56,19 @@ def open_backbone(recipe: Tuning, device: str | torch.device = "cpu") -> Backbon
     return dataclasses.replace(backbone, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
 
 
+def is_trainable(model: str) -> bool:
+    """Whether a model of this name may be one that prompts and heads can be put on."""
+    library, colon, _ = model.partition(":")
+    return not (colon and library in MEASURED_ONLY)
+
+
 def check_trainable(model: str) -> None:
     """Refuse by its name a model that nothing can be put on, before it is downloaded.
 
     Raises:
         UnsupportedModel: it is not timm's.
     """
-    library, colon, _ = model.partition(":")
-    if colon and library in MEASURED_ONLY:
+    if not is_trainable(model):
         raise UnsupportedModel(
             f"{model} can be measured, not trained: prompts need a timm VisionTransformer, such as "
             "timm:NAME or hf-hub:ORG/NAME"

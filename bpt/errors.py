@@ -1,8 +1,9 @@
-"""What a training ends with, beside the errors of `burst.errors`.
+"""What a training or a download ends with, beside the errors of `burst.errors`.
 
 RunExists      a folder that holds a run: of another recipe, or one to go on with
 NonFiniteLoss  a training whose loss is infinite or NaN
 Interrupted    a training that a signal ended; it can be gone on with
+DownloadError  a dataset's file that a server does not give, or gives wrong
 """
 
 from burst.errors import BurstError
@@ -27,3 +28,7 @@ class Interrupted(BurstError):
     def __init__(self, signum: int, command: str) -> None:
         self.signum, self.command = signum, command
         super().__init__(f"interrupted and saved; to go on: {command}")
+
+
+class DownloadError(BurstError):
+    """A file that a server does not give, or gives wrong."""

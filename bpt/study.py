@@ -13,6 +13,7 @@ from bpt.recipe import Recipe
 from bpt.search import SearchCost, SearchOptions, search_methods
 from bpt.search.cost import most_costs
 from bpt.search.recipes import as_it_stands
+from bpt.search.record import is_crossed
 from bpt.side_by_side import Result, side_by_side
 from bpt.signals import this_command
 from bpt.train import train_seeds
@@ -168,7 +169,7 @@ def _search_one(
     (one,) = found["methods"]
     if len(one["runs"]) < len(seeds):
         raise BurstError("every trial of it diverged, or what was chosen did with another seed")
-    cross = found["validation"]["kind"] == "cross"
+    cross = is_crossed(found)
     searched = one["chosen"] | {"trials": len(one["trials"]), "inside": one["inside"]}
     searched["protocol"] = "last" if cross else "standard"
     how = "by cross-validation, trained on train and val" if cross else "on validation images"

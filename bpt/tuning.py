@@ -17,6 +17,7 @@ MADE_WITH = ("floor", "shrinkage", "through_norm")  # matrices that no file brin
 OF_MATRICES = (*MADE_WITH, "prompt_scale", "null_gain")  # options without effect where are none
 FLOOR = 1e-3
 LARGEST_SEED = 2**32 - 1  # that all generators take
+MADE = "as made by hand"  # where the values of a recipe are from that was not filled in
 PRECISIONS = ("float32", "bfloat16", "float16")
 NORMALISATIONS = ("native", "reference")
 
@@ -157,7 +158,7 @@ class Tuning(Machine):
         """Where the hyper-parameters come from that nobody gave, a line for each source."""
         groups: dict[str, list[str]] = {}
         for name, source in self.origins.items():
-            if source != "given":
+            if source not in ("given", MADE):
                 groups.setdefault(source, []).append(f"{name} {getattr(self, name)}")
         return [f"{', '.join(values)}: {source}" for source, values in groups.items()]
 

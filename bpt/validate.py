@@ -13,6 +13,7 @@ from bpt.errors import Interrupted, RunExists
 from bpt.recipe import Recipe
 from bpt.run_folder import read_record, save_json
 from bpt.search import SearchOptions, search_methods
+from bpt.search.record import is_crossed
 from bpt.study import run_study
 from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 from bpt.validate_results import benchmark_record
@@ -87,10 +88,7 @@ def _train(
         except BurstError as error:
             search = one_line(error)
     published = {name: found.recipe for name, found in one.methods.items() if found.published}
-    if isinstance(search, dict):
-        cross = search["validation"]["kind"] == "cross"
-    else:
-        cross = one.cross_validates
+    cross = is_crossed(search) if isinstance(search, dict) else one.cross_validates
     if cross:
         # What was searched is then trained on all training images; so is what it is compared with.
         published = {

@@ -184,7 +184,7 @@ def plan_validation(
     path = Path(whitening)
     found = load_whitening(path)
     backbone, weights = _backbone(path, found, model, weights)
-    placement, notes = _placement(path, found, backbone, placement)
+    placement, notes = _placement(path, found, placement)
     given = {name: value for name, value in given.items() if value is not None}
     shared = {"model": backbone.name, "weights": weights, "whitening": str(path), **given}
     size = _size(found, backbone)
@@ -253,9 +253,7 @@ def _backbone(
     return backbone, weights
 
 
-def _placement(
-    path: Path, found: Whitening, backbone: Backbone, asked: str | None
-) -> tuple[str, list[str]]:
+def _placement(path: Path, found: Whitening, asked: str | None) -> tuple[str, list[str]]:
     """Where prompts stand, and what is to be said of it."""
     depth = int(found.record["model_blocks"])
     has = {one.block for one in found.blocks}

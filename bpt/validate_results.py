@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from scipy import stats
 
 from bpt.run_folder import open_run
 from bpt.search.paired import BASELINES, LEVEL, compared, holm, paired_difference, right_answers
+from bpt.search.record import is_crossed
 from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 
 SPOKEN = {
@@ -89,9 +91,10 @@ def _compared(row: Mapping[str, Any], what: str) -> str:
     size, low, high = row["difference"], row["low"], row["high"]
     if low is None or high is None:
         side = "above" if size > 0 else "below"
+        who = "one seed does" if row["seeds"] == 1 else "seeds that agree to the digit do"
         return (
-            f"{method} {verb} {abs(size):.1f} {what} {side} {row['against']}, which one seed does "
-            "not tell from chance"
+            f"{method} {verb} {abs(size):.1f} {what} {side} {row['against']}, which {who} not tell "
+            "from chance"
         )
     if row["adjusted_p"] >= 1 - LEVEL:
         between = f"{size:+.1f} {what}, {low:+.1f} to {high:+.1f}"
@@ -140,7 +143,7 @@ def _searched(
     if found is None or not found["chosen"]:
         return entry | {"failed": "every trial of it diverged"}
     inside = "" if found["inside"] else ", the best at an edge"
-    how = "folds" if search["validation"]["kind"] == "cross" else "the validation split"
+    how = "folds" if is_crossed(search) else "the validation split"
     lost, count = len(search["seeds"]) - len(found["runs"]), len(search["seeds"])
     if lost:  # the seeds that are left are not those that anything else has
         entry["failed"] = f"{lost} of {count} seeds diverged at the rate and decay that were chosen"
@@ -169,9 +172,9 @@ def _differences(
     P-values are adjusted for all.
     """
     ended = {one["method"]: one for one in found if one["failed"] is None}
-    paired = _of_images if metric == "test_accuracy" else _of_seeds
+    paired = partial(_of_images, out=out) if metric == "test_accuracy" else _of_seeds
     rows = [
-        {"method": name, "against": other, **paired(ended[name], ended[other], out)}
+        {"method": name, "against": other, **paired(ended[name], ended[other])}
         for name, other in compared(list(ended), BASELINES)
     ]
     known = [row for row in rows if row["p_value"] is not None]
@@ -187,7 +190,7 @@ def _of_images(one: Mapping[str, Any], other: Mapping[str, Any], out: Path) -> d
     return {name: getattr(found, name) for name in COLUMNS}
 
 
-def _of_seeds(one: Mapping[str, Any], other: Mapping[str, Any], _: Path) -> dict[str, Any]:
+def _of_seeds(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Of detectors, over the seeds by Student's t: an average precision has no term an image."""
     values = np.subtract(one["test"]["values"], other["test"]["values"])
     count, mean = len(values), float(np.mean(values))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName
+from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName, and_more
 
 Floats: TypeAlias = NDArray[np.float64]
 FULL_METHODS = ("zca", "pca", "cholesky", "zca-cor", "pca-cor")
@@ -284,7 +284,7 @@ def _diagonal(factor: Floats, floor: float) -> Decorrelation:
     constant = np.flatnonzero(variances == 0)
     if constant.size and not floor:
         raise BurstError(
-            f"entry {constant[0]} of its response (and {constant.size - 1} more) is constant; "
+            f"entry {constant[0]} of its response{and_more(constant.size)} is constant; "
             "give a floor above 0"
         )
     falling = np.argsort(-variances, kind="stable")
@@ -304,7 +304,7 @@ def _deviation(factor: Floats, *, standardise: bool) -> Floats:
     constant = np.flatnonzero(deviation <= len(factor) * EPSILON * largest)
     if constant.size:
         raise BurstError(
-            f"entry {constant[0]} of its response (and {constant.size - 1} more) is constant, so "
+            f"entry {constant[0]} of its response{and_more(constant.size)} is constant, so "
             "there is no correlation; take a method without -cor, or shrinkage"
         )
     return deviation

@@ -45,6 +45,15 @@ def one_line(error: BurstError) -> str:
     return " ".join(str(error).split())
 
 
+def and_more(count: int) -> str:
+    """What stands behind one that is named, of so many.
+
+    >>> and_more(1), and_more(3)
+    ('', ' (and 2 more)')
+    """
+    return f" (and {count - 1} more)" if count > 1 else ""
+
+
 def some(names: Iterable[str]) -> str:
     """The first few names, and how many more."""
     listed = list(names)

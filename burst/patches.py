@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from burst.adapters import AttentionBlock, find_blocks, prefix_tokens_of, unwrap
+from burst.adapters.blocks import CLASS_TOKENS
 from burst.adapters.registry import full_name
 from burst.errors import UnsupportedModel
 from burst.padding import Padding
@@ -19,7 +20,6 @@ from burst.stream import NamedStream, Stream, as_call, batch_size
 
 PATCH = "patch"
 TOKEN = "token"
-_CLASS = ("cls_token", "class_token", "class_embedding")
 _DISTILLATION = ("dist_token", "distillation_token")
 _REORDERED = ("timm.models.nest:",)  # blocks of patches one after the other, all as one sequence
 
@@ -74,7 +74,7 @@ def prefix_names(model: nn.Module, count: int) -> tuple[str, ...]:
     def has(hints: Sequence[str]) -> bool:
         return any(hint in name for name in parameters for hint in hints)
 
-    hints = {"class": _CLASS, "distillation": _DISTILLATION}
+    hints = {"class": CLASS_TOKENS, "distillation": _DISTILLATION}
     names = [what for what, of_these in hints.items() if has(of_these)][:count]
     rest = "register" if has(("reg_token", "register")) else "prefix"
     return (*names, *(f"{rest} {i}" for i in range(count - len(names))))

@@ -18,8 +18,6 @@ from burst.score_tiles import Given, Product, Source
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
 
-# Additive masks, and masked scores, are -inf, the least number of a dtype, or -10,000.
-MASKED = -9e3
 HEADS = ("num_attention_heads", "num_heads", "n_heads", "heads")
 SOFTMAX = (functional.softmax, torch.softmax, torch.special.softmax, Tensor.softmax)
 MULTI_HEAD = tuple(inspect.signature(functional.multi_head_attention_forward).parameters)
@@ -79,7 +77,7 @@ class Sources:
         if input.ndim < 3 or dim not in (-1, input.ndim - 1) or not input.is_floating_point():
             return None
         x = self._by_head(input.detach())
-        return Given(x, self._head_axis(x), MASKED)
+        return Given(x, self._head_axis(x))
 
     def _fused(
         self,
@@ -102,7 +100,6 @@ class Sources:
             scale=q.shape[-1] ** -0.5 if scale is None else scale,
             masks=tuple(masks),
             causal=is_causal,
-            cutoff=MASKED,
         )
 
     def _multi_head(self, given: Kwargs) -> Source:
@@ -112,7 +109,7 @@ class Sources:
             q, k = projected(given)
             masks = tuple(mask.expand(*q.shape[:-1], k.shape[-2]) for mask in masks_of(given, q, k))
         scale = q.shape[-1] ** -0.5
-        return Product(q, k, 1, scale, masks, causal=False, cutoff=MASKED)
+        return Product(q, k, 1, scale, masks, causal=False)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(B h, n, ...) as (B, h, n, ...)."""

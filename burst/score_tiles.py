@@ -18,6 +18,8 @@ from burst.kernels._torch import CPU_TILE, GPU_TILE
 from burst.precision import plain_float32
 
 Shape: TypeAlias = tuple[int, int, int, int]
+# Additive masks, and masked scores, are -inf, the least number of a dtype, or -10,000.
+MASKED = -9e3
 
 
 class Tile(NamedTuple):
@@ -53,7 +55,7 @@ class Source(Protocol):
         """Where they are."""
 
     def tile(self, head: int, batch: slice, queries: slice) -> Tensor:
-        """(b, q, n_k) float32, -inf where masked."""
+        """(b, q, n_k) float32, -inf where masked, in memory of its own."""
 
     @property
     def masked(self) -> bool:
@@ -142,7 +144,6 @@ class Product:
         scale: what q k^T is multiplied by.
         masks: of the scores' shape: bool, False where a key is forbidden, or numbers to add.
         causal: whether a query may see no key of a higher index.
-        cutoff: numbers to add that are not above it forbid a key.
     """
 
     q: Tensor
@@ -151,7 +152,6 @@ class Product:
     scale: float
     masks: tuple[Tensor, ...]
     causal: bool
-    cutoff: float
 
     @property
     def shape(self) -> Shape:
@@ -176,7 +176,7 @@ class Product:
         with plain_float32(self.device):
             logits = torch.bmm(q.float() * self.scale, k.float().mT)
         for mask in self.masks:
-            _apply(logits, _of_head(mask, self.axis, head)[batch, queries], self.cutoff)
+            _apply(logits, _of_head(mask, self.axis, head)[batch, queries])
         if self.causal:
             keys, asking = (torch.arange(n, device=self.device) for n in self.shape[:1:-1])
             logits.masked_fill_(keys > asking[queries, None], -math.inf)
@@ -190,13 +190,10 @@ class Given:
     Attributes:
         x: (B, h, n_q, n_k); with windows (B, h, windows, n_q, n_k), or windows before heads.
         axis: where x has its heads.
-        cutoff: entries that are not above it are masked.
     """
 
     x: Tensor
     axis: int
-    cutoff: float
-    masked: bool = True
 
     @property
     def shape(self) -> Shape:
@@ -208,10 +205,15 @@ class Given:
         """That of x."""
         return self.x.device
 
+    @property
+    def masked(self) -> bool:
+        """Always: what the model masked is seen by its value alone."""
+        return True
+
     def tile(self, head: int, batch: slice, queries: slice) -> Tensor:
         """(b, q, n_k) float32, never the model's own memory."""
         logits = _of_head(self.x, self.axis, head)[batch, queries].float()
-        return logits.masked_fill(logits <= self.cutoff, -math.inf)
+        return logits.masked_fill(logits <= MASKED, -math.inf)
 
 
 def _shape(shape: tuple[int, ...], axis: int) -> Shape:
@@ -224,9 +226,9 @@ def _of_head(x: Tensor, axis: int, head: int) -> Tensor:
     return x.select(axis, head).flatten(0, -3)
 
 
-def _apply(logits: Tensor, mask: Tensor, cutoff: float) -> None:
+def _apply(logits: Tensor, mask: Tensor) -> None:
     if mask.dtype == torch.bool:
         logits.masked_fill_(~mask, -math.inf)
     else:
         logits.add_(mask)
-        logits.masked_fill_(mask <= cutoff, -math.inf)
+        logits.masked_fill_(mask <= MASKED, -math.inf)

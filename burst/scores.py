@@ -27,8 +27,8 @@ from burst.adapters import (
     select_blocks,
     timm,
 )
-from burst.adapters.registry import COSINE, CROSS, LEARNED, SHIFT_MASK
-from burst.errors import HookNeverFired, UnsupportedModel
+from burst.adapters.registry import COSINE_WINDOWS, CROSS, LEARNED, SHIFT_MASK
+from burst.errors import HookNeverFired, UnsupportedModel, and_more
 from burst.score_sources import Args, Kwargs, Sources
 from burst.score_tiles import Scores, Source
 from burst.tokens import check_hooks_work, check_not_shared, in_backward
@@ -111,7 +111,7 @@ def readable_blocks(
     )
     if skipped and (indices is not None or len(skipped) == len(chosen)):
         first = skipped[0]
-        others = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+        others = and_more(len(skipped))
         raise UnsupportedModel(f"the logits of {first.name}{others} cannot be read: {first.reason}")
     return tuple(one for one in chosen if one.index not in why), skipped
 
@@ -155,7 +155,7 @@ def _with_window_masks(model: nn.Module) -> set[int]:
     return {
         told.index
         for told in describe_blocks(model)
-        if SHIFT_MASK in told.omitted or told.reason == COSINE
+        if SHIFT_MASK in told.omitted or told.reason == COSINE_WINDOWS
     }
 
 
@@ -168,7 +168,7 @@ class _Listener:
         self._on_scores = on_scores
         self._windowed = windowed
         self._hidden: Tensor | None = None
-        self._sources = Sources(block.attention, _label(block))
+        self._sources = Sources(block.attention, block.label)
         self._calls = 0
         self._watch = ExitStack()
 
@@ -198,8 +198,8 @@ class _Listener:
     def _begins(self, attention: nn.Module, args: Args, kwargs: Kwargs) -> None:
         self._watch.close()  # the model may have caught an error that ended the last run
         self._calls = 0
-        self._hidden = hidden_in_windows(attention, args, kwargs) if self._windowed else None
         if not in_backward():
+            self._hidden = hidden_in_windows(attention, args, kwargs) if self._windowed else None
             self._watch.enter_context(_Watch(self._sees))
 
     def _sees(self, function: object, args: Args, kwargs: Kwargs) -> None:
@@ -209,7 +209,7 @@ class _Listener:
         self._calls += 1
         if self._calls > 1:
             raise UnsupportedModel(
-                f"{_label(self.block)} calls more than one softmax, and which of them is given its "
+                f"{self.block.label} calls more than one softmax, and which of them is given its "
                 "scores is not known; leave this block out"
             )
         self._hand_over(source)
@@ -220,7 +220,7 @@ class _Listener:
         self._watch.close()
         if not self._calls:
             raise UnsupportedModel(
-                f"{_label(self.block)} calls neither a softmax nor scaled_dot_product_attention, "
+                f"{self.block.label} calls neither a softmax nor scaled_dot_product_attention, "
                 "so its logits cannot be read; leave this block out"
             )
 
@@ -282,7 +282,3 @@ def heard(module: nn.Module, told: Callable[[Args, Kwargs], None]) -> Iterator[N
         del module.forward
         if before is not None:
             module.forward = before
-
-
-def _label(block: AttentionBlock) -> str:
-    return f"{block.attention_name} ({type(block.attention).__name__})"

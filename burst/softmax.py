@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from burst.adapters import AttentionBlock, prefix_tokens_of, unwrap
-from burst.adapters.blocks import PREFIX_HINTS
+from burst.adapters.blocks import CLASS_TOKENS, PREFIX_HINTS
 from burst.axis import Axis, FloatAxis
 from burst.errors import UnsupportedModel
 from burst.float64 import to_float64
@@ -53,7 +53,6 @@ SCALES = {weight: Scale(least=0.0, most=1.0) for weight in WEIGHTS} | {
     "keys": Scale(least=0.0),
     "entropy": Scale(least=0.0),
 }
-CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 _DEFAULT_AXIS = FloatAxis()
 
 

@@ -130,7 +130,7 @@ def _check_layout_is_known(chosen: Iterable[AttentionBlock]) -> None:
         for name, inner in block.attention.named_modules():
             if name and _is_sequence_first(inner):
                 raise UnsupportedModel(
-                    f"{_label(block)} wraps {name} "
+                    f"{block.label} wraps {name} "
                     f"({type(inner).__name__}), which reads (N, B, d): whether it does so too is "
                     "not known; make that one batch_first=True, or leave this block out"
                 )
@@ -176,11 +176,11 @@ def _reading_hook(
         given = dict(zip(parameters, args, strict=False)) | kwargs
         x = given.get(tokens)
         if keys and given.get(keys) is not None and given[keys] is not x:
-            raise UnsupportedModel(f"{_label(block)}: {CROSS}; leave this block out")
+            raise UnsupportedModel(f"{block.label}: {CROSS}; leave this block out")
         if before:
             if x is None:
                 raise UnsupportedModel(
-                    f"{_label(block)}: its {type(module).__name__} is given {tokens!r} by keyword; "
+                    f"{block.label}: its {type(module).__name__} is given {tokens!r} by keyword; "
                     "give it its tokens as the first argument"
                 )
             with torch.no_grad():
@@ -209,8 +209,4 @@ def _as_tokens(x: object, block: AttentionBlock) -> Tensor:
         advice = "set `use_nested_tensor` of its nn.TransformerEncoder to False"
     elif isinstance(x, Tensor):
         what = f"shape {tuple(x.shape)}"
-    raise UnsupportedModel(f"{_label(block)} reads {what}, expected tokens (B, N, d); {advice}")
-
-
-def _label(block: AttentionBlock) -> str:
-    return f"{block.attention_name} ({type(block.attention).__name__})"
+    raise UnsupportedModel(f"{block.label} reads {what}, expected tokens (B, N, d); {advice}")

@@ -35,7 +35,7 @@ from burst.decorrelation import (
     shrink,
     shrinkage_share,
 )
-from burst.errors import BurstError
+from burst.errors import BurstError, and_more
 from burst.fingerprint import Subject, identity, model_differences, subject_of
 from burst.interaction import response_matrices
 from burst.progress import Progress
@@ -302,7 +302,7 @@ def _check_rank(tasks: Sequence[_Task], options: WhiteningOptions) -> None:
     moments = few[0].moments
     what = (
         f"{moments.count} tokens in {moments.dim} dimensions: the covariance of "
-        f"{few[0].block.name} (and {len(few) - 1} more) has rank "
+        f"{few[0].block.name}{and_more(len(few))} has rank "
         f"{moments.count - options.centred} at most; give more images"
     )
     if options.method == "cholesky" and options.shrinkage in ("none", 0):

@@ -6,16 +6,17 @@ itself (torchvision).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from burst.score_sources import Args, Kwargs
 from burst.score_tiles import Shape, Source
 
-HIDDEN = -50.0  # between the 0 and the -100 of such masks
+BETWEEN = -50.0  # the 0 and the -100 of such masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +30,6 @@ class Windowed:
 
     source: Source
     hidden: Tensor
-    masked: bool = True
 
     @property
     def shape(self) -> Shape:
@@ -41,6 +41,11 @@ class Windowed:
         """That of the scores."""
         return self.source.device
 
+    @property
+    def masked(self) -> bool:
+        """Always."""
+        return True
+
     def tile(self, head: int, batch: slice, queries: slice) -> Tensor:
         """(b, q, n) float32, -inf where hidden."""
         logits = self.source.tile(head, batch, queries)
@@ -48,9 +53,7 @@ class Windowed:
         return logits.masked_fill_(self.hidden[windows, queries], -math.inf)
 
 
-def hidden_in_windows(
-    attention: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Tensor | None:
+def hidden_in_windows(attention: nn.Module, args: Args, kwargs: Kwargs) -> Tensor | None:
     """What a call of Swin's attention does not let see.
 
     Args:
@@ -68,7 +71,7 @@ def hidden_in_windows(
     given = (*args[1:], *kwargs.values())
     masks = (x for x in given if isinstance(x, Tensor) and x.ndim == 3 and x.is_floating_point())
     mask = next(masks, None)
-    return None if mask is None else mask <= HIDDEN
+    return None if mask is None else mask <= BETWEEN
 
 
 def across_regions(
@@ -88,12 +91,12 @@ def across_regions(
         (windows, n, n) bool, True across regions; None where nothing is rolled.
     """
     bands, rolled = [], False
-    for length, wide, by in zip(size, window, shift, strict=True):
-        padded = math.ceil(length / wide) * wide
+    for length, side, by in zip(size, window, shift, strict=True):
+        padded = math.ceil(length / side) * side
         place = torch.arange(padded, device=device)
-        moves = by > 0 and wide < padded
-        last = (place >= padded - wide).int() + (place >= padded - by).int()
-        bands.append(last if moves else torch.zeros_like(last))
+        band = (place >= padded - side).int() + (place >= padded - by).int()
+        moves = by > 0 and side < padded
+        bands.append(band if moves else torch.zeros_like(band))
         rolled |= moves
     if not rolled:
         return None

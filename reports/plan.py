@@ -1,23 +1,32 @@
 """What a training would do, for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.table import Table
 
 from bpt import (
+    DetectionCost,
     DetectionRecipe,
     Recipe,
     SearchCost,
+    TrainingCost,
     TrainingPlan,
+    dataset_sizes,
     default_folder,
     known_detection_cost,
+    training_cost,
 )
 from burst.backbone_spec import known_backbone
-from reports.study import cost_table, planned
 from reports.tables import facts_table
 
 MINUTE, HOUR = 60, 3600
+GPU_HOURS = (
+    "GPU hours are arithmetic: of classifiers on an A100 in bfloat16, of detectors on an H100."
+)
+
+Cost = TrainingCost | DetectionCost
 
 
 def training_plan_table(plan: TrainingPlan) -> Table:
@@ -79,6 +88,47 @@ def search_plan_table(costs: Mapping[str, SearchCost]) -> Table:
         epochs = str(recipe.total_epochs)
         table.add_row(name, place, epochs, found.trainings, *found.figures)
     return table
+
+
+def cost_table(texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
+    """An empty table of what would be trained: these columns, then what it takes."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for name in (*texts, *numbers, "trainings", "images seen", "PFLOP", "GPU hours"):
+        table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
+    table.caption, table.caption_justify = GPU_HOURS, "left"
+    return table
+
+
+class Planned(NamedTuple):
+    """What one recipe takes: how many trainings, in words, and how many times a cost."""
+
+    trainings: str
+    times: int
+    cost: Cost | None
+
+    @property
+    def figures(self) -> list[str]:
+        """Images seen, PFLOP and GPU hours in all, as text; "?" where nobody knows the backbone."""
+        if self.cost is None:
+            return ["?"] * 3
+        parts = (self.times * self.cost.operations / 1e15, self.times * self.cost.hours)
+        texts = ("<0.01" if x < 0.005 else f"{x:,.2f}" for x in parts)
+        return [f"{self.times * self.cost.images:,}", *texts]
+
+
+def planned(recipe: Recipe | DetectionRecipe, search: SearchCost | None, seeds: int) -> Planned:
+    """A search of its rates and trainings with so many seeds, or these trainings alone."""
+    if search:
+        return Planned(f"≤ {search.trials} + {search.seeds}", 1, search.cost)
+    return Planned(str(seeds), seeds, recipe_cost(recipe))
+
+
+def recipe_cost(recipe: Recipe | DetectionRecipe) -> Cost | None:
+    """Of one training; None for a backbone that is not known."""
+    if isinstance(recipe, Recipe):
+        return training_cost(recipe, dataset_sizes(recipe))
+    spec = known_backbone(recipe.model)
+    return known_detection_cost(recipe, spec) if spec else None
 
 
 def spoken(seconds: float) -> str:

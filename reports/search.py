@@ -13,7 +13,7 @@ import pandas as pd
 from bpt import Recipe
 from bpt.methods import USED_BY
 from bpt.search.paired import LEVEL
-from bpt.search.record import is_halved
+from bpt.search.record import is_crossed, is_halved
 from burst.errors import EmptyResult
 from burst.files import make_folder
 from burst.provenance import provenance
@@ -168,7 +168,7 @@ def _epochs(section: Section, search: Search, place: Path) -> list[Path]:
 def _how_chosen(section: Section, search: Search) -> None:
     record = search.record
     validation = record["validation"]
-    if validation["kind"] == "cross":
+    if is_crossed(record):
         judged = (
             f"There was no validation split, or one of few images, so trials were judged by "
             f"{validation['folds']}-fold cross-validation on the training images: each of "
@@ -199,13 +199,12 @@ def _how_chosen(section: Section, search: Search) -> None:
 
 
 def _how_compared(record: Mapping[str, Any]) -> str:
-    """Where trials were left as the worse: `bpt.search.halving`."""
-    between = record["validation"]["kind"] == "cross"
-    folds = "; between folds the better half went on" if between else ""
+    """Where trials were compared, and which were stopped there: `bpt.search.halving`."""
+    folds = "; between folds the better half went on" if is_crossed(record) else ""
     if is_halved(record):
         return (
             "Trials were compared after a quarter and a half of their training too, where the "
-            f"worse were left{folds}. What pays late, such as a strong decay, may be among them."
+            f"worse were stopped{folds}. What pays late, such as a strong decay, may be among them."
         )
     return f"Every trial was trained to the end of its training and compared there{folds}."
 
@@ -231,13 +230,9 @@ def _counts(methods: Sequence[Mapping[str, Any]]) -> str:
     for one in methods:
         stopped = sum(is_stopped(one, trial) for trial in one["trials"])
         lost = sum(trial["score"] is None for trial in one["trials"])
-        text = f"{one['method']} {len(one['trials'])}"
-        if stopped or lost:
-            notes = [f"{stopped} not to the end"] * bool(stopped) + [f"{lost} diverged"] * bool(
-                lost
-            )
-            text += f" ({', '.join(notes)})"
-        parts.append(text)
+        counts = ((stopped, "not to the end"), (lost, "diverged"))
+        notes = ", ".join(f"{count} {what}" for count, what in counts if count)
+        parts.append(f"{one['method']} {len(one['trials'])}" + (f" ({notes})" if notes else ""))
     return f"Trials: {', '.join(parts)}."
 
 

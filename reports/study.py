@@ -5,30 +5,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
 from bpt import (
-    DetectionCost,
     DetectionRecipe,
     Recipe,
-    SearchCost,
-    TrainingCost,
     dataset_info,
-    dataset_sizes,
     detection_recipe_for,
-    known_detection_cost,
     recipe_for,
     study_search,
-    training_cost,
 )
 from bpt.dataset import without_place
 from bpt.methods import USED_BY
 from bpt.published import SIZES
 from burst import write_atomically
 from burst.backbone_spec import known_backbone
+from reports.plan import Planned, cost_table, planned
 from reports.published import BACKBONES, METHODS, METRICS, published_numbers, settings
 
 # Said to differ where they were overridden.
@@ -36,12 +31,6 @@ SHOWN = ("epochs", "schedule", "batch_size", "train_fraction", "image_size", "ch
 OF_W = ("bpt-fwhiten", "bpt-twhiten")  # methods whose prompts are products with it
 # Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
 OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
-
-GPU_HOURS = (
-    "GPU hours are arithmetic: of classifiers on an A100 in bfloat16, of detectors on an H100."
-)
-
-Cost = TrainingCost | DetectionCost
 
 
 @dataclass(frozen=True)
@@ -142,47 +131,6 @@ def plan_table(cells: Sequence[StudyCell], seeds: Sequence[int], *, search: bool
     hours = sum(times * cost.hours for times, cost in known)
     table.add_row("all", "", "", "", seen, f"{operations:,.2f}", f"{hours:,.2f}")
     return table
-
-
-def cost_table(texts: Sequence[str], numbers: Sequence[str] = ()) -> Table:
-    """An empty table of what would be trained: these columns, then what it takes."""
-    table = Table(box=None, pad_edge=False, collapse_padding=True)
-    for name in (*texts, *numbers, "trainings", "images seen", "PFLOP", "GPU hours"):
-        table.add_column(name, justify="left" if name in texts else "right", overflow="fold")
-    table.caption, table.caption_justify = GPU_HOURS, "left"
-    return table
-
-
-class Planned(NamedTuple):
-    """What one recipe takes: how many trainings, in words, and how many times a cost."""
-
-    trainings: str
-    times: int
-    cost: Cost | None
-
-    @property
-    def figures(self) -> list[str]:
-        """Images seen, PFLOP and GPU hours in all, as text; "?" where nobody knows the backbone."""
-        if self.cost is None:
-            return ["?"] * 3
-        parts = (self.times * self.cost.operations / 1e15, self.times * self.cost.hours)
-        texts = ("<0.01" if x < 0.005 else f"{x:,.2f}" for x in parts)
-        return [f"{self.times * self.cost.images:,}", *texts]
-
-
-def planned(recipe: Recipe | DetectionRecipe, search: SearchCost | None, seeds: int) -> Planned:
-    """A search of its rates and trainings with so many seeds, or these trainings alone."""
-    if search:
-        return Planned(f"≤ {search.trials} + {search.seeds}", 1, search.cost)
-    return Planned(str(seeds), seeds, recipe_cost(recipe))
-
-
-def recipe_cost(recipe: Recipe | DetectionRecipe) -> Cost | None:
-    """Of one training; None for a backbone that is not known."""
-    if isinstance(recipe, Recipe):
-        return training_cost(recipe, dataset_sizes(recipe))
-    spec = known_backbone(recipe.model)
-    return known_detection_cost(recipe, spec) if spec else None
 
 
 def study_frame(

@@ -14,9 +14,9 @@ from bpt.run_folder import read_record
 from bpt.validate import FILE, KIND
 from burst.files import make_folder
 from reports.page import Page, Section
+from reports.plan import cost_table, planned
 from reports.search import difference_section, shown
 from reports.search_tables import differences_frame, frame_table, is_search, save_table
-from reports.study import cost_table, planned
 
 LEAD = (
     "Prompts of a Vision Transformer, plain (vpt) and whitened by the matrices W of one file, and "
@@ -102,8 +102,8 @@ def validation_plan_table(plan: ValidationPlan) -> Table:
     for one in plan.benchmarks:
         searches = one.search_costs(plan.seeds)
         for name, method in one.methods.items():
-            planned = _planned(method, searches.get(name), len(plan.seeds))
-            table.add_row(one.dataset, name, *planned)
+            cells = _planned(method, searches.get(name), len(plan.seeds))
+            table.add_row(one.dataset, name, *cells)
     return table
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bpt.construction import is_trainable
 from burst.errors import EmptyResult
 from burst.images import SAMPLE
 from burst.survey import Survey
@@ -204,8 +205,7 @@ def _advice(bursty: pd.DataFrame, peaked: pd.DataFrame, *, scales: bool) -> str:
 
 
 def _commands(model: str, *, scales: bool) -> tuple[str, ...]:
-    library, colon, _ = model.partition(":")
-    if colon and library not in ("timm", "hf-hub"):  # prompts are put on timm's ViTs alone
+    if not is_trainable(model):
         return ()
     train = f"bpt train DATASET --model {model} --method"
     diagonal = f"burst whiten --model {model} --method diagonal --out V.pt"

@@ -13,7 +13,7 @@ from bpt.dataset.benchmark import Benchmark, DatasetInfo, how_to_get
 from bpt.dataset.check import CheckedDataset, check_dataset
 from bpt.dataset.coco import Categories, CocoDataset, CocoSplit, open_coco
 from bpt.dataset.coco_annotations import Annotations, CocoObjects, coco_masks, encode_mask
-from bpt.dataset.download import DownloadError, RemoteFile
+from bpt.dataset.download import RemoteFile
 from bpt.dataset.folds import all_training_images, fold_of, parse_fold
 from bpt.dataset.place import data_root
 from bpt.dataset.registry import (
@@ -36,7 +36,6 @@ __all__ = [
     "CocoObjects",
     "CocoSplit",
     "DatasetInfo",
-    "DownloadError",
     "FileOpener",
     "RemoteFile",
     "Split",

@@ -1,16 +1,17 @@
 """Caltech-UCSD Birds-200-2011 and NABirds: birds in the same five text files."""
 
-import re
 from functools import partial
 from pathlib import Path
 
 from bpt.dataset.benchmark import FGVC_COPY, Benchmark, DatasetInfo, Request
 from bpt.dataset.download import RemoteFile
 from bpt.dataset.listing import Listed, read_table, vpt_benchmark
-from bpt.dataset.place import Archive, Layout, find, required
+from bpt.dataset.place import Archive, Layout, required
 from burst.errors import ImageError
 
 CUB_FOLDER = "CUB_200_2011"
+# The lists of both have the same names; of folders of images, 001.Black_footed_Albatross and 0817.
+OF_CUB, OF_NABIRDS = r"\d+\.\D.*", r"\d+"
 
 
 def open_birds(request: Request, name: str) -> Benchmark:
@@ -72,16 +73,6 @@ def _readable(name: str) -> str:
     return (rest if dot and number.isdigit() else name).replace("_", " ")
 
 
-def _has_no(pattern: str, root: Path) -> bool:
-    """Whether no folder of images is called so."""
-    images = find(root, "images")
-    return images is None or not any(re.fullmatch(pattern, one.name) for one in images.glob("*"))
-
-
-# Of both the text files are called alike, and VPT's lists too; folders of images are not.
-OF_CUB, OF_NABIRDS = r"\d+\.\D.*", r"\d+"  # 001.Black_footed_Albatross, 0817
-
-
 CUB = DatasetInfo(
     name="cub",
     title="Caltech-UCSD Birds-200-2011",
@@ -98,7 +89,7 @@ CUB = DatasetInfo(
         folders=(CUB_FOLDER, "cub", f"cub/{CUB_FOLDER}"),
         markers=("images.txt", "train.json"),
         archives=(Archive(f"{CUB_FOLDER}.tgz", CUB_FOLDER, top=CUB_FOLDER),),
-        is_it=partial(_has_no, OF_NABIRDS),
+        foreign=OF_NABIRDS,
     ),
     downloads=(
         RemoteFile(
@@ -125,6 +116,6 @@ NABIRDS = DatasetInfo(
         folders=("nabirds", "NABirds", "nabirds/nabirds"),
         markers=("images.txt", "train.json"),
         archives=(Archive("nabirds.tar.gz", "nabirds", top="nabirds"),),
-        is_it=partial(_has_no, OF_CUB),
+        foreign=OF_CUB,
     ),
 )

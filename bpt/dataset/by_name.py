@@ -5,7 +5,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from burst.errors import ImageError
+from burst.errors import ImageError, some
 
 SHARES = {"train": 0.70, "val": 0.15, "test": 0.15}
 LEAST = len(SHARES)  # images of a class: one for each split
@@ -78,8 +78,7 @@ def _position(class_name: str, name: str, above: int) -> float:
 def _check_enough(units: Mapping[str, Sequence[object]], place: str) -> None:
     few = [f"{one!r} ({len(groups)})" for one, groups in units.items() if len(groups) < LEAST]
     if few:
-        more = f" and {len(few) - 3} more" if len(few) > 3 else ""
         raise ImageError(
-            f"{place}: too few different images of class {', '.join(few[:3])}{more}; each class "
+            f"{place}: too few different images of class {some(few)}; each class "
             f"needs {LEAST}, one to train, one to validate and one to test"
         )

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bpt.errors import DownloadError
 from burst.archive import reason
-from burst.errors import BurstError, OutputError
+from burst.errors import OutputError
 from burst.files import make_folder, write_atomically
 from burst.lock import one_at_a_time
 from burst.progress import Progress, Say
@@ -27,10 +28,6 @@ UNREACHABLE = (
     *(urllib.error.URLError, http.client.HTTPException),
     *(TimeoutError, ConnectionError),
 )
-
-
-class DownloadError(BurstError):
-    """A file that a server does not give, or gives wrong."""
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ def by_labels(names: Sequence[str], table: Path) -> OwnImages:
     classes: dict[str, str] = {}
     kinds: dict[str, str] = {}
     seen: dict[str, _Row] = {}
-    find = _Finder(names)
+    above = folders_above(names)
+    find = _Finder(names, above)
     for row in rows:
         name = find(row.file, f"{table}, line {row.line}, {columns.named(columns.file)}")
         if (before := seen.setdefault(name, row)) is not row:
@@ -119,7 +120,6 @@ def by_labels(names: Sequence[str], table: Path) -> OwnImages:
         classes[name] = row.label
         if columns.split is not None:
             kinds[name] = _kind(row, columns, table)
-    above = folders_above(names)
     if columns.split is None:
         kinds = _kinds_of_folders(classes, above)
     outside = [name for name in names if name not in classes]
@@ -132,9 +132,8 @@ def by_labels(names: Sequence[str], table: Path) -> OwnImages:
 class _Finder:
     """What a table calls a file -> its name."""
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._exact = set(names)
-        self._above = folders_above(sorted(self._exact))
+    def __init__(self, names: Iterable[str], above: int) -> None:
+        self._exact, self._above = set(names), above
         self._ends: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self._exact):
             parts = name.lower().split("/")

@@ -1,8 +1,8 @@
 """Where a dataset's files lie: the place that was named, its usual folders, archives in them."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+import re
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bpt.dataset.unpack import unpack, unpack_nested
@@ -35,13 +35,14 @@ class Layout:
         folders: where its root may lie in a place, apart from the place itself.
         markers: files or folders one of which tells its root, in the root.
         archives: what is unpacked if it lies there and its folder does not.
-        is_it: tells its root from that of another dataset with the same markers.
+        foreign: what a folder of images is called in another dataset with the same markers, as a
+            regular expression.
     """
 
     folders: tuple[str, ...]
     markers: tuple[str, ...]
     archives: tuple[Archive, ...] = ()
-    is_it: Callable[[Path], bool] = field(default=lambda _: True, compare=False)
+    foreign: str | None = None
 
     def bases(self, place: Path) -> list[Path]:
         """The folders that are looked into, in order."""
@@ -50,12 +51,19 @@ class Layout:
         found = [find(place, folder) for folder in self.folders]
         return list(dict.fromkeys([place, *(one for one in found if one)]))
 
+    def marked(self, place: Path) -> list[Path]:
+        """The folders that have a marker, also those of another dataset."""
+        return [base for base in self.bases(place) if any(find(base, one) for one in self.markers)]
+
     def root(self, place: Path) -> Path | None:
-        """The first folder that has a marker, and is no other dataset's."""
-        for base in self.bases(place):
-            if any(find(base, marker) for marker in self.markers) and self.is_it(base):
-                return base
-        return None
+        """The first of them that is no other dataset's."""
+        return next((base for base in self.marked(place) if not self._is_foreign(base)), None)
+
+    def _is_foreign(self, base: Path) -> bool:
+        images = find(base, "images")
+        if self.foreign is None or images is None:
+            return False
+        return any(re.fullmatch(self.foreign, one.name) for one in images.glob("*"))
 
     def packed(self, place: Path) -> list[tuple[Path, Archive]]:
         """Archives that lie there and were not unpacked, with the folder they lie in."""
@@ -94,17 +102,14 @@ def prepare(name: str, layout: Layout, place: Path, *, hint: str, say: Say | Non
         else:
             unpack(base / archive.file, base / archive.folder, top=archive.top, say=say)
     root = layout.root(place)
+    if root is None and (others := layout.marked(place)):
+        raise ImageError(f"{name}: {others[0]} holds another dataset; {hint}")
     if root is None:
         looked = ", ".join(str(base) for base in layout.bases(place))
-        looked += ", or what is there is of another dataset" if _is_another(layout, place) else ""
         raise ImageError(
             f"{name}: none of {', '.join(layout.markers)} and no archive of it in {looked}; {hint}"
         )
     return root
-
-
-def _is_another(layout: Layout, place: Path) -> bool:
-    return replace(layout, is_it=lambda _: True).root(place) is not None
 
 
 def find(base: Path, name: str) -> Path | None:

@@ -68,10 +68,9 @@ def paired_difference(
     Half the interval is sqrt(t^2 A + z^2 max(B - R, 0)) / sqrt(S N), with Student's t of S - 1
     degrees of freedom and the normal z: so few seeds make it wide as far as seeds matter. Seeds
     that agree by chance do not make it narrower than sqrt(z^2 max(B, R)) / sqrt(S N), which is
-    what images and chance alone leave open. In
-    simulations it covers at least 95 % from two seeds on, where a bootstrap over three seeds, or
-    Satterthwaite's degrees of freedom, do not. Where no difference differs from another, which
-    leaves no variance to go by, images are counted: the sign test, and the exact limit of a share.
+    what images and chance alone leave open. In simulations it covers at least 95 % from two seeds
+    on, where a bootstrap over three seeds, or Satterthwaite's degrees of freedom, do not. Where all
+    images differ alike there is no variance to go by, and they are counted: see `_unanimous`.
 
     Args:
         first: (S, N) bool, whether a method was right with each seed about each image.
@@ -91,9 +90,9 @@ def paired_difference(
         )
     d = 100.0 * (first.astype(np.float64) - second.astype(np.float64))
     mean, size = float(d.mean()), d.size
+    if mean and np.ptp(d) == 0:
+        return _unanimous(mean, d.shape, level)
     of_seeds, of_images, alone = _variances(d)
-    if mean and not max(of_seeds, of_images, alone):
-        return _unanimous(d, level)
 
     def reach(p: float) -> float:
         """Half an interval that misses with this probability."""
@@ -104,19 +103,24 @@ def paired_difference(
             total = max(total, of_one**2 * alone)
         return float(np.sqrt(total / size))
 
-    p_value = 1.0
-    if reach(TINY) <= abs(mean):
-        p_value = TINY if mean else 1.0
-    elif mean:
+    if not mean:
+        p_value = 1.0
+    elif reach(TINY) <= abs(mean):
+        p_value = TINY
+    else:
         p_value = float(brentq(lambda p: reach(p) - abs(mean), TINY, 1.0))
     half = reach(1 - level)
     return Difference(mean, mean - half, mean + half, p_value, *d.shape)
 
 
-def _unanimous(d: NDArray[np.float64], level: float) -> Difference:
-    """Of differences that are all the same, by the number of images alone."""
-    seeds, images = d.shape
-    mean, p_value = float(d.mean()), 2.0 ** (1 - images)
+def _unanimous(mean: float, shape: tuple[int, ...], level: float) -> Difference:
+    """Where one is right about every image and the other about none: 100 points or -100.
+
+    The sign test over images; and where that tells them apart, the limit of the share of images of
+    which it holds (Clopper and Pearson 1934, doi 10.1093/biomet/26.4.404), else nothing is known.
+    """
+    seeds, images = shape
+    p_value = 2.0 ** (1 - images)
     if p_value >= 1 - level:
         return Difference(mean, -100.0, 100.0, p_value, seeds, images)
     low, high = sorted((mean, mean * ((1 - level) / 2) ** (1 / images)))

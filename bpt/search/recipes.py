@@ -13,7 +13,7 @@ from bpt.published import published_rate, recipe_for
 from bpt.recipe import Recipe
 from bpt.search.grid import Point, rounded
 from bpt.search.options import searched_decay
-from bpt.tuning import OF_MATRICES, check_fields
+from bpt.tuning import MADE, OF_MATRICES, check_fields
 from burst.errors import BurstError, check_known
 
 # What a search chooses, and so nobody can give.
@@ -47,7 +47,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 def given_of(base: Recipe) -> dict[str, Any]:
     """What of a recipe was asked for: as its `origins` say, or what is no default."""
     if base.origins:
-        names = [name for name, origin in base.origins.items() if origin == "given"]
+        names = [name for name, origin in base.origins.items() if origin in ("given", MADE)]
     else:
         default = Recipe(dataset=base.dataset, method=base.method).to_dict()
         of_length = Recipe(dataset=base.dataset, method=base.method, epochs=base.epochs)
@@ -57,15 +57,15 @@ def given_of(base: Recipe) -> dict[str, Any]:
 
 
 def as_it_stands(recipe: Recipe) -> Recipe:
-    """One that was made by hand as a base of its own method: nothing of it is the search's to set.
+    """One that was made by hand as the base of a search, which sets only its rate and decay.
 
     Those of `recipe_for` say in `origins` where each value is from, and are returned unchanged.
     """
     if recipe.origins:
         return recipe
-    given = {name: one for name, one in recipe.to_dict().items() if one is not None}
-    names = {"method", *used_by_any(given, (recipe.method,))} - {"dataset", "origins"}
-    return dataclasses.replace(recipe, origins=dict.fromkeys(sorted(names), "given"))
+    values = {name: one for name, one in recipe.to_dict().items() if one is not None}
+    used = used_by_any(values, (recipe.method,)).keys() - {"dataset", "origins"}
+    return dataclasses.replace(recipe, origins=dict.fromkeys(sorted(used), MADE))
 
 
 def small_defaults(base: Recipe) -> str:
@@ -107,7 +107,7 @@ def method_recipes(base: Recipe, methods: Sequence[str]) -> dict[str, Recipe]:
             base.dataset,
             method,
             {name: given[name] for name in names},
-            alone=base.origins.get("method") == "given",
+            alone=base.origins if base.origins.get("method") in ("given", MADE) else None,
         )
         for method, names in used.items()
     }
@@ -125,9 +125,14 @@ def _used(dataset: str, method: str, given: Mapping[str, Any]) -> set[str]:
     return names
 
 
-def _recipe(dataset: str, method: str, used: Mapping[str, Any], *, alone: bool) -> Recipe:
-    if alone:
-        return recipe_for(dataset, method=method, **used)
+def _recipe(
+    dataset: str, method: str, used: Mapping[str, Any], *, alone: Mapping[str, str] | None
+) -> Recipe:
+    """`alone`: the origins of a base that is of this method, and to be taken as it stands."""
+    if alone is not None:
+        recipe = recipe_for(dataset, method=method, **used)
+        made = {name: origin for name, origin in alone.items() if origin == MADE and name in used}
+        return dataclasses.replace(recipe, origins={**recipe.origins, **made})
     small = used_by_any(SMALL.get(dataset, {}), (method,))
     given = long_enough(method, {**small, **used})
     recipe = recipe_for(dataset, method=method, **given)

@@ -93,8 +93,16 @@ def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any] | None:
 
 
 def is_halved(record: Mapping[str, Any]) -> bool:
-    """Whether trials of a search.json were compared within a training, as all were at first."""
+    """Whether trials of a search.json were compared within a training.
+
+    A record that does not say is of a version that always did.
+    """
     return bool(record.get("options", {}).get("halving", True))
+
+
+def is_crossed(record: Mapping[str, Any]) -> bool:
+    """Whether trials of a search.json were judged by cross-validation."""
+    return bool(record["validation"]["kind"] == "cross")
 
 
 def _chosen(best: Point, finalists: Mapping[Point, Score]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from burst.adapters.registry import (
     prefix_counter,
     read_layout,
 )
-from burst.errors import BurstError, UnsupportedModel, some
+from burst.errors import BurstError, UnsupportedModel, and_more, some
 
 
 class OmittedTermWarning(UserWarning):
@@ -52,6 +52,11 @@ class AttentionBlock(NamedTuple):
     attention: nn.Module
     attention_name: str
     adapter: Adapter | None
+
+    @property
+    def label(self) -> str:
+        """What messages call its attention: name and class."""
+        return f"{self.attention_name} ({type(self.attention).__name__})"
 
     @property
     def reader(self) -> nn.Module:
@@ -211,8 +216,9 @@ def measurable_blocks(
     )
     if skipped and (indices is not None or len(skipped) == len(wanted)):
         first = skipped[0]
-        others = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-        raise UnsupportedModel(f"{first.name}{others} cannot be measured: {first.reason}")
+        raise UnsupportedModel(
+            f"{first.name}{and_more(len(skipped))} cannot be measured: {first.reason}"
+        )
     left_out = {block.block for block in skipped}
     terms = (term for one in wanted if one.supported for term in one.omitted)
     kept = tuple(block for block in chosen if block.index not in left_out)
@@ -281,15 +287,9 @@ def _prefixes(root: nn.Module, blocks: Iterable[AttentionBlock]) -> dict[int, in
     return {block.index: count(block.name) for block in blocks}
 
 
+CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")  # parameters they are kept in
 # Of parameters that class, distillation and register tokens are kept in.
-PREFIX_HINTS = (
-    "cls_token",
-    "class_token",
-    "class_embedding",
-    "dist_token",
-    "reg_token",
-    "register",
-)
+PREFIX_HINTS = (*CLASS_TOKENS, "dist_token", "reg_token", "register")
 
 
 def _prefix_counters(root: nn.Module, blocks: list[str]) -> dict[str, Callable[[], int]]:

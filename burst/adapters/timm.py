@@ -12,7 +12,7 @@ import torch
 
 from burst.adapters.linear import Linear, fused, linear, separate
 from burst.adapters.registry import (
-    COSINE,
+    COSINE_WINDOWS,
     QUERY_KEY_NORM,
     REDUCED,
     RELATIVE,
@@ -32,9 +32,9 @@ POSITION_GATE = "positional attention gate"
 DIFFERENCE = "subtraction of every second head's attention map"
 
 
-def _packed(attention: Attention, name: str = "qkv") -> Linear:
+def _packed(attention: Attention) -> Linear:
     """A fused projection with its bias, which BEiT and EVA keep in parts."""
-    weight, bias = linear(attention, name)
+    weight, bias = linear(attention, "qkv")
     if bias is None and getattr(attention, "q_bias", None) is not None:
         bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
     return Linear(weight, bias)
@@ -164,8 +164,8 @@ _REASONS = {
     "mvitv2:MultiScaleAttentionPoolFirst": _POOLED,
     "pvt_v2:Attention": REDUCED,
     "swiftformer:EfficientAdditiveAttention": LINEAR,
-    "swin_transformer_v2:WindowAttention": COSINE,
-    "swin_transformer_v2_cr:WindowMultiHeadAttention": COSINE,
+    "swin_transformer_v2:WindowAttention": COSINE_WINDOWS,
+    "swin_transformer_v2_cr:WindowMultiHeadAttention": COSINE_WINDOWS,
     "tiny_vit:Attention": "it normalises its own input, so its tokens cannot be read",
     "twins:GlobalSubSampleAttn": REDUCED,
     "visformer:Attention": _CHANNELS_FIRST,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from burst.adapters.linear import Linear, fused, linear
 from burst.adapters.registry import (
-    COSINE,
+    COSINE_WINDOWS,
     CROSS,
     RELATIVE,
     SHIFT_MASK,
@@ -76,7 +76,7 @@ def _shifted_window(attention: Attention) -> AttentionLayout:
     return fused(packed, "qkv", heads=attention.num_heads, omitted=(RELATIVE, *shifted))
 
 
-refuse("torchvision.models.swin_transformer:ShiftedWindowAttentionV2", reason=COSINE)
+refuse("torchvision.models.swin_transformer:ShiftedWindowAttentionV2", reason=COSINE_WINDOWS)
 
 
 @adapter("torchvision.models.maxvit:RelativePositionalMultiHeadAttention", up=2, grid=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from burst.adapters.linear import fused, linear
 from burst.adapters.registry import (
-    COSINE,
+    COSINE_WINDOWS,
     CROSS,
     LEARNED,
     REDUCED,
@@ -124,7 +124,7 @@ def _wavlm(attention: Attention) -> AttentionLayout:
 
 
 refuse(*classes("whisper:Whisper", "DecoderLayer.encoder_attn"), reason=CROSS)
-refuse(*classes("swinv2:Swinv2"), reason=COSINE)
+refuse(*classes("swinv2:Swinv2"), reason=COSINE_WINDOWS)
 refuse(*classes("segformer:Segformer pvt:Pvt"), reason=REDUCED)
 
 _ONE = (

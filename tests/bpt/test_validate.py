@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import intervals
 import layouts
@@ -153,10 +152,10 @@ def test_seeds_of_a_detector_that_agree_to_the_digit_say_nothing_of_others():
     def tried(*values):
         return {"test": {"values": list(values)}}
 
-    found = _of_seeds(tried(10.0, 10.0), tried(9.5, 9.5), Path())
+    found = _of_seeds(tried(10.0, 10.0), tried(9.5, 9.5))
     assert found["difference"] == 0.5
     assert found["low"] is found["high"] is found["p_value"] is None
-    level = _of_seeds(tried(9.5, 9.5), tried(9.5, 9.5), Path())
+    level = _of_seeds(tried(9.5, 9.5), tried(9.5, 9.5))
     assert (level["low"], level["high"], level["p_value"]) == (0, 0, 1)
 
 
@@ -312,7 +311,10 @@ def test_the_sentence_says_better_worse_or_not_told_apart():
     )
     alone = difference(None, None, seeds=1, images=None)
     text = sentence(entry_of(alone, metric="box_AP"))
-    assert "1.2 points of box AP above vpt" in text and text.endswith("one seed.")
+    assert "1.2 points of box AP above vpt, which one seed does not tell" in text
+    assert text.endswith("one seed.")
+    alike = sentence(entry_of(difference(None, None, images=None), metric="box_AP"))
+    assert "vpt, which seeds that agree to the digit do not tell from chance; three" in alike
     one = sentence(entry_of(difference(0.3, 2.1, seeds=1)))
     assert one.endswith("one seed, whose interval is that of other images alone.")
     bilinear = difference(0.3, 2.1, method="bpt-bilinear")

@@ -22,11 +22,9 @@ from burst.softmax import (
     softmax_table,
 )
 
-CUTOFF = -9e3
-
 
 def scores_of(x, **kwargs):
-    return Scores(Given(x, 1, CUTOFF), **kwargs)
+    return Scores(Given(x, 1), **kwargs)
 
 
 def accumulated(*scores, prefix=None):

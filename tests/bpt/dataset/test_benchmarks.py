@@ -412,7 +412,7 @@ def test_birds_are_not_taken_for_the_other_birds(tmp_path):
     for name, other in (("cub", "nabirds"), ("nabirds", "cub")):
         assert open_dataset(name, places[name]).train.names
         assert locate(dataset_info(name), places[other])[0] is None
-        with pytest.raises(ImageError, match="or what is there is of another dataset"):
+        with pytest.raises(ImageError, match="holds another dataset"):
             open_dataset(name, places[other])
 
 

@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from bpt.dataset import download
-from bpt.dataset.download import DownloadError, RemoteFile, fetch
+from bpt.dataset.download import RemoteFile, fetch
+from bpt.errors import DownloadError
 from burst import OutputError
 
 CONTENT = bytes(range(256)) * 1200  # 300 KiB

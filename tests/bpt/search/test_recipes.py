@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bpt import recipe_for
+from bpt.batches import fitted
 from bpt.published import published_rate
 from bpt.recipe import Recipe
 from bpt.search.grid import Point
@@ -129,3 +130,12 @@ def test_a_recipe_made_by_hand_can_be_searched_as_it_stands(recipe):
     assert {name: found.to_dict()[name] for name in same if same[name] is not None} == {
         name: value for name, value in same.items() if value is not None
     }
+
+
+def test_what_was_made_by_hand_is_no_choice_of_a_batch_or_of_a_heads_decay():
+    """Which a given value is: it stays where images do not fill it, and keeps to itself."""
+    made = Recipe(dataset="folder", data="x", method="vpt")
+    (found,) = method_recipes(as_it_stands(made), ["vpt"]).values()
+    assert fitted(found, 20).batch_size == fitted(made, 20).batch_size == 20
+    assert trial_recipe(found, Point(0.1, 0.0), 0).head_weight_decay == 0
+    assert not any("by hand" in line for line in found.provenance())

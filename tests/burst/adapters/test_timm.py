@@ -46,7 +46,7 @@ MEASURED = [
 ]
 REFUSED = [
     ("xcit_nano_12_p16_224", {"depth": 1}, "it compares channels"),
-    ("swinv2_tiny_window8_256", {}, "cosine attention normalises"),
+    ("swinv2_tiny_window8_256", {}, "cosine attention in shifted windows normalises"),
     ("vit_base_patch16_xp_224", {"depth": 1}, "query-key norm"),
     ("gemma4_vit_167m", {}, "query-key norm"),
     ("mvitv2_tiny", {}, "it pools queries or keys"),
