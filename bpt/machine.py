@@ -9,7 +9,9 @@ class Machine:
     """What changes nothing of what is learned, but for the order of floating-point sums.
 
     A training that goes on may do so with other values of it, and with the same files wherever they
-    lie; of all else with the same.
+    lie; of all else with the same. In a detector parts and processes matter a little more: its mask
+    loss is a mean over the regions of a part, so in small parts an image of few regions counts for
+    more.
 
     Attributes:
         data: the folder or archive of the dataset.

@@ -46,6 +46,7 @@ PREDICTIONS = "predictions.safetensors"
 # What identifies the files that a run was made of, whatever their paths.
 IDENTITY = {
     "images": ("dataset", "digest"),
+    "masks or crowds": ("dataset", "objects_digest"),
     "weights": ("backbone", "weights_sha256"),
     "whitening": ("whitening", "sha256"),
 }
@@ -218,14 +219,15 @@ def other_files(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
     """In words what a run was made of other files than a configuration of now names.
 
     A whitening that is not given again is not asked for, since a run keeps what it made of it; nor
-    is that of a run from before it was noted down.
+    is what a run is too old to have noted down.
     """
 
     def differs(part: str, key: str) -> bool:
-        asked = config.get(part)
-        if asked is None or part not in run.config:
+        asked = config.get(part) or {}
+        if key not in asked or part not in run.config:
             return False
-        return bool((run.config[part] or {}).get(key) != asked[key])
+        noted = run.config[part]
+        return noted is None or (key in noted and noted[key] != asked[key])
 
     return [f"other {what}" for what, place in IDENTITY.items() if differs(*place)]
 

@@ -33,6 +33,7 @@ B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
 R = TypeVar("R", bound=Tuning)
 SAVE_EVERY = 600.0  # seconds between states that are kept within an epoch
+LONG = 60.0  # seconds of an epoch that are not risked in its evaluation, which can fail
 
 
 class Epochs(Protocol[B_co]):
@@ -191,7 +192,7 @@ class Session(ABC, Generic[R, B]):
         self.trainer.train_epoch(batches, first_step=first, done=done, after_step=after_step)
 
     def _check_finite(self, values: Mapping[str, Tensor]) -> None:
-        """That the epoch's last step left something to go on with, whose loss nobody has seen."""
+        """That the last step left something to go on with, whose loss nobody has seen."""
         for name, value in values.items():
             if not value.isfinite().all():
                 raise NonFiniteLoss(
@@ -201,6 +202,8 @@ class Session(ABC, Generic[R, B]):
 
     def _finish_epoch(self, done: EpochState) -> dict[str, Any]:
         """Evaluate, keep the tensors if they are to be kept, save; the line of metrics."""
+        if agreed(lambda: done.seconds > LONG):
+            self._save(done)
         try:
             found, trained = self._evaluated(done)
         except _SignalledError:
@@ -225,9 +228,14 @@ class Session(ABC, Generic[R, B]):
         return line
 
     def _save(self, done: EpochState | None) -> None:
-        """Keep the state after a whole epoch, or after some steps of one."""
+        """Keep the state after a whole epoch, or after some steps of one.
+
+        Raises:
+            NonFiniteLoss: a step left a tensor that is not finite; the state before stays.
+        """
         within = None
         if done:
+            self._check_finite(self.trainer.trained)
             sums = add_up(done.sums.clone()).cpu()
             within = {"step": done.step, "sums": sums, "seconds": done.seconds}
         content = {

@@ -17,6 +17,7 @@ from reports.bpt_report import shade, told_apart
 from reports.detection_figures import Opener, side_by_side_figure
 from reports.detection_scores import (
     KINDS,
+    OF_TRAINING,
     DetectorRun,
     beside_published_detectors,
     compare_classes,
@@ -44,7 +45,7 @@ LEAD = (
     "larger than the prompts, so what prompts add is seen only beside a run without them (linear).",
 )
 ENOUGH_IMAGES = 1000
-ALIKE = ("detector", "dataset", "model", "schedule", "lr")
+ALIKE = ("detector", "dataset", "model", "schedule", "lr", *OF_TRAINING)
 
 
 def save_detection_report(

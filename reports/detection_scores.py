@@ -1,6 +1,6 @@
 """Average precisions of trained detectors: bars, curves of their losses, tables, the paper's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import RenderableType
 from rich.table import Table
 
+from bpt import detection_recipe_for
+from bpt.machine import FREE_ON_RESUME
 from reports.detections import Record
 from reports.published import BACKBONES, DETECTORS, METHODS, METRICS, published
 from reports.style import (
@@ -30,8 +32,13 @@ from reports.tables import captioned
 
 KINDS = ("box", "mask")
 SCORES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-THEIRS = {"image_size": 1024, "schedule": "3x", "dataset": "coco", "train_fraction": 1.0}
-"""What the paper's detectors were trained with, besides method, placement and backbone."""
+OF_TRAINING = (
+    *("image_size", "train_fraction", "batch_size", "weight_decay", "channels", "class_agnostic"),
+    *("smallest_scale", "largest_scale", "sampling_ratio", "normalisation", "weights"),
+)
+"""What runs are compared by, besides detector, dataset, model, schedule and lr."""
+FREE = {"seed", "eval_every", "precision", "method", "detector", "dataset"} | FREE_ON_RESUME
+"""What a run beside the paper's row may have as it likes, or is told by elsewhere."""
 
 
 class DetectorRun(Protocol):
@@ -101,8 +108,9 @@ def detection_classes_table(per_class: Mapping[str, Mapping[str, float | None]])
 def compare_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
     """A row a run: how it was trained and how good it is; NaN where it has not ended.
 
-    Columns: label, run, detector, dataset, model, method, placement, schedule, lr, seed; prompts,
-    heads and trained (parameters); images (evaluated); box_AP ... mask_APl (percent); seconds.
+    Columns: label, run, detector, dataset, model, method, placement, schedule, lr, seed; those of
+    `OF_TRAINING`, "" where nothing was given; prompts, heads and trained (parameters); images
+    (evaluated); box_AP ... mask_APl (percent); seconds.
     """
     rows = []
     for label, run in runs.items():
@@ -111,6 +119,8 @@ def compare_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
         row |= {"dataset": run.config["dataset"]["name"], "model": recipe.model}
         row |= {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
         row |= {name: getattr(recipe, name) for name in ("schedule", "lr", "seed")}
+        row |= {name: getattr(recipe, name) for name in OF_TRAINING}
+        row |= {"train_fraction": recipe.train_fraction or 1.0, "weights": recipe.weights or ""}
         row |= {one: run.config["parameters"][one] for one in ("prompts", "heads", "trained")}
         scores = result.get("scores", {})
         row["images"] = _number(result.get("images"))
@@ -156,9 +166,9 @@ def beside_published_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
     """Each run's APs beside the paper's of the same detector, method and kind of placement.
 
     Columns: label, metric (as in our results), ours and published (percent), difference (points),
-    row (of the paper), differs (what was trained differently: image_size, schedule, dataset,
-    train_fraction, placement, model). A run that the paper has no row of has one line without a
-    number.
+    row (of the paper), differs (the hyper-parameters that are not the published ones, and dataset,
+    model, placement and weights that are not the paper's). A run that the paper has no row of has
+    one line without a number.
 
     Source: arXiv 2506.22908, its poster.
     """
@@ -174,12 +184,6 @@ def beside_published_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
             if (DETECTORS[row["setting"]], METHODS[row["method"]][0], _shallow(row)) == asked
         ]
         for row in same:
-            model = BACKBONES[row["pretraining"], row["backbone"]]
-            ours = {name: getattr(recipe, name) for name in ("image_size", "schedule")}
-            ours |= {"dataset": run.config["dataset"]["name"]}
-            ours |= {"train_fraction": recipe.train_fraction or 1.0}
-            ours |= {"placement": placement, "model": recipe.model}
-            expected = THEIRS | {"placement": METHODS[row["method"]][1], "model": model}
             value = _number((run.result or {}).get("scores", {}).get(METRICS[row["metric"]]))
             rows.append(
                 {
@@ -189,7 +193,7 @@ def beside_published_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
                     "published": row["value"],
                     "difference": value - row["value"],
                     "row": f"{row['method']} {row['pretraining']} {row['setting']}",
-                    "differs": ", ".join(one for one in ours if ours[one] != expected[one]),
+                    "differs": ", ".join(_trained_differently(run, row)),
                 }
             )
         if not same:
@@ -326,3 +330,21 @@ def _number(value: float | None, missing: float = float("nan")) -> float:
 
 def _text(value: float | None) -> str:
     return f"{value:.1f}" if value is not None and isfinite(value) else "-"
+
+
+def _trained_differently(run: DetectorRun, row: Mapping[Hashable, Any]) -> list[str]:
+    """Names of what of a run is not as the paper's row of it was trained, as far as is known."""
+    recipe = run.recipe
+    given = {"placement": METHODS[row["method"]][1]} if recipe.prompted else {}
+    theirs = detection_recipe_for(
+        "coco",
+        method=recipe.method,
+        detector=recipe.detector,
+        model=BACKBONES[row["pretraining"], row["backbone"]],
+        **given,
+    ).to_dict()
+    ours = recipe.to_dict()
+    ours["train_fraction"] = None if ours["train_fraction"] == 1 else ours["train_fraction"]
+    differing = [name for name in theirs if name not in FREE and ours[name] != theirs[name]]
+    differing += ["dataset"] * (run.config["dataset"]["name"] != "coco")
+    return differing + ["weights"] * bool(recipe.weights)

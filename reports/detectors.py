@@ -38,9 +38,13 @@ def report_detectors(
     """
     if not runs:
         raise BurstError("no run to report")
-    digests = {run.folder: run.config["dataset"]["digest"] for run in runs}
-    if other := [place for place, one in digests.items() if one != digests[runs[0].folder]]:
-        raise BurstError(f"{other[0]} is of other images than {runs[0].folder}; report them apart")
+    for what, key in (("images", "digest"), ("masks or crowds", "objects_digest")):
+        noted = [(run, found) for run in runs if (found := run.config["dataset"].get(key))]
+        if other := [run for run, one in noted if one != noted[0][1]]:
+            first = noted[0][0].folder
+            raise BurstError(
+                f"{other[0].folder} is of other {what} than {first}; report them apart"
+            )
     images = open_images(runs[0], data=None if data is None else Path(data))
     places = {number: place for place, number in enumerate(images.ids.tolist())}
 

@@ -5,13 +5,13 @@ import json
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
+from bpt import detection_recipe_for
 from reports.detections import mask_of
 
 SIDE = 60
@@ -92,17 +92,11 @@ class Detector:
 
 
 def detector(name="run", found=(), box=30.0, mask=25.0, ended=True, images=6, **changes):
-    recipe = {"detector": "mask-rcnn", "method": "vpt", "placement": "deep", "model": "mae_vitb"}
-    recipe |= {
-        "dataset": "coco",
-        "image_size": 1024,
-        "schedule": "3x",
-        "train_fraction": None,
-        "lr": 5e-4,
-        "seed": 0,
-    }
-    recipe |= changes
-    prompts = 0 if recipe["method"] == "linear" else 76_800
+    given = {"method": "vpt", "placement": "deep", "seed": 0} | changes
+    if given["method"] == "linear":
+        del given["placement"]
+    recipe = detection_recipe_for("coco", **given)
+    prompts = 76_800 if recipe.prompted else 0
     counts = {"prompts": prompts, "heads": 25_000_000, "backbone": 86_000_000}
     counts |= {"trained": prompts + 25_000_000, "total": prompts + 111_000_000}
     metrics = [
@@ -125,9 +119,7 @@ def detector(name="run", found=(), box=30.0, mask=25.0, ended=True, images=6, **
     }
     return Detector(
         Path(name),
-        SimpleNamespace(
-            **recipe, prompted=recipe["method"] != "linear", to_dict=lambda: dict(recipe)
-        ),
+        recipe,
         {
             "command": ["bpt", "train", "coco"],
             "parameters": counts,

@@ -40,6 +40,7 @@ def detection_configuration(
             "name": coco.name,
             "source": coco.source,
             "digest": coco.digest,
+            "objects_digest": coco.objects_digest,
             "classes": list(coco.categories.names),
             "category_ids": list(coco.categories.ids),
             "train": len(train),

@@ -147,8 +147,13 @@ def open_images(
     if data and recipe.dataset != name:
         name, place = f"{name}:{data}", None
     coco = open_coco(name, place)
-    if coco.digest != run.config["dataset"]["digest"]:
+    noted = run.config["dataset"]
+    if coco.digest != noted["digest"]:
         raise CheckpointError(f"{coco.source} holds other images than {run.folder} was made of")
+    if noted.get("objects_digest") not in (None, coco.objects_digest):
+        raise CheckpointError(
+            f"{coco.source} has other masks, areas or crowds than {run.folder} was made of"
+        )
     return coco.val if split == "val" else training_images(recipe, coco)
 
 

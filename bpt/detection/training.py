@@ -28,8 +28,9 @@ class DetectorTrainer(Trainer[Batch]):
     """Of a detector, by the sum of its losses.
 
     What it counts: that sum and each loss, summed over images, and behind the first the images.
-    Losses are means over images and over regions, which are as many an image as a rule: cutting a
-    step into parts changes little.
+    Losses are means over images and over regions. Those of boxes are as many an image as a rule;
+    those with an object, of which the mask loss is a mean, are not: cutting a step into parts gives
+    an image of few objects more weight there, as detectron2 does by its number of GPUs.
     """
 
     def __init__(self, *args: Any, names: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401

@@ -25,12 +25,15 @@ from bpt import (
     NonFiniteLoss,
     Recipe,
     RunExists,
+    engine,
     evaluate_run,
     open_run,
+    session,
     train,
     train_seeds,
 )
 from bpt.run_folder import load_checkpoint, save_checkpoint
+from bpt.train import _Classification
 from burst import BurstError, CheckpointError, OutputError
 
 TIMED = {"seconds", "images_per_second"}
@@ -543,6 +546,56 @@ def test_killed_at_random_steps_it_comes_to_the_same_numbers(recipe, start, tmp_
     assert not (tmp_path / "run" / "result.json").exists()
     train(recipe, tmp_path / "run", resume=True)
     same_end(tmp_path / "run", tmp_path / "whole")
+
+
+def test_an_evaluation_that_fails_costs_no_epoch_that_took_long(
+    recipe, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(session, "LONG", -1.0)
+    evaluated, step = _Classification._evaluated, engine.Trainer.step
+    steps = []
+
+    def damaged(self, done):
+        if self.epoch == 1:
+            raise BurstError("an image is damaged")
+        return evaluated(self, done)
+
+    def counted(self, batch):
+        steps.append(batch)
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_Classification, "_evaluated", damaged)
+        with pytest.raises(BurstError, match="damaged"):
+            train(recipe, tmp_path / "run")
+    monkeypatch.setattr(engine.Trainer, "step", counted)
+    train(recipe, tmp_path / "run", resume=True)
+    same_end(tmp_path / "run", whole)
+    per_epoch = open_run(whole).metrics[0]["step"]
+    assert len(steps) == per_epoch * (recipe.epochs - 2)
+
+
+def test_a_state_that_is_not_finite_does_not_replace_the_last_good_one(
+    recipe, tmp_path, monkeypatch
+):
+    """A gradient that overflows leaves it so, with a loss that was finite."""
+    monkeypatch.setattr(session, "SAVE_EVERY", -1.0)
+    step, count = engine.Trainer.step, []
+
+    def overflowing(self, batch):
+        found = step(self, batch)
+        count.append(batch)
+        if len(count) == 3:
+            with torch.no_grad():
+                next(iter(self.trained.values())).fill_(math.nan)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Trainer, "step", overflowing)
+        with pytest.raises(NonFiniteLoss, match="the last good state is kept"):
+            train(recipe, tmp_path / "run")
+    kept = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert all(value.isfinite().all() for value in kept["trainer"]["model"].values())
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

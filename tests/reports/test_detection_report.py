@@ -143,7 +143,7 @@ def test_few_images_and_one_seed_are_warned_of_and_many_are_not():
     assert "No run is without prompts" in said(many)
     assert "are even in box AP: 30.0" in said(many)
     other = [detector("a", images=5000), detector("b", images=5000, detector="cascade")]
-    assert "The runs differ in detector: mind what is compared." in said(other)
+    assert "The runs differ in detector, class_agnostic: mind what is compared." in said(other)
 
 
 def test_prompts_are_not_compared_with_another_detectors_heads():
@@ -151,6 +151,27 @@ def test_prompts_are_not_compared_with_another_detectors_heads():
     table = reports.compare_detectors(reports.detector_labels(runs))
     text = " ".join(reports.findings_of_detectors(table))
     assert "no run with prompts has all else as it has" in text and "+20.0" not in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"image_size": 512}, {"train_fraction": 0.1}, {"weights": "random"}, {"smallest_scale": 1.0}],
+)
+def test_prompts_are_not_credited_with_what_else_differs(changes):
+    runs = [detector("a", method="linear", **changes), detector("b", box=50.0)]
+    table = reports.compare_detectors(reports.detector_labels(runs))
+    text = " ".join(reports.findings_of_detectors(table))
+    assert "no run with prompts has all else as it has" in text and "+20.0" not in text
+    assert f"The runs differ in {next(iter(changes))}: mind" in text
+
+
+def test_whatever_is_not_as_published_is_told_beside_the_published_number():
+    changes = {"lr": 1e-2, "weights": "random", "channels": 32, "num_prompts": 5, "batch_size": 2}
+    runs = {"a": detector("a", placement="shallow", smallest_scale=1.0, **changes)}
+    table = reports.beside_published_detectors(runs)
+    assert set(table["differs"]) == {
+        "num_prompts, batch_size, lr, channels, smallest_scale, weights"
+    }
 
 
 def test_runs_that_have_not_ended_have_curves_and_are_named(without_figures, tmp_path):
@@ -217,7 +238,7 @@ def test_a_run_stands_beside_the_papers_row_of_its_detector_and_method():
     assert table.loc[("y", "box_AP"), "published"] == 44.97
     assert table.loc[("y", "mask_AP75"), "published"] == 43.17
     assert table.loc[("z", "box_AP"), "published"] == 34.62
-    assert table.loc[("z", "box_AP"), "differs"] == "image_size, schedule, placement"
+    assert table.loc[("z", "box_AP"), "differs"] == "placement, image_size, schedule"
     shallow = {method: detector(method=method, placement="shallow") for method in ("spt", "linear")}
     shallow["vpt"] = detector(method="vpt", placement="deep")
     others = reports.beside_published_detectors(shallow).set_index(["label", "metric"]).published

@@ -66,7 +66,7 @@ def test_what_the_rules_leave_out_is_counted_in_the_notes(place):
     ]
     write_json(place / "annotations/instances_val.json", made)
     found = open_coco(f"coco:{place}")
-    assert "val: annotations left out, for want of a mask: 2" in found.notes
+    assert "val: annotations left out, also of box AP, for want of a mask: 2" in found.notes
     assert "val: polygons dropped, of fewer than 3 corners or of odd length: 2" in found.notes
     assert found.val.objects(0).ids.tolist() == [1010, 1011]
 
@@ -113,6 +113,24 @@ def test_the_digest_tells_categories_images_boxes_and_labels_and_not_the_place(p
         made[table][0] |= values
         write_json(place / "annotations/instances_val.json", made)
         digests.add(open_coco(f"coco:{place}").digest)
+    assert len(digests) == 4
+
+
+def test_the_digest_of_objects_tells_masks_areas_crowds_and_ids_of_images(place, found):
+    archive = open_coco(f"coco:{zipped(place, place.with_suffix('.zip'))}")
+    assert archive.objects_digest == found.objects_digest
+    digests = {found.objects_digest}
+    for values in (
+        {"segmentation": [[1.0, 1.0, 5.0, 1.0, 5.0, 6.0]]},
+        {"iscrowd": 1},
+        {"area": 3.0},
+    ):
+        made = content(first=101)
+        made["annotations"][0] |= values
+        write_json(place / "annotations/instances_val.json", made)
+        other = open_coco(f"coco:{place}")
+        assert other.digest == found.digest
+        digests.add(other.objects_digest)
     assert len(digests) == 4
 
 

@@ -188,6 +188,12 @@ def test_a_moved_set_is_found_again_and_another_is_refused(whole, shapes, tmp_pa
     other = write_shapes(tmp_path / "other", 4, size=64, count=2, seed=1)
     with pytest.raises(CheckpointError, match="holds other images"):
         bpt.evaluate_detector(whole, data=other)
+    labels = moved / "annotations" / "instances_val.json"
+    content = json.loads(labels.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    labels.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="has other masks, areas or crowds"):
+        bpt.evaluate_detector(whole, data=moved)
 
 
 def test_the_training_images_can_be_scored_too(whole):
