@@ -119,7 +119,7 @@ CASES = {
         LAST4,
         METHODS[1:],
         "Of each its own rate and decay, around the two that follow, where prompts are good.",
-        {"lrs": (0.0025, 0.005, 0.01), "weight_decays": (0.05, 0.1, 0.2), "max_trials": 9},
+        {"lrs": (0.0025, 0.005, 0.01), "weight_decays": (0.05, 0.1, 0.2)},
     ),
     "vits112-last4-decay": Case(
         LAST4,
