@@ -1,6 +1,5 @@
 """What a training opens, and what its run folder says of it."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from bpt.tuning import Tuning
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size
 from burst.errors import BurstError
-from burst.files import sha256_of
+from burst.files import safe_name, sha256_of
 from burst.progress import Say
 from burst.provenance import provenance
 
@@ -44,7 +43,7 @@ def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
         parts.append(recipe.placement)
     if not several:
         parts.append(f"seed{recipe.seed}")
-    return Path("runs") / re.sub(r"[^\w.+-]", "-", "-".join(parts))
+    return Path("runs") / safe_name("-".join(parts))
 
 
 def open_benchmark(

@@ -11,12 +11,12 @@ from huggingface_hub.errors import HFValidationError
 
 from bpt.hub_folder import FILES, MODEL, SharedRun, write_hub_folder
 from bpt.run_folder import CONFIG, RunFolder, open_run
-from burst import _hub
+from burst import hub
 from burst.errors import BurstError, CheckpointError, OutputError
 from burst.files import make_folder_atomically
 
 # Beside the failures of any download those of an upload, as the client raises them.
-REFUSALS: tuple[type[BaseException], ...] = (*_hub.FAILURES, RuntimeError, ValueError)
+REFUSALS: tuple[type[BaseException], ...] = (*hub.FAILURES, RuntimeError, ValueError)
 
 
 def push_run(run: RunFolder, repository: str, *, private: bool | None = None) -> str:
@@ -51,12 +51,12 @@ def push_files(files: Sequence[Path], repository: str, *, private: bool | None =
     """
     api = HfApi(endpoint=constants.ENDPOINT)
     operations = [CommitOperationAdd(file.name, str(file)) for file in files]
-    with _told(f"cannot push to {_hub.hub_page(repository)}"):
-        if not _hub.hub_answers():
+    with _told(f"cannot push to {hub.hub_page(repository)}"):
+        if not hub.hub_answers():
             raise OSError("no connection to the hub, or offline mode")
         api.create_repo(repository, private=private, exist_ok=True)
         api.create_commit(repository, operations, commit_message="A prompt, pushed by bpt")
-    return _hub.hub_page(repository)
+    return hub.hub_page(repository)
 
 
 def pull_prompt(repository: str, out: str | Path, *, revision: str | None = None) -> Path:
@@ -155,16 +155,16 @@ def _fetch(repository: str, revision: str | None, *, newest: bool) -> Path:
     named = f"{repository}@{revision}" if revision else repository
     with _told(f"cannot pull {named}", CheckpointError):
         if newest:
-            if not _hub.hub_answers():
+            if not hub.hub_answers():
                 raise OSError("no connection to the hub, or offline mode")
             info = HfApi(endpoint=constants.ENDPOINT).repo_info(repository, revision=revision)
             named = f"{repository}@{info.sha}"
-        snapshot = _hub.fetch_hub_file(named, CONFIG).parent
-        pinned = _hub.pinned(repository, snapshot)
+        snapshot = hub.fetch_hub_file(named, CONFIG).parent
+        pinned = hub.pinned(repository, snapshot)
         _check_kind(snapshot / CONFIG, repository)
-        _hub.fetch_hub_file(pinned, MODEL)
+        hub.fetch_hub_file(pinned, MODEL)
         if newest:
-            _hub.fetch_those_there(pinned, FILES)
+            hub.fetch_those_there(pinned, FILES)
     return snapshot
 
 
@@ -175,7 +175,7 @@ def _check_kind(config: Path, repository: str) -> None:
     except CheckpointError:
         pass
     raise CheckpointError(
-        f"{_hub.hub_page(repository)} holds no prompt that `bpt push` made: its {CONFIG} is of "
+        f"{hub.hub_page(repository)} holds no prompt that `bpt push` made: its {CONFIG} is of "
         "another kind, or of a later version"
     )
 
@@ -188,4 +188,4 @@ def _told(what: str, kind: type[BurstError] = BurstError) -> Iterator[None]:
     except BurstError:
         raise
     except REFUSALS as error:
-        raise kind(f"{what}: {_hub.why(error)}") from error
+        raise kind(f"{what}: {hub.why(error)}") from error

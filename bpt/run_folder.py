@@ -29,10 +29,10 @@ from bpt.prompt import FROZEN
 from bpt.prompt_matrices import prompt_matrices
 from bpt.recipe import Recipe
 from bpt.tuning import Tuning
-from burst._weightfile import read_stored
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError
 from burst.files import write_atomically
+from burst.weightfile import read_stored
 from burst.whitening_file import load_whitening
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from burst import _hub
+from burst import hub
 from burst.backbone_spec import BackboneSpec, Triple, known_backbones
 from burst.checkpoint import LoadReport, load_checkpoint
 from burst.errors import CheckpointError, ImageError, TextError, UnknownName, some
@@ -301,7 +301,7 @@ def _fetch(spec: BackboneSpec) -> Path:
             f"{spec.package_file}, the weights of {spec.name}, is missing from the package; "
             f"install the package anew, or give the file as weights (--weights FILE)"
         )
-    with _hub.explained(spec.name, f"get {spec.link} elsewhere and {AS_WEIGHTS}"):
+    with hub.explained(spec.name, f"get {spec.link} elsewhere and {AS_WEIGHTS}"):
         if spec.timm_tag:
-            return _hub.fetch_hub_file(f"timm/{spec.timm_tag}")
-        return _hub.fetch_url(spec.link, md5=spec.md5)
+            return hub.fetch_hub_file(f"timm/{spec.timm_tag}")
+        return hub.fetch_url(spec.link, md5=spec.md5)

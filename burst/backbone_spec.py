@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from burst import _hub
+from burst import hub
 from burst.errors import BurstError, UnknownName
 from burst.loading.packaged import installed_file, kept_file
 
@@ -99,7 +99,7 @@ class BackboneSpec:
         """A file to download by hand and give as `weights`; None if it comes with the package."""
         if self.url or not self.timm_tag:
             return self.url
-        return _hub.hub_link(f"timm/{self.timm_tag}")
+        return hub.hub_link(f"timm/{self.timm_tag}")
 
     def on_disk(self) -> Path | None:
         """The weight file, in a package or a cache, or None; no connection is made."""
@@ -107,12 +107,12 @@ class BackboneSpec:
             kept = kept_file(self)
             return kept if kept.is_file() else installed_file(self)
         places = [HERE / "weights" / self.package_file] if self.package_file else []
-        if self.timm_tag and (cached := _hub.cached_hub_file(f"timm/{self.timm_tag}")):
+        if self.timm_tag and (cached := hub.cached_hub_file(f"timm/{self.timm_tag}")):
             places.append(cached)
         if self.url:
-            places.append(_hub.url_cache(self.url))
+            places.append(hub.url_cache(self.url))
             if not self.shared_file_name:
-                places.append(_hub.torch_cache() / self.url.rpartition("/")[2])
+                places.append(hub.torch_cache() / self.url.rpartition("/")[2])
         return next((place for place in places if place.is_file()), None)
 
     def build(self) -> nn.Module:

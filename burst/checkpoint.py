@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from burst._weightfile import DAMAGE, read_stored, sha256_of_stored
 from burst.errors import CheckpointError, some
+from burst.weightfile import DAMAGE, read_stored, sha256_of_stored
 
 LAYOUTS = {  # what stands before the encoder's names -> what such a file is
     "state_dict|module.base_encoder.": "MoCo v3 pretraining",

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -103,6 +104,15 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise OutputError(f"cannot write into {folder}: {_reason(error)}") from error
     return folder
+
+
+def safe_name(text: str) -> str:
+    """What a file or folder may be called anywhere.
+
+    >>> safe_name("timm:vit_small/14-seed0")
+    'timm-vit_small-14-seed0'
+    """
+    return re.sub(r"[^\w.+-]", "-", text)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

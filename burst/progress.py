@@ -1,6 +1,21 @@
-"""How long work tells its caller where it is: it never prints."""
+"""How long work tells its caller where it is, it never prints; and how times are said."""
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int], None]  # called with what is done, and with how much there is
 Say = Callable[[str], None]  # called with a line for people, now and then
+
+MINUTE, HOUR = 60, 3600
+
+
+def spoken_time(seconds: float) -> str:
+    """A length of time, roughly, in the unit that suits it.
+
+    >>> spoken_time(0.2), spoken_time(250), spoken_time(7300)
+    ('1 s', '4 min', '2.0 h')
+    """
+    if seconds < 2 * MINUTE:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 2 * HOUR:
+        return f"{seconds / MINUTE:.0f} min"
+    return f"{seconds / HOUR:,.1f} h"

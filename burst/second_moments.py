@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from burst._weightfile import DAMAGE, read_stored
 from burst.errors import (
     BurstError,
     CheckpointError,
@@ -25,6 +24,7 @@ from burst.errors import (
 from burst.files import write_atomically
 from burst.fingerprint import model_differences
 from burst.float64 import to_float64
+from burst.weightfile import DAMAGE, read_stored
 
 KIND = "burst second moments 1"
 

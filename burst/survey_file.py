@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from burst._weightfile import DAMAGE
 from burst.adapters import SkippedBlock
 from burst.archive import reason
 from burst.axis import axis_from_dict
@@ -31,6 +30,7 @@ from burst.gauge import Key
 from burst.histogram import Histogram, NonFinite
 from burst.moments import Moments
 from burst.survey import Survey
+from burst.weightfile import DAMAGE
 
 KIND = "burst survey 1"
 MOMENTS = ("mean", "m2", "m3", "m4", "minimum", "maximum")

@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from burst._weightfile import DAMAGE, read_stored
 from burst.adapters import describe_blocks
 from burst.backbone import Backbone
 from burst.errors import CheckpointError, OutputError
 from burst.files import write_atomically
 from burst.fingerprint import Subject, identity, model_differences, subject_of
+from burst.weightfile import DAMAGE, read_stored
 from burst.whitening import BlockDiagnostics, Whitening
 
 KIND = "burst whitening 1"

@@ -19,9 +19,9 @@ from bpt import (
     training_cost,
 )
 from burst.backbone_spec import known_backbone
+from burst.progress import spoken_time
 from reports.tables import facts_table
 
-MINUTE, HOUR = 60, 3600
 GPU_HOURS = (
     "GPU hours are arithmetic: of classifiers on an A100 in bfloat16, of detectors on an H100."
 )
@@ -43,7 +43,7 @@ def training_plan_table(plan: TrainingPlan) -> Table:
         "steps": f"{recipe.epochs} epochs of {plan.steps:,}, {recipe.batch_size} images each: "
         f"{total:,}",
         "operations": f"{plan.operations:.1e}" if plan.operations else "unknown",
-        "time": f"about {spoken(plan.seconds)} on this {plan.device}, without reading images"
+        "time": f"about {spoken_time(plan.seconds)} on this {plan.device}, without reading images"
         if plan.seconds
         else "unknown before the backbone is here",
         "memory": f"about {_size(plan.memory)} on the {plan.device}" if plan.memory else "",
@@ -69,7 +69,7 @@ def detection_plan_table(recipe: DetectionRecipe, folder: Path | None = None) ->
         "steps": f"{recipe.total_epochs} epochs, {recipe.batch_size} images a step",
         "images seen": f"{cost.images:,}" if cost else "unknown",
         "operations": f"{cost.operations:.1e}" if cost else "unknown",
-        "time": f"about {spoken(3600 * cost.hours)} on one H100" if cost else "unknown",
+        "time": f"about {spoken_time(3600 * cost.hours)} on one H100" if cost else "unknown",
         "run folder": str(folder or default_folder(recipe)),
     }
     return facts_table(facts)
@@ -129,15 +129,6 @@ def recipe_cost(recipe: Recipe | DetectionRecipe) -> Cost | None:
         return training_cost(recipe, dataset_sizes(recipe))
     spec = known_backbone(recipe.model)
     return known_detection_cost(recipe, spec) if spec else None
-
-
-def spoken(seconds: float) -> str:
-    """A length of time, in the unit that suits it."""
-    if seconds < 2 * MINUTE:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 2 * HOUR:
-        return f"{seconds / MINUTE:.0f} min"
-    return f"{seconds / HOUR:,.1f} h"
 
 
 def _method(recipe: Recipe, plan: TrainingPlan) -> str:

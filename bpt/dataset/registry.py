@@ -1,6 +1,5 @@
 """The known datasets: found by name, opened, fetched."""
 
-import re
 from pathlib import Path
 
 from bpt.dataset import birds, cars, coco, digits, dogs, flowers, folder, imagenet, vtab
@@ -8,6 +7,7 @@ from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request, how_to_get
 from bpt.dataset.download import fetch
 from bpt.dataset.place import place_of, prepare
 from burst.errors import BurstError, ImageError, UnknownName, check_known
+from burst.files import safe_name
 from burst.progress import Progress, Say
 
 DATASETS = (
@@ -57,7 +57,7 @@ def file_name(name: str) -> str:
     """What files of a dataset are called: folder:my/photos -> folder-photos, so that two differ."""
     kind, _, rest = name.partition(":")
     last = Path(rest).name if rest else ""
-    return re.sub(r"[^\w.+-]", "-", f"{kind}-{last}" if last else kind)
+    return safe_name(f"{kind}-{last}" if last else kind)
 
 
 def open_dataset(

@@ -34,6 +34,7 @@ from bpt.prompt_starts import prompt_starts
 from bpt.session import Session
 from burst.distributed import agreed, first_alone, rank_and_size
 from burst.errors import BurstError
+from burst.progress import spoken_time
 from burst.provenance import provenance
 
 LABEL = "last epoch, scored on the validation images once"
@@ -93,8 +94,9 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
         images = max(1, recipe.batch_size // world // recipe.accumulation)
         memory = detection_memory(recipe, shape, self.model, images=images)
         self.say(
-            f"by estimate {cost.operations:.1e} operations, {spoken_hours(cost.hours)} on one H100 "
-            f"in {recipe.precision}, and {memory / 2**30:.1f} GiB for {images} images at once "
+            f"by estimate {cost.operations:.1e} operations, "
+            f"{spoken_time(3600 * cost.hours)} on one H100 in {recipe.precision}, and "
+            f"{memory / 2**30:.1f} GiB for {images} images at once "
             "(with accumulation or activation checkpointing less)"
         )
 
@@ -169,8 +171,8 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
             seen.append((done, time.monotonic()))
             if len(seen) == PACE:
                 (first, began), (last, now) = seen[1], seen[-1]
-                hours = (total - done) * (now - began) / (last - first) / 3600
-                self.say(f"at this pace {spoken_hours(hours)} to go")
+                left = (total - done) * (now - began) / (last - first)
+                self.say(f"at this pace {spoken_time(left)} to go")
             del seen[PACE + 1 :]
 
         return report
@@ -202,10 +204,3 @@ class DetectionEpochs:
             world=world,
             workers=recipe.workers,
         )
-
-
-def spoken_hours(hours: float) -> str:
-    """In minutes, below two hours."""
-    if hours < 1 / 60:
-        return "less than a minute"
-    return f"{60 * hours:.0f} minutes" if hours < 2 else f"{hours:.0f} hours"

@@ -6,6 +6,7 @@ from bpt.search.grid import Point
 from bpt.search.halving import Rung, Score, kept
 from bpt.search.plan import Course
 from bpt.search.trials import Trials
+from burst.progress import spoken_time
 
 SURE = 0.02  # of a search, before which its speed says little: a probe begins with its features
 PROBE = 0.01  # what an epoch of a linear probe costs against one of prompts, about
@@ -61,19 +62,8 @@ def time_left(seconds: float, done: float, ahead: float) -> str:
     """In words, after so many seconds; empty at the end, and while too little is done to tell.
 
     >>> time_left(10, 4, 100), time_left(10, 1, 2), time_left(10, 4, 2920)
-    ('about 4 min left', 'less than a minute left', '')
+    ('about 4 min left', 'about 20 s left', '')
     """
-    return in_words(seconds / done * ahead) if ahead and done > SURE * (done + ahead) else ""
-
-
-def in_words(seconds: float) -> str:
-    """A time to wait, roughly.
-
-    >>> in_words(250), in_words(20), in_words(7300)
-    ('about 4 min left', 'less than a minute left', 'about 2.0 h left')
-    """
-    if seconds < 60:
-        return "less than a minute left"
-    if seconds < 3600:
-        return f"about {seconds / 60:.0f} min left"
-    return f"about {seconds / 3600:.1f} h left"
+    if not ahead or done <= SURE * (done + ahead):
+        return ""
+    return f"about {spoken_time(seconds / done * ahead)} left"

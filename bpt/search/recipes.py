@@ -1,7 +1,6 @@
 """A base recipe -> the recipe of each method, of each trial and of each final training."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from bpt.search.grid import Point, rounded
 from bpt.search.options import searched_decay
 from bpt.tuning import MADE, OF_MATRICES, check_fields
 from burst.errors import BurstError, check_known
+from burst.files import safe_name
 
 # What a search chooses, and so nobody can give.
 SEARCHED = ("method", "lr", "weight_decay", "seed", "protocol", "fold", "origins")
@@ -218,4 +218,4 @@ def search_folder(base: Recipe) -> Path:
     """
     model = given_of(base).get("model") or recipe_for(base.dataset).model
     parts = [file_name(base.dataset), model]
-    return Path("searches") / re.sub(r"[^\w.+-]", "-", "-".join(parts))
+    return Path("searches") / safe_name("-".join(parts))

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from burst import _hub
+from burst import hub
 from burst.errors import CheckpointError
 from burst.loading.common import Foreign
 
@@ -46,7 +46,7 @@ class HfFiles:
         """Where a reader of a record finds them."""
         if self.repository is None:
             return str(self.folder)
-        return f"{_hub.hub_page(self.repository)}/tree/{self.folder.name}"
+        return f"{hub.hub_page(self.repository)}/tree/{self.folder.name}"
 
     def weights(self) -> list[Path]:
         """The weight file, or all shards in the order of their names; fetched where they are not.
@@ -56,7 +56,7 @@ class HfFiles:
         """
         if self.repository:
             with _explained(self.name, self.repository):
-                first = _hub.fetch_first_hub_file(self.repository, WEIGHTS)
+                first = hub.fetch_first_hub_file(self.repository, WEIGHTS)
         else:
             there = (self.folder / name for name in WEIGHTS)
             first = next((file for file in there if file.is_file()), self.folder)
@@ -72,7 +72,7 @@ class HfFiles:
         if self.repository is None or any((self.folder / name).is_file() for name in filenames):
             return
         with _explained(self.name, self.repository):
-            _hub.fetch_those_there(self.repository, filenames)
+            hub.fetch_those_there(self.repository, filenames)
 
     def _shards(self, index: Path) -> list[Path]:
         try:
@@ -83,7 +83,7 @@ class HfFiles:
             raise CheckpointError(f"{index} names files outside of its folder, or none")
         if self.repository:
             with _explained(self.name, self.repository):
-                return [_hub.fetch_hub_file(self.repository, name) for name in names]
+                return [hub.fetch_hub_file(self.repository, name) for name in names]
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             raise CheckpointError(
@@ -117,8 +117,8 @@ def find_files(name: str) -> HfFiles:
             f"no folder {folder}; expected one that `save_pretrained` wrote, or hf:ORG/NAME"
         )
     with _explained(name, place):
-        snapshot = _hub.fetch_hub_file(place, "config.json").parent
-    return HfFiles(name, snapshot, _hub.pinned(place, snapshot))
+        snapshot = hub.fetch_hub_file(place, "config.json").parent
+    return HfFiles(name, snapshot, hub.pinned(place, snapshot))
 
 
 def sha256_of_all(files: Sequence[Path]) -> str:
@@ -149,5 +149,5 @@ def silent(transformers: Foreign) -> Iterator[None]:
 
 
 def _explained(name: str, repository: str) -> AbstractContextManager[None]:
-    page = _hub.hub_page(repository)
-    return _hub.explained(name, f"get the files of {page} elsewhere and give hf:FOLDER")
+    page = hub.hub_page(repository)
+    return hub.explained(name, f"get the files of {page} elsewhere and give hf:FOLDER")

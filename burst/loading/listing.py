@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from burst import _hub
+from burst import hub
 from burst.errors import check_known
 
 Row = dict[str, str]
@@ -45,7 +45,7 @@ def _torchvision() -> list[Row]:
             "name": f"torchvision:{architecture}.{name}",
             "pixels": str(weights.transforms().crop_size[0]),
             "parameters": f"{weights.meta['num_params'] / 1e6:.0f} M",
-            "on disk": "yes" if _hub.torch_hub_file(weights.url) else "no",
+            "on disk": "yes" if hub.torch_hub_file(weights.url) else "no",
         }
         for architecture, all_of_it in known_weights().items()
         for name, weights in all_of_it.items()

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from burst import _hub
+from burst import hub
 from burst.backbone import NO_IMAGES, Backbone
 from burst.checkpoint import LoadReport
 from burst.errors import CheckpointError, ImageError, TextError, UnknownName, check_known, some
@@ -119,8 +119,8 @@ def _asked(open_clip: Foreign, name: str) -> _Asked:
     if rest.startswith(HUB):
         repository = rest.removeprefix(HUB)
         with _explained(name, repository):
-            folder = _hub.fetch_hub_file(repository, CONFIGURATION).parent
-        return _in_folder(name, folder, _hub.pinned(repository, folder))
+            folder = hub.fetch_hub_file(repository, CONFIGURATION).parent
+        return _in_folder(name, folder, hub.pinned(repository, folder))
     if rest.startswith(FOLDER):
         return _in_folder(name, Path(rest.removeprefix(FOLDER)).expanduser(), None)
     known = open_clip.list_models()
@@ -148,8 +148,8 @@ def _in_folder(name: str, folder: Path, repository: str | None) -> _Asked:
 
 
 def _explained(name: str, repository: str) -> AbstractContextManager[None]:
-    page = _hub.hub_page(repository)
-    return _hub.explained(name, f"get {page} elsewhere and give its file as weights")
+    page = hub.hub_page(repository)
+    return hub.explained(name, f"get {page} elsewhere and give its file as weights")
 
 
 def _file(open_clip: Foreign, asked: _Asked, options: LoadOptions) -> tuple[Path, str]:
@@ -164,16 +164,16 @@ def _file(open_clip: Foreign, asked: _Asked, options: LoadOptions) -> tuple[Path
         if not there:
             raise CheckpointError(f"{asked.folder} holds no weights, expected {WEIGHTS[0]}")
         return there[0], str(there[0])
-    hub, _, filename = asked.published.get("hf_hub", "").rpartition("/")
-    if repository := asked.repository or hub:
+    place, _, filename = asked.published.get("hf_hub", "").rpartition("/")
+    if repository := asked.repository or place:
         with _explained(asked.name, repository):
-            file = _hub.fetch_first_hub_file(repository, [filename] if filename else WEIGHTS)
-            return file, _hub.hub_page(repository)
+            file = hub.fetch_first_hub_file(repository, [filename] if filename else WEIGHTS)
+            return file, hub.hub_page(repository)
     if url := asked.published.get("url"):
         cached = CLIP_CACHE.expanduser() / url.rpartition("/")[2]
         advice = f"get {url} elsewhere and give the file as weights (--weights FILE)"
-        with _hub.explained(asked.name, advice):
-            return cached if cached.is_file() else _hub.fetch_url(url), url
+        with hub.explained(asked.name, advice):
+            return cached if cached.is_file() else hub.fetch_url(url), url
     tags = open_clip.list_pretrained_tags_by_model(asked.model_name)
     raise CheckpointError(
         f"which weights of {asked.name}? name them as {asked.name}/PRETRAINED "

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from burst import _hub
-from burst._weightfile import read_stored
+from burst import hub
 from burst.backbone import Backbone
 from burst.checkpoint import load_checkpoint
 from burst.errors import CheckpointError, UnknownName
@@ -22,6 +21,7 @@ from burst.loading.common import (
     seeded,
     timm_image_facts,
 )
+from burst.weightfile import read_stored
 
 TIMM = "timm:"
 
@@ -54,7 +54,7 @@ def load(name: str, options: LoadOptions) -> Backbone:
     asked = rest if on_hub else current_name(rest)
     if not on_hub and not _is_known(asked):
         raise UnknownName("backbone", name, nearest_names(name) or nearest_names(TIMM + "vit"))
-    link = _hub.hub_page(asked) if on_hub else _link(asked)
+    link = hub.hub_page(asked) if on_hub else _link(asked)
     if options.pretrained and link is None:
         raise CheckpointError(
             f"timm has no pretrained weights for {name}; give a file as weights, "
@@ -62,7 +62,7 @@ def load(name: str, options: LoadOptions) -> Backbone:
         )
     architecture = "timm:ARCHITECTURE" if on_hub else name
     advice = f"get {link} elsewhere and give the file as weights of {architecture} (--weights FILE)"
-    with _hub.explained(name, advice), seeded(options.seed):
+    with hub.explained(name, advice), seeded(options.seed):
         prepare = _from_hub if on_hub else _from_timm
         model, file = prepare(asked, pretrained=options.pretrained)
     facts: dict[str, Any] = {"weights_source": str(link), "weights_sha256": None}
@@ -119,8 +119,8 @@ def _from_timm(name: str, *, pretrained: bool) -> tuple[nn.Module, Path | None]:
     config: Any = get_pretrained_cfg(name)
     if not config.hf_hub_id:
         model = _create(name, pretrained=True)
-        return model, _hub.torch_hub_file(config.url)
-    file = _hub.fetch_first_hub_file(config.hf_hub_id, _candidates(config.hf_hub_filename))
+        return model, hub.torch_hub_file(config.url)
+    file = hub.fetch_first_hub_file(config.hf_hub_id, _candidates(config.hf_hub_filename))
     return _with_file(name, file), file
 
 
@@ -143,7 +143,7 @@ def _with_file(name: str, file: Path, *, said: str | None = None) -> nn.Module:
 def _from_hub(repository: str, *, pretrained: bool) -> tuple[nn.Module, Path | None]:
     """As `_from_timm`, of a repository that says in its `config.json` which of timm's it is."""
     said = f"hf-hub:{repository}"
-    config = _hub.fetch_hub_file(repository, "config.json")
+    config = hub.fetch_hub_file(repository, "config.json")
     if b'"architecture"' not in config.read_bytes():
         raise CheckpointError(
             f"timm cannot load {said} (its config.json names no architecture of timm's); is it a "
@@ -152,15 +152,15 @@ def _from_hub(repository: str, *, pretrained: bool) -> tuple[nn.Module, Path | N
     folder = config.parent
     if not pretrained:
         return _create(f"local-dir:{folder}", said=said), None
-    pinned = _hub.pinned(repository, folder)
-    file = _hub.fetch_first_hub_file(pinned, _hub.WEIGHT_FILES)
+    pinned = hub.pinned(repository, folder)
+    file = hub.fetch_first_hub_file(pinned, hub.WEIGHT_FILES)
     return _with_file(f"local-dir:{file.parent}", file, said=said), file
 
 
 def _candidates(filename: str | None) -> Iterator[str]:
     """The files that timm would look for, in its order: one that holds no code before others."""
-    if filename in (None, _hub.WEIGHT_FILES[-1]):
-        yield from _hub.WEIGHT_FILES
+    if filename in (None, hub.WEIGHT_FILES[-1]):
+        yield from hub.WEIGHT_FILES
         return
     if filename == "open_clip_pytorch_model.bin":
         yield "open_clip_model.safetensors"
@@ -175,7 +175,7 @@ def _create(name: str, *, said: str | None = None, **options: Foreign) -> nn.Mod
     try:
         model: nn.Module = timm.create_model(name, num_classes=0, **options)
         return model
-    except _hub.FAILURES:
+    except hub.FAILURES:
         raise
     except Exception as error:  # timm and the model's own code raise anything, KeyError included
         raise CheckpointError(
@@ -190,7 +190,7 @@ def _link(name: str) -> str | None:
     if config is None or not config.has_weights:
         return None
     if config.hf_hub_id:
-        return _hub.hub_link(config.hf_hub_id, config.hf_hub_filename or _hub.WEIGHT_FILES[0])
+        return hub.hub_link(config.hf_hub_id, config.hf_hub_filename or hub.WEIGHT_FILES[0])
     return str(config.url)
 
 

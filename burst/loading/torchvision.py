@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from burst import _hub
+from burst import hub
 from burst.backbone import Backbone
 from burst.checkpoint import LoadReport, read_checkpoint
 from burst.errors import CheckpointError, check_known
@@ -86,8 +86,8 @@ def _published(architecture: str, tag: str) -> Foreign:
 
 def _fetch(name: str, published: Foreign) -> Path:
     advice = f"get {published.url} elsewhere and give the file as weights (--weights FILE)"
-    with _hub.explained(name, advice):
-        return _hub.fetch_torch_hub_file(published.url)
+    with hub.explained(name, advice):
+        return hub.fetch_torch_hub_file(published.url)
 
 
 def _build(name: str, architecture: str, image_size: int) -> Foreign:

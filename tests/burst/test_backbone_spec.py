@@ -7,7 +7,7 @@ import torch
 from hub_cache import put_in_hub_cache
 from safetensors.torch import load_file
 
-from burst import _hub
+from burst import hub
 from burst.backbone_spec import HERE, find_backbone, known_backbones
 from burst.errors import BurstError, UnknownName
 from burst.loading.packaged import install_command
@@ -165,5 +165,5 @@ def test_a_file_name_that_several_publications_share_is_not_trusted(caches):
     file.touch()
     spec = find_backbone("mae_vit2b")
     assert spec.on_disk() is None
-    _hub.url_cache(spec.url).touch()
-    assert spec.on_disk() == _hub.url_cache(spec.url)
+    hub.url_cache(spec.url).touch()
+    assert spec.on_disk() == hub.url_cache(spec.url)

@@ -9,7 +9,7 @@ from hub_cache import put_in_hub_cache
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 
-from burst import _hub
+from burst import hub
 from burst.errors import CheckpointError
 
 
@@ -21,21 +21,21 @@ def caches(tmp_path, monkeypatch):
 
 
 def test_files_of_one_name_at_two_urls_are_cached_apart(caches):
-    places = {_hub.url_cache(f"https://example.org/{x}/vit_2b14.pt") for x in ("mae", "maws")}
+    places = {hub.url_cache(f"https://example.org/{x}/vit_2b14.pt") for x in ("mae", "maws")}
     assert len(places) == 2
 
 
 def test_a_url_is_fetched_once(caches):
     (caches / "a.bin").write_bytes(b"weights")
-    first = _hub.fetch_url((caches / "a.bin").as_uri())
+    first = hub.fetch_url((caches / "a.bin").as_uri())
     (caches / "a.bin").unlink()
-    assert _hub.fetch_url((caches / "a.bin").as_uri()) == first
+    assert hub.fetch_url((caches / "a.bin").as_uri()) == first
     assert first.read_bytes() == b"weights"
 
 
 def test_of_two_at_once_one_downloads_and_the_other_waits(caches, monkeypatch):
     (caches / "a.bin").write_bytes(b"weights")
-    copy, waits, copied = _hub._copy, threading.Event(), []
+    copy, waits, copied = hub._copy, threading.Event(), []
 
     def slow(*args):
         copied.append(args)
@@ -46,10 +46,10 @@ def test_of_two_at_once_one_downloads_and_the_other_waits(caches, monkeypatch):
         if line.startswith("waiting"):
             waits.set()
 
-    monkeypatch.setattr(_hub, "_copy", slow)
-    monkeypatch.setattr(_hub.logger, "info", note)
+    monkeypatch.setattr(hub, "_copy", slow)
+    monkeypatch.setattr(hub.logger, "info", note)
     with ThreadPoolExecutor() as pool:
-        both = [pool.submit(_hub.fetch_url, (caches / "a.bin").as_uri()) for _ in range(2)]
+        both = [pool.submit(hub.fetch_url, (caches / "a.bin").as_uri()) for _ in range(2)]
     assert [one.result().read_bytes() for one in both] == [b"weights"] * 2
     assert len(copied) == 1
 
@@ -58,14 +58,14 @@ def test_a_download_of_another_md5_is_not_kept(caches):
     (caches / "a.bin").write_bytes(b"weights")
     url = (caches / "a.bin").as_uri()
     with pytest.raises(CheckpointError, match=r"has MD5 \w+, but 8cad7c was published"):
-        _hub.fetch_url(url, md5="8cad7c")
-    assert not list(_hub.url_cache(url).parent.iterdir())
+        hub.fetch_url(url, md5="8cad7c")
+    assert not list(hub.url_cache(url).parent.iterdir())
 
 
 def test_a_download_of_the_published_md5_is_kept(caches):
     (caches / "a.bin").write_bytes(b"weights")
     digest = hashlib.md5(b"weights").hexdigest()
-    assert _hub.fetch_url((caches / "a.bin").as_uri(), md5=digest[:6]).is_file()
+    assert hub.fetch_url((caches / "a.bin").as_uri(), md5=digest[:6]).is_file()
 
 
 class Interrupted(http.server.BaseHTTPRequestHandler):
@@ -87,18 +87,18 @@ def test_a_download_that_breaks_off_is_not_kept(caches):
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/a.bin"
         with pytest.raises(CheckpointError, match="broke off"):
-            _hub.fetch_url(url)
+            hub.fetch_url(url)
         thread.join()
-    assert not list(_hub.url_cache(url).parent.iterdir())
+    assert not list(hub.url_cache(url).parent.iterdir())
 
 
 def test_a_file_of_torch_s_hub_is_kept_under_the_name_that_torch_gives_it(caches):
     digest = hashlib.sha256(b"weights").hexdigest()
     (caches / f"vit-{digest[:8]}.pth").write_bytes(b"weights")
     url = (caches / f"vit-{digest[:8]}.pth").as_uri()
-    assert _hub.torch_hub_file(url) is None
-    file = _hub.fetch_torch_hub_file(url)
-    assert file == _hub.torch_cache() / f"vit-{digest[:8]}.pth" == _hub.torch_hub_file(url)
+    assert hub.torch_hub_file(url) is None
+    file = hub.fetch_torch_hub_file(url)
+    assert file == hub.torch_cache() / f"vit-{digest[:8]}.pth" == hub.torch_hub_file(url)
     assert file.read_bytes() == b"weights"
 
 
@@ -106,15 +106,15 @@ def test_a_file_that_is_not_what_its_name_promises_is_not_kept(caches):
     (caches / "vit-0123abcd.pth").write_bytes(b"weights")
     url = (caches / "vit-0123abcd.pth").as_uri()
     with pytest.raises(CheckpointError, match=r"has SHA256 \w+, but 0123abcd was published"):
-        _hub.fetch_torch_hub_file(url)
-    assert not list(_hub.torch_cache().iterdir())
+        hub.fetch_torch_hub_file(url)
+    assert not list(hub.torch_cache().iterdir())
 
 
 @pytest.fixture
 def repository(caches, monkeypatch):
     """A hub with one repository of two files, and a note of what it was asked for."""
     asked = []
-    monkeypatch.setattr(_hub, "hub_answers", lambda: True)
+    monkeypatch.setattr(hub, "hub_answers", lambda: True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(caches / "hub"))
     files = {"pytorch_model.bin", "tokenizer.json"}
 
@@ -137,19 +137,19 @@ class Absent(EntryNotFoundError):
 
 
 def test_of_several_names_the_first_that_a_repository_has_is_fetched(repository):
-    file = _hub.fetch_first_hub_file("org/name", _hub.WEIGHT_FILES)
+    file = hub.fetch_first_hub_file("org/name", hub.WEIGHT_FILES)
     assert (file.name, file.read_bytes()) == ("pytorch_model.bin", b"weights")
     assert repository == ["model.safetensors", "pytorch_model.bin"]
-    assert _hub.fetch_first_hub_file("org/name", _hub.WEIGHT_FILES) == file
+    assert hub.fetch_first_hub_file("org/name", hub.WEIGHT_FILES) == file
     assert len(repository) == 2  # what is in the cache is not asked for again
 
 
 def test_what_may_be_missing_is_fetched_where_it_is(repository, caches):
-    _hub.fetch_those_there("org/name", ["vocab.txt", "tokenizer.json"])
+    hub.fetch_those_there("org/name", ["vocab.txt", "tokenizer.json"])
     assert repository == ["tokenizer.json"]
 
 
 def test_what_may_be_missing_is_not_asked_for_without_a_connection(repository, monkeypatch):
-    monkeypatch.setattr(_hub, "hub_answers", lambda: False)
-    _hub.fetch_those_there("org/name", ["tokenizer.json"])
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+    hub.fetch_those_there("org/name", ["tokenizer.json"])
     assert repository == []

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from burst._weightfile import read_stored, sha256_of_stored
 from burst.checkpoint import read_checkpoint
 from burst.errors import CheckpointError
 from burst.files import sha256_of
 from burst.loading.hf_files import sha256_of_all
+from burst.weightfile import read_stored, sha256_of_stored
 
 
 def refusal(path):

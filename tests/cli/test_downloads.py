@@ -16,7 +16,8 @@ from rich.console import Console
 from safetensors.torch import save
 from typer.testing import CliRunner
 
-from burst import _hub, downloads
+from burst import downloads
+from burst.hub import client_options
 from cli import burst as command
 from cli._downloads import _Bar
 
@@ -96,7 +97,7 @@ def test_a_first_download_says_its_size_and_place_and_a_second_does_not_happen(h
     name = model.partition(":")[2] if model.startswith("hf") else TIMM_REPOSITORY
     size = downloads.in_bytes(len(hub.repositories[name].files["model.safetensors"]))
     told = succeeded(model).stderr
-    if "tqdm_class" in _hub.client_options():
+    if "tqdm_class" in client_options():
         line = f"downloading {name} model.safetensors ({size}) to {constants.HF_HUB_CACHE}"
     else:
         line = f"downloading {name} model.safetensors to {constants.HF_HUB_CACHE}"
