@@ -112,7 +112,7 @@ CASES = {
     "vits112-shallow-fixed": Case(
         REAL,
         ("vpt", "bpt-fwhiten"),
-        "No search: what both chose in vits112-last4-search.",
+        "No search: what vpt chose in vits112-last4-search.",
         {"lrs": (0.005,), "weight_decays": (0.05,)},
     ),
     "vits112-last4-search": Case(
