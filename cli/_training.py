@@ -211,9 +211,11 @@ def _show_plan(
 ) -> None:
     import bpt
     import reports
+    from bpt.construction import check_trainable
 
     console = plain_console()
     if isinstance(recipe, bpt.DetectionRecipe):
+        check_trainable(recipe.model)
         if as_json:
             content = {"recipe": recipe.to_dict(), "folder": str(where)}
             typer.echo(json.dumps(content, indent=2))

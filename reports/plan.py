@@ -18,6 +18,7 @@ from bpt import (
     known_detection_cost,
     training_cost,
 )
+from bpt.construction import check_trainable
 from burst.backbone_spec import known_backbone
 from burst.progress import spoken_time
 from reports.tables import facts_table
@@ -117,7 +118,12 @@ class Planned(NamedTuple):
 
 
 def planned(recipe: Recipe | DetectionRecipe, search: SearchCost | None, seeds: int) -> Planned:
-    """A search of its rates and trainings with so many seeds, or these trainings alone."""
+    """A search of its rates and trainings with so many seeds, or these trainings alone.
+
+    Raises:
+        UnsupportedModel: nothing can be put on its model.
+    """
+    check_trainable(recipe.model)
     if search:
         return Planned(f"≤ {search.trials} + {search.seeds}", 1, search.cost)
     return Planned(str(seeds), seeds, recipe_cost(recipe))

@@ -170,6 +170,21 @@ def test_prompts_are_not_put_on_a_model_of_another_library(folders, tmp_path):
     assert f"{name} can be measured, not trained: prompts need a timm VisionTransformer" in line
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "digits"),
+        ("train", "coco"),
+        ("train", "coco", "--json"),
+        ("study", "fgvc_mae"),
+        ("study", "coco_mask_rcnn"),
+    ],
+)
+def test_no_plan_promises_to_train_a_model_of_another_library(words):
+    line = refused(*words, "--model", "hf:facebook/dinov2-base", "--dry-run", app=training.app)
+    assert "hf:facebook/dinov2-base can be measured, not trained" in line
+
+
 @pytest.mark.parametrize("library", ["timm", "torchvision", "hf"])
 def test_what_is_known_of_a_library_is_listed(library):
     rows = json.loads(run("models", "--library", library, "--json").stdout)
