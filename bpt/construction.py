@@ -32,6 +32,7 @@ Model = PromptedViT | TunedViT
 FINE_TUNING_HEAD_STD = 2e-5
 PROMPTS = ("prompts.", "gates.")  # how the names of their parameters begin
 HEAD_STD = {"moco_v3": 0.01}
+NORMALISED_HEAD_STD = 0.01  # MAE's, of its probe behind a batch norm
 MEASURED_ONLY = ("hf", "open_clip", "torchvision")  # libraries whose models are none of timm's
 
 
@@ -191,7 +192,9 @@ def restore_model(
     return model.eval()
 
 
-def _head_std(backbone: Backbone) -> float:
+def _head_std(recipe: Recipe, backbone: Backbone) -> float:
+    if recipe.head_norm == "batch":
+        return NORMALISED_HEAD_STD
     return HEAD_STD.get(backbone.pretraining, 0.02)
 
 
@@ -200,7 +203,7 @@ def _adapted(
 ) -> AdaptedViT:
     options: dict[str, Any] = {
         "pooling": recipe.pooling,
-        "head_std": _head_std(backbone),
+        "head_std": _head_std(recipe, backbone),
         "checkpoint_activations": recipe.checkpoint_activations,
         "generator": generator,
     }
@@ -226,7 +229,7 @@ def _prompted(
         after=recipe.after,
         dropout=recipe.prompt_dropout,
         gates=build_gates(recipe, backbone),
-        head_std=_head_std(backbone),
+        head_std=_head_std(recipe, backbone),
         checkpoint_activations=recipe.checkpoint_activations,
         head_norm=recipe.head_norm,
         generator=generator,

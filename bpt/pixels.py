@@ -3,25 +3,22 @@
     $BPT_CACHE/NAME-KEY/pixels.u8     of one image after another: (H, W, 3) uint8, RGB
     $BPT_CACHE/NAME-KEY/shapes.npy    (n, 2) int32: their heights and widths
 
-A folder's name tells of which images and what is kept of them, so it is never out of date; it
-appears whole or not at all. Nothing removes old ones: all of them may be deleted at any time.
+A folder's name tells of which images and what is kept of them.
 """
 
 import contextlib
-import errno
 import functools
 import hashlib
 import json
 import math
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
@@ -31,10 +28,10 @@ from PIL import Image
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped, unused-ignore]
 from torchvision.transforms.v2 import functional as transforms
 
+from bpt.cache import cache_root, check_room, made_once, to_disk
 from bpt.dataset import FileOpener, Split
-from burst.archive import reason
-from burst.files import cache_folder, make_folder_atomically
-from burst.lock import one_at_a_time
+from burst.downloads import in_bytes
+from burst.files import make_folder_atomically
 from burst.preprocess import INTERPOLATIONS, Preprocess
 from burst.progress import Say
 
@@ -47,11 +44,6 @@ PIXELS, SHAPES = "pixels.u8", "shapes.npy"
 MAX_THREADS = 16
 SAMPLE = 16  # images whose sizes tell how large the file will be
 SAY_EVERY = 30.0  # seconds
-
-
-def cache_root() -> Path:
-    """$BPT_CACHE, else bpt in $XDG_CACHE_HOME, else ~/.cache/bpt."""
-    return cache_folder("BPT_CACHE", "bpt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,20 +174,14 @@ def stored_pixels(split: Split, kept: Kept, *, say: Say) -> Pixels | None:
     """
     names, key = _names(split), kept.key(split)
     folder = cache_root() / f"{_files(split).place.resolve().name[:40]}-{key[:32]}"
-    if found := _opened(folder, names, kept):
-        return found
-    try:
-        with one_at_a_time(folder, "decodes images into", say=say):
-            if found := _opened(folder, names, kept):
-                return found
-            shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
-            _build(folder, names, lambda name: kept.pixels(split.opener(name)), say)
-    except OSError as error:
-        say(
-            f"images are decoded again each time: {folder.parent} cannot hold them, {reason(error)}"
-        )
-        return None
-    return _opened(folder, names, kept)
+    return made_once(
+        folder,
+        lambda: Pixels(folder, names, kept),
+        lambda: _build(folder, names, lambda name: kept.pixels(split.opener(name)), say),
+        doing="decodes images into",
+        otherwise="images are decoded again each time",
+        say=say,
+    )
 
 
 def in_order(work: Callable[[A], B], items: Iterable[A], *, ahead: int) -> Generator[B]:
@@ -239,14 +225,6 @@ def _libraries() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _opened(folder: Path, names: Sequence[str], kept: Kept) -> Pixels | None:
-    """The cache, if it is there and whole."""
-    try:
-        return Pixels(folder, names, kept)
-    except (OSError, ValueError):
-        return None
-
-
 def _build(folder: Path, names: Sequence[str], load: Callable[[str], U8], say: Say) -> None:
     """Make the folder.
 
@@ -255,8 +233,9 @@ def _build(folder: Path, names: Sequence[str], load: Callable[[str], U8], say: S
         ImageError: of `load`.
     """
     with make_folder_atomically(folder) as part:
-        size = _room_for(names, load, folder.parent)
-        say(f"decoding {len(names):,} images once into {folder} (about {size >> 20:,} MiB)")
+        size = _size_of(names, load)
+        check_room(size, folder.parent, f"they take about {in_bytes(size)}")
+        say(f"decoding {len(names):,} images once into {folder} (about {in_bytes(size)})")
         _write(part, names, load, say)
 
 
@@ -270,31 +249,16 @@ def _write(part: Path, names: Sequence[str], load: Callable[[str], U8], say: Say
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
                 say(f"decoded {len(shapes):,} of {len(names):,} images")
-        _flush(stream)
+        to_disk(stream)
     with (part / SHAPES).open("wb") as stream:
         np.save(stream, np.array(shapes, np.int32))
-        _flush(stream)
+        to_disk(stream)
 
 
-def _flush(stream: IO[bytes]) -> None:
-    """To the disk: after a power cut a file may else have its size and not its content."""
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _room_for(names: Sequence[str], load: Callable[[str], U8], root: Path) -> int:
-    """About how many bytes the images take, by some of them.
-
-    Raises:
-        OSError: more than nine tenths of what is free.
-    """
+def _size_of(names: Sequence[str], load: Callable[[str], U8]) -> int:
+    """About how many bytes the images take, by some of them."""
     some = names[:: math.ceil(len(names) / SAMPLE)]
-    size = sum(load(name).nbytes for name in some) * len(names) // len(some)
-    free = shutil.disk_usage(root).free
-    if size > 0.9 * free:
-        text = f"they take about {size >> 20:,} MiB, and {free >> 20:,} MiB are free"
-        raise OSError(errno.ENOSPC, text)
-    return size
+    return sum(load(name).nbytes for name in some) * len(names) // len(some)
 
 
 def _files(split: Split) -> FileOpener:

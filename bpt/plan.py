@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block  # type: ignore[attr-defined, u
 from torch import nn
 
 from bpt.batches import fitted
+from bpt.cache import cache_root
 from bpt.configuration import default_folder, open_benchmark, training_split
 from bpt.construction import build_model, check_trainable, count_parameters, prompted_blocks
 from bpt.cost import VitShape, dataset_sizes, kept_bytes, training_cost, training_memory, used_sizes
@@ -19,7 +20,6 @@ from bpt.dataset.place import place_of
 from bpt.engine import autocast
 from bpt.image_batches import steps_of
 from bpt.model import plain_vit
-from bpt.pixels import cache_root
 from bpt.recipe import Recipe
 from burst.backbone import Backbone, load_backbone
 from burst.backbone_spec import known_backbone

@@ -3,17 +3,13 @@
     $BPT_CACHE/NAME-KEY/rows.npy    (variants, images, ...) float32; bfloat16 as its bits, uint16
 
 That is the tokens in front of the first prompted block. A folder's name tells of which weights
-and images they are and how they were computed, so it is never out of date; it appears whole or not
-at all. Nothing removes old ones: all of them may be deleted at any time.
+and images they are and how they were computed.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,14 +22,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from bpt.cache import cache_root, check_room, made_once, to_disk
 from bpt.dataset import FileOpener, Split
 from bpt.errors import Interrupted
-from bpt.pixels import Kept, cache_root
+from bpt.pixels import Kept
 from bpt.signals import Signals, resume_command
-from burst.archive import reason
 from burst.backbone import Backbone
+from burst.downloads import in_bytes
 from burst.files import make_folder_atomically
-from burst.lock import one_at_a_time
 from burst.progress import Say
 
 VERSION = 1  # of the file's format, and of how rows are computed
@@ -88,7 +84,7 @@ class Wanted:
         variants = f" x {self.variants} views" if self.variants > 1 else ""
         row = " tokens x ".join(map(str, self.row))
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.images:,} images{variants} x {row} {dtype}: {_mib(self.size)}"
+        return f"{self.images:,} images{variants} x {row} {dtype}: {in_bytes(self.size)}"
 
 
 class Rows:
@@ -131,22 +127,20 @@ def stored_rows(wanted: Wanted, compute: Callable[[], Generator[Part]], *, say: 
         Interrupted: by SIGINT or SIGTERM; nothing is left behind.
         BurstError: of `compute`; nothing is left behind.
     """
-    if found := _opened(wanted):
-        return found
-    folder = wanted.folder
-    try:
-        with one_at_a_time(folder, f"computes {wanted.what} into", say=say):
-            if found := _opened(wanted):
-                return found
-            shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
-            _check_room(wanted)
-            say(f"{wanted.what}, once: {wanted} into {folder}")
-            _build(wanted, compute)
-    except OSError as error:
-        why = f"{folder.parent} cannot hold them, {reason(error)}"
-        say(f"{wanted.what} are computed again each time: {why}")
-        return None
-    return _opened(wanted)
+
+    def make() -> None:
+        check_room(wanted.size, wanted.folder.parent, f"{wanted}")
+        say(f"{wanted.what}, once: {wanted} into {wanted.folder}")
+        _build(wanted, compute)
+
+    return made_once(
+        wanted.folder,
+        lambda: Rows(wanted),
+        make,
+        doing=f"computes {wanted.what} into",
+        otherwise=f"{wanted.what} are computed again each time",
+        say=say,
+    )
 
 
 def weights_digest(model: nn.Module, *, blocks: int) -> str:
@@ -177,24 +171,6 @@ def images_digest(split: Split, backbone: Backbone) -> str:
     return found.hexdigest()
 
 
-def _opened(wanted: Wanted) -> Rows | None:
-    """The rows, if they are there and whole."""
-    try:
-        return Rows(wanted)
-    except (OSError, ValueError):
-        return None
-
-
-def _check_room(wanted: Wanted) -> None:
-    """
-    Raises:
-        OSError: more than nine tenths of what is free.
-    """
-    free = shutil.disk_usage(wanted.folder.parent).free
-    if wanted.size > 0.9 * free:
-        raise OSError(errno.ENOSPC, f"{wanted}, and {_mib(free)} are free")
-
-
 def _build(wanted: Wanted, compute: Callable[[], Generator[Part]]) -> None:
     """Make the folder, up to a signal.
 
@@ -218,15 +194,10 @@ def _build(wanted: Wanted, compute: Callable[[], Generator[Part]]) -> None:
             stream.write(_bits(rows.to(wanted.dtype).cpu()).data)
             if signals.received is not None:
                 raise Interrupted(signals.received, resume_command())
-        stream.flush()
-        os.fsync(stream.fileno())
+        to_disk(stream)
 
 
 def _bits(rows: Tensor) -> NDArray[Any]:
     """As they are stored."""
     rows = rows.contiguous()
     return rows.view(torch.uint16).numpy() if rows.dtype is torch.bfloat16 else rows.numpy()
-
-
-def _mib(size: int) -> str:
-    return f"{size >> 20:,} MiB" if size >> 20 else f"{size >> 10:,} KiB"

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -33,7 +33,8 @@ OTHER, NEAREST = "other", "supervised"
 NEAREST_METHOD = {"spt": "bpt", "bitfit": "adapter"}
 SIZES = ("num_prompts", "rank", "gate_init")  # what a prompt is, not how it is trained
 OF_THE_PAPER = ("bpt-fwhiten", "bpt-twhiten", "bpt-bilinear")
-OF_A_STEP = ("batch_size", "optimizer")  # without which a rate says nothing
+# Without which a rate says nothing.
+OF_A_STEP = tuple(one for one in fields(Recipe) if one.name in ("batch_size", "optimizer"))
 DECAYS = ("lr", "weight_decay", "head_weight_decay")
 
 
@@ -82,6 +83,7 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
     one's own images and for digits there is no published recipe: learning rate and decays of a
     prompt are the paper's of CUB, the rest are the defaults of `Recipe`. A backbone of another
     pretraining than MAE, MoCo v3 and supervised, by its name, takes those of the supervised net.
+    Rates are not scaled where another batch size or optimiser was given; the origin says so.
 
     Args:
         dataset: as `Recipe` takes it.
@@ -115,9 +117,10 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
     if given.get("augmentation", values.get("augmentation", ("crop", ""))[0]) != "crop":
         for name in OF_CROPS:  # published for random crops, which are not made here
             values.pop(name, None)
+    other = _other_step(given, values)
     for name, (value, origin) in values.items():
         if name not in given:
-            given[name], origins[name] = value, origin
+            given[name], origins[name] = value, origin + (other if name in DECAYS else "")
     return Recipe(dataset=dataset, **given, origins=origins)
 
 
@@ -147,8 +150,7 @@ def published_rate(recipe: Tuning) -> str | None:
         return None
     entry, origin = _nearest(wanted, "lr")
     exact = all(_fits(entry, name, wanted[name]) for name in COSTS)
-    step = {name: entry.values[name] for name in OF_A_STEP if name in entry.values}
-    same = all(getattr(recipe, name) == value for name, value in step.items())
+    same = all(getattr(recipe, name) == value for name, value in _step(entry.values).items())
     return origin if exact and same and entry.grid is None else None
 
 
@@ -181,6 +183,19 @@ def _of_cub(asked: Recipe) -> dict[str, tuple[Any, str]]:
     near = ", the nearest to this pretraining" if wanted["pretraining"] == OTHER else ""
     origin = f"the paper's of CUB: {entry.source}{near}"
     return {name: (entry.values[name], origin) for name in DECAYS}
+
+
+def _step(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What rates among these were published with: a value that is left out is the default."""
+    return {one.name: values.get(one.name, one.default) for one in OF_A_STEP}
+
+
+def _other_step(given: Mapping[str, Any], values: Mapping[str, tuple[Any, str]]) -> str:
+    """Of rates that were published for another step than is asked for: for which, in words."""
+    step = _step({name: value for name, (value, _) in values.items()})
+    other = [name for name, value in step.items() if given.get(name, value) != value]
+    words = (f"{name} {step[name]}, not {given[name]}" for name in other)
+    return f", with {', '.join(words)}" if other and "lr" in values else ""
 
 
 def _wanted(asked: Tuning) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import pytest
 
 import bpt
+import burst
 from bpt.construction import open_backbone
 from burst.errors import UnsupportedModel
 
@@ -15,3 +16,13 @@ def test_a_model_that_nothing_can_be_put_on_is_refused_before_it_is_downloaded(n
     recipe = bpt.Recipe(dataset="digits", method="vpt", model=name)
     with pytest.raises(UnsupportedModel, match=f"{name} can be measured, not trained"):
         call(recipe)
+
+
+def test_maes_probe_starts_at_0_01_and_every_other_head_of_its_at_0_02():
+    """facebookresearch/mae, main_linprobe.py; the prompt-tuning code starts them all at 0.02."""
+    backbone, stds = burst.load_backbone("mae_tiny"), {}
+    for given in ({"head_norm": "batch"}, {"head_norm": "none"}, {"method": "vpt"}):
+        recipe = bpt.Recipe(dataset="digits", model="mae_tiny", **({"method": "linear"} | given))
+        head = bpt.build_model(recipe, backbone, 500).head
+        stds[next(iter(given.values()))] = float(head.weight.detach().std())
+    assert stds == pytest.approx({"batch": 0.01, "none": 0.02, "vpt": 0.02}, rel=0.02)

@@ -17,13 +17,15 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from support import SIZE, backbone_of, vit
 
+import bpt.cache
 import bpt.pixels
 from bpt import Recipe, eval_batches, eval_transform, open_dataset, train_batches, train_transform
+from bpt.cache import cache_root
 from bpt.dataset import FileOpener, Split, fold_of
 from bpt.dataset.folds import all_training_images
 from bpt.image_batches import ImageBatches
 from bpt.loading import Buffers, crop
-from bpt.pixels import Kept, Pixels, cache_root, in_order, stored_pixels
+from bpt.pixels import Kept, Pixels, in_order, stored_pixels
 from bpt.transforms import Box, TrainTransform
 from burst import ImageError
 from burst.preprocess import Preprocess
@@ -468,7 +470,7 @@ def test_of_two_that_start_at_once_one_decodes_and_the_other_waits(
 
 def test_a_finished_cache_is_read_where_nothing_can_be_written(benchmark, whole, monkeypatch):
     first = stored(benchmark.train, whole)
-    monkeypatch.setattr(bpt.pixels, "one_at_a_time", lambda *_, **__: pytest.fail("it writes"))
+    monkeypatch.setattr(bpt.cache, "one_at_a_time", lambda *_, **__: pytest.fail("it writes"))
     assert stored(benchmark.train, whole)[3][0].tobytes() == first[3][0].tobytes()
 
 

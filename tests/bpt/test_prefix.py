@@ -14,8 +14,8 @@ import torch
 from support import backbone_of, vit
 from typer.testing import CliRunner
 
+import bpt.cache
 import bpt.frozen_batches
-import bpt.prefix
 from bpt import Interrupted, PlainPrompt, PromptedViT, Recipe, open_dataset, open_run, train
 from bpt.batches import batches_for
 from bpt.frozen_batches import PrefixBatches
@@ -155,7 +155,7 @@ def test_bfloat16_is_kept_as_such_and_close(colours, tmp_path, monkeypatch):
     recipe = recipe_of(colours, augmentation="none", precision="bfloat16")
     said = []
     train(recipe, tmp_path / "kept", say=said.append)
-    assert "101 tokens x 64 bfloat16: 113 KiB" in said[0]
+    assert "101 tokens x 64 bfloat16: 113.6 KiB" in said[0]
     monkeypatch.setattr(bpt.frozen_batches, "stored_rows", lambda *_, **__: None)
     train(recipe, tmp_path / "plain")
     for one, other in zip(numbers(tmp_path / "kept"), numbers(tmp_path / "plain"), strict=True):
@@ -200,13 +200,13 @@ def test_no_room_is_said_with_numbers_and_the_images_are_read_instead(
     colours, tmp_path, root, monkeypatch
 ):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(bpt.prefix.shutil, "disk_usage", lambda _: usage(100_000))
+    monkeypatch.setattr(bpt.cache.shutil, "disk_usage", lambda _: usage(100_000))
     said = []
     recipe = recipe_of(colours, augmentation="flip")
     train(recipe, tmp_path / "run", say=said.append)
     full = [line for line in said if "are computed again each time" in line]
     assert len(full) == 3
-    assert "9 images x 101 tokens x 64 float32: 227 KiB, and 97 KiB are free" in full[0]
+    assert "9 images x 101 tokens x 64 float32: 227.2 KiB, and 97.7 KiB are free" in full[0]
     assert not any(name.startswith("folder-timm") for name in folders(root))
 
 
@@ -298,10 +298,10 @@ def test_bfloat16_comes_back_to_the_bit(rng):
 def test_it_is_computed_once_and_told_before():
     said = []
     wanted = small(variants=10, images=1000, row=(65, 192))
-    assert str(wanted) == "1,000 images x 10 views x 65 tokens x 192 float32: 476 MiB"
+    assert str(wanted) == "1,000 images x 10 views x 65 tokens x 192 float32: 476.1 MiB"
     for _ in range(2):
         assert stored_rows(small(), parts(), say=said.append)
-    assert said == [f"{small().what}, once: 4 images x 2 tokens x 3 float32: 0 KiB into "
+    assert said == [f"{small().what}, once: 4 images x 2 tokens x 3 float32: 96 bytes into "
                     f"{small().folder}"]  # fmt: skip
 
 

@@ -132,6 +132,29 @@ def test_a_rate_of_w_as_it_is_counts_for_that_scale_alone():
     assert not bpt.published_rate(bpt.recipe_for("imagenet", batch_size=256, **probe))
 
 
+@pytest.mark.parametrize("given", [{"batch_size": 128}, {"optimizer": "sgd"}])
+def test_a_rate_that_was_published_for_other_steps_does_not_count_and_its_origin_says_so(given):
+    """The paper's of CUB, whose entry leaves both to the defaults: AdamW, 32 images."""
+    asked = {"model": "mae_vitb", "method": "bpt-twhiten", "prompt_scale": "paper"}
+    known = bpt.recipe_for("cub", **asked)
+    assert bpt.published_rate(known)
+    assert known.origins["lr"] == known.origins["weight_decay"]
+    other = bpt.recipe_for("cub", **asked, **given)
+    assert bpt.published_rate(other) is None
+    assert other.lr == known.lr
+    (name,) = given
+    words = f", with {name} {getattr(known, name)}, not {given[name]}"
+    assert other.origins["lr"] == known.origins["lr"] + words
+    own = bpt.recipe_for("folder:photos", model="mae_tiny", **given)
+    assert own.origins["head_weight_decay"].endswith(words)
+
+
+def test_an_origin_says_nothing_of_steps_where_the_rate_was_given_or_both_are_as_published():
+    for given in ({"batch_size": 32}, {"optimizer": "adamw"}):
+        assert ", with" not in bpt.recipe_for("cub", **given).origins["lr"]
+    assert bpt.recipe_for("cub", batch_size=64, lr=0.1).origins["lr"] == "given"
+
+
 def test_a_detectors_rate_is_published():
     recipe = bpt.detection_recipe_for("coco", method="bpt-fwhiten")
     assert "Table 8" in bpt.published_rate(recipe)
