@@ -1,4 +1,4 @@
-"""Which method gains? Searches with equal budgets, on four backbones: `docs/prompt-tuning.md`.
+"""Which method gains? Searches with equal budgets, on four backbones: `docs/evidence.md`.
 
     python benchmarks/methods.py --data critters25.zip vits112-last4 mae_tiny-shallow
     python benchmarks/methods.py --data critters25.zip mae_tiny-shallow --methods linear,vpt

@@ -39,7 +39,7 @@ SPT_TOKENS = ("random", "mean", "max", "kmeans")
 BILINEAR_STARTS = ("xavier", "balanced", "whitening")
 SCALES = ("unit", "paper")
 STD = 0.02  # of P and A at the start, of the bpt methods
-NULL_GAIN = 1.0  # prompts that cannot leave the kept directions were worse: docs/prompt-tuning.md
+NULL_GAIN = 1.0  # prompts that cannot leave the kept directions were worse: docs/evidence.md
 
 
 @dataclass(frozen=True, kw_only=True)

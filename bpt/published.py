@@ -28,7 +28,7 @@ COSTS = {
     "train_fraction": 2,
 }
 # Of a pretraining that nothing was published for, the supervised net's rates are nearest: on a
-# ViT-S of DINOv2's line vpt has 58.5 % with them and 51.9 with MAE's (docs/prompt-tuning.md).
+# ViT-S of DINOv2's line vpt has 58.5 % with them and 51.9 with MAE's (docs/evidence.md).
 OTHER, NEAREST = "other", "supervised"
 NEAREST_METHOD = {"spt": "bpt", "bitfit": "adapter"}
 SIZES = ("num_prompts", "rank", "gate_init")  # what a prompt is, not how it is trained

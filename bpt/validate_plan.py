@@ -124,6 +124,8 @@ class ValidationPlan:
         benchmarks = []
         for one in self.benchmarks:
             searches = {name: asdict(cost) for name, cost in one.search_costs(self.seeds).items()}
+            for search in searches.values():
+                del search["recipe"]  # the method's own
             methods = {
                 name: {
                     "recipe": method.recipe.to_dict(),
