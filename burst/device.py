@@ -12,26 +12,25 @@ def choose_device(name: str) -> torch.device:
 
     Args:
         name: "auto" is the GPU, if there is one, and else the CPU. "cuda" is, under `torchrun`, the
-            GPU of the process's local rank, which becomes the current one; any other name is taken
+            GPU of the process's local rank, and else the current one; any other name is taken
             as it is ("cpu", "cuda:1", "mps").
 
+    Returns:
+        The device, a GPU with its index; it is now the current one.
+
     Raises:
-        BurstError: PyTorch does not have the device here; or this machine runs more processes
-            than it has GPUs.
+        BurstError: PyTorch does not have the device here; this machine runs more processes than
+            it has GPUs; or it runs several, and one GPU is named for all of them.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if name == "cuda" and local:
-        if local >= torch.cuda.device_count():
-            raise BurstError(
-                f"process {local} of this machine, counted from 0, has no GPU: there are "
-                f"{torch.cuda.device_count()}; start as many processes a machine as it has GPUs"
-            )
-        name = f"cuda:{local}"
     try:
         device = torch.device(name)
+        if device.type == "cuda":
+            device = torch.device("cuda", _index(device))
         torch.empty(0, device=device)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
         if reason.startswith("Expected one of"):  # and then two dozen names
@@ -40,9 +39,31 @@ def choose_device(name: str) -> torch.device:
             f"the device {name!r} cannot be used here: {reason}; "
             "give auto, which takes what there is, or cpu (--device cpu)"
         ) from error
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     return device
+
+
+def _index(device: torch.device) -> int:
+    """Which GPU this process has.
+
+    Raises:
+        BurstError: see `choose_device`.
+    """
+    local = os.environ.get("LOCAL_RANK")  # of torchrun
+    if device.index is not None:
+        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+            raise BurstError(
+                f"{device} is one GPU, and several processes run on this machine; give cuda, "
+                "which is a GPU of its own for each (--device cuda)"
+            )
+        return device.index
+    if local is None:
+        return torch.cuda.current_device()
+    if (count := torch.cuda.device_count()) and int(local) >= count:
+        raise BurstError(
+            f"process {local} of this machine, counted from 0, has no GPU: there are {count}; "
+            "start as many processes a machine as it has GPUs"
+        )
+    return int(local)
 
 
 def tokens_a_batch(device: torch.device) -> int:

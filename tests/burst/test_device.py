@@ -8,11 +8,16 @@ from burst import BurstError, choose_device
 
 @pytest.fixture
 def two_gpus(monkeypatch):
-    """As far as one can tell without using them; what became the current one."""
-    current = []
+    """As far as one can tell without using them; the indices of what became the current one.
+
+    What torch checks of a device in Python is its own, and alone its calls of CUDA are replaced.
+    """
+    current = [0]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", current.append, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current[-1], raising=False)
     monkeypatch.setattr(torch, "empty", lambda *_, device: None)
     return current
 
@@ -24,15 +29,30 @@ def test_auto_is_the_processor_where_there_is_no_gpu(monkeypatch):
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(name, two_gpus, monkeypatch):
-    assert choose_device(name).index in (None, 0)
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    for local in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        assert choose_device(name) == torch.device(f"cuda:{local}")
+        assert two_gpus[-1] == int(local)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_one_process_has_the_current_gpu(name, two_gpus):
+    assert choose_device(name) == torch.device("cuda:0")
+    torch.cuda.set_device(1)
     assert choose_device(name) == torch.device("cuda:1")
-    assert two_gpus[-1] == torch.device("cuda:1")
 
 
-def test_a_gpu_that_is_named_is_taken(two_gpus, monkeypatch):
+def test_a_gpu_that_is_named_is_taken_and_becomes_the_current_one(two_gpus):
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    assert two_gpus[-1] == 1
+
+
+def test_one_gpu_for_several_processes_is_refused(two_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert choose_device("cuda:0") == torch.device("cuda:0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(BurstError, match="cuda:0 is one GPU, and several processes run"):
+        choose_device("cuda:0")
 
 
 def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
