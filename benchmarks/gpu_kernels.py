@@ -12,7 +12,8 @@
 4. The 16 heads of a ViT-H block, batch after batch: each added to its accumulator, next to a
    histogram for each head and batch, as added up by the caller, and to the bare products.
 
-Times come from CUDA events, on inputs larger than the L2 cache. `--alternatives` also times every
+Times come from CUDA events, on inputs larger than the L2 cache; as many tokens and numbers as have
+room, where the GPU has less. `--alternatives` also times every
 cut and counter that a trial may choose; `--dry-run` runs the checks alone, tiny and interpreted,
 where there is no GPU.
 """
@@ -25,6 +26,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 if "--dry-run" in sys.argv:
@@ -177,10 +179,17 @@ def moments(y: Tensor) -> tuple[Tensor, ...]:
     return torch.histc(y, 256, -6.0, 6.0), *sums, *y.aminmax()
 
 
+def fitting(most: int, size: int) -> int:
+    """How many things of so many bytes have room, with a quarter left for what is made of them."""
+    free, _ = torch.cuda.mem_get_info()
+    return min(most, 3 * free // 4 // size)
+
+
 def products(dim: int, alternatives: bool) -> list[Row]:
-    x = torch.randn(TOKENS, dim, device="cuda")
+    tokens = fitting(TOKENS, 6 * dim)  # in float32, and once more in bfloat16
+    x = torch.randn(tokens, dim, device="cuda")
     a = torch.randn(dim, dim, device="cuda") / dim**0.5
-    size, flops = f"{dim} x {dim} x {TOKENS}", 2.0 * dim * dim * TOKENS
+    size, flops = f"{dim} x {dim} x {tokens}", 2.0 * dim * dim * tokens
 
     def rate(ms: float) -> str:
         return f"{flops / ms / 1e9:.0f} TFLOP/s"
@@ -219,7 +228,7 @@ def products(dim: int, alternatives: bool) -> list[Row]:
             what = f"burst {precision}, float axis, going on" + ", margins" * margins
             rows.append(measure(what, go_on, "gaussian", size, rate))
     if dim == DIMS[0]:
-        x *= heavy_tailed(TOKENS, 1, device="cuda").clamp_(-100, 100) / 100
+        x *= heavy_tailed(tokens, 1, device="cuda").clamp_(-100, 100) / 100
         for name, axis in AXES.items():
 
             def bursty(axis: Axis = axis) -> object:
@@ -242,15 +251,18 @@ def tiles(
 
 
 def streams(alternatives: bool) -> list[Row]:
+    power = fitting(ENTRIES, 12).bit_length() - 1  # the numbers, their copy, and what draws them
+    size = f"2^{power}"
+
     def rate(ms: float) -> str:
-        return f"{4 * ENTRIES / ms / 1e9:.2f} TB/s read"
+        return f"{4 * 2**power / ms / 1e9:.2f} TB/s read"
 
     rows = []
     for law, draw in LAWS.items():
-        x = draw(ENTRIES, device="cuda")
+        x = draw(2**power, device="cuda")
         if law == "gaussian":
             y = torch.empty_like(x)
-            copy = measure("copy (twice the bytes)", lambda x=x, y=y: y.copy_(x), law, "2^30", rate)
+            copy = measure("copy (twice the bytes)", lambda x=x, y=y: y.copy_(x), law, size, rate)
             rows.append(copy)
             del y
         works: dict[str, Work] = {
@@ -264,7 +276,7 @@ def streams(alternatives: bool) -> list[Row]:
                 )
         works["torch.histc"] = lambda x=x: torch.histc(x, 256, -6.0, 6.0)
         works |= with_cupy(x)
-        rows += [measure(name, work, law, "2^30", rate) for name, work in works.items()]
+        rows += [measure(name, work, law, size, rate) for name, work in works.items()]
         del x, works
     return rows
 
@@ -345,16 +357,23 @@ def main() -> None:
     }
     print("the kernels agree with the reference on", *about.values())
     print(json.dumps(kernel_trials(), indent=1))
-    rows = heads() + streams(options.alternatives)
-    for dim in DIMS:
-        rows += products(dim, options.alternatives)
+    parts = [heads, partial(streams, options.alternatives)]
+    parts += [partial(products, dim, options.alternatives) for dim in DIMS]
+    rows: list[Row] = []
+    for part in parts:
+        rows += part()
         torch.cuda.empty_cache()
-    if options.out:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        with options.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*columns, *about])
-            writer.writeheader()
-            writer.writerows(row | about for row in rows)
+        if options.out:
+            write(options.out, rows, about)
+
+
+def write(path: Path, rows: list[Row], about: dict[str, str]) -> None:
+    """What is known so far."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*columns, *about])
+        writer.writeheader()
+        writer.writerows(row | about for row in rows)
 
 
 if __name__ == "__main__":

@@ -204,7 +204,8 @@ class Trainer(ABC, Generic[B]):
             now = time.perf_counter()
             done.seconds, began = done.seconds + now - began, now
             after_step(done)
-        self.check(done.sums, done.step)
+        self.check(done.sums, done.step)  # and wait for what the GPU has still to do
+        done.seconds += time.perf_counter() - began
         return done
 
     def step(self, batch: B) -> Tensor:

@@ -209,7 +209,8 @@ def _read(
         batch_sampler=[batch.tolist() for batch in batches],
         num_workers=workers,
         collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
+        # Where somebody has chosen a GPU, not wherever there is one.
+        pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
         generator=torch.Generator(),  # else it draws from the global one
     )
     for batch in loader:

@@ -9,8 +9,11 @@ from concurrent.futures import ProcessPoolExecutor
 from types import FrameType
 from typing import Any
 
+import torch
+
 from bpt.errors import Interrupted
 from bpt.signals import handled_by, this_command
+from burst.device import out_of_memory
 from burst.errors import BurstError, one_line
 
 Result = dict[str, Any]
@@ -87,3 +90,5 @@ def _guarded(work: Work, device: str) -> Result | str | int:
         return error.signum
     except BurstError as error:
         return one_line(error)
+    except torch.OutOfMemoryError as error:
+        return out_of_memory(error)

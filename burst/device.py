@@ -1,6 +1,7 @@
 """Which device, by name; under `torchrun` each process has a GPU of its own."""
 
 import os
+import re
 
 import torch
 
@@ -64,6 +65,25 @@ def _index(device: torch.device) -> int:
             "start as many processes a machine as it has GPUs"
         )
     return int(local)
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that is not there, and leave a GPU alone.
+
+    Raises:
+        BurstError: see `choose_device`.
+    """
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or not index.isdecimal() or not torch.cuda.is_available():
+        choose_device(name)
+    elif int(index) >= (count := torch.cuda.device_count()):
+        raise BurstError(f"the device {name!r} cannot be used here: there are {count} GPUs, from 0")
+
+
+def out_of_memory(error: RuntimeError) -> str:
+    """What to say of torch's OutOfMemoryError, in one line."""
+    told = re.search(r"Tried to allocate [\d.]+ \w+", str(error))
+    return f"the GPU has no room left{f' ({told[0][0].lower() + told[0][1:]})' if told else ''}"
 
 
 def tokens_a_batch(device: torch.device) -> int:

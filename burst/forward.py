@@ -1,7 +1,7 @@
 """A model run over batches, for what its attention reads."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NoReturn
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from burst.adapters import prefix_tokens_of, select_blocks, unwrap
 from burst.errors import UnsupportedModel
 from burst.nulls import content_generator, permuted_columns
+from burst.precision import plain_convolutions, plain_float32
 from burst.progress import Progress
 from burst.score_tiles import Scores
 from burst.scores import OnScores, capture_scores
@@ -55,8 +56,9 @@ def read_tokens(
         tokens: "all", or "patch" to leave class, distillation and register tokens out; "permuted"
             hands over `permuted_columns` of all of a batch, while the model goes on with its own.
             In scores prefix tokens do not count as queries; keys are all that a softmax is over.
-        forward_precision: "float32" runs the model as it is; "bfloat16" and "float16" under
-            autocast, so that its products are in that dtype.
+        forward_precision: "float32" runs the model as it is, its float32 products and
+            convolutions unrounded whatever autocast and TF32 are allowed elsewhere; "bfloat16" and
+            "float16" under autocast, so that its products are in that dtype.
         progress: called as progress(batches done, batches in all, or 0 if that is not known).
 
     Raises:
@@ -117,15 +119,14 @@ def _check_reads_all(model: nn.Module) -> None:
 
 
 def _run(model: nn.Module, call: Call, precision: str) -> None:
-    with _autocast(model, precision):
+    place = next(model.parameters(), torch.empty(0)).device
+    with ExitStack() as stack:
+        if precision == "float32":
+            stack.enter_context(plain_float32(place))
+            stack.enter_context(plain_convolutions())
+        else:
+            stack.enter_context(torch.autocast(place.type, getattr(torch, precision)))
         model(*call.args, **call.kwargs)
-
-
-def _autocast(model: nn.Module, precision: str) -> AbstractContextManager[object]:
-    if precision == "float32":
-        return nullcontext()
-    place = next(model.parameters()).device
-    return torch.autocast(place.type, getattr(torch, precision))
 
 
 def _kept(x: Tensor, keep: Tensor | None, prefix: int) -> Tensor:

@@ -1,14 +1,15 @@
-"""float32 products in float32, whatever less precise ones the caller has allowed elsewhere."""
+"""float32 as it is: products and convolutions, whatever else the caller has allowed elsewhere."""
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 PLAIN = ("none", "ieee")
+Setting: TypeAlias = tuple[Any, str, list[Any]]  # its owner, its value, what it inherits from
 
 
 class _Inside(threading.local):
@@ -45,10 +46,25 @@ def plain_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """Convolve float32 as it is, for a while: on a GPU cuDNN rounds to TF32 unless told otherwise.
+
+    What the settings were is put back, as in `plain_float32`.
+    """
+    settings = _new_settings("conv")
+    for owner, _, _ in settings:
+        owner.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        _put_back(settings)
+
+
+@contextmanager
 def _plain_float32(device: torch.device) -> Iterator[None]:
     with _without_autocast(device.type):
         before = _old_setting()
-        settings = [(owner, owner.fp32_precision, parents) for owner, parents in _new_settings()]
+        settings = _new_settings("matmul")
         if before == "highest" and all(value in PLAIN for _, value, _ in settings):
             yield
             return
@@ -58,10 +74,7 @@ def _plain_float32(device: torch.device) -> Iterator[None]:
         finally:
             if before is not None:
                 _set_old(before)
-            for owner, value, parents in settings:
-                # torch tells an inherited value as if it were the setting's own.
-                inherited = any(parent.fp32_precision == value for parent in parents)
-                owner.fp32_precision = "none" if inherited else value
+            _put_back(settings)
 
 
 def _without_autocast(kind: str) -> AbstractContextManager[Any]:
@@ -92,12 +105,19 @@ def _without_advice() -> Iterator[None]:
         yield
 
 
-def _new_settings() -> list[tuple[Any, list[Any]]]:
-    """Those of products, and what each inherits from."""
+def _new_settings(operation: str) -> list[Setting]:
+    """Those of one operation, on the CPU and on a GPU."""
     found = []
-    for backend in (torch.backends.cuda, torch.backends.mkldnn):
-        owner = getattr(backend, "matmul", None)
+    for backend in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn):
+        owner: Any = getattr(backend, operation, None)
         if hasattr(owner, "fp32_precision"):
             parents = [one for one in (backend, torch.backends) if hasattr(one, "fp32_precision")]
-            found.append((owner, parents))
+            found.append((owner, owner.fp32_precision, parents))
     return found
+
+
+def _put_back(settings: Iterable[Setting]) -> None:
+    for owner, value, parents in settings:
+        # torch tells an inherited value as if it were the setting's own.
+        inherited = any(parent.fp32_precision == value for parent in parents)
+        owner.fp32_precision = "none" if inherited else value

@@ -60,8 +60,8 @@ class SurveyOptions:
         bins: regular bins that the histograms must be able to give exactly; even, 2 to 4,096.
         backend: see `burst.kernels.choose`.
         precision: how `qkx` is multiplied on a GPU, see `burst.kernels.matmul_histogram`.
-        forward_precision: how the model runs: "float32" as it is, "bfloat16" or "float16" under
-            autocast.
+        forward_precision: how the model runs: "float32" as it is, without TF32, "bfloat16" or
+            "float16" under autocast.
 
     Raises:
         UnknownName: a quantity, convention, kind of tokens or precision that is not known.

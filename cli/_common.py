@@ -151,6 +151,13 @@ def reported_errors() -> Iterator[None]:
             raise SystemExit(128 + signum) from None
         tell(f"error: {one_line(error)}", alone=not error.everywhere)
         raise SystemExit(USER_ERROR) from None
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # of torch, which help does without
+            raise
+        from burst.device import out_of_memory
+
+        tell(f"error: {out_of_memory(error)}; --device cpu needs none", alone=True)
+        raise SystemExit(USER_ERROR) from None
     except KeyboardInterrupt:
         tell("interrupted; nothing was half-written")
         raise SystemExit(INTERRUPTED) from None
@@ -259,14 +266,29 @@ class Steps:
 
 @contextmanager
 def training_told(*, quiet: bool) -> Iterator[dict[str, Any]]:
-    """`progress` and `say` of trainings, on stderr: a bar on a terminal, and lines unless quiet."""
+    """`progress` and `say` of trainings, on stderr: a bar on a terminal, and lines unless quiet.
+
+    Raises:
+        BurstError: a GPU is full; it says what takes less.
+    """
+    import torch
+
+    from burst.device import out_of_memory
+    from burst.errors import BurstError
+
     log = plain_console(stderr=True)
 
     def say(text: str) -> None:
         log.print(text, highlight=False, soft_wrap=True)
 
-    with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
-        yield {"progress": progress, "say": None if quiet else say}
+    try:
+        with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
+            yield {"progress": progress, "say": None if quiet else say}
+    except torch.OutOfMemoryError as error:
+        raise BurstError(
+            f"{out_of_memory(error)}; `bpt train` takes less with --accumulation 2 or more, "
+            "--checkpoint-activations or --precision bfloat16, and what was saved is there"
+        ) from error
 
 
 def parse_names(text: str) -> list[str]:
@@ -277,12 +299,20 @@ def parse_names(text: str) -> list[str]:
 def parse_devices(text: str) -> list[str]:
     """`auto` or `cuda:0,cuda:1` -> devices that are there.
 
-    Raises:
-        BackendError: one is not, see `burst.choose_device`.
-    """
-    from burst.device import choose_device
+    Each of several is for a process of its own: this one takes no memory of theirs, nor the whole
+    of a GPU that serves one process only.
 
-    return [str(choose_device(name)) for name in text.split(",")]
+    Raises:
+        BurstError: one is not, see `burst.choose_device`.
+    """
+    from burst.device import check_device, choose_device
+
+    names = text.split(",")
+    if len(names) == 1:
+        return [str(choose_device(text))]
+    for name in names:
+        check_device(name)
+    return names
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -184,7 +184,8 @@ def _read(images: _Placed, batches: Sequence[Any], workers: int) -> Iterator[Eva
         batch_sampler=[batch.tolist() for batch in batches],
         num_workers=workers,
         collate_fn=images.collate,
-        pin_memory=torch.cuda.is_available(),
+        # Where somebody has chosen a GPU, not wherever there is one.
+        pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
         generator=torch.Generator(),  # else it draws from the global one
     )
     for loaded in loader:

@@ -34,6 +34,7 @@ from burst.kernels._variant import Variant, bursty, constant, integers
 
 OLDEST = (7, 5)  # compute capability; Triton knows none before
 RTOL = 1e-5  # of moments: what the kernels promise
+NOT_RUN = "does not run"
 FEW = 3  # programs that share the tiles while counts are checked, so that each has several
 SOURCES = ("_triton*.py", "_ptx.py", "_tiles.py", "_scaling.py", "_resources.py", "_variant.py")
 
@@ -145,12 +146,20 @@ def fastest(variant: Variant, candidates: Sequence[Tile], device: torch.device) 
         _chosen[key] = _remembered(variant, candidates, device) or _try(variant, candidates, device)
     choice = _chosen[key]
     if choice.tile is None:
-        problems = "; ".join(f"{one.cut}: {one.problem}" for one in choice.trials)
-        raise NoCut(
-            f"no cut of its {variant.name} is right (please report this GPU and the versions of "
-            f"torch and triton): {problems}"
-        )
+        raise NoCut(_why_none(variant.name, choice.trials))
     return choice.tile
+
+
+def _why_none(variant: str, trials: Sequence[Trial]) -> str:
+    """Where all cuts fail alike to run, it is the machine's fault: it may lack a C compiler."""
+    first, *others = {one.problem or "" for one in trials}
+    if first.startswith(NOT_RUN) and not others:
+        return f"its kernels have one problem, however they are cut: {first}"
+    told = "; ".join(f"{one.cut}: {one.problem}" for one in trials)
+    return (
+        f"no cut of its {variant} is right (please report this GPU and the versions of torch and "
+        f"triton): {told}"
+    )
 
 
 def _try(variant: Variant, candidates: Sequence[Tile], device: torch.device) -> Choice:
@@ -188,7 +197,7 @@ def failure(variant: Variant, tile: Tile) -> str | None:
     except Misfit as error:
         return str(error)
     except Exception as error:  # compilers and drivers fail in ways that have no common base
-        return f"does not run: {type(error).__name__}: {_first_line(error)}"
+        return f"{NOT_RUN}: {type(error).__name__}: {_first_line(error)}"
     expected = variant.expect(integers)
     right = (
         found.allclose(expected, rtol=RTOL)

@@ -1,6 +1,7 @@
 """An epoch and an evaluation, against loops written out."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -149,6 +150,24 @@ def test_a_step_neither_reads_a_number_from_the_device_nor_sends_one(accumulatio
     with Device() as device:
         sums = trainer.step((images, labels))
     assert device.copied == [] and sums.device == meta
+
+
+def test_the_time_of_an_epoch_has_what_a_gpu_does_after_its_last_step(monkeypatch):
+    """Steps are only put into its queue; the look at the losses waits for them."""
+
+    trainer = trainer_of(model_of())
+    waited = []
+
+    def wait(*_):
+        waited.append(time.perf_counter())
+        time.sleep(0.05)
+
+    monkeypatch.setattr(trainer, "check", wait)
+    monkeypatch.setattr(trainer, "step", lambda _: torch.zeros(4))
+    done = trainer.start()
+    trainer.device = torch.device("cuda:0")  # where losses are looked at now and then
+    trainer.train_epoch([None] * 3, first_step=0, done=done, after_step=lambda _: None)
+    assert done.step == 3 and len(waited) == 1 and done.seconds >= 0.05
 
 
 def test_an_evaluation_is_the_mean_over_images_whatever_the_batches():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from burst import BurstError, choose_device
+from burst.device import check_device, out_of_memory
 
 
 @pytest.fixture
@@ -65,3 +66,26 @@ def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
 def test_a_device_that_is_not_here_is_refused(name):
     with pytest.raises(BurstError, match=f"the device '{name}' cannot be used here: "):
         choose_device(name)
+
+
+def test_a_gpu_for_another_process_is_looked_at_and_not_used(two_gpus, monkeypatch):
+    monkeypatch.setattr(torch, "empty", lambda *_, device: pytest.fail(f"{device} is used"))
+    check_device("cuda:1")
+    with pytest.raises(BurstError, match="'cuda:2' cannot be used here: there are 2 GPUs, from 0"):
+        check_device("cuda:2")
+    assert two_gpus == [0]
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x"])
+def test_a_device_for_another_process_that_is_none_is_refused(name):
+    check_device("cpu")
+    with pytest.raises(BurstError, match=f"the device '{name}' cannot be used here: "):
+        check_device(name)
+
+
+def test_a_full_gpu_is_told_in_a_line():
+    """The first sentence of torch 2.14, and what another version or allocator may say."""
+    told = "CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total capacity of 15.77 GiB"
+    words = "the GPU has no room left (tried to allocate 1.50 GiB)"
+    assert out_of_memory(torch.OutOfMemoryError(told)) == words
+    assert out_of_memory(torch.OutOfMemoryError("no")) == "the GPU has no room left"

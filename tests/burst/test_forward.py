@@ -174,6 +174,24 @@ def test_a_forward_pass_in_bfloat16_multiplies_in_bfloat16():
     torch.testing.assert_close(plain[2][0], fast[2][0].float(), rtol=0.1, atol=0.1)
 
 
+def test_a_forward_pass_in_float32_rounds_nothing_to_fewer_bits(no_precision_set):
+    """cuDNN convolves in TF32 unless told otherwise; the first layer of a ViT is a convolution."""
+    model, seen = vit(), []
+    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+
+    def look(*_):
+        seen.append([one.fp32_precision for one in settings])
+        seen.append(torch.is_autocast_enabled("cpu"))
+
+    model.patch_embed.proj.register_forward_hook(look)
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    before = [one.fp32_precision for one in settings]
+    with torch.autocast("cpu"):
+        collected(model, [torch.zeros(1, 3, 16, 16)])
+    assert seen == [["ieee", "ieee"], False]
+    assert [one.fp32_precision for one in settings] == before == ["tf32", "tf32"]
+
+
 def test_patch_tokens_leave_out_the_prefix_and_the_padding_together():
     model = vit()
     [whole] = collected(model, [torch.zeros(1, 3, 16, 16)], blocks=[0])[0]

@@ -222,6 +222,21 @@ def test_a_kernel_that_does_not_run_is_told(error, words):
     assert told.startswith(words) and "\n" not in told
 
 
+def test_what_every_cut_lacks_is_said_once_and_of_every_kernel_alike(monkeypatch):
+    """Triton calls a C compiler, which slim containers have not."""
+    monkeypatch.setattr(_trial, "_about", lambda _: {"device": "some GPU"})
+    lacking = {tile: RuntimeError("Failed to find C compiler.") for tile in cuts()}
+    told = set()
+    for name in ("a kernel", "another"):
+        with pytest.raises(NoCut) as error:
+            _trial.fastest(stand_in(lacking, name), cuts(), torch.device("cuda:0"))
+        told.add(str(error.value))
+    assert told == {
+        "its kernels have one problem, however they are cut: does not run: RuntimeError: Failed to "
+        "find C compiler."
+    }
+
+
 def test_a_full_gpu_is_not_the_kernels_fault():
     with pytest.raises(torch.OutOfMemoryError):
         _trial.failure(stand_in({STREAM: torch.OutOfMemoryError()}), STREAM)
