@@ -228,6 +228,7 @@ def test_a_damaged_file_is_an_error_in_one_line_or_reads_as_it_was(tmp_path, rng
             check_equal(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of NumPy 2.0
 @pytest.mark.usefixtures("short_files")
 def test_a_full_disk_is_told(tmp_path):
     large = survey_of([], record={"noise": np.random.default_rng(0).bytes(99_999).hex()})

@@ -163,6 +163,11 @@ def test_nan_and_infinities_are_counted_apart(axis, device):
     assert_same(fast, histogram(x.to(device), axis, backend="reference"))
 
 
+# The interpreter of Triton 3.5 looks for the least of a tile without numbers by NumPy.
+nothing_but_nan = pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")
+
+
+@nothing_but_nan
 @pytest.mark.parametrize("axis", [FloatAxis(), AXES[4]], ids=str)
 def test_nan_in_an_operand_reaches_its_row_of_the_product_only(axis, device):
     a, b = small_integers(20, 30, device=device), small_integers(30, 150, device=device)
@@ -172,6 +177,7 @@ def test_nan_in_an_operand_reaches_its_row_of_the_product_only(axis, device):
     assert_same(fast, matmul_histogram(a, b, axis, backend="reference"))
 
 
+@nothing_but_nan
 def test_nothing_and_nothing_but_nan(device):
     for x in (torch.empty(0), torch.empty(3, 0), torch.full((5,), torch.nan)):
         fast = histogram(x.to(device), backend="triton")
