@@ -28,10 +28,11 @@ from burst.adapters import (
     timm,
 )
 from burst.adapters.registry import COSINE_WINDOWS, CROSS, LEARNED, SHIFT_MASK
+from burst.adapters.transformers_text import SINK
 from burst.errors import HookNeverFired, UnsupportedModel, and_more
 from burst.score_sources import Args, Kwargs, Sources
 from burst.score_tiles import Scores, Source
-from burst.tokens import check_hooks_work, check_not_shared, in_backward
+from burst.tokens import check_hooks_work, check_not_shared, in_backward, tokens_given_to
 from burst.window_masks import Windowed, hidden_in_windows
 
 OnScores: TypeAlias = Callable[[int, Scores], None]
@@ -71,8 +72,8 @@ def capture_scores(
         UnsupportedModel: no attention blocks; two blocks that share one attention; an attention
             that ran and called neither a softmax nor
             `scaled_dot_product_attention` (flash and flex attention do not), or more than one of
-            them; or whose scores are not told by head; a model in which hooks do not work, see
-            `capture`.
+            them; or whose scores are not told by head; whose keys are made of other tokens than its
+            queries; a model in which hooks do not work, see `capture`.
     """
     chosen = select_blocks(model, blocks)
     check_hooks_work(model, chosen)
@@ -125,6 +126,11 @@ def _reasons(model: nn.Module) -> dict[int, str]:
             found[block.index] = told.reason
         elif other:
             found[block.index] = f"{other}: it has a softmax beside that of its scores"
+        elif SINK in told.omitted:
+            found[block.index] = (
+                f"{SINK}: its softmax is over one more column than there are keys, and is given "
+                "scores less the largest of their row"
+            )
         elif timm.DIFFERENCE in told.omitted and getattr(block.attention, "fused_attn", False):
             found[block.index] = "it takes two softmaxes in fused kernels; set its fused_attn False"
         elif kernel := _own_kernel(block):
@@ -171,6 +177,7 @@ class _Listener:
         self._sources = Sources(block.attention, block.label)
         self._calls = 0
         self._watch = ExitStack()
+        _, self._tokens_of = tokens_given_to(block, block.attention)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -199,6 +206,7 @@ class _Listener:
         self._watch.close()  # the model may have caught an error that ended the last run
         self._calls = 0
         if not in_backward():
+            self._tokens_of(args, kwargs)
             self._hidden = hidden_in_windows(attention, args, kwargs) if self._windowed else None
             self._watch.enter_context(_Watch(self._sees))
 
@@ -226,6 +234,7 @@ class _Listener:
 
     def _torch_begins(self, args: Args, kwargs: Kwargs) -> None:
         if not in_backward():
+            self._tokens_of(args, kwargs)
             self._hand_over(self._sources.of_module(args, kwargs))
 
     def _layer_begins(self, args: Args, kwargs: Kwargs) -> None:

@@ -163,20 +163,14 @@ def _listen(
 def _reading_hook(
     block: AttentionBlock, fired: set[int], receive: Callable[[int, Tensor], None]
 ) -> Hook:
-    known = block.adapter
-    before = known.before if known else None
+    before = block.adapter.before if block.adapter else None
     module = block.module if before else block.reader
-    parameters = list(inspect.signature(module.forward).parameters)
-    tokens = (known and known.argument) or parameters[0]
-    keys = known.same if known else None
+    tokens, given_to = tokens_given_to(block, module)
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():
             return
-        given = dict(zip(parameters, args, strict=False)) | kwargs
-        x = given.get(tokens)
-        if keys and given.get(keys) is not None and given[keys] is not x:
-            raise UnsupportedModel(f"{block.label}: {CROSS}; leave this block out")
+        x = given_to(args, kwargs)
         if before:
             if x is None:
                 raise UnsupportedModel(
@@ -189,6 +183,33 @@ def _reading_hook(
         fired.add(block.index)
 
     return hook
+
+
+def tokens_given_to(
+    block: AttentionBlock, module: nn.Module
+) -> tuple[str, Callable[[tuple[Any, ...], dict[str, Any]], Any]]:
+    """The name of the argument that brings a block's tokens, and what reads it of a call.
+
+    Args:
+        block: of a model.
+        module: of it, which is called with them.
+
+    Raises (what reads it):
+        UnsupportedModel: keys are made of other tokens than queries.
+    """
+    known = block.adapter
+    parameters = list(inspect.signature(module.forward).parameters)
+    tokens = (known and known.argument) or parameters[0]
+    keys = known.same if known else None
+
+    def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        given = dict(zip(parameters, args, strict=False)) | kwargs
+        x = given.get(tokens)
+        if keys and given.get(keys) is not None and given[keys] is not x:
+            raise UnsupportedModel(f"{block.label}: {CROSS}; leave this block out")
+        return x
+
+    return tokens, read
 
 
 def in_backward() -> bool:

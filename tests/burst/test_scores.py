@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from burst.adapters import adapter, find_blocks
-from burst.adapters.registry import AttentionLayout
+from burst.adapters.registry import CROSS, AttentionLayout
 from burst.errors import BurstError, HookNeverFired, UnsupportedModel
 from burst.forward import read_tokens
 from burst.projection import projection
@@ -446,6 +446,51 @@ def test_a_block_of_channels_or_of_other_tokens_is_left_out_and_told():
         readable_blocks(model, [skipped[0].block])
     with pytest.raises(BurstError, match="blocks 0 to 3"):
         readable_blocks(model, [4])
+
+
+class Pooled(nn.Module):
+    """An encoder whose tokens learned queries ask."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.queries = nn.Parameter(torch.randn(1, 3, 16))
+        self.pool = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        x, _ = self.encoder(x, x, x)
+        return self.pool(self.queries.expand(len(x), -1, -1), x, value=x)[0]
+
+
+class Decoding(nn.Module):
+    """An attention of OPT on the tokens of something else."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = {"hidden_size": 16, "word_embed_proj_dim": 16, "ffn_dim": 8, "vocab_size": 8}
+        config = transformers.OPTConfig(num_attention_heads=2, num_hidden_layers=1, **sizes)
+        self.self_attn = transformers.OPTModel(config).decoder.layers[0].self_attn
+
+    def forward(self, x):
+        return self.self_attn(x, key_value_states=x + 1)[0]
+
+
+@pytest.mark.parametrize("kind", [Pooled, Decoding])
+def test_scores_between_other_tokens_are_refused_as_their_tokens_are(kind):
+    model, x = kind().eval(), torch.randn(2, 5, 16)
+    for watching in (
+        capture_scores(model, on_scores=lambda *_: None),
+        capture(model, on_tokens=lambda *_: None),
+    ):
+        with pytest.raises(UnsupportedModel, match=f"{CROSS}; leave this block out"), watching:
+            model(x)
+
+
+def test_scores_of_an_attention_sink_are_refused():
+    """Its softmax is given a column more, of the sink, and every row less its largest score."""
+    (known,) = (one for one in MODELS if one.name == "GptOssModel")
+    with pytest.raises(UnsupportedModel, match=r"GptOssAttention: attention sink: .*one more col"):
+        readable_blocks(known.build(), None)
 
 
 def count_hooks(model):
