@@ -20,7 +20,6 @@ from burst.adapters import (
     AttentionBlock,
     find_blocks,
     measurable_blocks,
-    select_blocks,
     warn_of_omissions,
 )
 from burst.backbone import Backbone
@@ -185,10 +184,11 @@ def whiten_moments(
     """
     options = options or WhiteningOptions()
     subject = subject_of(model)
-    chosen = list(moments.blocks) if options.blocks is None else list(options.blocks)
+    measurable, _, _ = measurable_blocks(subject.model, options.blocks)
+    asked = [one for one in measurable if options.blocks is not None or one.index in moments.blocks]
+    chosen = [block.index for block in asked]
     for one in (moments, held_out) if held_out else (moments,):
         _check_moments(one, subject, chosen, options)
-    asked = select_blocks(subject.model, chosen)
     tasks = [
         _Task(
             block,

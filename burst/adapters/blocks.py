@@ -110,8 +110,9 @@ def find_blocks(model: nn.Module) -> tuple[AttentionBlock, ...]:
     """The attention blocks of a model, in the order in which it defines them.
 
     An attention is a module of a class that has an adapter, or that is refused by name, whatever it
-    is called and wherever it sits; or one called `attn`, as timm and others call it, of which
-    nothing is known. Whether it can be measured is another question: see `describe_blocks`.
+    is called and wherever it sits; or one of which nothing is known, but that is called `attn`, as
+    timm and others call it, or is of a class called ...Attention, in a model that has others.
+    Whether it can be measured is another question: see `describe_blocks`.
 
     Args:
         model: DistributedDataParallel and torch.compile are looked through.
@@ -139,16 +140,21 @@ def find_blocks(model: nn.Module) -> tuple[AttentionBlock, ...]:
             AttentionBlock(len(found), block, unwrap(modules[block]), attention, name, entry)
         )
         inside += (f"{name}.",)
-    if not found:
+    if not any(block.adapter or block.attention_name.endswith("attn") for block in found):
         raise UnsupportedModel(_no_block(root))
     return tuple(found)
 
 
 def _is_unknown_attention(child: str, attention: nn.Module) -> bool:
-    if child != "attn" or isinstance(attention, nn.Identity):
+    """By its name, or by that of its class; what wraps a known one, or an `attn`, is none."""
+    parts = dict(attention.named_modules())
+    if any(name and find_adapter(part, None, "") for name, part in parts.items()):
         return False
-    parts = list(attention.modules())[1:]
-    return not any(find_adapter(part, None, "") for part in parts)
+    if child == "attn":
+        return not isinstance(attention, nn.Identity)
+    named = type(attention).__name__.endswith("Attention")
+    wraps = any(name.rpartition(".")[2] == "attn" for name in parts)
+    return named and not wraps and next(attention.parameters(), None) is not None
 
 
 def _up(name: str, steps: int) -> str:
@@ -332,15 +338,22 @@ def _describe(model: nn.Module, block: AttentionBlock) -> BlockDescription:
         return BlockDescription(block.index, block.name, kind, str(error))
     rows, dim = layout.query.shape
     shape = (layout.heads, dim, rows // layout.heads)
-    omitted = _omitted_in(model, layout.omitted)
+    omitted = _omitted_in(model, block, layout.omitted)
     return BlockDescription(block.index, block.name, kind, None, omitted, *shape)
 
 
-def _omitted_in(model: nn.Module, omitted: tuple[str, ...]) -> tuple[str, ...]:
+def _omitted_in(
+    model: nn.Module, block: AttentionBlock, omitted: tuple[str, ...]
+) -> tuple[str, ...]:
     """The same terms, corrected by what a model of timm passes, or not, to its attentions."""
     root = unwrap(model)
-    if getattr(root, "rope", root) is None:
+    around = [root.get_submodule(name) for name in _above(block.name)]
+
+    def nearest(name: str) -> object:  # of a model that may be a part of another
+        return next((getattr(one, name) for one in around if hasattr(one, name)), ...)
+
+    if nearest("rope") is None:
         omitted = tuple(term for term in omitted if term != ROTARY)
-    if getattr(root, "rel_pos_bias", None) is not None and RELATIVE not in omitted:
+    if nearest("rel_pos_bias") not in (None, ...) and RELATIVE not in omitted:
         omitted += (RELATIVE,)
     return omitted

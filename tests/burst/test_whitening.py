@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hf_models import MODELS
 from PIL import Image
 from scipy.stats import kurtosis
 from support import DEPTH, DIM, HEADS, backbone_of, vit
@@ -14,7 +15,7 @@ from burst.adapters import OmittedTermWarning, find_blocks
 from burst.backbone import load_backbone
 from burst.collect import collect_moments, split_images
 from burst.decorrelation import FULL_METHODS
-from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName
+from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName, UnsupportedModel
 from burst.interaction import response_matrix
 from burst.statistics import describe
 from burst.survey import images_for
@@ -184,6 +185,21 @@ def test_one_pass_equals_its_parts(backbone, images):
     assert torch.equal(found.W, expected.W)
     assert found.blocks == expected.blocks
     assert [one.block for one in found.blocks] == [2, 0]
+
+
+def test_blocks_that_cannot_be_whitened_are_left_out_of_moments_as_they_are_of_images():
+    """The head of SigLIP pools by a learned query, whose tokens have moments all the same."""
+    (known,) = (one for one in MODELS if one.name == "SiglipVisionModel")
+    model, batches = known.build(), [known.inputs() for _ in range(4)]
+    moments = collect_moments(model, batches)
+    assert len(moments.blocks) == len(find_blocks(model)) == known.attentions + 1
+    options = WhiteningOptions(held_out=0.0, shrinkage=0.1)
+    found, direct = whiten_moments(model, moments, options), whiten(model, batches, options)
+    assert found.blocks == direct.blocks and len(found.blocks) == known.attentions
+    assert torch.equal(found.W, direct.W)
+    pool = replace(options, blocks=(known.attentions,))
+    with pytest.raises(UnsupportedModel, match="its queries are learned vectors"):
+        whiten_moments(model, moments, pool)
 
 
 def test_few_images_leave_nothing_held_out(backbone):

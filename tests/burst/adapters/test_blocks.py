@@ -129,3 +129,36 @@ def test_towers_have_prefix_tokens_of_their_own():
     assert prefix_tokens_of(model, find_blocks(model)) == {0: 1, 1: 0, 2: 5}
     with pytest.raises(UnsupportedModel, match="^Towers has towers with different"):
         num_prefix_tokens(model)
+
+
+class OwnAttention(nn.Module):
+    """Of a class that nobody has told of."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+
+def test_attentions_of_which_nothing_is_known_are_told_where_others_are_known():
+    """Else a model of two towers would be measured in one of them, and nobody would know."""
+    tower = nn.ModuleList(nn.ModuleDict({"mixer": OwnAttention()}) for _ in range(2))
+    model = nn.ModuleDict({"image": tower, "text": nn.MultiheadAttention(8, 2)})
+    told = describe_blocks(model)
+    assert [one.name for one in told] == ["image.0", "image.1", ""]
+    assert [one.supported for one in told] == [False, False, True]
+    assert told[0].reason.endswith("is not known; register an `adapter` (burst.adapter)")
+    with pytest.raises(UnsupportedModel, match="of OwnAttention nothing is known"):
+        find_blocks(tower)
+
+
+def test_what_is_called_attention_and_wraps_one_or_has_no_weights_is_none():
+    class WrappingAttention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.MultiheadAttention(8, 2)
+
+    class CallingAttention(nn.Module):
+        pass
+
+    model = nn.ModuleDict({"a": WrappingAttention(), "b": CallingAttention()})
+    assert [one.attention_name for one in find_blocks(model)] == ["a.inner"]

@@ -210,6 +210,13 @@ def test_a_bias_that_the_model_shares_among_its_blocks_is_named():
     model = build("beit_base_patch16_224", options)
     assert projection(model.blocks[0].attn).omitted == ()
     assert omissions(model) == (RELATIVE,)
+    assert omissions(nn.ModuleDict({"trunk": model})) == (RELATIVE,)
+
+
+def test_an_embedding_that_the_model_does_not_have_is_not_named_wherever_the_model_sits():
+    """EVA-02's attention in EVA-01's, which has absolute positions."""
+    model = build("eva02_tiny_patch14_224", {**SMALL, "use_rot_pos_emb": False})
+    assert omissions(model) == omissions(nn.ModuleDict({"trunk": model})) == ()
 
 
 def test_heads_need_not_fill_the_width():
