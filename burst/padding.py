@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from burst.errors import UnsupportedModel
 
 OF_TOKENS = "attention_mask"
 OF_DECODER = "decoder_attention_mask"
 OF_PATCHES = ("pixel_attention_mask", "patch_attention_mask")
+# Other names of `OF_TOKENS`: timm's NaFlex, of patches alone; and torch's, where True is padding.
+VALID = "patch_valid"
+PADDED = ("src_key_padding_mask", "key_padding_mask", "padding_mask")
 TEXT = ("input_ids", "inputs_embeds")
 TARGETS = ("decoder_input_ids", "decoder_inputs_embeds")
 IMAGE_TOWERS = ("vision", "visual", "image")  # what the names of their modules begin with
@@ -68,14 +72,25 @@ def padding_of(inputs: Mapping[str, Any], model: nn.Module) -> Padding:
     A four-dimensional `attention_mask` is added to scores and no word on padding.
     """
     masks = {}
-    for name in (OF_TOKENS, OF_DECODER, *OF_PATCHES):
+    for name in (*PADDED, VALID, OF_TOKENS, OF_DECODER, *OF_PATCHES):
         mask = inputs.get(name)
         if not isinstance(mask, Tensor) or not (mask.ndim == 2 or name in OF_PATCHES):
             continue
-        if not bool(mask.all()):
-            masks[name] = mask.flatten(1).bool()
+        keep = _kept(name, mask.flatten(1), model)
+        if not bool(keep.all()):
+            masks[OF_TOKENS if name in (*PADDED, VALID) else name] = keep
     config = getattr(model, "config", None)
     decodes = bool(getattr(config, "is_encoder_decoder", False)) or not set(TARGETS).isdisjoint(
         inputs
     )
     return Padding(masks, frozenset(inputs), decodes)
+
+
+def _kept(name: str, mask: Tensor, model: nn.Module) -> Tensor:
+    """Where the tokens of a (B, N) mask of this name are no padding."""
+    if name in PADDED:
+        return mask > -1 if mask.is_floating_point() else ~mask.bool()  # floats are added to scores
+    if name == VALID:  # the tokens in front of the patches are all there
+        front = getattr(model, "num_prefix_tokens", 0)
+        return functional.pad(mask.bool(), (front, 0), value=True)
+    return mask.bool()

@@ -16,6 +16,7 @@ from burst.errors import BurstError
 from burst.padding import Padding, padding_of
 
 LABELS = ("labels", "label")
+NAFLEX = {"patches", "patch_coord", "patch_valid"}  # of the dictionaries of timm's loader
 
 
 class Stream(ABC):
@@ -154,7 +155,9 @@ def as_call(batch: object, model: nn.Module) -> Call:
     A tensor is its first argument, a dictionary its keyword arguments, but for `labels`; of a tuple
     or list the first entry counts, the rest are labels. Floating tensors are given the dtype of the
     model's parameters. In a dictionary the zeros of `attention_mask` (B, N) are padding, and those
-    of `decoder_attention_mask` and `pixel_attention_mask` among the tokens that these speak of.
+    of `decoder_attention_mask` and `pixel_attention_mask` among the tokens that these speak of; as
+    are those of timm's `patch_valid`, and what torch's `src_key_padding_mask` says is padding. What
+    timm's NaFlex loader gives is one argument.
 
     Raises:
         BurstError: another kind of batch.
@@ -166,7 +169,10 @@ def as_call(batch: object, model: nn.Module) -> Call:
     kwargs: dict[str, Any] = {
         str(name): _placed(x, place) for name, x in inputs.items() if name not in LABELS
     }
-    return Call((), kwargs, padding_of(kwargs, model))
+    padding = padding_of(kwargs, model)
+    if kwargs.keys() >= NAFLEX:
+        return Call((kwargs,), {}, padding)
+    return Call((), kwargs, padding)
 
 
 def batch_size(batch: object) -> int:

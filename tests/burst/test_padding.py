@@ -1,12 +1,14 @@
 """Padding and patches left out: which mask speaks of which tokens of models of transformers."""
 
 import pytest
+import timm
 import torch
 
 from burst.adapters import find_blocks
 from burst.errors import UnsupportedModel
 from burst.forward import read_tokens
 from burst.stream import as_stream
+from burst.survey import SurveyOptions, survey
 
 transformers = pytest.importorskip("transformers", reason="install the extra [hf]")
 
@@ -83,6 +85,46 @@ def test_patches_that_fill_up_an_image_are_padding():
         "spatial_shapes": torch.tensor([[4, 4], [2, 4]]),
     }
     assert kept(model, batch, [0]) == {0: 24}
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize(
+    "size", ["naflexvit_base_patch16_gap", "naflexvit_so150m2_patch16_reg1_gap"]
+)
+def test_patches_that_timms_naflex_calls_invalid_are_padding(size, loaded):
+    sizes = {"embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 0}
+    model = timm.create_model(size, **sizes)
+    front = model.num_prefix_tokens
+    valid = torch.arange(6) < torch.tensor([[6], [4]])
+    places = torch.stack([torch.arange(6) // 3, torch.arange(6) % 3], dim=-1).expand(2, -1, -1)
+    batch = {"patch_coord": places, "patch_valid": valid}
+    batch["patches" if loaded else "x"] = torch.randn(2, 6, 768)
+    assert kept(model, batch, [0]) == {0: 2 * front + 10}
+    assert kept(model, batch, [0], tokens="patch") == {0: 10}
+
+
+class Encoder(torch.nn.Module):
+    """A text model as torch's own parts make it."""
+
+    def __init__(self, batch_first):
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first)
+        self.batch_first = batch_first
+        self.encoder = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, tokens, src_key_padding_mask):
+        tokens = tokens if self.batch_first else tokens.transpose(0, 1)
+        return self.encoder(tokens, src_key_padding_mask=src_key_padding_mask)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_what_torchs_mask_says_is_padding_is_padding(batch_first):
+    padded = SOURCE == 0
+    for mask in (padded, torch.zeros(2, 6).masked_fill(padded, -torch.inf)):
+        batch = {"tokens": torch.randn(2, 6, 16), "src_key_padding_mask": mask}
+        assert kept(Encoder(batch_first), batch, [0]) == {0: 9}
+        scores = survey(Encoder(batch_first), [batch], SurveyOptions(quantities=("logits",)))
+        assert scores.softmax.set_index("head")["queries"]["all"] == 9 * 2  # of two heads
 
 
 def test_patches_that_are_left_out_by_chance_are_told():
