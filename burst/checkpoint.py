@@ -7,6 +7,7 @@ as timm does. timm's filter for the model reads foreign names, and its loader Go
 """
 
 import contextlib
+import io
 import os
 import re
 import sys
@@ -60,6 +61,8 @@ VIT_NAMES = {  # width, depth -> timm's word
     (1024, 24): "large",
     (1280, 32): "huge",
 }
+MOCO_SMALL = re.compile("vit_(conv_)?small")  # of its published code: 12 heads, where timm's have 6
+OF_A_BLOCK = re.compile(r"(^|\.)blocks\.\d+\..+\.(weight|bias)$")
 PATCHES, POSITIONS = "patch_embed.proj.weight", re.compile("pos(_|it)")
 Named = dict[str, Tensor]
 Reasons = dict[str, str]
@@ -146,7 +149,7 @@ class _Found:
     entries: Mapping[str, object]  # the state dict as it is stored
     prefix: str
     copies: tuple[str, ...]  # other prefixes in it that lead to the same names
-    heads: int | None  # only Flax files tell
+    heads: int | None  # Flax files and MoCo's tell
     resampled: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -171,6 +174,8 @@ def _find(path: Path, ours: Score) -> _Found:
     layout = "MAE with decoder" if any(x.startswith("decoder_") for x in state) else layout
     layout = {"npz": "Google Flax npz", "torch": layout}.get(kind, f"{layout}, safetensors")
     plain = {name: _plain(path, name, value) for name, value in state.items()}
+    if layout.startswith("MoCo v3") and MOCO_SMALL.fullmatch(str(flat.get("arch"))):
+        heads = 12
     copies = tuple(y for x, _, y in (z.rpartition("|") for z in others) if x == wrapper and y)
     return _Found(path, layout, plain, dropped, entries, prefix, copies, heads)
 
@@ -292,6 +297,8 @@ def _check_size(found: _Found, expected: Named, model: nn.Module) -> None:
         what = "holds a ViT of {}, but the model is of {}".format(*sizes)
     elif None not in heads and heads[0] != heads[1]:
         what, fits = "holds a ViT of {} heads, but the model has {}".format(*heads), ""
+        if name := (getattr(model, "pretrained_cfg", None) or {}).get("architecture"):
+            fits = f"timm.create_model({name!r}, num_heads={heads[0]}), in Python"
     else:
         return
     such = f", such as {fits}" if fits else ""
@@ -322,7 +329,7 @@ def _in_names_of(model: nn.Module, found: _Found, expected: Named) -> _Found:
     whole = replace(found, state=clean_state_dict(tensors), prefix="")
     for one, convert in product((found, whole), converters):
         state: Named = {}
-        with contextlib.suppress(*DAMAGE):
+        with contextlib.suppress(*DAMAGE), contextlib.redirect_stdout(io.StringIO()):  # some print
             state = convert(dict(one.state), model)
         if fits(state):
             return _converted(one, state)
@@ -343,15 +350,21 @@ def _as_torchvision(state: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def _converted(found: _Found, state: Named) -> _Found:
-    """With what became of the tensors: moved as they were, made anew, or left out."""
+    """With what became of the tensors: moved as they were, made anew, or left out.
+
+    Raises:
+        CheckpointError: patches of another size; or a weight or bias of a block is left out that is
+            not zero, and nothing was made of it, so that the model is another.
+    """
     before, after = (
         {value.untyped_storage().data_ptr(): name for name, value in tensors.items()}
         for tensors in (found.state, state)
     )
-    gone = {before[place] for place in before.keys() - after.keys()} - state.keys()
+    gone = [name for place, name in before.items() if place not in after and name not in state]
     made = {after[place] for place in after.keys() - before.keys()}
     if PATCHES in made:
         raise CheckpointError(f"{found.path} holds patches of another size than the model's")
+    _check_nothing_is_lost(found, gone, made)
     counts = [value.shape[-2] for name, value in found.state.items() if POSITIONS.search(name)]
     grids = {name: state[name].shape[-2] for name in made if POSITIONS.search(name)}
     return replace(
@@ -360,6 +373,17 @@ def _converted(found: _Found, state: Named) -> _Found:
         dropped={**found.dropped, **{found.prefix + name: FILTERED for name in gone}},
         resampled={x: f"from {counts[0]} positions to {n}" for x, n in grids.items()},
     )
+
+
+def _check_nothing_is_lost(found: _Found, gone: Iterable[str], made: Iterable[str]) -> None:
+    remade = {name.rpartition(".")[0] for name in made}
+    for name in gone:
+        module = name.rpartition(".")[0]
+        if OF_A_BLOCK.search(name) and module not in remade and bool(found.state[name].any()):
+            raise CheckpointError(
+                f"{found.path} holds {name}, which is not zero, and the model has no place for it; "
+                "choose the model that has (of DINOv3's, timm's names end in _qkvb)"
+            )
 
 
 def _left_aside(found: _Found, expected: Named, model: nn.Module) -> tuple[Reasons, Reasons]:

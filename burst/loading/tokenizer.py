@@ -74,7 +74,8 @@ def _around(name: str, tokenizer: Foreign) -> tuple[tuple[int, ...], tuple[int, 
 def _positions(model: nn.Module) -> int:
     """How many tokens have a position. RoBERTa's begin behind the one that stands for padding."""
     config: Any = model.config
-    known = getattr(config, "max_position_embeddings", None) or 1 << 30
+    known = getattr(config, "max_position_embeddings", None) or 0
+    known = known if known > 0 else 1 << 30  # XLNet says -1, for no limit
     for module in model.modules():
         table = getattr(module, "position_embeddings", None)
         if isinstance(table, nn.Embedding) and table.padding_idx is not None:

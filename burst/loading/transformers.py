@@ -2,8 +2,10 @@
 
 import contextlib
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from burst.loading.common import (
 from burst.loading.hf_files import PROCESSOR, HfFiles, find_files, sha256_of_all, silent
 from burst.loading.image_processor import processor_facts
 from burst.loading.tokenizer import tokenizer_of
+from burst.weightfile import read_stored, sha256_of_stored
 
 KINDS = {
     "pixel_values": "image",
@@ -125,9 +128,51 @@ def _weighted(wanted: _Wanted, options: LoadOptions) -> tuple[Any, dict[str, Any
     model = wanted.kind._from_config(wanted.config, dtype=torch.float32, **_how(wanted.kind))
     if options.weights == RANDOM:
         return model, {"weights_source": RANDOM, "weights_sha256": None}
-    report = load_checkpoint(model, options.weights)  # type: ignore[arg-type]
-    source = {"weights_source": str(options.weights), "weights_sha256": report.sha256}
+    path = Path(options.weights)  # type: ignore[arg-type]
+    try:
+        report = load_checkpoint(model, path)
+    except CheckpointError as error:
+        found = _renamed(wanted, path)
+        if found is None:
+            raise error from error.__cause__
+        model, report = found
+    source = {"weights_source": str(path), "weights_sha256": report.sha256}
     return model, {**source, "report": report}
+
+
+def _renamed(wanted: _Wanted, path: Path) -> tuple[Any, LoadReport] | None:
+    """The model with a file's tensors, if transformers knows the names as older ones of its own.
+
+    Those of most vision models have changed in version 5, and files keep the names of before.
+    """
+    _, stored = read_stored(path)
+    if not isinstance(stored, Mapping) or not all(isinstance(x, Tensor) for x in stored.values()):
+        return None
+    state = {name: x.float() if x.is_floating_point() else x for name, x in stored.items()}
+    try:
+        model, found = wanted.kind.from_pretrained(
+            None,
+            config=wanted.config,
+            state_dict=state,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **_how(wanted.kind),
+        )
+    except Exception:  # it may raise anything; what the file lacks is said already
+        return None
+    if any(found[key] for key in ("missing_keys", "mismatched_keys", "error_msgs")):
+        return None
+    if not all(bool(x.isfinite().all()) for x in model.state_dict().values()):
+        return None
+    dropped = dict.fromkeys(grouped(found["unexpected_keys"]), _no_part(wanted.kind))
+    layout = "names as transformers saved them"
+    digest = sha256_of_stored(path)
+    return model, LoadReport(path, layout, digest, len(model.state_dict()), dropped)
+
+
+def _no_part(kind: Foreign) -> str:
+    return f"no part of a {kind.__name__}"
 
 
 def _class(transformers: Foreign, name: str, config: Foreign) -> Foreign:
@@ -162,10 +207,11 @@ def _pretrained(wanted: _Wanted) -> tuple[Any, dict[str, Any]]:
         whole, found = _read(files, saved, wanted.whole)
         inside = [(one, part) for one, part in whole.named_modules() if isinstance(part, kind)]
         name, model = inside[0] if inside else ("", whole)
-        aside = grouped(key for key in whole.state_dict() if not key.startswith(f"{name}."))
+        rest = whole.state_dict() if name else ()  # else the whole is what is wanted
+        aside = grouped(key for key in rest if not key.startswith(f"{name}."))
     _check_loaded(files, type(model), found)
     sha256 = sha256_of_all(weights)
-    dropped = dict.fromkeys(aside, f"no part of a {kind.__name__}")
+    dropped = dict.fromkeys(aside, _no_part(kind))
     layout = f"transformers, {weights[0].suffix[1:]}, {len(weights)} file(s)"
     report = LoadReport(weights[0], layout, sha256, len(model.state_dict()), dropped)
     return model, {"weights_source": files.source, "weights_sha256": sha256, "report": report}

@@ -4,6 +4,7 @@ import random
 import re
 
 import pytest
+import timm
 import torch
 from checkpoints import (
     CLASSES,
@@ -339,3 +340,41 @@ def test_a_model_saved_as_a_folder_is_read_from_it(tmp_path, published, state, i
     model = tiny_vit()
     assert "safetensors" in load_checkpoint(model, tmp_path).layout
     assert_same_function(model, published, images)
+
+
+@pytest.mark.parametrize("arch", ["vit_small", "vit_conv_small"])
+def test_mocos_small_vit_has_twelve_heads_which_its_tensors_do_not_tell(tmp_path, arch):
+    """facebookresearch/moco-v3, vits.py; timm's have 6, and take the file for theirs."""
+    model = tiny_vit(embed_dim=24)
+    held = {"state_dict": prefixed("module.base_encoder.", model.state_dict())}
+    load_checkpoint(model, saved(tmp_path, {"arch": "vit_base", **held}))
+    path = saved(tmp_path, {"arch": arch, **held})
+    assert "holds a ViT of 12 heads, but the model has 4" in refusal(model, path)
+    load_checkpoint(tiny_vit(embed_dim=24, num_heads=12), path)
+
+
+def test_a_remedy_for_other_heads_can_be_typed(tmp_path):
+    named = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=1)
+    tensors = prefixed("module.base_encoder.", named.state_dict())
+    told = refusal(named, saved(tmp_path, {"arch": "vit_small", "state_dict": tensors}))
+    assert "timm.create_model('vit_tiny_patch16_224', num_heads=12), in Python" in told
+
+
+@pytest.mark.parametrize("of_zeros", [True, False])
+def test_a_bias_that_timms_filter_drops_is_refused_unless_it_is_zero(tmp_path, of_zeros, capsys):
+    """DINOv3 in its own names: q and v may have biases, of which timm's plain model knows none."""
+    sizes = {"embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 0}
+    model = timm.create_model("vit_small_patch16_dinov3", **sizes)
+    state = {
+        re.sub(r"gamma_(\d)", r"ls\1.gamma", name).replace("reg_token", "storage_tokens"): value + 1
+        for name, value in model.state_dict().items()
+    }
+    state["blocks.0.attn.qkv.bias"] = torch.zeros(72) if of_zeros else torch.ones(72)
+    state["blocks.0.attn.qkv.bias_mask"] = torch.ones(72)
+    path = saved(tmp_path, state)
+    if of_zeros:
+        report = load_checkpoint(model, path)
+        assert list(report.dropped)[:2] == ["blocks.0.attn.qkv.bias", "blocks.0.attn.qkv.bias_mask"]
+    else:
+        assert "holds blocks.0.attn.qkv.bias, which is not zero, and" in refusal(model, path)
+    assert capsys.readouterr().out == ""

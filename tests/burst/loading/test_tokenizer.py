@@ -4,6 +4,7 @@ import torch
 
 import burst
 from burst.errors import TextError
+from burst.loading.tokenizer import _positions
 
 transformers = pytest.importorskip("transformers")
 
@@ -62,6 +63,14 @@ def test_positions_of_roberta_begin_behind_its_padding(tmp_path):
     assert found.text_tokenizer().max_length == 24 - 2
     full = torch.full((1, 22), 5)
     found.model(input_ids=full, attention_mask=torch.ones_like(full))
+
+
+def test_no_number_of_positions_is_no_limit():
+    """XLNet's configuration says -1."""
+    model = transformers.BertModel(transformers.BertConfig(**hf_folders.TEXT))
+    assert _positions(model) == 24
+    model.config.max_position_embeddings = -1
+    assert _positions(model) >= 10**9
 
 
 def test_a_model_without_a_tokenizer_says_so(tmp_path, story):

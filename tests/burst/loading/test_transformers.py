@@ -126,6 +126,23 @@ def test_a_file_is_taken_for_the_folder_s_weights(vit, tmp_path):
     assert found.weights_source == str(tmp_path / "mine.pth")
 
 
+def test_the_folder_s_own_file_is_taken_too_whatever_its_names(vit, tmp_path):
+    """transformers 5 renames what files of before hold, and keeps their names on the disk."""
+    folder, _ = vit
+    whole = burst.load_backbone(f"hf:{folder}")
+    file = folder / "model.safetensors"
+    found = burst.load_backbone(f"hf:{folder}", file)
+    for one, other in zip(*(x.model.state_dict().values() for x in (whole, found)), strict=True):
+        assert torch.equal(one, other)
+    assert set(found.report.dropped) == set(whole.report.dropped)
+    assert (found.weights_source, found.weights_sha256) == (str(file), whole.weights_sha256)
+    weights = safetensors.torch.load_file(file)
+    del weights["vit.layernorm.weight"]
+    torch.save(weights, tmp_path / "less.pth")
+    with pytest.raises(CheckpointError, match="missing .*nothing was loaded"):
+        burst.load_backbone(f"hf:{folder}", tmp_path / "less.pth")
+
+
 # --- what is strict --------------------------------------------------------------------------
 
 
@@ -250,6 +267,14 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path):
     transformers.T5Model(transformers.T5Config(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModel, match=r"is an encoder with a decoder; .*get_encoder"):
         burst.load_backbone(f"hf:{tmp_path}")
+
+
+def test_an_encoder_alone_is_measured_whole(tmp_path):
+    sizes = {"vocab_size": 40, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(**sizes, is_encoder_decoder=False)
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path)
+    found = burst.load_backbone(f"hf:{tmp_path}")
+    assert not found.report.dropped
 
 
 # --- towers and other kinds ------------------------------------------------------------------
