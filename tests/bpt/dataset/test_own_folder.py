@@ -41,7 +41,7 @@ def test_folders_of_classes_are_split_and_the_sizes_are_said_and_recorded(photos
     found, told = opened(photos)
     sizes = [len(getattr(found, kind)) for kind in SPLITS]
     assert found.classes == ("blue", "green", "red") and sum(sizes) == 36
-    assert "36 images of 3 classes" in told and f"{sizes[0]} to train" in told
+    assert "36 images of 3 classes (blue, green, red)" in told and f"{sizes[0]} to train" in told
     assert found.about["split"] == {"by": "name, class by class", "shares": SHARES}
     for split in (found.train, found.val, found.test):
         assert {found.classes[label] for label in split.labels} == set(found.classes)
@@ -232,8 +232,57 @@ def test_a_class_may_be_called_train(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "splits, doubled",
+    [
+        (("training_set", "test_set"), False),
+        (("train_images", "test_images", "val_images"), False),
+        (("TrainingData", "testset"), True),
+        (("seg_train", "seg_test"), True),
+        (("train", "test1"), False),
+    ],
+)
+def test_folders_with_a_word_of_a_split_in_their_names_are_splits(tmp_path, splits, doubled):
+    counts = dict(zip(splits, (4, 3, 2), strict=False))
+    split_folders(tmp_path, **{f"{one}/{one}" if doubled else one: n for one, n in counts.items()})
+    photo(tmp_path / "seg_pred" / "seg_pred" / "1.png", 1)
+    found, told = opened(tmp_path)
+    assert found.classes == ("cat", "dog") and found.about["split"]["by"] == "given"
+    assert {name.split("/")[0] for name in found.test.names} == {splits[1]}
+    assert len(found.test) == 6 and len(found.train) + len(found.val) == 8 + 4 * (len(splits) > 2)
+    assert f"{splits[1]}/ is read as test/, with the classes cat, dog; if these" in told
+    assert "1, such as 'seg_pred/seg_pred/1.png'" in told
+
+
+def test_a_table_says_that_folders_called_like_splits_are_classes(tmp_path):
+    split_folders(tmp_path, train_set=4, test_set=4)
+    names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
+    rows = [f"{name},{name.parts[0]}" for name in names]
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,label", *rows]))
+    assert open_dataset(f"folder:{tmp_path}/labels.csv").classes == ("test_set", "train_set")
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [("steam_train", "train_station"), ("test_tube", "vial"), ("train_car", "test_car", "bus")],
+)
+def test_classes_may_have_such_a_word_in_their_names(tmp_path, classes):
+    assert open_dataset("folder", class_folders(tmp_path, 4, classes)).classes == tuple(
+        sorted(classes)
+    )
+
+
+@pytest.mark.parametrize("splits", [("train", "test1"), ("train_images", "test_images")])
+def test_folders_called_like_splits_without_classes_are_refused(tmp_path, splits):
+    class_folders(tmp_path, 4, splits)
+    says = rf"{min(splits)}/ and {max(splits)}/ are called like splits, .* rename them if they are"
+    with pytest.raises(ImageError, match=says):
+        open_dataset("folder", tmp_path)
+
+
+@pytest.mark.parametrize(
     "counts, says",
     [
+        ({"train_a": 3, "train_b": 1, "test_a": 1}, "has both train_a/ and train_b/"),
         ({"train": 3, "val": 1, "valid": 1}, "has both val/ and valid/"),
         ({"test": 3, "other": 3}, "no image in train/"),
     ],
