@@ -1,5 +1,6 @@
 """One's own images: folders of classes, folders of splits with classes, or a CSV of labels."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,8 @@ def open_folder(request: Request) -> Benchmark:
 
     Raises:
         ImageError: nothing or no image lies there; no two classes, or a split is missing; an image
-            lies in no class; a class has no training image, or too few to be split.
+            lies in no class; a class has no training image, or too few to be split; the place or a
+            class has a name that is not in UTF-8, as out of old archives. Files may.
     """
     place = request.root
     assert place is not None
@@ -98,6 +100,10 @@ def _benchmark(
     copies: Sequence[Sequence[str]],
 ) -> Benchmark:
     classes = tuple(sorted(set(images.classes.values())))
+    for name in (images.source, *classes):
+        if name.encode(errors="ignore").decode() != name:
+            what = f"the folder {os.fsencode(name)!r}"
+            raise ImageError(f"{images.source}: {what} is not named in UTF-8; rename it")
     trained = {images.classes[name] for name, kind in kinds.items() if kind == "train"}
     if not trained:
         raise ImageError(f"{images.source} has no image in train/; expected {EXPECTED}")

@@ -1,8 +1,11 @@
 """`bpt` as a user types it."""
 
 import csv
+import io
 import json
+import os
 import shlex
+import shutil
 import signal
 import sys
 
@@ -387,6 +390,17 @@ def test_an_unknown_option_is_one_line(capsys):
         run_command(command.app, ["train", "digits", "--rnak", "3"])
     assert caught.value.code == 2
     assert "--rank" in capsys.readouterr().err
+
+
+def test_a_file_whose_name_is_not_utf_8_is_printed_as_it_is_called(few, tmp_path, monkeypatch):
+    photos = shutil.copytree(few, tmp_path / "photos")
+    shutil.copy(photos / "train/red/0.png", photos / "test/red" / os.fsdecode(b"\xe4.png"))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", write_through=True))
+    with pytest.raises(SystemExit) as caught:
+        run_command(command.app, ["datasets", "--check", f"folder:{photos}"])
+    assert caught.value.code == 0
+    assert b"test/red/\xe4.png and train/red/0.png" in b" ".join(written.getvalue().split())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 import tarfile
 import unicodedata
 import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -160,6 +161,16 @@ def test_what_does_not_count_is_said(photos, tmp_path):
     assert "red/sub/deeper/extra.png" in every and len(every) == 37
     assert "images that lie in no folder of a class, 1, such as 'cover.png'" in told
     assert "other files, 1" in told
+
+
+@pytest.mark.parametrize("folder", ["photos/cat", "photos"])
+def test_a_folder_whose_name_is_not_utf_8_is_refused_by_name(tmp_path, folder):
+    class_folders(tmp_path / "photos", 4, ("cat", "dog"))
+    odd = Path(os.fsdecode(b"\xe4\xf6"))  # as unpacked from a zip of long ago
+    (tmp_path / folder).rename((tmp_path / folder).parent / odd)
+    place = tmp_path / "photos" if folder != "photos" else tmp_path / odd
+    with pytest.raises(ImageError, match=r"the folder b'.*\\xe4\\xf6' is not named in UTF-8"):
+        open_dataset("folder", place)
 
 
 @pytest.mark.parametrize("classes", [(), ("cat",)])
