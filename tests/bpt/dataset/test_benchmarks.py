@@ -366,6 +366,55 @@ def test_a_damaged_mat_file_is_told(tmp_path, name):
         open_dataset("flowers", tmp_path)
 
 
+def rewritten(path, change):
+    """Variables of a .mat file, after a change."""
+    content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
+    change(content)
+    scipy.io.savemat(path, content)
+
+
+def test_labels_of_flowers_that_start_at_0_are_refused_by_the_file(tmp_path):
+    layouts.flowers(tmp_path)
+    rewritten(tmp_path / "imagelabels.mat", lambda content: content.update(labels=[[3, 1, 0, 2]]))
+    with pytest.raises(ImageError, match=r"imagelabels\.mat: image 3 has label 0, not one from 1"):
+        open_dataset("flowers", tmp_path)
+
+
+@pytest.mark.parametrize("odd", [0, 10])
+def test_an_image_of_flowers_that_there_is_not_is_named(tmp_path, odd):
+    layouts.flowers(tmp_path)
+    rewritten(tmp_path / "setid.mat", lambda content: content.update(valid=[[4, odd, 6]]))
+    with pytest.raises(ImageError, match=rf"names image {odd}, but there are labels 1 to 9"):
+        open_dataset("flowers", tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["combined", "devkit"])
+def test_classes_of_cars_that_start_at_0_are_refused_by_the_file(tmp_path, layout):
+    combined = layout == "combined"
+    (layouts.cars_combined if combined else layouts.cars_devkit)(tmp_path)
+    file = "cars_annos.mat" if combined else "devkit/cars_train_annos.mat"
+
+    def lower(content):
+        for one in content["annotations"][0]:
+            one["class"] -= 1
+
+    rewritten(tmp_path / file, lower)
+    with pytest.raises(ImageError, match=rf"{file}: image 1 has class 0, not one from 1 on"):
+        open_dataset("cars", tmp_path)
+
+
+def test_annotations_of_cars_that_lack_a_field_or_all_images_are_told(tmp_path):
+    layouts.cars_devkit(tmp_path)
+    file = tmp_path / "devkit/cars_train_annos.mat"
+    rewritten(file, lambda content: content.update(annotations=content["annotations"][:, :0]))
+    with pytest.raises(ImageError, match=r"cars_train_annos\.mat lists no image"):
+        open_dataset("cars", tmp_path)
+    shutil.copy(tmp_path / "cars_test_annos_withlabels.mat", tmp_path / "cars_annos.mat")
+    (tmp_path / "car_ims").mkdir()
+    with pytest.raises(ImageError, match=r"annotations have no relative_im_path"):
+        open_dataset("cars", tmp_path)
+
+
 def test_extra_files_do_not_count(tmp_path):
     base = layouts.cub(tmp_path)
     before = open_dataset("cub", tmp_path).digest
