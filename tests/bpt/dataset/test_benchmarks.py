@@ -243,6 +243,7 @@ def test_vpt_files_decide_the_splits_and_a_missing_class_shifts_no_label(tmp_pat
             "test": {path: one for one, names in by_class.items() if one > 1 for path in names[4:]},
         },
     )
+    (base / "val.json").write_text((base / "val.json").read_text(), encoding="utf-8-sig")
     found = open_dataset("cub", tmp_path)
     assert described(found.val) == {f"images/{by_class[3][3]}": 2}
     assert set(found.test.labels.tolist()) == {1, 2}
