@@ -385,6 +385,27 @@ def test_mistakes_about_a_run_are_one_line(trained, tmp_path, images):
     assert "bad.png" in refused("predict", out, tmp_path / "bad.png")
 
 
+def test_an_image_that_cannot_be_read_costs_no_other_its_answer(trained, images, tmp_path):
+    out, _ = trained
+    photos = shutil.copytree(images / "test" / "red", tmp_path / "photos")
+    whole = json.loads(succeeded("predict", out, photos, "--json").stdout)
+    for name in ("0.png", "2.png"):
+        (photos / name).write_bytes(b"torn")
+    found = run("predict", out, photos, "--json")
+    kept = [one for one in whole if one["image"].endswith(("1.png", "3.png"))]
+    assert found.exit_code == 2
+    for one, other in zip(json.loads(found.stdout), kept, strict=True):
+        assert one["image"] == other["image"]
+        assert [each["name"] for each in one["classes"]] == [e["name"] for e in other["classes"]]
+    shown = run("predict", out, photos)
+    assert shown.exit_code == 2 and shown.stdout.count("%") == 6
+    for result in (found, shown):
+        first, second = result.stderr.splitlines()
+        assert first.startswith("error: cannot read image '0.png'") and "'2.png'" in second
+    with pytest.raises(burst.ImageError, match=r"0\.png"):
+        bpt.predict(bpt.open_run(out), [photos])
+
+
 def test_an_unknown_option_is_one_line(capsys):
     with pytest.raises(SystemExit) as caught:
         run_command(command.app, ["train", "digits", "--rnak", "3"])
