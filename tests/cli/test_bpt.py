@@ -443,7 +443,7 @@ def test_what_is_left_out_is_shown_as_it_is_typed(words, says, capsys):
 @pytest.mark.parametrize(
     "arguments, ends",
     [
-        (("train", "photos"), "your own images are folder:photos"),
+        (("train", "photos"), "vtab (your own images are folder:photos)"),
         (("train", "digits", "--batch-size", "5000"), "lower batch_size, such as --batch-size 512"),
         (("train", "--placement", "last:99"), "give 1 to 12"),
         (("train", "--device", "gpu"), "or cpu (--device cpu)"),
