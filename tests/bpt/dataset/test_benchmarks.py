@@ -157,7 +157,7 @@ def test_flat_validation_images_get_their_classes_from_a_list(tmp_path, source):
     if source == "kaggle":
         lines = [f"{name[:-5]},{wnid} 1 2 3 4 " for name, wnid in ordered]
         (tmp_path / "LOC_val_solution.csv").write_text(
-            "\n".join(["ImageId,PredictionString", *lines])
+            "\n".join(["ImageId,PredictionString", *lines, "", ""])
         )
     else:
         folder = tmp_path / "ILSVRC2012_devkit_t12" / "data"
@@ -173,6 +173,37 @@ def test_flat_validation_images_get_their_classes_from_a_list(tmp_path, source):
         name.split("/")[-1]: layouts.WNIDS[label] for name, label in described(found.test).items()
     }
     assert named == expected
+
+
+def flat_imagenet(root):
+    layouts.imagenet(root)
+    for path in list((root / "val").rglob("*.JPEG")):
+        path.rename(root / "val" / path.name)
+    return root
+
+
+def test_a_damaged_list_of_flat_validation_images_is_named(tmp_path):
+    root = flat_imagenet(tmp_path)
+    (root / "LOC_val_solution.csv").write_bytes(b"ImageId,PredictionString\n\xfc,n01440764 1\n")
+    with pytest.raises(ImageError, match=r"LOC_val_solution\.csv is damaged: 'utf-8'"):
+        open_dataset("imagenet", root)
+
+
+@pytest.mark.parametrize(
+    "synset, truth, says",
+    [
+        ({"ID": 1}, "1", r"meta\.mat: its synsets have no ILSVRC2012_ID and no WNID"),
+        ({"ILSVRC2012_ID": 1, "WNID": "n01440764"}, "0", r"data: class id 0 is not in meta\.mat"),
+        ({"ILSVRC2012_ID": 1, "WNID": "n01440764"}, "x", r"a class id is no number: .*'x'"),
+    ],
+)
+def test_a_damaged_devkit_is_told(tmp_path, synset, truth, says):
+    folder = flat_imagenet(tmp_path) / "ILSVRC2012_devkit_t12" / "data"
+    folder.mkdir(parents=True)
+    scipy.io.savemat(folder / "meta.mat", {"synsets": layouts._struct([synset])})
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    with pytest.raises(ImageError, match=says):
+        open_dataset("imagenet", tmp_path)
 
 
 def test_a_list_names_imagenets_training_images(tmp_path):
@@ -355,6 +386,13 @@ def test_a_list_cut_short_is_told(tmp_path, name):
         open_dataset("cub", tmp_path)
     (base / name).unlink()
     with pytest.raises(ImageError, match=rf"{name}"):
+        open_dataset("cub", tmp_path)
+
+
+def test_a_split_of_birds_that_is_neither_0_nor_1_is_told(tmp_path):
+    file = layouts.cub(tmp_path) / "train_test_split.txt"
+    file.write_text(file.read_text().replace("3 1\n", "3 2\n", 1))
+    with pytest.raises(ImageError, match=r"train_test_split.txt gives image 3 the split '2'; exp"):
         open_dataset("cub", tmp_path)
 
 
