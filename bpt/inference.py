@@ -1,13 +1,15 @@
 """A trained run on images: scores of a split, and the most likely classes of any image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from bpt.configuration import open_benchmark
@@ -18,7 +20,8 @@ from bpt.run_folder import Run
 from bpt.transforms import eval_transform
 from burst.device import choose_device
 from burst.distributed import rank_and_size
-from burst.errors import BurstError, CheckpointError, ImageError, check_known
+from burst.errors import BurstError, CheckpointError, ImageError, check_known, one_line
+from burst.progress import Say
 
 SPLITS = ("train", "val", "test")
 
@@ -124,7 +127,12 @@ def _answers(
 
 @torch.inference_mode()
 def predict(
-    run: Run, images: Sequence[str | Path], *, top: int = 5, device: str = "cpu"
+    run: Run,
+    images: Sequence[str | Path],
+    *,
+    top: int = 5,
+    device: str = "cpu",
+    on_bad: Say | None = None,
 ) -> list[dict[str, Any]]:
     """The most likely classes of images, by a run's best epoch.
 
@@ -133,13 +141,15 @@ def predict(
         images: files, folders or archives of images; what they hold is read in order of names.
         top: how many classes, at most as many as there are.
         device: to run on: "auto", "cpu", "cuda", ...; under `torchrun` each process has its GPU.
+        on_bad: called with a line for each image that cannot be read, which is then left out; if
+            not given, the first one is raised.
 
     Returns:
         For each image its `image` (where it lies) and `classes`, a list of `name` and
         `probability`, in 0..1, the most likely first.
 
     Raises:
-        ImageError: an image is missing or cannot be read; it is named.
+        ImageError: an image is missing or, without `on_bad`, cannot be read; it is named.
         CheckpointError: see `Run.load_model`.
         BurstError: `top` is not positive, or the device is not here.
     """
@@ -151,18 +161,37 @@ def predict(
     chosen = choose_device(device)
     model, backbone = run.load_model(chosen)
     transform, size = eval_transform(backbone), run.recipe.eval_batch_size
-    found = [(opener, name) for opener in openers for name in sorted(opener.files.sizes)]
     answers, names = [], run.classes
-    for start in range(0, len(found), size):
-        part = found[start : start + size]
-        batch = torch.stack([transform(opener(name)) for opener, name in part])
+    reading = ((place, transform(image)) for place, image in readable(openers, on_bad))
+    while shown := list(islice(reading, size)):
+        batch = torch.stack([pixels for _, pixels in shown])
         with autocast(chosen, run.recipe.precision):
             logits = model(batch.to(chosen)).float().cpu()
         likely = logits.softmax(dim=1).topk(min(top, len(names)))
-        for (opener, name), values, labels in zip(part, *likely, strict=True):
+        for (place, _), values, labels in zip(shown, *likely, strict=True):
             classes = [
                 {"name": names[label], "probability": value}
                 for value, label in zip(values.tolist(), labels.tolist(), strict=True)
             ]
-            answers.append({"image": opener.describe(name), "classes": classes})
+            answers.append({"image": place, "classes": classes})
     return answers
+
+
+def readable(
+    openers: Iterable[FileOpener], on_bad: Say | None
+) -> Iterator[tuple[str, Image.Image]]:
+    """Where each image lies, and the image, in order of names; what cannot be read is told.
+
+    Raises:
+        ImageError: an image cannot be read, and nobody is told.
+    """
+    for opener in openers:
+        for name in sorted(opener.files.sizes):
+            try:
+                image = opener(name)
+            except ImageError as error:
+                if on_bad is None:
+                    raise
+                on_bad(one_line(error))
+            else:
+                yield opener.describe(name), image

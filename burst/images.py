@@ -238,7 +238,7 @@ class ImageStream(NamedStream):
                 if not self._skip_bad:
                     raise ImageError(
                         f"cannot read image {name!r} of {self.source}: {error}; "
-                        "skip_bad leaves it out"
+                        "skip_bad (--skip-bad) leaves it out"
                     ) from error
                 # Out of its own batch only: no image moves to another batch to fill the gap.
                 self.skipped.append((name, str(error)))

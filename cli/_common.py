@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
@@ -89,6 +90,8 @@ def check_not_typed(context: typer.Context, names: Iterable[str], why: str) -> N
 
 def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     """Run a command and leave; a wrong option or value is one line on stderr, exit code 2."""
+    if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be text: its bytes go out
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         code = typer.main.get_command(app).main(arguments, standalone_mode=False)
     except UsageError as error:

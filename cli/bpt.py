@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from cli._common import (
+    USER_ERROR,
     Device,
     Json,
     add_version,
@@ -112,26 +113,36 @@ def predict(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Name the most likely classes of images; of a detector, draw the objects that it finds."""
+    """Name the most likely classes of images; of a detector, draw the objects that it finds.
+
+    Images that cannot be read are left out, each with a line on stderr; the exit code is 2 then.
+    """
     with reported_errors():
         import bpt
         import reports
 
         run = bpt.open_run(folder)
+        bad: list[str] = []
         if isinstance(run, bpt.DetectionRun):
             check_not_typed(context, ("top",), f"is for classifiers; {folder} is a detector")
-            found = bpt.predict_objects(run, images, threshold=threshold, device=device)
+            found = bpt.predict_objects(
+                run, images, threshold=threshold, device=device, on_bad=bad.append
+            )
             answers = reports.save_predictions(found, out)
             table = reports.objects_table(answers)
         else:
             why = f"is for detectors; {folder} is a classifier"
             check_not_typed(context, ("threshold", "out"), why)
-            answers = bpt.predict(run, images, top=top, device=device)
+            answers = bpt.predict(run, images, top=top, device=device, on_bad=bad.append)
             table = reports.predictions_table(answers)
         if as_json:
             typer.echo(json.dumps(answers, indent=2))
-        else:
+        elif answers:
             plain_console().print(table)
+        for line in bad:
+            typer.echo(f"error: {line}", err=True)
+        if bad:
+            raise typer.Exit(USER_ERROR)
 
 
 @app.command(rich_help_panel=RUNS)

@@ -34,6 +34,12 @@ def open_birds(request: Request, name: str) -> Benchmark:
     for other, file in ((class_ids, "image_class_labels.txt"), (training, "train_test_split.txt")):
         if odd := sorted(paths.keys() ^ other.keys()):
             raise ImageError(f"{root}: image {odd[0]} is not in both images.txt and {file}")
+    if odd := [image for image, flag in training.items() if flag not in ("0", "1")]:
+        flag = training[odd[0]]
+        raise ImageError(
+            f"{root}/train_test_split.txt gives image {odd[0]} the split {flag!r}; expected 1, to "
+            "train, or 0, to test"
+        )
     names = {_number(root, key): name for key, name in _column(root, "classes.txt").items()}
     ids = sorted({_number(root, one) for one in class_ids.values()})
     if lacking := [one for one in ids if one not in names]:

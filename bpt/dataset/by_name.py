@@ -36,6 +36,7 @@ def split_by_name(
         ImageError: a class has fewer than three different images; it is named.
     """
     first = {name: min(group) for group in copies for name in group}
+    copied = {classes[name] for name in first}
     members: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         members[first.get(name, name)].append(name)
@@ -47,7 +48,7 @@ def split_by_name(
             units[within.pop()].append(names)
         else:
             found |= dict.fromkeys(names, "train")
-    _check_enough(units, place)
+    _check_enough(units, copied, place)
     for one, groups in units.items():
         placed = sorted(
             (min(_position(one, name, above) for name in group), group) for group in groups
@@ -75,10 +76,12 @@ def _position(class_name: str, name: str, above: int) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _check_enough(units: Mapping[str, Sequence[object]], place: str) -> None:
-    few = [f"{one!r} ({len(groups)})" for one, groups in units.items() if len(groups) < LEAST]
+def _check_enough(units: Mapping[str, Sequence[object]], copied: Iterable[str], place: str) -> None:
+    few = {one: len(groups) for one, groups in units.items() if len(groups) < LEAST}
     if few:
+        listed = some(f"{one!r} ({count})" for one, count in few.items())
+        copies = "; copies count once, and those in two classes not at all"
         raise ImageError(
-            f"{place}: too few different images of class {some(few)}; each class "
-            f"needs {LEAST}, one to train, one to validate and one to test"
+            f"{place}: too few different images of class {listed}; each class needs {LEAST}, one "
+            f"to train, one to validate and one to test{copies if few.keys() & copied else ''}"
         )

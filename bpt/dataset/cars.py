@@ -68,22 +68,25 @@ def _class_names(file: Path | None) -> list[str]:
     )
 
 
-def _rows(file: Path) -> list[Row]:
-    """The struct array `annotations`, one dictionary an image."""
+def _rows(file: Path, *fields: str) -> list[Row]:
+    """The struct array `annotations`, one dictionary an image, with its class, box and `fields`."""
     annotations = np.atleast_1d(read_mat(file, "annotations")[0])
-    fields = annotations.dtype.names or ()
-    if lacking := [name for name in ("class", *BOX) if name not in fields]:
-        raise ImageError(f"{file}: its annotations have no {lacking[0]}")
-    return [{name: one[name] for name in fields} for one in annotations]
+    if lacking := {"class", *BOX, *fields} - {*(annotations.dtype.names or ())}:
+        raise ImageError(f"{file}: its annotations have no {min(lacking)}")
+    rows = [{name: one[name] for name in ("class", *BOX, *fields)} for one in annotations]
+    for number, row in enumerate(rows, 1):
+        row["class"] = int(row["class"])
+        if row["class"] < 1:
+            raise ImageError(f"{file}: image {number} has class {row['class']}, not one from 1 on")
+    if not rows:
+        raise ImageError(f"{file} lists no image")
+    return rows
 
 
 def _combined_rows(file: Path) -> list[Row]:
-    rows = _rows(file)
     return [
-        row
-        | {"path": str(row["relative_im_path"]), "test": bool(row["test"])}
-        | {"class": int(row["class"])}
-        for row in rows
+        row | {"path": str(row["relative_im_path"]), "test": bool(row["test"])}
+        for row in _rows(file, "relative_im_path", "test")
     ]
 
 
@@ -95,12 +98,10 @@ def _devkit_rows(root: Path, devkit: dict[str, Path | None]) -> list[Row]:
             "cars_test_annos_withlabels.mat, which is not part of the devkit's archive"
         )
     return [
-        row
-        | {"path": f"cars_{kind}/{row['fname']}", "test": kind == "test"}
-        | {"class": int(row["class"])}
+        row | {"path": f"cars_{kind}/{row['fname']}", "test": kind == "test"}
         for kind, file in devkit.items()
         if file
-        for row in _rows(file)
+        for row in _rows(file, "fname")
     ]
 
 

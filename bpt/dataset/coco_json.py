@@ -42,7 +42,7 @@ from burst.files import cache_folder
 from burst.lock import one_at_a_time
 from burst.progress import Say
 
-FORMAT = 2  # of the kept arrays
+FORMAT = 3  # of the kept arrays
 BLOCK = 1 << 20  # bytes
 LONG = 20 << 20  # bytes of a JSON that takes seconds to parse
 LARGEST = 2**62  # of ids
@@ -216,9 +216,12 @@ class _Parser:
         if min(self.bounds[-2:]) < 0:
             raise _Flaw(f"{what}: bbox {_short(bounds)} has a negative width or height")
         _extend(self.areas, [area], f"{what}: area", farthest=math.inf)
+        crowd = one.get("iscrowd") or 0
+        if crowd not in (0, 1):
+            raise _Flaw(f"{what}: iscrowd is {_short(crowd)}; expected 0 or 1")
         self.ids.append(int(one["id"]))
         self.labels.append(label)
-        self.crowds.append(bool(one.get("iscrowd")))
+        self.crowds.append(bool(crowd))
         self.counts[place] += 1
         self._keep(mask)
 

@@ -18,11 +18,12 @@ in its path; a year may follow. Those with the word test are not read.
 The file name that a JSON gives an image is looked up in images/NAME/, NAME/, the JSON's folder, the
 one above annotations/, images/ and the place itself, where NAME is that word, such as train2017. It
 may also lie in NAME.zip, NAME.tar or images.zip, which are read in place. If it is nowhere there,
-its base name counts, where only one image has it.
+its base name counts, where only one image has it, in either form of Unicode.
 """
 
 import os
 import re
+import unicodedata
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -238,7 +239,7 @@ def named(json: JsonFile, file_names: Sequence[str], opener: FileOpener) -> tupl
     if None in found:
         by_base = _by_base_name(files)
         for place, (name, one) in enumerate(zip(names, found, strict=True)):
-            alike = by_base.get(PurePosixPath(name).name, []) if one is None else []
+            alike = by_base.get(_base_name(name), []) if one is None else []
             if len(alike) > 1:
                 raise ImageError(
                     f"{json}: image {name!r} may be {alike[0]} or {alike[1]} of {opener.place}; "
@@ -277,5 +278,9 @@ def _first(name: str, folders: Iterable[str], files: Iterable[str]) -> str | Non
 def _by_base_name(names: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in sorted(names):
-        found.setdefault(PurePosixPath(name).name, []).append(name)
+        found.setdefault(_base_name(name), []).append(name)
     return found
+
+
+def _base_name(name: str) -> str:
+    return unicodedata.normalize("NFC", PurePosixPath(name).name)

@@ -30,20 +30,25 @@ def open_flowers(request: Request) -> Benchmark:
     assert root is not None
     labels_file, ids_file = required(root, "imagelabels.mat"), required(root, "setid.mat")
     labels = np.atleast_1d(read_mat(labels_file, "labels")[0]).astype(np.int64)
+    if labels.size and labels.min() < 1:
+        image = int(labels.argmin()) + 1
+        raise ImageError(
+            f"{labels_file}: image {image} has label {labels.min()}, not one from 1 on"
+        )
     listed = Listed(root)
     splits = {
         kind: listed.split(_images(ids, labels, ids_file))
         for kind, ids in zip(IDS, read_mat(ids_file, *IDS.values()), strict=True)
     }
-    names = list(Flowers102.classes) if labels.max() <= len(Flowers102.classes) else None
+    names = list(Flowers102.classes) if labels.max(initial=0) <= len(Flowers102.classes) else None
     classes = names or [str(one) for one in range(1, int(labels.max()) + 1)]
     return request.benchmark("flowers", classes, splits["train"], splits["test"], splits["val"])
 
 
 def _images(ids: np.ndarray, labels: np.ndarray, file: Path) -> list[tuple[str, int]]:
     ids = np.atleast_1d(ids).astype(np.int64)
-    if ids.size and not (ids.min() >= 1 and ids.max() <= len(labels)):
-        raise ImageError(f"{file} names image {ids.max()}, but there are {len(labels)} labels")
+    if (odd := ids[(ids < 1) | (ids > len(labels))]).size:
+        raise ImageError(f"{file} names image {odd[0]}, but there are labels 1 to {len(labels)}")
     return [(f"jpg/image_{one:05d}.jpg", int(labels[one - 1]) - 1) for one in ids.tolist()]
 
 

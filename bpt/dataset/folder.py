@@ -1,5 +1,6 @@
 """One's own images: folders of classes, folders of splits with classes, or a CSV of labels."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from bpt.dataset.labels_file import by_labels, is_table, labels_in
 from bpt.dataset.own_layout import EXPECTED, OwnImages, by_folders
 from bpt.dataset.split import FileOpener, Split
 from burst.archive import IMAGE_SUFFIXES
-from burst.errors import ImageError
+from burst.errors import ImageError, some
 
 SPLITS = ("train", "val", "test")
 MOST_LOOKED_INTO = 200_000
@@ -27,9 +28,10 @@ def open_folder(request: Request) -> Benchmark:
       always the same, see `split_by_name`.
     - train/CLASS/IMAGE, test/CLASS/IMAGE and, if there is one, val/CLASS/IMAGE, as torchvision's
       ImageFolder reads each; training, valid, validation, dev and testing are other names for
-      them. Without val/, a tenth of the training images is held out, class by class and always the
-      same, see `hold_out`; without test/, val/ is the test split, and a tenth is held out likewise;
-      with neither, train/ is split by name.
+      them, and so are names with such a word, as seg_train/, if the same classes lie in them.
+      Without val/, a tenth of the training images is held out, class by class and always the same,
+      see `hold_out`; without test/, val/ is the test split, and a tenth is held out likewise; with
+      neither, train/ is split by name.
     - a CSV of labels, in the folder, or given itself: see `by_labels`.
 
     An archive (zip, uncompressed tar) is read in place; all may lie in folders above. Classes are
@@ -38,7 +40,8 @@ def open_folder(request: Request) -> Benchmark:
 
     Raises:
         ImageError: nothing or no image lies there; no two classes, or a split is missing; an image
-            lies in no class; a class has no training image, or too few to be split.
+            lies in no class; a class has no training image, or too few to be split; the place or a
+            class has a name that is not in UTF-8, as out of old archives. Files may.
     """
     place = request.root
     assert place is not None
@@ -97,6 +100,10 @@ def _benchmark(
     copies: Sequence[Sequence[str]],
 ) -> Benchmark:
     classes = tuple(sorted(set(images.classes.values())))
+    for name in (images.source, *classes):
+        if name.encode(errors="ignore").decode() != name:
+            what = f"the folder {os.fsencode(name)!r}"
+            raise ImageError(f"{images.source}: {what} is not named in UTF-8; rename it")
     trained = {images.classes[name] for name, kind in kinds.items() if kind == "train"}
     if not trained:
         raise ImageError(f"{images.source} has no image in train/; expected {EXPECTED}")
@@ -134,8 +141,9 @@ def _copies(opener: FileOpener, images: OwnImages) -> list[tuple[str, ...]]:
 def _split_in_words(kinds: dict[str, str], images: OwnImages) -> str:
     train, val, test = (sum(one == kind for one in kinds.values()) for kind in SPLITS)
     shares = "/".join(f"{100 * SHARES[kind]:.0f}" for kind in SPLITS)
+    classes = sorted(set(images.classes.values()))
     return (
-        f"{images.source}: {len(kinds):,} images of {len(set(images.classes.values())):,} classes, "
+        f"{images.source}: {len(kinds):,} images of {len(classes):,} classes ({some(classes)}), "
         f"split by name: {train:,} to train, {val:,} to validate, {test:,} to test ({shares} % on "
         "average, the same for every seed and method)"
     )

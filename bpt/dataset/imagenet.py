@@ -103,25 +103,29 @@ def _classes_of_flat(val: dict[str, str], root: Path) -> dict[str, str]:
 
 
 def _kaggle(file: Path) -> dict[str, str]:
-    with file.open(newline="") as stream:
-        rows = list(csv.reader(stream))[1:]
     try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = [row for row in csv.reader(stream) if row][1:]
         return {name: boxes.split()[0] for name, boxes in rows}
-    except (ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise ImageError(f"{file} is damaged: {error}") from error
 
 
 def _devkit(folder: Path) -> dict[str, str]:
     """ILSVRC2012_val_00000001 -> WordNet id."""
     synsets = np.atleast_1d(read_mat(folder / "meta.mat", "synsets")[0])
+    if not {"ILSVRC2012_ID", "WNID"} <= {*(synsets.dtype.names or ())}:
+        raise ImageError(f"{folder / 'meta.mat'}: its synsets have no ILSVRC2012_ID and no WNID")
     wnid = {int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in synsets}
     rows = read_table(folder / "ILSVRC2012_validation_ground_truth.txt", 1)
     try:
         return {
             f"ILSVRC2012_val_{number:08d}": wnid[int(row[0])] for number, row in enumerate(rows, 1)
         }
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
         raise ImageError(f"{folder}: class id {error} is not in meta.mat") from error
+    except ValueError as error:
+        raise ImageError(f"{folder}: a class id is no number: {error}") from error
 
 
 INFO = DatasetInfo(

@@ -1,6 +1,7 @@
 """A CSV of labels beside images: which image is of which class, and of which split."""
 
 import csv
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,10 @@ FILE = (
     *("filename", "file_name", "file", "image", "image_path", "image_name", "image_id", "img"),
     *("path", "filepath", "file_path", "photo", "name", "id"),
 )
-LABEL = ("label", "labels", "class", "class_name", "classname", "category", "target")
+LABEL = (
+    *("label", "labels", "class", "class_name", "classname", "class_label", "category"),
+    "target",
+)
 SPLIT = ("split", "set", "subset", "partition")
 
 
@@ -85,13 +89,13 @@ def labels_in(place: Path, names: Sequence[str]) -> Path | None:
 def by_labels(names: Sequence[str], table: Path) -> OwnImages:
     """Classes, and splits if it has a column of them, as a CSV beside or above the images says.
 
-    Columns are found by the names in its first line, in any case: of files (filename, file, image,
-    path, name, id ...), of labels (label, class, category, target ...) and of splits (split, set,
-    subset). Without such a line they are the file, its label and, if there are three, its split.
-    They stand apart by comma, semicolon or tab. A file is named by its path from the CSV, or by the
-    end of it, if no other ends so; with or without what its name ends in (.jpg), in any case.
-    Labels are names, numbers too. Where no column tells the splits and all images lie in train/ and
-    test/ (or val/), these folders do.
+    Columns are found by the names in its first line, in any case, blanks as `_`: of files
+    (filename, file, image, path, name, id ...), of labels (label, class, category, target ...) and
+    of splits (split, set, subset). Without such a line they are the file, its label and, if there
+    are three, its split. They stand apart by comma, semicolon or tab. A file is named by its path
+    from the CSV, or by the end of it, if no other ends so; with or without what its name ends in
+    (.jpg), in any case and in either form of Unicode. Labels are names, numbers too. Where no
+    column tells the splits and all images lie in train/ and test/ (or val/), these folders do.
 
     Args:
         names: of the images, from the CSV's folder.
@@ -108,6 +112,8 @@ def by_labels(names: Sequence[str], table: Path) -> OwnImages:
     seen: dict[str, _Row] = {}
     above = folders_above(names)
     find = _Finder(names, above)
+    if not columns.header:
+        _check_no_header(rows, find, table)
     for row in rows:
         name = find(row.file, f"{table}, line {row.line}, {columns.named(columns.file)}")
         if (before := seen.setdefault(name, row)) is not row:
@@ -136,7 +142,7 @@ class _Finder:
         self._exact, self._above = set(names), above
         self._ends: dict[str, list[str]] = defaultdict(list)
         for name in sorted(self._exact):
-            parts = name.lower().split("/")
+            parts = _plain(name).split("/")
             for start in range(len(parts)):
                 end = "/".join(parts[start:])
                 self._ends[end].append(name)
@@ -148,26 +154,38 @@ class _Finder:
         Raises:
             ImageError: there is no such file, or there are several.
         """
+        found = self.alike(text)
+        if not found:
+            raise ImageError(f"{where}: no image {text!r} lies there")
+        if len(found) > 1:
+            several = " and ".join(found[:2])
+            raise ImageError(f"{where}: {text!r} may be {several}; give its path")
+        return found[0]
+
+    def alike(self, text: str) -> list[str]:
+        """All that may be meant."""
         asked = str(PurePosixPath(text.replace("\\", "/")))
         if asked in self._exact:
-            return asked
-        parts = PurePosixPath(asked.lower()).parts
+            return [asked]
+        parts = PurePosixPath(_plain(asked)).parts
         for start in range(len(parts)):  # a path from somewhere else may stand before it
             end = "/".join(parts[start:])
             for key in (end, f"{end}\0"):
                 found = self._ends.get(key, [])
                 if start:  # dogs/1.png is not what cats/1.png means
                     found = [name for name in found if self._within(name) <= len(parts) - start]
-                if len(found) == 1:
-                    return found[0]
                 if found:
-                    several = " and ".join(found[:2])
-                    raise ImageError(f"{where}: {text!r} may be {several}; give its path")
-        raise ImageError(f"{where}: no image {text!r} lies there")
+                    return found
+        return []
 
     def _within(self, name: str) -> int:
         """Parts of a name below the folders that hold all images."""
         return len(name.split("/")) - self._above
+
+
+def _plain(name: str) -> str:
+    """A name in small letters, and in one form of Unicode."""
+    return unicodedata.normalize("NFC", name.lower())
 
 
 def _tables(place: Path, names: Sequence[str]) -> list[Path]:
@@ -207,8 +225,8 @@ def _lines(table: Path) -> list[tuple[int, list[str]]]:
 
 
 def _place(cells: Sequence[str], known: Sequence[str]) -> int | None:
-    """Where the first of these names stands, in any case."""
-    lower = [cell.lower() for cell in cells]
+    """Where the first of these names stands, in any case, blanks as `_`."""
+    lower = ["_".join(cell.lower().split()) for cell in cells]
     return next((lower.index(name) for name in known if name in lower), None)
 
 
@@ -224,10 +242,25 @@ def _columns(cells: Sequence[str], where: str) -> _Columns:
     if file is None and label is None and len(cells) in (2, 3):
         return _Columns((), 0, 1, 2 if len(cells) == 3 else None)
     lacking, known = ("files", FILE) if file is None else ("labels", LABEL)
+    advice = ", or leave this line out" if len(cells) == 2 else ""
     raise ImageError(
-        f"{where}: no column of {lacking} among {', '.join(cells)}; call it {known[0]}, or leave "
-        "two columns, the file and its label"
+        f"{where}: no column of {lacking} among {', '.join(cells)}; call it {known[0]}{advice}"
     )
+
+
+def _check_no_header(rows: Sequence[_Row], find: _Finder, table: Path) -> None:
+    """Refuse a first line that is a header of names that are not known.
+
+    Raises:
+        ImageError: it names no image, and another line does.
+    """
+    first = rows[0]
+    if not find.alike(first.file) and any(find.alike(row.file) for row in rows[1:]):
+        raise ImageError(
+            f"{table}, line {first.line}, column 1: no image {first.file!r} lies there; if it is a "
+            f"header, call the files {', '.join(FILE[:4])} or the like, the labels "
+            f"{', '.join(LABEL[:4])} or the like"
+        )
 
 
 def _rows(lines: Sequence[tuple[int, list[str]]], columns: _Columns, table: Path) -> list[_Row]:

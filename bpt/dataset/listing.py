@@ -19,8 +19,9 @@ VPT_FILES = {"train": "train.json", "val": "val.json", "test": "test.json"}
 class Listed:
     """The images under a root, by the names that the dataset's lists give them.
 
-    A name is taken as it is; else, in this order: in other case; with its first folder doubled, as
-    in copies on Kaggle (cars_train/cars_train/00001.jpg); with spaces or other marks as they are.
+    A name is taken as it is, without `./`; else, in this order: in other case; with its first
+    folder doubled, as in copies on Kaggle (cars_train/cars_train/00001.jpg); with spaces or other
+    marks as they are.
 
     Args:
         root: of the dataset.
@@ -40,7 +41,7 @@ class Listed:
         Raises:
             ImageError: images that the list names are missing; how many, and one of them.
         """
-        listed = sorted(images)
+        listed = sorted((str(PurePosixPath(name)), label) for name, label in images)
         found = [self._find(name) for name, _ in listed]
         missing = [name for (name, _), one in zip(listed, found, strict=True) if one is None]
         if missing:
@@ -108,7 +109,7 @@ def vpt_benchmark(
 
 def _read_vpt(path: Path) -> dict[str, int]:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict) or not content:
@@ -141,7 +142,7 @@ def read_table(path: Path, columns: int) -> list[list[str]]:
         ImageError: it cannot be read, is empty, or a line has fewer columns; with its number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read: {error}") from error
     rows = []

@@ -38,7 +38,7 @@ def dataset_info(name: str) -> DatasetInfo:
     kind, own, rest = name.partition(":")
     known = [one.name for one in DATASETS]
     if kind not in known and Path(name).exists():
-        raise UnknownName("dataset", name, known, f"your own images are folder:{name}")
+        raise UnknownName("dataset", name, known, f"(your own images are folder:{name})")
     check_known("dataset", kind, known)
     if own and kind == coco.INFO.name:
         return coco.OWN

@@ -20,9 +20,11 @@ from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.results import Results, coco_results, save_results
 from bpt.detection.run_folder import DETECTIONS, DetectionRun
 from bpt.engine import autocast
+from bpt.inference import readable
 from burst.device import choose_device
 from burst.distributed import agreed, rank_and_size, together
 from burst.errors import BurstError, CheckpointError, ImageError, check_known
+from burst.progress import Say
 
 SPLITS = ("train", "val")
 
@@ -163,6 +165,7 @@ def predict_objects(
     *,
     threshold: float = 0.5,
     device: str = "cpu",
+    on_bad: Say | None = None,
 ) -> Iterator[FoundObjects]:
     """What a run's detector finds in images, one after another.
 
@@ -172,9 +175,11 @@ def predict_objects(
             turned as a camera says that it was held.
         threshold: least score, in 0..1; none below 0.05 is found.
         device: to run on: "auto", "cpu", "cuda", ...
+        on_bad: called with a line for each image that cannot be read, which is then left out; if
+            not given, the first one is raised.
 
     Raises:
-        ImageError: an image is missing or cannot be read; it is named.
+        ImageError: an image is missing or, without `on_bad`, cannot be read; it is named.
         CheckpointError: see `DetectionRun.load_detector`.
         BurstError: the threshold is out of range, or the device is not here.
     """
@@ -184,11 +189,9 @@ def predict_objects(
         raise ImageError("no image to look at; name files, folders or archives")
     openers = [FileOpener(Path(place)) for place in images]
     detector, _ = run.load_detector(choose_device(device))
-    for opener in openers:
-        for name in sorted(opener.files.sizes):
-            image = ImageOps.exif_transpose(opener(name))
-            found = _found_in(image, detector, run, threshold)
-            yield FoundObjects(opener.describe(name), image, found)
+    for place, stored in readable(openers, on_bad):
+        image = ImageOps.exif_transpose(stored)
+        yield FoundObjects(place, image, _found_in(image, detector, run, threshold))
 
 
 def _found_in(

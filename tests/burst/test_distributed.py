@@ -118,7 +118,7 @@ def outcomes(tmp_path_factory, in_two_processes):
 
 
 BAD = [[name, "it is torn"] for name in "1357"]
-TORN = "cannot read image '3' of photos: it is torn; skip_bad leaves it out"
+TORN = "cannot read image '3' of photos: it is torn; skip_bad (--skip-bad) leaves it out"
 NONE = "none of the 8 images of photos can be read; the first, '0': it is torn"
 
 

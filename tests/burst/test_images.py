@@ -250,7 +250,7 @@ def test_a_rank_outside_the_world_is_refused(tmp_path, rank, world_size):
 
 
 def test_a_bad_image_is_named_with_the_way_out(tmp_path):
-    with pytest.raises(ImageError, match=r"skip_bad leaves it out") as caught:
+    with pytest.raises(ImageError, match=r"skip_bad \(--skip-bad\) leaves it out") as caught:
         tensors(opened(spoilt(tmp_path, 4)))
     assert repr(sorted(content())[4]) in str(caught.value)
     assert "\n" not in str(caught.value)

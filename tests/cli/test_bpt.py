@@ -1,8 +1,11 @@
 """`bpt` as a user types it."""
 
 import csv
+import io
 import json
+import os
 import shlex
+import shutil
 import signal
 import sys
 
@@ -382,11 +385,43 @@ def test_mistakes_about_a_run_are_one_line(trained, tmp_path, images):
     assert "bad.png" in refused("predict", out, tmp_path / "bad.png")
 
 
+def test_an_image_that_cannot_be_read_costs_no_other_its_answer(trained, images, tmp_path):
+    out, _ = trained
+    photos = shutil.copytree(images / "test" / "red", tmp_path / "photos")
+    whole = json.loads(succeeded("predict", out, photos, "--json").stdout)
+    for name in ("0.png", "2.png"):
+        (photos / name).write_bytes(b"torn")
+    found = run("predict", out, photos, "--json")
+    kept = [one for one in whole if one["image"].endswith(("1.png", "3.png"))]
+    assert found.exit_code == 2
+    for one, other in zip(json.loads(found.stdout), kept, strict=True):
+        assert one["image"] == other["image"]
+        assert [each["name"] for each in one["classes"]] == [e["name"] for e in other["classes"]]
+    shown = run("predict", out, photos)
+    assert shown.exit_code == 2 and shown.stdout.count("%") == 6
+    for result in (found, shown):
+        first, second = result.stderr.splitlines()
+        assert first.startswith("error: cannot read image '0.png'") and "'2.png'" in second
+    with pytest.raises(burst.ImageError, match=r"0\.png"):
+        bpt.predict(bpt.open_run(out), [photos])
+
+
 def test_an_unknown_option_is_one_line(capsys):
     with pytest.raises(SystemExit) as caught:
         run_command(command.app, ["train", "digits", "--rnak", "3"])
     assert caught.value.code == 2
     assert "--rank" in capsys.readouterr().err
+
+
+def test_a_file_whose_name_is_not_utf_8_is_printed_as_it_is_called(few, tmp_path, monkeypatch):
+    photos = shutil.copytree(few, tmp_path / "photos")
+    shutil.copy(photos / "train/red/0.png", photos / "test/red" / os.fsdecode(b"\xe4.png"))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "utf-8", write_through=True))
+    with pytest.raises(SystemExit) as caught:
+        run_command(command.app, ["datasets", "--check", f"folder:{photos}"])
+    assert caught.value.code == 0
+    assert b"test/red/\xe4.png and train/red/0.png" in b" ".join(written.getvalue().split())
 
 
 @pytest.mark.parametrize(
@@ -408,7 +443,7 @@ def test_what_is_left_out_is_shown_as_it_is_typed(words, says, capsys):
 @pytest.mark.parametrize(
     "arguments, ends",
     [
-        (("train", "photos"), "your own images are folder:photos"),
+        (("train", "photos"), "vtab (your own images are folder:photos)"),
         (("train", "digits", "--batch-size", "5000"), "lower batch_size, such as --batch-size 512"),
         (("train", "--placement", "last:99"), "give 1 to 12"),
         (("train", "--device", "gpu"), "or cpu (--device cpu)"),

@@ -262,7 +262,7 @@ def test_an_image_that_cannot_be_read_is_named_and_may_be_left_out(photos):
     (photos / "bad.jpg").write_bytes((photos / "0.jpg").read_bytes()[:400])
     line = refused("histogram", "--images", photos, "--blocks", "0")
     assert "bad.jpg" in line
-    assert "skip_bad leaves it out" in line
+    assert "(--skip-bad) leaves it out" in line
     result = run("histogram", "--images", photos, "--blocks", "0", "--skip-bad")
     assert result.exit_code == 0
     assert "left out: image bad.jpg" in result.stdout

@@ -157,7 +157,7 @@ def test_flat_validation_images_get_their_classes_from_a_list(tmp_path, source):
     if source == "kaggle":
         lines = [f"{name[:-5]},{wnid} 1 2 3 4 " for name, wnid in ordered]
         (tmp_path / "LOC_val_solution.csv").write_text(
-            "\n".join(["ImageId,PredictionString", *lines])
+            "\n".join(["ImageId,PredictionString", *lines, "", ""])
         )
     else:
         folder = tmp_path / "ILSVRC2012_devkit_t12" / "data"
@@ -173,6 +173,37 @@ def test_flat_validation_images_get_their_classes_from_a_list(tmp_path, source):
         name.split("/")[-1]: layouts.WNIDS[label] for name, label in described(found.test).items()
     }
     assert named == expected
+
+
+def flat_imagenet(root):
+    layouts.imagenet(root)
+    for path in list((root / "val").rglob("*.JPEG")):
+        path.rename(root / "val" / path.name)
+    return root
+
+
+def test_a_damaged_list_of_flat_validation_images_is_named(tmp_path):
+    root = flat_imagenet(tmp_path)
+    (root / "LOC_val_solution.csv").write_bytes(b"ImageId,PredictionString\n\xfc,n01440764 1\n")
+    with pytest.raises(ImageError, match=r"LOC_val_solution\.csv is damaged: 'utf-8'"):
+        open_dataset("imagenet", root)
+
+
+@pytest.mark.parametrize(
+    "synset, truth, says",
+    [
+        ({"ID": 1}, "1", r"meta\.mat: its synsets have no ILSVRC2012_ID and no WNID"),
+        ({"ILSVRC2012_ID": 1, "WNID": "n01440764"}, "0", r"data: class id 0 is not in meta\.mat"),
+        ({"ILSVRC2012_ID": 1, "WNID": "n01440764"}, "x", r"a class id is no number: .*'x'"),
+    ],
+)
+def test_a_damaged_devkit_is_told(tmp_path, synset, truth, says):
+    folder = flat_imagenet(tmp_path) / "ILSVRC2012_devkit_t12" / "data"
+    folder.mkdir(parents=True)
+    scipy.io.savemat(folder / "meta.mat", {"synsets": layouts._struct([synset])})
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+    with pytest.raises(ImageError, match=says):
+        open_dataset("imagenet", tmp_path)
 
 
 def test_a_list_names_imagenets_training_images(tmp_path):
@@ -243,6 +274,7 @@ def test_vpt_files_decide_the_splits_and_a_missing_class_shifts_no_label(tmp_pat
             "test": {path: one for one, names in by_class.items() if one > 1 for path in names[4:]},
         },
     )
+    (base / "val.json").write_text((base / "val.json").read_text(), encoding="utf-8-sig")
     found = open_dataset("cub", tmp_path)
     assert described(found.val) == {f"images/{by_class[3][3]}": 2}
     assert set(found.test.labels.tolist()) == {1, 2}
@@ -357,6 +389,13 @@ def test_a_list_cut_short_is_told(tmp_path, name):
         open_dataset("cub", tmp_path)
 
 
+def test_a_split_of_birds_that_is_neither_0_nor_1_is_told(tmp_path):
+    file = layouts.cub(tmp_path) / "train_test_split.txt"
+    file.write_text(file.read_text().replace("3 1\n", "3 2\n", 1))
+    with pytest.raises(ImageError, match=r"train_test_split.txt gives image 3 the split '2'; exp"):
+        open_dataset("cub", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])
 def test_a_damaged_mat_file_is_told(tmp_path, name):
     layouts.flowers(tmp_path)
@@ -364,6 +403,55 @@ def test_a_damaged_mat_file_is_told(tmp_path, name):
     (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(ImageError, match=rf"{name} (is damaged|has no variable)"):
         open_dataset("flowers", tmp_path)
+
+
+def rewritten(path, change):
+    """Variables of a .mat file, after a change."""
+    content = {k: v for k, v in scipy.io.loadmat(path).items() if not k.startswith("__")}
+    change(content)
+    scipy.io.savemat(path, content)
+
+
+def test_labels_of_flowers_that_start_at_0_are_refused_by_the_file(tmp_path):
+    layouts.flowers(tmp_path)
+    rewritten(tmp_path / "imagelabels.mat", lambda content: content.update(labels=[[3, 1, 0, 2]]))
+    with pytest.raises(ImageError, match=r"imagelabels\.mat: image 3 has label 0, not one from 1"):
+        open_dataset("flowers", tmp_path)
+
+
+@pytest.mark.parametrize("odd", [0, 10])
+def test_an_image_of_flowers_that_there_is_not_is_named(tmp_path, odd):
+    layouts.flowers(tmp_path)
+    rewritten(tmp_path / "setid.mat", lambda content: content.update(valid=[[4, odd, 6]]))
+    with pytest.raises(ImageError, match=rf"names image {odd}, but there are labels 1 to 9"):
+        open_dataset("flowers", tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["combined", "devkit"])
+def test_classes_of_cars_that_start_at_0_are_refused_by_the_file(tmp_path, layout):
+    combined = layout == "combined"
+    (layouts.cars_combined if combined else layouts.cars_devkit)(tmp_path)
+    file = "cars_annos.mat" if combined else "devkit/cars_train_annos.mat"
+
+    def lower(content):
+        for one in content["annotations"][0]:
+            one["class"] -= 1
+
+    rewritten(tmp_path / file, lower)
+    with pytest.raises(ImageError, match=rf"{file}: image 1 has class 0, not one from 1 on"):
+        open_dataset("cars", tmp_path)
+
+
+def test_annotations_of_cars_that_lack_a_field_or_all_images_are_told(tmp_path):
+    layouts.cars_devkit(tmp_path)
+    file = tmp_path / "devkit/cars_train_annos.mat"
+    rewritten(file, lambda content: content.update(annotations=content["annotations"][:, :0]))
+    with pytest.raises(ImageError, match=r"cars_train_annos\.mat lists no image"):
+        open_dataset("cars", tmp_path)
+    shutil.copy(tmp_path / "cars_test_annos_withlabels.mat", tmp_path / "cars_annos.mat")
+    (tmp_path / "car_ims").mkdir()
+    with pytest.raises(ImageError, match=r"annotations have no relative_im_path"):
+        open_dataset("cars", tmp_path)
 
 
 def test_extra_files_do_not_count(tmp_path):

@@ -203,6 +203,7 @@ WRONG = {
     "text_box": (change("annotations", 0, bbox=["a"] * 4), "annotation 10: bbox is"),
     "negative": (change("annotations", 0, bbox=[1, 2, -3, 4]), "negative width or height"),
     "nan_area": (change("annotations", 0, area=float("nan")), "annotation 10: area is"),
+    "text_crowd": (change("annotations", 0, iscrowd="0"), "10: iscrowd is '0'; expected 0 or 1"),
     "far": (change("annotations", 0, segmentation=[square(1, 2, 1e9)]), "numbers of pixels"),
     "text": (change("annotations", 0, segmentation="x"), "expected polygons or an RLE"),
     "flat": (change("annotations", 0, segmentation=square(1, 2, 3)), "expected polygons or an RLE"),

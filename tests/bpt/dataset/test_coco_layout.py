@@ -2,6 +2,7 @@
 
 import shutil
 import tarfile
+import unicodedata
 
 import pytest
 from coco_sets import content, write_images, write_json, zipped
@@ -89,6 +90,18 @@ def elsewhere(root):
     return root
 
 
+def in_the_other_form_of_unicode(root):
+    """As macOS has unpacked it."""
+    for made, kind in ((content(count=5), "train"), (content(first=101, count=3), "val")):
+        for one in made["images"]:
+            one["file_name"] = unicodedata.normalize("NFD", "Bär " + one["file_name"])
+        write_images(root / kind, made)
+        for one in made["images"]:
+            one["file_name"] = unicodedata.normalize("NFC", one["file_name"])
+        write_json(root / f"{kind}.json", made)
+    return root
+
+
 def own_zip(root):
     return zipped(datumaro(root.parent / "folder"), root.with_suffix(".zip"), above="my_set/")
 
@@ -104,7 +117,16 @@ def tarred(root, mode):
     return root.with_suffix(".tar")
 
 
-OWN = (roboflow, datumaro, one_image_folder, with_folders, elsewhere, own_zip, own_tar)
+OWN = (
+    roboflow,
+    datumaro,
+    one_image_folder,
+    with_folders,
+    elsewhere,
+    in_the_other_form_of_unicode,
+    own_zip,
+    own_tar,
+)
 
 
 def check(found):

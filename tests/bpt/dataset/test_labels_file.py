@@ -1,5 +1,7 @@
 """A CSV of labels beside images, as spreadsheets and competitions write it."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from own_photos import class_folders, flat, photo
@@ -60,6 +62,7 @@ def right(found, prefix="images/"):
     [
         *(("filename", "label"), ("Image", "Class"), ("path", "category"), ("id", "target")),
         *(("file", "labels"), ("image_id", "class_name"), ("NAME", "label"), None),
+        ("File Name", "Class Label"),
     ],
 )
 def test_columns_are_found_by_what_they_are_called_or_by_their_order(folder, header, delimiter):
@@ -209,8 +212,16 @@ def test_a_wrong_line_is_named_with_its_column(folder, rows, header, says):
     [
         ("", "is empty"),
         ("filename,label\n", "no line below"),
-        ("filename,species\n0_00.png,x\n", "no column of labels among filename, species"),
-        ("a,b,c,d\n0_00.png,x,y,z\n", "no column of files among a, b, c, d"),
+        (
+            "filename,species\n0_00.png,x\n",
+            "no column of labels among filename, species; call it label, or leave this line out",
+        ),
+        ("a,b,c,d\n0_00.png,x,y,z\n", "no column of files among a, b, c, d; call it filename$"),
+        (
+            "picture_file,species\n0_00.png,x\n",
+            "line 1, column 1: no image 'picture_file' .* if it is a header, call the files filen",
+        ),
+        ("gone_1,x\ngone_2,y\n", "line 1, column 1: no image 'gone_1' lies there$"),
         ("filename,label\n0_00.png,x\n", "has one label, 'x'"),
         ("filename,label,split\n0_00.png,x,3\n", "column 'split': '3' is no split"),
     ],
@@ -235,6 +246,16 @@ def test_a_name_that_two_images_have_is_asked_for_with_its_path(tmp_path):
     write(tmp_path / "labels.csv", [("1.png", "x"), ("a/1.png", "y")])
     with pytest.raises(ImageError, match=r"line 2, .* may be all/a/1.png and all/b/1.png"):
         open_dataset(f"folder:{tmp_path}/labels.csv")
+
+
+@pytest.mark.parametrize("form, other", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_the_other_form_of_unicode_are_found(tmp_path, form, other):
+    rows = [(f"Bär ü{number}.png", "ab"[number % 2]) for number in range(8)]
+    for number, (name, _) in enumerate(rows):
+        photo(tmp_path / unicodedata.normalize(form, name), number)
+    write(tmp_path / "labels.csv", [(unicodedata.normalize(other, n), one) for n, one in rows])
+    found = labelled(open_dataset("folder", tmp_path))
+    assert {unicodedata.normalize("NFC", name): one for name, one in found.items()} == dict(rows)
 
 
 def test_another_folders_image_is_not_meant(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import tarfile
 import unicodedata
 import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
@@ -41,7 +42,7 @@ def test_folders_of_classes_are_split_and_the_sizes_are_said_and_recorded(photos
     found, told = opened(photos)
     sizes = [len(getattr(found, kind)) for kind in SPLITS]
     assert found.classes == ("blue", "green", "red") and sum(sizes) == 36
-    assert "36 images of 3 classes" in told and f"{sizes[0]} to train" in told
+    assert "36 images of 3 classes (blue, green, red)" in told and f"{sizes[0]} to train" in told
     assert found.about["split"] == {"by": "name, class by class", "shares": SHARES}
     for split in (found.train, found.val, found.test):
         assert {found.classes[label] for label in split.labels} == set(found.classes)
@@ -111,7 +112,7 @@ def test_classes_with_too_few_images_are_named(tmp_path):
     photo(tmp_path / "eel" / "1.png", 7)
     photo(tmp_path / "emu" / "1.png", 8)
     photo(tmp_path / "emu" / "2.png", 9)
-    with pytest.raises(ImageError, match=r"class 'eel' \(1\), 'emu' \(2\); each class needs 3"):
+    with pytest.raises(ImageError, match=r"class 'eel' \(1\), 'emu' \(2\); each .* one to test$"):
         open_dataset("folder", tmp_path)
 
 
@@ -145,7 +146,11 @@ def test_copies_do_not_make_a_class_large_enough(tmp_path):
     photo(tmp_path / "eel" / "1.png", 7)
     for number in (2, 3, 4):
         shutil.copy(tmp_path / "eel/1.png", tmp_path / f"eel/{number}.png")
-    with pytest.raises(ImageError, match=r"'eel' \(1\)"):
+    with pytest.raises(ImageError, match=r"'eel' \(1\).*; copies count once"):
+        open_dataset("folder", tmp_path)
+    shutil.rmtree(tmp_path / "eel")
+    shutil.copytree(tmp_path / "cat", tmp_path / "kitten")
+    with pytest.raises(ImageError, match=r"'cat' \(0\).* and those in two classes not at all"):
         open_dataset("folder", tmp_path)
 
 
@@ -160,6 +165,16 @@ def test_what_does_not_count_is_said(photos, tmp_path):
     assert "red/sub/deeper/extra.png" in every and len(every) == 37
     assert "images that lie in no folder of a class, 1, such as 'cover.png'" in told
     assert "other files, 1" in told
+
+
+@pytest.mark.parametrize("folder", ["photos/cat", "photos"])
+def test_a_folder_whose_name_is_not_utf_8_is_refused_by_name(tmp_path, folder):
+    class_folders(tmp_path / "photos", 4, ("cat", "dog"))
+    odd = Path(os.fsdecode(b"\xe4\xf6"))  # as unpacked from a zip of long ago
+    (tmp_path / folder).rename((tmp_path / folder).parent / odd)
+    place = tmp_path / "photos" if folder != "photos" else tmp_path / odd
+    with pytest.raises(ImageError, match=r"the folder b'.*\\xe4\\xf6' is not named in UTF-8"):
+        open_dataset("folder", place)
 
 
 @pytest.mark.parametrize("classes", [(), ("cat",)])
@@ -232,8 +247,57 @@ def test_a_class_may_be_called_train(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "splits, doubled",
+    [
+        (("training_set", "test_set"), False),
+        (("train_images", "test_images", "val_images"), False),
+        (("TrainingData", "testset"), True),
+        (("seg_train", "seg_test"), True),
+        (("train", "test1"), False),
+    ],
+)
+def test_folders_with_a_word_of_a_split_in_their_names_are_splits(tmp_path, splits, doubled):
+    counts = dict(zip(splits, (4, 3, 2), strict=False))
+    split_folders(tmp_path, **{f"{one}/{one}" if doubled else one: n for one, n in counts.items()})
+    photo(tmp_path / "seg_pred" / "seg_pred" / "1.png", 1)
+    found, told = opened(tmp_path)
+    assert found.classes == ("cat", "dog") and found.about["split"]["by"] == "given"
+    assert {name.split("/")[0] for name in found.test.names} == {splits[1]}
+    assert len(found.test) == 6 and len(found.train) + len(found.val) == 8 + 4 * (len(splits) > 2)
+    assert f"{splits[1]}/ is read as test/, with the classes cat, dog; if these" in told
+    assert "1, such as 'seg_pred/seg_pred/1.png'" in told
+
+
+def test_a_table_says_that_folders_called_like_splits_are_classes(tmp_path):
+    split_folders(tmp_path, train_set=4, test_set=4)
+    names = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*.png"))
+    rows = [f"{name},{name.parts[0]}" for name in names]
+    (tmp_path / "labels.csv").write_text("\n".join(["filename,label", *rows]))
+    assert open_dataset(f"folder:{tmp_path}/labels.csv").classes == ("test_set", "train_set")
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [("steam_train", "train_station"), ("test_tube", "vial"), ("train_car", "test_car", "bus")],
+)
+def test_classes_may_have_such_a_word_in_their_names(tmp_path, classes):
+    assert open_dataset("folder", class_folders(tmp_path, 4, classes)).classes == tuple(
+        sorted(classes)
+    )
+
+
+@pytest.mark.parametrize("splits", [("train", "test1"), ("train_images", "test_images")])
+def test_folders_called_like_splits_without_classes_are_refused(tmp_path, splits):
+    class_folders(tmp_path, 4, splits)
+    says = rf"{min(splits)}/ and {max(splits)}/ are called like splits, .* rename them if they are"
+    with pytest.raises(ImageError, match=says):
+        open_dataset("folder", tmp_path)
+
+
+@pytest.mark.parametrize(
     "counts, says",
     [
+        ({"train_a": 3, "train_b": 1, "test_a": 1}, "has both train_a/ and train_b/"),
         ({"train": 3, "val": 1, "valid": 1}, "has both val/ and valid/"),
         ({"test": 3, "other": 3}, "no image in train/"),
     ],

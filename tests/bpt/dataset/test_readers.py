@@ -108,6 +108,14 @@ def test_the_case_of_an_image_folder_does_not_matter(listed, tmp_path):
     assert after.train[0][0].tobytes() == first
 
 
+@pytest.mark.parametrize("name", ["cub", "nabirds"], indirect=True)
+def test_lists_saved_on_windows_are_the_same(name, root):
+    before = open_dataset(name, root).digest
+    for file in root.rglob("*.txt"):
+        file.write_bytes(file.read_text().replace("\n", "\r\n").encode("utf-8-sig"))
+    assert open_dataset(name, root).digest == before
+
+
 def test_an_empty_folder_is_told(name, tmp_path):
     with pytest.raises(ImageError):
         open_dataset(name, tmp_path)

@@ -100,6 +100,14 @@ def test_a_wrong_list_is_named_by_its_line(tmp_path, line, says):
         open_dataset("vtab:kitti", tmp_path)
 
 
+@pytest.mark.parametrize("change", [lambda text: f"\ufeff{text}", lambda text: f"./{text}"])
+def test_a_mark_of_utf_8_and_a_path_from_here_change_nothing(vtab, tmp_path, change):
+    base = shutil.copytree(vtab / "vtab-1k" / "kitti", tmp_path / "kitti")
+    for file in base.glob("*.txt"):
+        file.write_text(change(file.read_text()))
+    assert open_dataset("vtab:kitti", tmp_path).digest == open_dataset("vtab:kitti", vtab).digest
+
+
 def test_what_is_no_task_or_another_one_is_told(vtab):
     with pytest.raises(UnknownName, match="did you mean cifar"):
         dataset_info("vtab:cifar100")

@@ -15,7 +15,7 @@ from bpt import engine
 from bpt.detection.inference import open_images
 from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted, NonFiniteLoss, RunExists
-from burst.errors import BurstError, CheckpointError, OutputError
+from burst.errors import BurstError, CheckpointError, ImageError, OutputError
 
 SMALL = {"model": "timm:test_vit", "weights": "random", "image_size": 64, "channels": 8}
 SMALL |= {"batch_size": 2, "num_prompts": 4, "rank": 2}
@@ -202,7 +202,7 @@ def test_the_training_images_can_be_scored_too(whole):
     assert scores.images == 4
 
 
-def test_what_is_seen_in_a_photo_is_named_and_in_its_own_pixels(whole, shapes):
+def test_what_is_seen_in_a_photo_is_named_and_in_its_own_pixels(whole, shapes, tmp_path):
     (found,) = bpt.predict_objects(whole, [shapes / "images" / "0001.png"], threshold=0.0)
     assert found.place.endswith("0001.png") and found.image.size == (64, 64)
     assert found.objects
@@ -213,8 +213,14 @@ def test_what_is_seen_in_a_photo_is_named_and_in_its_own_pixels(whole, shapes):
         assert x >= 0 and y >= 0 and x + width <= 64 + 1e-3 and y + height <= 64 + 1e-3
     scores = [one["score"] for one in found.objects]
     assert scores == sorted(scores, reverse=True)
-    (none,) = bpt.predict_objects(whole, [shapes / "images" / "0001.png"], threshold=1.0)
-    assert none.objects == []
+    torn = tmp_path / "torn.png"
+    torn.write_bytes(b"torn")
+    told, places = [], [torn, shapes / "images" / "0001.png"]
+    (none,) = bpt.predict_objects(whole, places, threshold=1.0, on_bad=told.append)
+    assert none.objects == [] and none.place == str(places[1])
+    assert len(told) == 1 and "'torn.png'" in told[0]
+    with pytest.raises(ImageError, match=r"torn\.png"):
+        next(bpt.predict_objects(whole, places))
     with pytest.raises(BurstError, match="threshold is 2"):
         next(bpt.predict_objects(whole, [shapes], threshold=2))
 
