@@ -140,7 +140,7 @@ def find_blocks(model: nn.Module) -> tuple[AttentionBlock, ...]:
             AttentionBlock(len(found), block, unwrap(modules[block]), attention, name, entry)
         )
         inside += (f"{name}.",)
-    if not any(block.adapter or block.attention_name.endswith("attn") for block in found):
+    if not any(one.adapter or _last(one.attention_name) == "attn" for one in found):
         raise UnsupportedModel(_no_block(root))
     return tuple(found)
 
@@ -153,8 +153,12 @@ def _is_unknown_attention(child: str, attention: nn.Module) -> bool:
     if child == "attn":
         return not isinstance(attention, nn.Identity)
     named = type(attention).__name__.endswith("Attention")
-    wraps = any(name.rpartition(".")[2] == "attn" for name in parts)
+    wraps = any(_last(name) == "attn" for name in parts)
     return named and not wraps and next(attention.parameters(), None) is not None
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _up(name: str, steps: int) -> str:
