@@ -18,6 +18,7 @@ from rich.table import Table
 
 from bpt import detection_recipe_for
 from bpt.machine import FREE_ON_RESUME
+from reports.alike import named_datasets
 from reports.detections import Record
 from reports.published import BACKBONES, DETECTORS, METHODS, METRICS, published
 from reports.style import (
@@ -109,15 +110,15 @@ def detection_classes_table(per_class: Mapping[str, Mapping[str, float | None]])
 def compare_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
     """A row a run: how it was trained and how good it is; NaN where it has not ended.
 
-    Columns: label, run, detector, dataset, model, method, placement, schedule, lr, seed; those of
-    `OF_TRAINING`, "" where nothing was given; prompts, heads and trained (parameters); images
-    (evaluated); box_AP ... mask_APl (percent); seconds.
+    Columns: label, run, detector, dataset (of one's own images with their folder), model, method,
+    placement, schedule, lr, seed; those of `OF_TRAINING`, "" where nothing was given; prompts,
+    heads and trained (parameters); images (evaluated); box_AP ... mask_APl (percent); seconds.
     """
     rows = []
-    for label, run in runs.items():
+    for (label, run), dataset in zip(runs.items(), named_datasets(runs.values()), strict=True):
         recipe, result = run.recipe, run.result or {}
         row = {"label": label, "run": run.folder.name, "detector": recipe.detector}
-        row |= {"dataset": run.config["dataset"]["name"], "model": recipe.model}
+        row |= {"dataset": dataset, "model": recipe.model}
         row |= {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
         row |= {name: getattr(recipe, name) for name in ("schedule", "lr", "seed")}
         row |= {name: getattr(recipe, name) for name in OF_TRAINING}
