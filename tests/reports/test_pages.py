@@ -230,7 +230,22 @@ def test_a_difference_has_the_colour_of_its_size():
 def test_cells_keep_the_number_behind_their_text():
     assert cell(1234567.0) == ("1,234,567", 1234567.0, "")
     assert cell(0.123456) == ("0.1235", 0.123456, "")
+    assert cell(13534.2) == ("13,534", 13534.2, "")  # no power of ten
     assert cell(float("nan")).text == cell(None).text == ""
+
+
+def test_an_end_without_a_bound_is_shown_sorted_and_explained():
+    ends = pd.DataFrame({"from": [-np.inf, 0.5, np.nan], "to": [2.0, np.inf, np.nan]})
+    section = Page("t", []).section("s")
+    section.frame(ends, "Intervals.")
+    (table,) = section.parts
+    assert [one.text for row in table["rows"] for one in row] == ["-∞", "2", "0.5", "∞", "", ""]
+    low, *_, high = (one.number for row in table["rows"][:2] for one in row)
+    assert low < -1e300 and high > 1e300
+    assert high - high == 0  # as the page's script compares
+    assert table["caption"].endswith("Where an interval ends at ∞ it has no bound on that side.")
+    section.frame(ends.dropna().iloc[:0], "Intervals.")
+    assert section.parts[1]["caption"] == "Intervals."
 
 
 def test_text_is_escaped(tmp_path):

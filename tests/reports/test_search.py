@@ -261,6 +261,7 @@ def test_tables_are_escaped_for_documents():
     frame = pd.DataFrame({"weight_decay": [0.00001, None], "method": ["a|b", "50 % & more_"]})
     assert markdown(frame).splitlines()[2] == r"| 1e-05 | a\|b |"
     assert r"– & 50 \% \& more\_ \\" in latex(frame)
+    assert "+$\\infty$" in latex(pd.DataFrame({"high": [np.inf]}))
     path = latex(pd.DataFrame({"dataset": [r"a\b^c~d"]}))
     assert r"a\textbackslash{}b\textasciicircum{}c\textasciitilde{}d \\" in path
 
