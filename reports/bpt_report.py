@@ -29,6 +29,7 @@ from reports.prompts import (
     trace_figure,
     values_figure,
 )
+from reports.style import Line, model_lines
 from reports.training import compare, comparison_figure
 
 Floats = NDArray[np.float64]
@@ -83,10 +84,12 @@ def save_bpt_report(
         "Accuracy and training loss. On the validation split, where the protocol has one; on the "
         "test split with protocol authors, on the training images with protocol last."
     )
-    files = section.figure(comparison_figure(runs, list(named)), folder / "curves", caption)
+    lines = model_lines(named)
+    figure = comparison_figure(runs, list(named), lines=lines)
+    files = section.figure(figure, folder / "curves", caption)
     if any(run.recipe.prompted for run in runs):
         section = page.section("Prompts")
-        files += _prompts(section, named, folder)
+        files += _prompts(section, named, folder, lines)
         _diagnosis(section, diagnoses(named, data=data, device=device, measure=confusion))
     if confusion:
         files += _confusion(page.section("What is confused"), named, folder, data, device)
@@ -117,17 +120,20 @@ def labels(runs: Sequence[Run]) -> dict[str, Run]:
     return dict(zip(told_apart(parts), runs, strict=True))
 
 
-def _prompts(section: Section, runs: dict[str, Run], folder: Path) -> list[Path]:
+def _prompts(
+    section: Section, runs: dict[str, Run], folder: Path, lines: Mapping[str, Line]
+) -> list[Path]:
     prompted = {label: run for label, run in runs.items() if run.recipe.prompted}
     files = section.figure(
-        trace_figure(prompted),
+        trace_figure(prompted, lines=lines),
         folder / "prompt_traces",
         "Norm of the prompts' gradient (mean of each epoch), their largest value, and the least of "
         "the blocks' effective ranks, over the optimiser's steps.",
     )
     learned = {label: prompt_values(run) for label, run in prompted.items()}
+    values = {label: np.concatenate([*one.values()]) for label, one in learned.items()}
     files += section.figure(
-        values_figure({label: np.concatenate([*one.values()]) for label, one in learned.items()}),
+        values_figure(values, lines=lines),
         folder / "prompt_values",
         "Distribution of the learned values, as the model sees them (products multiplied out).",
     )

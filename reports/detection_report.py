@@ -38,6 +38,7 @@ from reports.detections import (
 )
 from reports.page import Cell, Page, Section, cell
 from reports.published import METRICS
+from reports.style import model_lines
 
 Runs = Mapping[str, DetectorRun]
 LEAD = (
@@ -94,7 +95,7 @@ def save_detection_report(
     caption = "Training loss, its parts, and AP on the validation images, over the epochs."
     files = page.section("Curves").figure(losses_figure(named), folder / "losses", caption)
     if ended:
-        files += _scores(page.section("Average precision"), ended, folder)
+        files += _scores(page.section("Average precision"), named, ended, folder)
         frames["classes"] = compare_classes(ended, truth)
         _classes(page.section("Class by class"), frames["classes"])
         matching = match_detections(truth, _first_and_last(ended), score=score)
@@ -213,14 +214,15 @@ def _summary(section: Section, table: pd.DataFrame) -> None:
         section.text(f"{label} has no result yet.")
 
 
-def _scores(section: Section, ended: Runs, folder: Path) -> list[Path]:
+def _scores(section: Section, named: Runs, ended: Runs, folder: Path) -> list[Path]:
     first = next(iter(ended.values())).result or {}
     caption = (
         "AP: mean over IoU 0.50 to 0.95; AP50, AP75: at one IoU; APs, APm, APl: of objects below "
         f"32², below 96², and above, in square pixels. {first['images']:,} images, by "
         f"{first['evaluator']}."
     )
-    return section.figure(scores_figure(ended), folder / "scores", caption)
+    figure = scores_figure(ended, lines=model_lines(named))  # as the curves have it
+    return section.figure(figure, folder / "scores", caption)
 
 
 def _classes(section: Section, table: pd.DataFrame) -> None:

@@ -208,7 +208,13 @@ def published_detectors() -> pd.DataFrame:
     return table[table["dataset"] == "coco"].reset_index(drop=True)
 
 
-def draw_scores(ax: Axes, values: Mapping[str, Sequence[float]], kind: str) -> list[BarContainer]:
+def draw_scores(
+    ax: Axes,
+    values: Mapping[str, Sequence[float]],
+    kind: str,
+    *,
+    lines: Mapping[str, Line] | None = None,
+) -> list[BarContainer]:
     """Bars of the six APs, a colour a run.
 
     Args:
@@ -216,8 +222,9 @@ def draw_scores(ax: Axes, values: Mapping[str, Sequence[float]], kind: str) -> l
         values: label -> AP, AP50, AP75, and AP of small, medium and large objects, in percent; NaN
             has no bar.
         kind: "box" or "mask".
+        lines: whose colours the labels have, where other figures draw them too.
     """
-    lines = model_lines(values)
+    lines = lines or model_lines(values)
     width = 0.8 / len(values)
     drawn = []
     for number, (label, one) in enumerate(values.items()):
@@ -232,11 +239,14 @@ def draw_scores(ax: Axes, values: Mapping[str, Sequence[float]], kind: str) -> l
     return drawn
 
 
-def scores_figure(runs: Mapping[str, DetectorRun]) -> Figure:
+def scores_figure(
+    runs: Mapping[str, DetectorRun], *, lines: Mapping[str, Line] | None = None
+) -> Figure:
     """Box and mask AP, at IoU 0.5 and 0.75, and of small, medium and large objects, of each run.
 
     Args:
         runs: that have ended, by label.
+        lines: whose colours the labels have, where other figures draw them too.
     """
     scores = {label: (run.result or {})["scores"] for label, run in runs.items()}
     with house_style():
@@ -246,7 +256,7 @@ def scores_figure(runs: Mapping[str, DetectorRun]) -> Figure:
                 label: [_number(one.get(f"{kind}_{name}")) for name in SCORES]
                 for label, one in scores.items()
             }
-            drawn = draw_scores(ax, values, kind)
+            drawn = draw_scores(ax, values, kind, lines=lines)
         names = map(literal, runs)
         legend_above(figure, dict(zip(names, (bars[0] for bars in drawn), strict=True)))
         figure.draw_without_rendering()

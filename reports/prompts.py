@@ -59,11 +59,12 @@ def draw_trace(ax: Axes, run: Run, quantity: str, line: Line) -> Line2D:
     return drawn
 
 
-def trace_figure(runs: Mapping[str, Run]) -> Figure:
+def trace_figure(runs: Mapping[str, Run], *, lines: Mapping[str, Line] | None = None) -> Figure:
     """Gradient norm, largest value and rank of the prompts over the steps, the runs overlaid.
 
     Args:
         runs: by label; those without prompts are left out.
+        lines: how each label is drawn, where other figures draw it too.
 
     Raises:
         EmptyResult: none has a prompt.
@@ -71,7 +72,7 @@ def trace_figure(runs: Mapping[str, Run]) -> Figure:
     prompted = {label: run for label, run in runs.items() if run.recipe.prompted}
     if not prompted:
         raise EmptyResult("no run has prompts")
-    lines = model_lines(prompted)
+    lines = lines or model_lines(prompted)
     with house_style():
         figure = blank_page(PAGE_WIDTH, 2.7)
         for ax, quantity in zip(figure.subplots(1, len(TRACES)), TRACES, strict=True):
@@ -104,18 +105,21 @@ def draw_values(ax: Axes, values: Floats, line: Line, *, bins: int = 101) -> Lin
     return drawn
 
 
-def values_figure(values: Mapping[str, Floats]) -> Figure:
+def values_figure(
+    values: Mapping[str, Floats], *, lines: Mapping[str, Line] | None = None
+) -> Figure:
     """Distributions of learned prompt values, the runs overlaid: VPT's are the plain ones.
 
     Args:
         values: label -> every value of its prompts.
+        lines: how each label is drawn, where other figures draw it too.
 
     Raises:
         EmptyResult: no values.
     """
     if not values:
         raise EmptyResult("no run has prompts")
-    lines = model_lines(values)
+    lines = lines or model_lines(values)
     with house_style():
         figure = blank_page(PAGE_WIDTH, 3.0)
         ax = figure.subplots()

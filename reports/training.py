@@ -14,7 +14,7 @@ from rich.table import Table
 from bpt import Evaluation, Run
 from burst.errors import check_known
 from reports.alike import named_datasets
-from reports.style import PAGE_WIDTH, blank_page, house_style, legend_above, model_lines
+from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
 
 # What a line of metrics.jsonl may hold, best first: which there is hangs on the protocol.
 ACCURACIES = {"val_accuracy": "validation", "test_accuracy": "test", "train_accuracy": "training"}
@@ -205,21 +205,25 @@ def judged_by(*runs: Sequence[Mapping[str, Any]]) -> str | None:
     return next(known, None)
 
 
-def comparison_figure(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
+def comparison_figure(
+    runs: Sequence[Run], labels: Sequence[str], *, lines: Mapping[str, Line] | None = None
+) -> Figure:
     """Accuracy and loss over the epochs, the runs overlaid.
 
     Args:
         runs: to compare.
         labels: what the legend calls them.
+        lines: how each label is drawn, where other figures draw it too.
     """
-    styles = model_lines(labels)
+    lines = lines or model_lines(labels)
+    styles = [lines[label] for label in labels]
     with house_style():
         figure = blank_page(PAGE_WIDTH, 2.8)
         for ax, quantity in zip(figure.subplots(1, 2), ("val_accuracy", LOSS), strict=True):
-            lines = draw_curves(ax, runs, quantity)
-            for line, style in zip(lines, styles.values(), strict=True):
+            drawn = draw_curves(ax, runs, quantity)
+            for line, style in zip(drawn, styles, strict=True):
                 line.set(color=style.colour, ls=style.dashes, marker=style.marker)
-        legend_above(figure, dict(zip((one.label for one in styles.values()), lines, strict=True)))
+        legend_above(figure, dict(zip((one.label for one in styles), drawn, strict=True)))
         figure.draw_without_rendering()
     return figure
 

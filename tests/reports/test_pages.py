@@ -18,8 +18,8 @@ from support import backbone_of, vit
 import bpt
 import burst
 import reports
-from reports.bpt_report import shade
-from reports.page import Page, cell, image_uri
+from reports.beside import shade
+from reports.page import Page, Section, cell, image_uri
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,21 @@ def test_runs_are_compared_with_all_that_was_promised(bpt_page, runs):
     for run in runs[:2]:
         kept = run.result["prompt_diagnosis"]["blocks"][0]
         assert f"{kept['effective_rank']:.4g}" in page and f"{kept['prompt_rms']:.4g}" in page
+
+
+def test_a_run_looks_alike_in_all_figures_of_a_page(runs, tmp_path, monkeypatch):
+    found = {}
+
+    def kept(section, figure, path, caption, **_):
+        for legend in figure.legends:
+            for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True):
+                found.setdefault(text.get_text(), set()).add((line.get_color(), line.get_ls()))
+        return []
+
+    monkeypatch.setattr(Section, "figure", kept)
+    reports.save_bpt_report(runs[::-1], tmp_path, confusion=False)
+    assert set(found) == {"linear", "bpt-bilinear, last:1", "vpt, last:1"}
+    assert [len(looks) for looks in found.values()] == [1, 1, 1]
 
 
 def test_confusions_add_up_to_the_accuracy(runs):

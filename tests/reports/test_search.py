@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import burst
 import reports
 from cli import bpt as command
+from reports.page import Section
 from reports.search import BETTER
 from reports.search_figures import curves_figure, draw_forest, draw_rates
 from reports.search_tables import Curve, flatness, flatness_words, latex, markdown, open_search
@@ -188,6 +189,26 @@ def test_the_forest_has_the_intervals_of_the_file(made):
         assert one.lines[0].get_xdata()[0] == line["difference"]
         ends = one.lines[2][0].get_segments()[0][:, 0]
         np.testing.assert_allclose(ends, [line["low"], line["high"]])
+
+
+def test_a_method_looks_alike_in_all_figures_of_a_page(made, tmp_path, monkeypatch):
+    drawn = {}
+
+    def kept(section, figure, path, caption, **_):
+        drawn[path.name] = figure
+        return []
+
+    monkeypatch.setattr(Section, "figure", kept)
+    reports.save_search_report(made[0], tmp_path)
+    (legend,) = drawn["epochs"].legends
+    found = zip(legend.get_texts(), legend.get_lines(), strict=True)
+    over_epochs = {text.get_text(): (line.get_color(), line.get_marker()) for text, line in found}
+    assert list(over_epochs) == ["linear", "vpt", "bpt-fwhiten"]
+    for ax in drawn["differences"].axes:
+        methods = [text.get_text() for text in ax.get_yticklabels()]
+        for method, bars in zip(methods, ax.containers, strict=True):
+            point = bars.lines[0]
+            assert (point.get_color(), point.get_marker()) == over_epochs[method]
 
 
 def test_a_trial_that_was_stopped_is_hollow_and_one_that_diverged_a_cross(made):
