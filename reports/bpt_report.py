@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bpt import PromptDiagnosis, PromptedViT, Run, confusion_matrix, prompt_diagnosis
+from bpt.methods import USED_BY
 from burst.errors import BurstError, EmptyResult
 from burst.files import make_folder, write_atomically
 from burst.provenance import provenance
@@ -90,7 +91,7 @@ def save_bpt_report(
     if any(run.recipe.prompted for run in runs):
         section = page.section("Prompts")
         files += _prompts(section, named, folder, lines)
-        _diagnosis(section, diagnoses(named, data=data, device=device, measure=confusion))
+        _diagnosis(section, named, diagnoses(named, data=data, device=device, measure=confusion))
     if confusion:
         files += _confusion(page.section("What is confused"), named, folder, data, device)
     _published(page.section("Beside the published numbers"), beside)
@@ -182,10 +183,17 @@ def diagnoses(
     return found
 
 
-def _diagnosis(section: Section, found: Mapping[str, PromptDiagnosis]) -> None:
+def _diagnosis(
+    section: Section, runs: Mapping[str, Run], found: Mapping[str, PromptDiagnosis]
+) -> None:
     if not found:
         return
-    if sentences := diagnosis_sentences(found):
+    ranks = {
+        label: run.recipe.rank
+        for label, run in runs.items()
+        if run.recipe.method in USED_BY["rank"]
+    }
+    if sentences := diagnosis_sentences(found, ranks):
         section.items(sentences)
     section.frame(
         diagnosis_frame(found),

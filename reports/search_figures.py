@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from burst.errors import EmptyResult
+from reports.names import shortened
 from reports.search_tables import CURVES, Curve, Search, is_shorter
 from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
 
@@ -76,7 +77,7 @@ def draw_forest(
     ax.axvline(0, color=ZERO_COLOUR, lw=0.7, zorder=0)
     names = rows["method"]
     if "dataset" in rows:
-        names = rows["dataset"] + ": " + names
+        names = rows["dataset"].map(shortened) + ": " + names
     ax.set_yticks(range(len(rows)), names, parse_math=False)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
