@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from bpt import Run
 from bpt.machine import FREE_ON_RESUME
 from bpt.methods import TRAINED_ON_IMAGES, USED_BY
+from reports.names import readable
 
 RATES = ("lr", "warmup_epochs", "min_lr", "weight_decay", "head_weight_decay")
 OF_METHODS = {name for name, users in USED_BY.items() if users != TRAINED_ON_IMAGES}
@@ -83,10 +84,10 @@ def told_apart(parts: Sequence[Mapping[str, str]]) -> list[str]:
             used.append(name)
     texts: list[str] = []
     for part in parts:
-        text = ", ".join(filter(None, (part[one] for one in used)))
+        text = readable(", ".join(filter(None, (part[one] for one in used))))
         texts.append(text if text not in texts else f"{text} ({len(texts) + 1})")
     return texts
 
 
 def _joined(kind: str, place: str) -> str:
-    return f"{kind}:{place}" if place else kind
+    return readable(f"{kind}:{place}") if place else kind

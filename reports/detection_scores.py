@@ -19,6 +19,7 @@ from rich.table import Table
 from bpt.machine import FREE_ON_RESUME
 from reports.alike import named_datasets
 from reports.detections import Record
+from reports.names import readable
 from reports.published import DETECTORS, METHODS, METRICS, asked_of, published, recipe_of
 from reports.style import (
     PAGE_WIDTH,
@@ -116,7 +117,7 @@ def compare_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
     rows = []
     for (label, run), dataset in zip(runs.items(), named_datasets(runs.values()), strict=True):
         recipe, result = run.recipe, run.result or {}
-        row = {"label": label, "run": run.folder.name, "detector": recipe.detector}
+        row = {"label": label, "run": readable(run.folder.name), "detector": recipe.detector}
         row |= {"dataset": dataset, "model": recipe.model}
         row |= {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
         row |= {name: getattr(recipe, name) for name in ("schedule", "lr", "seed")}

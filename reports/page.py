@@ -21,6 +21,7 @@ from PIL import Image
 from burst.files import write_atomically
 from burst.survey import Survey
 from reports.explorer import explorer_data
+from reports.names import readable
 from reports.style import save_figure
 
 DPI = 160  # of figures in the page: sharp on a screen, and the page stays small
@@ -132,7 +133,7 @@ class Page:
         """The page as one document: no file and no address beside it is ever asked for."""
         kinds = {part["kind"] for section in self.sections for part in section.parts}
         names = ["page", *(["explorer"] if "explorer" in kinds else [])]
-        return (
+        text = (
             _environment()
             .get_template("page.html.j2")
             .render(
@@ -141,6 +142,7 @@ class Page:
                 scripts=[_part(f"{name}.js") for name in names],
             )
         )
+        return readable(text)  # names of files that are no UTF-8 are in it
 
     def save(self, path: Path) -> Path:
         """Write it, whole or not at all.

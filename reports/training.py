@@ -14,6 +14,7 @@ from rich.table import Table
 from bpt import Evaluation, Run
 from burst.errors import check_known
 from reports.alike import named_datasets
+from reports.names import readable
 from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
 
 # What a line of metrics.jsonl may hold, best first: which there is hangs on the protocol.
@@ -135,7 +136,7 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
     rows = []
     for run, dataset in zip(runs, named_datasets(runs), strict=True):
         recipe, result = run.recipe, run.result or {}
-        row: dict[str, Any] = {"run": run.folder.name, "dataset": dataset}
+        row: dict[str, Any] = {"run": readable(run.folder.name), "dataset": dataset}
         chosen = ("model", "image_size", "method", "placement")
         row |= {name: getattr(recipe, name) for name in chosen}
         row["placement"] = recipe.placement if recipe.prompted else ""

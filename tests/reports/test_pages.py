@@ -256,6 +256,17 @@ def test_text_is_escaped(tmp_path):
     assert "&lt;b&gt;" in page.html()
 
 
+def test_names_that_are_no_text_are_written_as_far_as_they_are(runs, tmp_path):
+    page = Page("caf\udce9", [])
+    page.section("s").frame(pd.DataFrame({"caf\udce9": ["caf\udce9"]}), "c")
+    assert page.save(tmp_path / "t.html").read_text("utf-8").count("caf\ufffd") >= 3
+    other = dataclasses.replace(runs[0], folder=tmp_path / "r\udce9")
+    labels = list(reports.labels([runs[0], other]))
+    assert labels == ["vpt, last:1, vpt", "vpt, last:1, r\ufffd"]
+    classes = ("caf\udce9", "b")
+    reports.confusion_figure(np.eye(2, dtype=int), classes, "r\udce9")  # draws it
+
+
 def opened(browser, path, width):
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.problems, page.requests = [], []
