@@ -148,7 +148,12 @@ def _rates(section: Section, search: Search, place: Path) -> list[Path]:
         "compared with the filled. A ring: chosen.",
     )
     trials = trials_frame(search)
-    section.frame(trials.drop(columns="folder"), "Every trial; click a heading to sort")
+    folds = (
+        f". Epochs are those of the {search.record['validation']['folds']} folds together"
+        if is_crossed(search.record)
+        else ""
+    )
+    section.frame(trials.drop(columns="folder"), f"Every trial; click a heading to sort{folds}")
     return files + save_table(trials, place / "trials")
 
 

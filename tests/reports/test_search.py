@@ -84,7 +84,7 @@ def test_the_sentence_comes_first(made):
     html = made[2]
     found = html.index(made[1]["sentences"][0])
     assert found < html.index("<table")
-    assert "not at its end yet" not in html
+    assert "not at its end yet" not in html and "folds together" not in html
 
 
 def test_the_page_asks_for_nothing_and_every_figure_and_table_lies_beside_it(made):
@@ -105,6 +105,7 @@ def test_a_search_that_goes_on_and_one_across_folds_say_so(tmp_path):
     out = tmp_path / "elsewhere"
     html = reports.save_search_report(tmp_path / "one", out)[0].read_text()
     assert "not at its end yet" in html and "5-fold cross-validation" in html
+    assert "click a heading to sort. Epochs are those of the 5 folds together<" in html
     assert "No epochs are known of bpt-fwhiten" in html
     table = pd.read_csv(out / "methods.csv", keep_default_na=False)
     assert list(table["inside"]) == ["yes", "yes", ""]
