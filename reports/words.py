@@ -98,8 +98,8 @@ def _compared(part: pd.DataFrame, first: str, last: str) -> str:
     if apart.empty:
         return verdict
     return (
-        f"{verdict}, with 95 % intervals that do not overlap in {int((apart > 0).sum())} of "
-        f"{len(apart)} blocks"
+        f"{verdict}, with the whole 95 % interval above that of {last} in "
+        f"{int((apart > 0).sum())} of {len(apart)} blocks"
     )
 
 
@@ -181,6 +181,8 @@ def _sure(rows: pd.DataFrame, *, beyond: float) -> str:
     if end not in rows or rows[end].isna().all():
         return ""
     sure = rows[rows[end] > beyond] if beyond > 0 else rows[rows[end] < beyond]
+    if len(rows) == 1:
+        return f", {'sure by' if len(sure) else 'but not by'} all of its 95 % interval"
     if 0 < len(sure) < len(rows):
         how_many = f"{len(sure)} of these ({_numbers(sure)})"
     else:

@@ -56,6 +56,8 @@ def test_the_headline_follows_the_kurtosis(kurtoses, headline):
         ([2.2, 1.4, 0.1], [-0.05, 0.9, 0.0], [INF, 1.9, 0.3], "in none of these the whole 95 %"),
         ([9.0, 4.0, 2.0], [3.5, 3.1, 1.5], [INF, INF, 2.5], "in all of these the whole 95 %"),
         ([-1.6, -1.2, 0.0], [-2.0] * 3, [-1.1, -0.9, 1.0], "in 1 of these (0) the whole 95 %"),
+        ([9.0, 0.1, 0.2], [3.5, 0.0, 0.0], [INF, 1.9, 0.3], "sure by all of its 95 % interval."),
+        ([9.0, 0.1, 0.2], [2.5, 0.0, 0.0], [INF, 1.9, 0.3], "but not by all of its 95 % interval."),
         ([2.2, 1.4, 0.1], [NAN] * 3, [NAN] * 3, "by an excess kurtosis above 1."),
     ],
 )
@@ -74,7 +76,7 @@ def test_how_backbones_differ_is_as_sure_as_their_intervals():
     )
     (sentence,) = comparison(pd.concat([other, one], ignore_index=True))
     assert "heaviest-tailed in a and least so in b" in sentence  # by 1.0, whatever is sure of it
-    assert sentence.endswith("with 95 % intervals that do not overlap in 1 of 2 blocks.")
+    assert sentence.endswith("with the whole 95 % interval above that of b in 1 of 2 blocks.")
     (alike,) = comparison(pd.concat([one, one.assign(model="c")], ignore_index=True))
     assert alike.endswith("a (mae) 1.25, c (mae) 1.25; they are alike.")
 
