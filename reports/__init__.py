@@ -8,7 +8,8 @@ from reports.backbones import (
     law_lines,
     overlay_grid,
 )
-from reports.bpt_report import beside_published, labels, prompt_values, save_bpt_report
+from reports.beside import beside_published
+from reports.bpt_report import labels, prompt_values, save_bpt_report
 from reports.burst_report import BackboneReport, measured_whitening, save_burst_report
 from reports.comparison import SurveyRun, compare_surveys, mismatches, open_survey_runs
 from reports.comparison_figures import difference_figure, draw_steps, step_figure

@@ -58,7 +58,11 @@ def draw_density(ax: Axes, hist: Histogram, line: Line, *, bins: int = 256) -> L
 
 
 def overlay_grid(
-    histograms: Mapping[str, Mapping[int, Histogram]], *, quantity: str, title: str | None = None
+    histograms: Mapping[str, Mapping[int, Histogram]],
+    *,
+    quantity: str,
+    title: str | None = None,
+    lines: Mapping[str, Line] | None = None,
 ) -> Figure:
     """One panel a block, one line a backbone: densities of standardised entries, on a log scale.
 
@@ -68,6 +72,7 @@ def overlay_grid(
         histograms: model -> block, counted from 0 -> histogram.
         quantity: "qk", "x" or "qkx".
         title: over the figure.
+        lines: how each model is drawn, where other figures draw it too.
 
     Raises:
         EmptyResult: no block was given.
@@ -79,7 +84,7 @@ def overlay_grid(
         raise EmptyResult("no block to draw: give at least one histogram")
     columns = min(4, len(blocks))
     rows = math.ceil(len(blocks) / columns)
-    lines = model_lines(histograms)
+    lines = lines or model_lines(histograms)
     handles: dict[str, Artist] = {}
     with house_style():
         figure = blank_page(PAGE_WIDTH, 0.8 + ROW_HEIGHT * rows)

@@ -7,17 +7,19 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from bpt import PromptDiagnosis, PromptedViT, Run, confusion_matrix, prompt_diagnosis
-from burst.backbone_spec import known_backbones
+from bpt.methods import USED_BY
 from burst.errors import BurstError, EmptyResult
 from burst.files import make_folder, write_atomically
 from burst.provenance import provenance
+from reports.alike import named_datasets, told_apart
+from reports.beside import beside_published, shade
+from reports.bpt_summary import write_summary
 from reports.page import Cell, Page, Section, cell
 from reports.prompts import (
     confusion_figure,
@@ -28,7 +30,7 @@ from reports.prompts import (
     trace_figure,
     values_figure,
 )
-from reports.published import BACKBONES, METHODS, published, settings
+from reports.style import Line, model_lines
 from reports.training import compare, comparison_figure
 
 Floats = NDArray[np.float64]
@@ -38,10 +40,7 @@ LEAD = (
     "spt starts them from real tokens; bpt whitens them, or learns them as a product of two "
     "matrices, because what they meet in attention is bursty (arXiv 2506.22908).",
 )
-SHADES = ("#f4b6a6", "#f9dccf", "#ffffff", "#d3e6f3", "#a9cfe8")
-WEIGHTS = {"method": 64, "pretraining": 16, "dataset": 8, "backbone": 2}  # else 1
-SETTING = ("dataset", "model", "image_size")  # which two runs share that are compared
-STEPS = (-5.0, -1.0, 1.0, 5.0)  # points, between the shades
+TOLD = ("protocol", "epochs", "batch_size", "lr", "seed")
 
 
 def save_bpt_report(
@@ -80,17 +79,19 @@ def save_bpt_report(
     table.insert(0, "label", list(named))
     beside = beside_published(named)
     page = Page("Prompt tuning, compared", LEAD)
-    _summary(page.section("What was found"), table)
+    write_summary(page.section("What was found"), named, table)
     section = page.section("Curves")
     caption = (
         "Accuracy and training loss. On the validation split, where the protocol has one; on the "
         "test split with protocol authors, on the training images with protocol last."
     )
-    files = section.figure(comparison_figure(runs, list(named)), folder / "curves", caption)
+    lines = model_lines(named)
+    figure = comparison_figure(runs, list(named), lines=lines)
+    files = section.figure(figure, folder / "curves", caption)
     if any(run.recipe.prompted for run in runs):
         section = page.section("Prompts")
-        files += _prompts(section, named, folder)
-        _diagnosis(section, diagnoses(named, data=data, device=device, measure=confusion))
+        files += _prompts(section, named, folder, lines)
+        _diagnosis(section, named, diagnoses(named, data=data, device=device, measure=confusion))
     if confusion:
         files += _confusion(page.section("What is confused"), named, folder, data, device)
     _published(page.section("Beside the published numbers"), beside)
@@ -104,14 +105,15 @@ def save_bpt_report(
 
 
 def labels(runs: Sequence[Run]) -> dict[str, Run]:
-    """The runs by what tells them apart: method and placement, and what else differs."""
+    """The runs by what tells them apart: method, placement, images, and what else differs."""
     parts = []
-    for run in runs:
+    for run, dataset in zip(runs, named_datasets(runs), strict=True):
         recipe = run.recipe
         part = {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
-        part |= {"model": recipe.model, "dataset": run.config["dataset"]["name"]}
+        part |= {"model": recipe.model, "dataset": dataset}
         part["image_size"] = f"{recipe.image_size} pixels" if recipe.image_size else ""
-        part |= {name: f"{name} {getattr(recipe, name)}" for name in ("lr", "seed")}
+        part["train_fraction"] = f"train_fraction {recipe.train_fraction or 1:g}"
+        part |= {name: f"{name} {getattr(recipe, name)}" for name in TOLD}
         for name in ("prompt_scale", "null_gain", "floor"):
             part[name] = f"{name} {getattr(recipe, name)}" if recipe.needs_whitening else ""
         part["folder"] = run.folder.name
@@ -119,132 +121,20 @@ def labels(runs: Sequence[Run]) -> dict[str, Run]:
     return dict(zip(told_apart(parts), runs, strict=True))
 
 
-def told_apart(parts: Sequence[Mapping[str, str]]) -> list[str]:
-    """A text a run: method and placement, and in order what more is needed until all differ.
-
-    Those that nothing tells apart are numbered.
-    """
-    used = ["method", "placement"]
-    for name in parts[0]:
-        told = {tuple(part[one] for one in used) for part in parts}
-        if len(told) == len(parts):
-            break
-        if name not in used and len({part[name] for part in parts}) > 1:
-            used.append(name)
-    texts: list[str] = []
-    for part in parts:
-        text = ", ".join(filter(None, (part[one] for one in used)))
-        texts.append(text if text not in texts else f"{text} ({len(texts) + 1})")
-    return texts
-
-
-def beside_published(runs: dict[str, Run]) -> pd.DataFrame:
-    """Each run beside the paper's number that is nearest to it.
-
-    Columns: label, ours, published, difference (points), table, row (what the number is of), and
-    differs (dataset, backbone, placement, epochs, image_size, protocol). Both accuracies are in
-    percent.
-
-    Source: arXiv 2506.22908, see `published`.
-    """
-    table = published()
-    accuracies = table[table["metric"] == "top1"].drop_duplicates()
-    known = [
-        row
-        for row in accuracies.to_dict("records")
-        if row["method"] in METHODS and (row["pretraining"], row["backbone"]) in BACKBONES
-    ]
-    return pd.DataFrame([_nearest(label, run, known) for label, run in runs.items()])
-
-
-def _nearest(label: str, run: Run, rows: list[dict[Any, Any]]) -> dict[str, Any]:
-    recipe = run.recipe
-    kinds = {one.name: one.pretraining for one in known_backbones()}
-    placement = "shallow" if not recipe.prompted else recipe.placement
-
-    def differences(row: dict[Any, Any]) -> list[str]:
-        method, theirs = METHODS[row["method"]]
-        asked = settings(row["setting"])
-        model = BACKBONES[row["pretraining"], row["backbone"]]
-        expected = {
-            "method": (method, recipe.method),
-            "pretraining": (kinds[model], kinds.get(recipe.model)),
-            "dataset": (row["dataset"], run.config["dataset"]["name"]),
-            "placement": (asked.get("placement", theirs), placement),
-            "backbone": (model, recipe.model),
-            "epochs": (asked.get("epochs", 100), recipe.epochs),
-            "train_fraction": (asked.get("train_fraction", 1.0), recipe.train_fraction or 1.0),
-            "num_prompts": (asked.get("num_prompts", recipe.num_prompts), recipe.num_prompts),
-            "rank": (asked.get("rank", recipe.rank), recipe.rank),
-            "image_size": (224, recipe.image_size or 224),
-            "protocol": ("authors", recipe.protocol),
-        }
-        return [name for name, (one, other) in expected.items() if one != other]
-
-    def distance(row: dict[Any, Any]) -> int:
-        theirs = settings(row["setting"]).get("placement", METHODS[row["method"]][1])
-        other_kind = (theirs == "shallow") != (placement == "shallow")
-        return 4 * other_kind + sum(WEIGHTS.get(name, 1) for name in differences(row))
-
-    best = min(rows, key=distance)
-    differs = differences(best)
-    ours = (run.result or {}).get("test_accuracy", np.nan)
-    words = (best["method"], best["pretraining"], best["backbone"], best["dataset"])
-    setting = f" ({best['setting']})" if best["setting"] else ""
-    comparable = "method" not in differs
-    return {
-        "label": label,
-        "ours": ours,
-        "published": best["value"] if comparable else np.nan,
-        "difference": ours - best["value"] if comparable else np.nan,
-        "table": best["table"] if comparable else "",
-        "row": " ".join(words) + setting if comparable else "none of this method",
-        "differs": ", ".join(differs),
-    }
-
-
-def _summary(section: Section, table: pd.DataFrame) -> None:
-    done = table.dropna(subset=["test_accuracy"]).sort_values("test_accuracy", ascending=False)
-    if done.empty:
-        section.text("No run has ended yet: there are curves, but no test accuracy.", strong=True)
-        return
-    best = done.iloc[0]
-    section.text(
-        f"Best on the test split is {best['label']}: {best['test_accuracy']:.1f} %.", strong=True
-    )
-    sentences = [
-        f"{row['label']}: {row['test_accuracy']:.1f} % with {row['prompts']:,} trained numbers in "
-        f"its prompts, at {row['images_per_second']:.0f} images a second."
-        for row in done.to_dict("records")
-    ]
-    section.items(sentences)
-    if (done["dataset"].nunique(), done["model"].nunique()) != (1, 1):
-        section.text("The runs are of several datasets or backbones: mind what is compared.")
-    setting = [str(best[name]) for name in SETTING]  # of no image_size, too
-    plain = [
-        row["test_accuracy"]
-        for row in done.to_dict("records")
-        if row["method"] == "vpt" and [str(row[name]) for name in SETTING] == setting
-    ]
-    if plain and best["method"] != "vpt":
-        gain = best["test_accuracy"] - max(plain)
-        section.text(
-            f"That is {gain:.1f} points more than the best plain prompts (vpt) here. The paper's "
-            "authors saw 0.7 points between three seeds: smaller gains need several."
-        )
-
-
-def _prompts(section: Section, runs: dict[str, Run], folder: Path) -> list[Path]:
+def _prompts(
+    section: Section, runs: dict[str, Run], folder: Path, lines: Mapping[str, Line]
+) -> list[Path]:
     prompted = {label: run for label, run in runs.items() if run.recipe.prompted}
     files = section.figure(
-        trace_figure(prompted),
+        trace_figure(prompted, lines=lines),
         folder / "prompt_traces",
         "Norm of the prompts' gradient (mean of each epoch), their largest value, and the least of "
         "the blocks' effective ranks, over the optimiser's steps.",
     )
     learned = {label: prompt_values(run) for label, run in prompted.items()}
+    values = {label: np.concatenate([*one.values()]) for label, one in learned.items()}
     files += section.figure(
-        values_figure({label: np.concatenate([*one.values()]) for label, one in learned.items()}),
+        values_figure(values, lines=lines),
         folder / "prompt_values",
         "Distribution of the learned values, as the model sees them (products multiplied out).",
     )
@@ -293,10 +183,17 @@ def diagnoses(
     return found
 
 
-def _diagnosis(section: Section, found: Mapping[str, PromptDiagnosis]) -> None:
+def _diagnosis(
+    section: Section, runs: Mapping[str, Run], found: Mapping[str, PromptDiagnosis]
+) -> None:
     if not found:
         return
-    if sentences := diagnosis_sentences(found):
+    ranks = {
+        label: run.recipe.rank
+        for label, run in runs.items()
+        if run.recipe.method in USED_BY["rank"]
+    }
+    if sentences := diagnosis_sentences(found, ranks):
         section.items(sentences)
     section.frame(
         diagnosis_frame(found),
@@ -354,13 +251,6 @@ def _published(section: Section, beside: pd.DataFrame) -> None:
         row[3] = Cell(row[3].text, row[3].number, shade(line["difference"]))
         rows.append(row)
     section.table([str(name) for name in beside.columns], rows, "Percent, and points")
-
-
-def shade(difference: float) -> str:
-    """A colour for a difference in points: warm below, cool above, white around 0."""
-    if not np.isfinite(difference):
-        return ""
-    return SHADES[int(np.searchsorted(STEPS, difference))]
 
 
 def _how(section: Section, runs: dict[str, Run]) -> None:

@@ -32,7 +32,7 @@ from reports.origins import (
     where_section,
 )
 from reports.page import Page, Section
-from reports.style import QUANTITIES, quantity_style
+from reports.style import QUANTITIES, model_lines, quantity_style
 from reports.survey_files import run_record
 from reports.where import where_it_sits
 from reports.whitening import (
@@ -207,7 +207,7 @@ def _quantity(
     files: list[Path] = []
     if len(measured) > 1:
         files += section.figure(
-            overlay_grid(measured, quantity=quantity),
+            overlay_grid(measured, quantity=quantity, lines=model_lines(records)),
             folder / f"overlay_{quantity}",
             "The backbones laid over each other, each in units of its own standard deviation. What "
             "lies above the grey curves at the sides has heavier tails than they.",

@@ -14,6 +14,7 @@ import pandas as pd
 from burst.errors import BurstError, CheckpointError, EmptyResult
 from burst.survey import Survey
 from reports.explorer import INDEX, without_intervals
+from reports.names import readable
 
 KEYS = ["block", "head", "quantity"]
 COLUMNS = (
@@ -138,7 +139,8 @@ def _labels(paths: Sequence[Path]) -> list[str]:
         for path in names
     ]
     tails = ([one[-length:] for one in parts] for length in range(1, max(map(len, parts)) + 1))
-    labels = ["/".join(tail) for tail in next(t for t in tails if len(set(t)) == len(set(parts)))]
+    shortest = next(tail for tail in tails if len(set(tail)) == len(set(parts)))
+    labels = [readable("/".join(tail)) for tail in shortest]
     seen: Counter[str] = Counter()
     for i, label in enumerate(labels):
         seen[label] += 1

@@ -113,7 +113,8 @@ def difference_figure(
         raise EmptyResult(f"no difference of {quantity} to draw")
     with house_style():
         figure = figure or blank_page(PAGE_WIDTH, 0.9 + 2.1 * _rows_of(statistics))
-        lines = model_lines(rows["run_b"].unique())
+        every = model_lines(table["run_b"].unique())  # the same in each quantity's figure
+        lines = {name: every[name] for name in rows["run_b"].unique()}
         panels = _panels(figure, statistics)
         for ax, name in zip(panels, statistics, strict=True):
             handles = _draw_differences(ax, rows[rows["statistic"] == name], lines)

@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 from burst.errors import EmptyResult
 from burst.files import make_folder, write_atomically
 from burst.provenance import provenance
-from reports.bpt_report import shade, told_apart
+from reports.alike import differing, named_datasets, told_apart
+from reports.beside import shade
 from reports.detection_figures import Opener, side_by_side_figure
 from reports.detection_scores import (
     KINDS,
@@ -37,6 +38,7 @@ from reports.detections import (
 )
 from reports.page import Cell, Page, Section, cell
 from reports.published import METRICS
+from reports.style import model_lines
 
 Runs = Mapping[str, DetectorRun]
 LEAD = (
@@ -93,7 +95,7 @@ def save_detection_report(
     caption = "Training loss, its parts, and AP on the validation images, over the epochs."
     files = page.section("Curves").figure(losses_figure(named), folder / "losses", caption)
     if ended:
-        files += _scores(page.section("Average precision"), ended, folder)
+        files += _scores(page.section("Average precision"), named, ended, folder)
         frames["classes"] = compare_classes(ended, truth)
         _classes(page.section("Class by class"), frames["classes"])
         matching = match_detections(truth, _first_and_last(ended), score=score)
@@ -112,13 +114,13 @@ def save_detection_report(
 
 
 def detector_labels(runs: Sequence[DetectorRun]) -> dict[str, DetectorRun]:
-    """The runs by what tells them apart: method and placement, and what else differs."""
+    """The runs by what tells them apart: method, placement, images, and what else differs."""
     parts = []
-    for run in runs:
+    for run, dataset in zip(runs, named_datasets(runs), strict=True):
         recipe = run.recipe
         part = {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
         part |= {"detector": recipe.detector, "model": recipe.model}
-        part |= {"dataset": run.config["dataset"]["name"], "schedule": str(recipe.schedule)}
+        part |= {"dataset": dataset, "schedule": str(recipe.schedule)}
         part["image_size"] = f"{recipe.image_size} pixels"
         part |= {name: f"{name} {getattr(recipe, name)}" for name in ("lr", "seed")}
         parts.append(part | {"folder": run.folder.name})
@@ -172,10 +174,10 @@ def _of_no_prompts(done: pd.DataFrame) -> list[str]:
         ]
     sentences = []
     for base in without.to_dict("records"):
-        same = prompted[(prompted[list(ALIKE)] == pd.Series(base)[list(ALIKE)]).all(axis=1)]
         gains = [
             f"{row['label']} {row['box_AP'] - base['box_AP']:+.1f}"
-            for row in same.to_dict("records")
+            for row in prompted.to_dict("records")
+            if not differing([base, row], ALIKE)
         ]
         added = f"prompts add to its box AP, in points: {', '.join(gains)}" if gains else ""
         sentences.append(
@@ -199,8 +201,8 @@ def _cautions(done: pd.DataFrame) -> list[str]:
             "One seed a setting: how much of a difference is chance is not known; small ones need "
             "several seeds."
         )
-    if differing := [name for name in ALIKE if done[name].nunique() > 1]:
-        sentences.append(f"The runs differ in {', '.join(differing)}: mind what is compared.")
+    if names := differing(done.to_dict("records"), ALIKE):
+        sentences.append(f"The runs differ in {', '.join(names)}: mind what is compared.")
     return sentences
 
 
@@ -212,14 +214,15 @@ def _summary(section: Section, table: pd.DataFrame) -> None:
         section.text(f"{label} has no result yet.")
 
 
-def _scores(section: Section, ended: Runs, folder: Path) -> list[Path]:
+def _scores(section: Section, named: Runs, ended: Runs, folder: Path) -> list[Path]:
     first = next(iter(ended.values())).result or {}
     caption = (
         "AP: mean over IoU 0.50 to 0.95; AP50, AP75: at one IoU; APs, APm, APl: of objects below "
         f"32², below 96², and above, in square pixels. {first['images']:,} images, by "
         f"{first['evaluator']}."
     )
-    return section.figure(scores_figure(ended), folder / "scores", caption)
+    figure = scores_figure(ended, lines=model_lines(named))  # as the curves have it
+    return section.figure(figure, folder / "scores", caption)
 
 
 def _classes(section: Section, table: pd.DataFrame) -> None:

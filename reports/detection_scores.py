@@ -16,10 +16,11 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import RenderableType
 from rich.table import Table
 
-from bpt import detection_recipe_for
 from bpt.machine import FREE_ON_RESUME
+from reports.alike import named_datasets
 from reports.detections import Record
-from reports.published import BACKBONES, DETECTORS, METHODS, METRICS, published
+from reports.names import readable
+from reports.published import DETECTORS, METHODS, METRICS, asked_of, published, recipe_of
 from reports.style import (
     PAGE_WIDTH,
     Line,
@@ -109,15 +110,15 @@ def detection_classes_table(per_class: Mapping[str, Mapping[str, float | None]])
 def compare_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
     """A row a run: how it was trained and how good it is; NaN where it has not ended.
 
-    Columns: label, run, detector, dataset, model, method, placement, schedule, lr, seed; those of
-    `OF_TRAINING`, "" where nothing was given; prompts, heads and trained (parameters); images
-    (evaluated); box_AP ... mask_APl (percent); seconds.
+    Columns: label, run, detector, dataset (of one's own images with their folder), model, method,
+    placement, schedule, lr, seed; those of `OF_TRAINING`, "" where nothing was given; prompts,
+    heads and trained (parameters); images (evaluated); box_AP ... mask_APl (percent); seconds.
     """
     rows = []
-    for label, run in runs.items():
+    for (label, run), dataset in zip(runs.items(), named_datasets(runs.values()), strict=True):
         recipe, result = run.recipe, run.result or {}
-        row = {"label": label, "run": run.folder.name, "detector": recipe.detector}
-        row |= {"dataset": run.config["dataset"]["name"], "model": recipe.model}
+        row = {"label": label, "run": readable(run.folder.name), "detector": recipe.detector}
+        row |= {"dataset": dataset, "model": recipe.model}
         row |= {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
         row |= {name: getattr(recipe, name) for name in ("schedule", "lr", "seed")}
         row |= {name: getattr(recipe, name) for name in OF_TRAINING}
@@ -207,7 +208,13 @@ def published_detectors() -> pd.DataFrame:
     return table[table["dataset"] == "coco"].reset_index(drop=True)
 
 
-def draw_scores(ax: Axes, values: Mapping[str, Sequence[float]], kind: str) -> list[BarContainer]:
+def draw_scores(
+    ax: Axes,
+    values: Mapping[str, Sequence[float]],
+    kind: str,
+    *,
+    lines: Mapping[str, Line] | None = None,
+) -> list[BarContainer]:
     """Bars of the six APs, a colour a run.
 
     Args:
@@ -215,8 +222,9 @@ def draw_scores(ax: Axes, values: Mapping[str, Sequence[float]], kind: str) -> l
         values: label -> AP, AP50, AP75, and AP of small, medium and large objects, in percent; NaN
             has no bar.
         kind: "box" or "mask".
+        lines: whose colours the labels have, where other figures draw them too.
     """
-    lines = model_lines(values)
+    lines = lines or model_lines(values)
     width = 0.8 / len(values)
     drawn = []
     for number, (label, one) in enumerate(values.items()):
@@ -231,11 +239,14 @@ def draw_scores(ax: Axes, values: Mapping[str, Sequence[float]], kind: str) -> l
     return drawn
 
 
-def scores_figure(runs: Mapping[str, DetectorRun]) -> Figure:
+def scores_figure(
+    runs: Mapping[str, DetectorRun], *, lines: Mapping[str, Line] | None = None
+) -> Figure:
     """Box and mask AP, at IoU 0.5 and 0.75, and of small, medium and large objects, of each run.
 
     Args:
         runs: that have ended, by label.
+        lines: whose colours the labels have, where other figures draw them too.
     """
     scores = {label: (run.result or {})["scores"] for label, run in runs.items()}
     with house_style():
@@ -245,7 +256,7 @@ def scores_figure(runs: Mapping[str, DetectorRun]) -> Figure:
                 label: [_number(one.get(f"{kind}_{name}")) for name in SCORES]
                 for label, one in scores.items()
             }
-            drawn = draw_scores(ax, values, kind)
+            drawn = draw_scores(ax, values, kind, lines=lines)
         names = map(literal, runs)
         legend_above(figure, dict(zip(names, (bars[0] for bars in drawn), strict=True)))
         figure.draw_without_rendering()
@@ -334,14 +345,7 @@ def _text(value: float | None) -> str:
 def _trained_differently(run: DetectorRun, row: Mapping[Hashable, Any]) -> list[str]:
     """Names of what of a run is not as the paper's row of it was trained, as far as is known."""
     recipe = run.recipe
-    given = {"placement": METHODS[row["method"]][1]} if recipe.prompted else {}
-    theirs = detection_recipe_for(
-        "coco",
-        method=recipe.method,
-        detector=recipe.detector,
-        model=BACKBONES[row["pretraining"], row["backbone"]],
-        **given,
-    ).to_dict()
+    theirs = recipe_of(asked_of(row)).to_dict()
     ours = recipe.to_dict()
     ours["train_fraction"] = None if ours["train_fraction"] == 1 else ours["train_fraction"]
     differing = [name for name in theirs if name not in FREE and ours[name] != theirs[name]]

@@ -329,7 +329,8 @@ function explore(root) {
       heading.textContent = label;
       line.append(heading);
       const ends = row.intervals ? row.intervals[i] : null;
-      const texts = [shown(row.values[i]), ends ? `${shown(ends[0], 3)} to ${shown(ends[1], 3)}` : ""];
+      const [low, high] = ends ? ends.map((end) => end === null ? "∞" : shown(end, 3)) : [];
+      const texts = [shown(row.values[i]), ends ? `${ends[0] === null ? "−" : ""}${low} to ${high}` : ""];
       for (const text of row.intervals ? texts : texts.slice(0, 1)) {
         line.insertCell().textContent = text;
       }

@@ -7,12 +7,13 @@ statistics             [column, label] of what stands beside a histogram
 rows                   one a histogram; its bins are `first`, `first` + `width` ... of which `bins`;
                        `finer` grids of as many bins follow it, each of half the width of that
                        before, to be zoomed into
+                       `intervals` hold [low, high] of each statistic, null where there is no bound
 counts                 all counts in the order of the rows, see `packed`
 """
 
 import base64
 from collections.abc import Hashable, Iterable, Sequence
-from math import isfinite, sqrt
+from math import isfinite, isnan, sqrt
 from typing import Any
 
 import pandas as pd
@@ -191,12 +192,14 @@ def _is_end(name: str, table: pd.DataFrame) -> bool:
 
 
 def _interval(low: float | None, high: float | None) -> list[float | None] | None:
-    ends = [_plain(low, INTERVAL_DIGITS), _plain(high, INTERVAL_DIGITS)]
-    return None if None in ends else ends
+    """Both ends, None for one without a bound; None where there is no interval."""
+    if any(end is None or isnan(end) for end in (low, high)):
+        return None
+    return [_plain(low, INTERVAL_DIGITS), _plain(high, INTERVAL_DIGITS)]
 
 
 def _plain(value: float | None, digits: int = DIGITS) -> float | None:
-    """A number as JSON has it: rounded, whole ones as they are, and None for NaN."""
+    """A number as JSON has it: rounded, whole ones as they are, None for NaN and infinity."""
     if value is None or not isfinite(value):
         return None
     number = float(value)

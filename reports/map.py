@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from burst.errors import EmptyResult
 from burst.token_map import BlockMap, TokenMap
+from reports.names import readable
 from reports.style import INK, PAGE_WIDTH, QUANTITIES, blank_page, house_style, one_decimal
 
 Pixels = NDArray[np.float64]
@@ -153,7 +154,7 @@ def map_figure(token_map: TokenMap, blocks: Iterable[int], *, title: str | None 
         tall = PANEL * _height(token_map) / token_map.pixels.shape[1]
         width = PAGE_WIDTH * (1 + len(bands[0])) / (1 + BAND)
         figure = blank_page(width, 0.25 + len(bands) * (2 * tall + BARS_HEIGHT + 1.0))
-        named = fill(title or str(token_map.image), TITLE_WIDTH)
+        named = fill(readable(title or str(token_map.image)), TITLE_WIDTH)
         figure.suptitle(named, size=8.5, parse_math=False)
         parts = figure.subplots(
             3 * len(bands),

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -18,6 +19,7 @@ from burst.progress import Progress
 from burst.provenance import provenance
 from burst.token_map import PhotoMaps, TokenMap
 from reports.map import map_blocks, map_figure
+from reports.names import new_stem, readable
 from reports.page import Page, Section
 from reports.style import one_decimal
 from reports.tables import named_backbone
@@ -67,6 +69,7 @@ def save_maps(
         OutputError: the folder cannot be written.
     """
     chosen = map_blocks(found.maps) if blocks is None else tuple(blocks)
+    found = replace(found, maps=tuple(_named(one) for one in found.maps))
     folder, model = make_folder(out), str(found.record["model"])
     record = {**provenance(), **found.record, "measure": MEASURE, "blocks": list(chosen)}
     names = _file_names(found.maps)
@@ -120,7 +123,7 @@ def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> 
             row, column = np.unravel_index(np.argmax(np.nan_to_num(patches)), patches.shape)
             top = int(np.argmax(np.nan_to_num(found.dimensions)))
             table.add_row(
-                str(one.image) if place == 0 else "",
+                readable(str(one.image)) if place == 0 else "",
                 str(block),
                 one_decimal(found.kurtosis),
                 f"{row},{column}: {patches[row, column]:.1%}",
@@ -180,21 +183,21 @@ def _how(section: Section, record: dict[str, Any]) -> None:
     section.versions(record["versions"])
 
 
+def _named(one: TokenMap) -> TokenMap:
+    """By a name that figures and tables can hold, whatever its file is called."""
+    return replace(one, image=readable(str(one.image)))
+
+
 def _photographs(maps: Sequence[TokenMap]) -> str:
     return str(maps[0].image) if len(maps) == 1 else f"{len(maps)} photographs"
 
 
 def _file_names(maps: Sequence[TokenMap]) -> list[str]:
-    """map_PHOTO, of letters that every file system takes, no two alike."""
-    names: list[str] = []
-    for one in maps:
-        stem = re.sub(r"[^\w.-]+", "-", PurePath(str(one.image)).stem).strip("-") or "photo"
-        name, number = f"map_{stem}", 1
-        while name in names:
-            number += 1
-            name = f"map_{stem}-{number}"
-        names.append(name)
-    return names
+    """map_PHOTO, of letters that every file system takes, and not of too many; no two alike."""
+    taken = set[str]()
+    stems = (PurePath(str(one.image)).stem for one in maps)
+    plain = (re.sub(r"[^\w.-]+", "-", stem).strip("-") or "photo" for stem in stems)
+    return [new_stem(f"map_{stem}", taken) for stem in plain]
 
 
 def _tails(token_map: TokenMap) -> dict[str, float | None]:

@@ -2,16 +2,18 @@
 
 import base64
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from io import BytesIO
-from math import isfinite
+from math import isinf, isnan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
@@ -19,12 +21,15 @@ from PIL import Image
 from burst.files import write_atomically
 from burst.survey import Survey
 from reports.explorer import explorer_data
+from reports.names import readable
 from reports.style import save_figure
 
 DPI = 160  # of figures in the page: sharp on a screen, and the page stays small
 PHOTO_DPI = 240  # of figures of photographs, whose names are small: to be magnified
 STEP = 5  # between levels of a figure's colours: nobody sees 2 of 255, and it takes 2/5 less
 SCREEN_DPI = 130  # pixels an inch that they are shown at
+LARGEST = sys.float_info.max  # what infinity sorts by: JavaScript's has no difference to itself
+ENDLESS = "Where an interval ends at ∞ it has no bound on that side"
 
 
 class Cell(NamedTuple):
@@ -90,13 +95,19 @@ class Section:
         return list(saved)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str) -> None:
-        """A table that sorts by the heading that is clicked."""
+        """A table that sorts by the heading that is clicked; infinity in it is explained."""
+        rows = list(rows)
+        if any(one.number in (LARGEST, -LARGEST) for row in rows for one in row):
+            caption = f"{caption.removesuffix('.')}. {ENDLESS}."
         self.parts.append(
-            {"kind": "table", "columns": list(columns), "rows": list(rows), "caption": caption}
+            {"kind": "table", "columns": list(columns), "rows": rows, "caption": caption}
         )
 
     def explorer(self, surveys: Sequence[Survey]) -> None:
         """Any histogram of the surveys, to be chosen and looked at closely; one a page."""
+        ends = pd.concat([one.table for one in surveys]).filter(regex="_(low|high)$")
+        if np.isinf(ends.to_numpy(np.float64)).any():
+            self.text(f"{ENDLESS}.")
         self.parts.append({"kind": "explorer", "data": explorer_data(surveys)})
 
     def frame(self, table: pd.DataFrame, caption: str) -> None:
@@ -122,7 +133,7 @@ class Page:
         """The page as one document: no file and no address beside it is ever asked for."""
         kinds = {part["kind"] for section in self.sections for part in section.parts}
         names = ["page", *(["explorer"] if "explorer" in kinds else [])]
-        return (
+        text = (
             _environment()
             .get_template("page.html.j2")
             .render(
@@ -131,6 +142,7 @@ class Page:
                 scripts=[_part(f"{name}.js") for name in names],
             )
         )
+        return readable(text)  # names of files that are no UTF-8 are in it
 
     def save(self, path: Path) -> Path:
         """Write it, whole or not at all.
@@ -144,15 +156,18 @@ class Page:
 
 
 def cell(value: Any) -> Cell:  # noqa: ANN401  whatever a data frame holds
-    """A value as a cell: four significant digits, nothing where there is none."""
+    """A value as a cell: four digits, or all before the point; nothing where there is none."""
     if value is None or value is pd.NA:
         return Cell("")
     if isinstance(value, bool | str):
         return Cell(str(value))
     number = float(value)
-    if not isfinite(number):
+    if isnan(number):
         return Cell("")
-    text = f"{int(number):,}" if number == int(number) and abs(number) < 1e15 else f"{number:.4g}"
+    if isinf(number):
+        return Cell("∞", LARGEST) if number > 0 else Cell("-∞", -LARGEST)
+    whole = number == int(number) or abs(number) >= 1e4
+    text = f"{number:,.0f}" if whole and abs(number) < 1e15 else f"{number:.4g}"
     return Cell(text, number)
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from bpt import FoundObjects
 from burst.files import make_folder
 from reports.detection_figures import save_prediction
+from reports.names import new_stem, readable
 
 SHOWN = 20  # objects of an image in the table, the best
 
@@ -36,7 +37,7 @@ def save_predictions(
     """
     folder, answers, taken = make_folder(out), [], set[str]()
     for one in found:
-        stem = _free(PurePath(one.place.rpartition(":")[2]).stem, taken)
+        stem = new_stem(PurePath(one.place.rpartition(":")[2]).stem, taken)
         names = {entry["category_id"]: entry["name"] for entry in one.objects}
         picture = save_prediction(one.image, one.objects, folder / f"{stem}.png", names=names)
         objects = [
@@ -57,20 +58,10 @@ def objects_table(answers: Sequence[dict[str, Any]]) -> Table:
         objects = answer["objects"]
         for place, one in enumerate(objects[:SHOWN]):
             box = [f"{side:.0f}" for side in one["bbox"]]
-            image = answer["image"] if place == 0 else ""
+            image = readable(answer["image"]) if place == 0 else ""
             table.add_row(image, one["name"], f"{one['score']:.2f}", *box)
         if not objects:
-            table.add_row(answer["image"], "nothing", *[""] * 5)
+            table.add_row(readable(answer["image"]), "nothing", *[""] * 5)
         elif len(objects) > SHOWN:
             table.add_row("", f"and {len(objects) - SHOWN} more", *[""] * 5)
     return table
-
-
-def _free(stem: str, taken: set[str]) -> str:
-    """A name that is not taken, and is from now on."""
-    found, number = stem, 1
-    while found in taken:
-        number += 1
-        found = f"{stem}-{number}"
-    taken.add(found)
-    return found

@@ -1,7 +1,9 @@
 """Learned prompts: their values, how alike they are, how they came to be; and what is confused."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,11 +12,12 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from bpt import PromptDiagnosis, Run
 from burst.errors import EmptyResult
+from reports.names import readable, shortened
 from reports.style import (
     COLUMN_WIDTH,
     PAGE_WIDTH,
@@ -36,6 +39,8 @@ DROWNED = 0.25  # of the share that the patches' mean alone has: below, prompts 
 COLLAPSED = 2.0  # effective rank below which a prompt is little more than one direction
 SPREAD = 200.0  # of the largest value to the width of the innermost bins, about
 MOST_LABELS = 30  # classes that a confusion matrix still names
+LETTER = 0.06  # inches of a letter in a title or at a tick, about
+TITLE_LETTERS, TITLE_LINE = 22, 0.13  # a line over one of four panels, and its height in inches
 
 
 def draw_trace(ax: Axes, run: Run, quantity: str, line: Line) -> Line2D:
@@ -59,11 +64,12 @@ def draw_trace(ax: Axes, run: Run, quantity: str, line: Line) -> Line2D:
     return drawn
 
 
-def trace_figure(runs: Mapping[str, Run]) -> Figure:
+def trace_figure(runs: Mapping[str, Run], *, lines: Mapping[str, Line] | None = None) -> Figure:
     """Gradient norm, largest value and rank of the prompts over the steps, the runs overlaid.
 
     Args:
         runs: by label; those without prompts are left out.
+        lines: how each label is drawn, where other figures draw it too.
 
     Raises:
         EmptyResult: none has a prompt.
@@ -71,7 +77,7 @@ def trace_figure(runs: Mapping[str, Run]) -> Figure:
     prompted = {label: run for label, run in runs.items() if run.recipe.prompted}
     if not prompted:
         raise EmptyResult("no run has prompts")
-    lines = model_lines(prompted)
+    lines = lines or model_lines(prompted)
     with house_style():
         figure = blank_page(PAGE_WIDTH, 2.7)
         for ax, quantity in zip(figure.subplots(1, len(TRACES)), TRACES, strict=True):
@@ -104,18 +110,21 @@ def draw_values(ax: Axes, values: Floats, line: Line, *, bins: int = 101) -> Lin
     return drawn
 
 
-def values_figure(values: Mapping[str, Floats]) -> Figure:
+def values_figure(
+    values: Mapping[str, Floats], *, lines: Mapping[str, Line] | None = None
+) -> Figure:
     """Distributions of learned prompt values, the runs overlaid: VPT's are the plain ones.
 
     Args:
         values: label -> every value of its prompts.
+        lines: how each label is drawn, where other figures draw it too.
 
     Raises:
         EmptyResult: no values.
     """
     if not values:
         raise EmptyResult("no run has prompts")
-    lines = model_lines(values)
+    lines = lines or model_lines(values)
     with house_style():
         figure = blank_page(PAGE_WIDTH, 3.0)
         ax = figure.subplots()
@@ -161,15 +170,17 @@ def cosine_figure(prompts: Mapping[str, Floats]) -> Figure:
         raise EmptyResult("no run has prompts")
     columns = min(4, len(prompts))
     rows = -(-len(prompts) // columns)
+    titles = [fill(readable(label), TITLE_LETTERS) for label in prompts]
+    lines = max(title.count("\n") for title in titles)
     with house_style():
-        figure = blank_page(PAGE_WIDTH, 0.4 + 1.9 * rows)
+        figure = blank_page(PAGE_WIDTH, 0.4 + (1.9 + TITLE_LINE * lines) * rows)
         grid = figure.subplots(rows, columns, squeeze=False)
         for ax in grid.flat[len(prompts) :]:
             ax.remove()
         axes = list(grid.flat[: len(prompts)])
-        for ax, (label, one) in zip(axes, prompts.items(), strict=True):
+        for ax, title, one in zip(axes, titles, prompts.values(), strict=True):
             image = draw_cosines(ax, one)
-            ax.set_title(label, loc="left", parse_math=False)
+            ax.set_title(title, loc="left", parse_math=False)
         figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02).set_label("cosine")
         figure.supxlabel("prompt")
         figure.draw_without_rendering()
@@ -201,8 +212,15 @@ def diagnosis_frame(found: Mapping[str, PromptDiagnosis]) -> pd.DataFrame:
     )
 
 
-def diagnosis_sentences(found: Mapping[str, PromptDiagnosis]) -> list[str]:
-    """What of it a reader must not overlook, a sentence a finding; none where nothing is amiss."""
+def diagnosis_sentences(
+    found: Mapping[str, PromptDiagnosis], ranks: Mapping[str, int] | None = None
+) -> list[str]:
+    """What of it a reader must not overlook, a sentence a finding; none where nothing is amiss.
+
+    Args:
+        found: by label.
+        ranks: of the bilinear prompts among them, which are never of more.
+    """
     sentences = []
     for label, one in found.items():
         largest = max(one.blocks, key=lambda block: block.scale)
@@ -215,7 +233,8 @@ def diagnosis_sentences(found: Mapping[str, PromptDiagnosis]) -> list[str]:
                 f"head reads {100 * share:.2g} % depends on the image, of the patches' mean "
                 f"{100 * one.patches_share:.2g} %."
             )
-        if flattest.effective_rank < COLLAPSED < one.num_prompts:
+        largest_rank = min(one.num_prompts, (ranks or {}).get(label, one.num_prompts))
+        if flattest.effective_rank < COLLAPSED < largest_rank:
             sentences.append(
                 f"{label}: the {one.num_prompts} prompts of block {flattest.block} are nearly one. "
                 f"Their effective rank is {flattest.effective_rank:.1f}."
@@ -240,9 +259,9 @@ def draw_confusion(ax: Axes, counts: NDArray[np.int64], classes: Sequence[str]) 
     ax.invert_yaxis()
     ax.set(xlabel="named class", ylabel="true class")
     if len(classes) <= MOST_LABELS:
-        at = np.arange(len(classes)) + 0.5
-        ax.set_xticks(at, classes, rotation=90, parse_math=False)
-        ax.set_yticks(at, classes, parse_math=False)
+        at, names = np.arange(len(classes)) + 0.5, [shortened(one) for one in classes]
+        ax.set_xticks(at, names, rotation=90, parse_math=False)
+        ax.set_yticks(at, names, parse_math=False)
     return mesh
 
 
@@ -251,17 +270,29 @@ def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], title: s
 
     Args:
         counts: (k, k) int64 of images, true class by named class, see `bpt.confusion_matrix`.
-        classes: k names.
+        classes: k names; the middle of long ones is left out.
         title: over it.
     """
-    named = len(classes) <= MOST_LABELS
-    side = max(COLUMN_WIDTH, min(PAGE_WIDTH, 1.6 + 0.17 * len(classes))) if named else 5.0
+    side = 5.0
+    if len(classes) <= MOST_LABELS:
+        room = LETTER * max((len(shortened(one)) for one in classes), default=0)
+        side = max(COLUMN_WIDTH, min(PAGE_WIDTH, 1.3 + room + 0.17 * len(classes)))
     with house_style():
         figure = blank_page(side + 0.5, side)
         ax = figure.subplots()
         mesh = draw_confusion(ax, counts, classes)
-        ax.set_title(title, loc="left", parse_math=False)
-        figure.colorbar(mesh, ax=ax, fraction=0.046, pad=0.02).set_label("images")
+        over = fill(readable(title), int(side / LETTER))
+        figure.suptitle(over, size=mpl.rcParams["axes.titlesize"], parse_math=False)
+        bar = figure.colorbar(
+            mesh,
+            ax=ax,
+            fraction=0.046,
+            pad=0.02,
+            ticks=LogLocator(subs=(1, 2, 5)),
+            format=StrMethodFormatter("{x:,.0f}"),
+        )
+        bar.ax.minorticks_off()
+        bar.set_label("images")
         figure.draw_without_rendering()
     return figure
 

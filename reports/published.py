@@ -1,11 +1,15 @@
 """The paper's numbers, from published.csv: one row a number."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 
+from bpt import DetectionRecipe, Recipe, dataset_info, detection_recipe_for, recipe_for
+from bpt.methods import USED_BY
 from burst.errors import check_known
 
 STUDIES = (
@@ -57,6 +61,9 @@ METHODS = {
     "bpt-fwhiten": ("bpt-fwhiten", "shallow"),
     "bpt-twhiten": ("bpt-twhiten", "shallow"),
 }
+OF_W = ("bpt-fwhiten", "bpt-twhiten")  # methods whose prompts are products with it
+# Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
+OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
 NUMBERS = {"num_prompts": int, "rank": int, "epochs": int, "train_fraction": float}
 
 
@@ -92,6 +99,29 @@ def published_numbers(study: str) -> pd.DataFrame:
     else:
         rows = table[(table.table == study) & (table.metric == "top1")]
     return rows.drop_duplicates().reset_index(drop=True)
+
+
+def asked_of(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """What `recipe_of` asks for: dataset, model, method, and what else a row says."""
+    method, placement = METHODS[row["method"]]
+    model = BACKBONES[row["pretraining"], row["backbone"]]
+    asked = {"dataset": row["dataset"], "model": model, **settings(row["setting"])}
+    if method in USED_BY["placement"]:
+        asked = {"placement": placement} | asked
+    if method in OF_W:
+        asked["prompt_scale"] = "paper"  # with which its rate and its number were published
+    return asked | {"method": method}
+
+
+def recipe_of(asked: Mapping[str, Any]) -> Recipe | DetectionRecipe:
+    """The training that `recipe_for` has for it, or for a detector `detection_recipe_for`."""
+    detection = dataset_info(asked["dataset"]).task == "detection"
+    return detection_recipe_for(**asked) if detection else recipe_for(**asked)
+
+
+def of_other_weights(row: Mapping[Any, Any]) -> bool:
+    """Whether a number is of weights that its backbone of ours does not have."""
+    return row["table"] == "table11" and row["method"] in OF_VPT
 
 
 def settings(text: str) -> dict[str, int | float | str]:

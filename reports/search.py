@@ -33,6 +33,7 @@ from reports.search_tables import (
     winner_curves,
     written,
 )
+from reports.style import Line, model_lines
 
 LEAD = (
     "Every method was given the same number of trials of its learning rate and weight decay, "
@@ -73,21 +74,27 @@ def save_search_report(
     methods, files = methods_frame(search), list[Path]()
     _methods(page.section("Methods"), methods)
     files += save_table(methods, place / "methods")
+    lines = model_lines(search.methods)
     if record["differences"]:
-        files += _differences(page.section("Differences"), record, place)
+        files += _differences(page.section("Differences"), search, place, lines)
     files += _rates(page.section("Rates that were tried"), search, place)
-    files += _epochs(page.section("Over the epochs"), search, place)
+    files += _epochs(page.section("Over the epochs"), search, place, lines)
     _how_chosen(page.section("How it was chosen"), search)
     _how_made(page.section("How it was made"), record)
     return [page.save(place / "index.html"), *files]
 
 
 def difference_section(
-    section: Section, differences: pd.DataFrame, path: Path, *, what: str = "test accuracy"
+    section: Section,
+    differences: pd.DataFrame,
+    path: Path,
+    *,
+    what: str = "test accuracy",
+    lines: Mapping[str, Line] | None = None,
 ) -> list[Path]:
     """Paired differences as a figure and as a table, the files PATH.png, .pdf, .csv, .md, .tex."""
     caption = f"Paired differences of {what}, in points, with 95 % intervals; at 0 both are alike."
-    files = section.figure(forest_figure(differences, what=what), path, caption)
+    files = section.figure(forest_figure(differences, what=what, lines=lines), path, caption)
     columns, rows = shown(differences)
     place = columns.index("difference")
     for row, line in zip(rows, differences.to_dict("records"), strict=True):
@@ -113,7 +120,10 @@ def _methods(section: Section, methods: pd.DataFrame) -> None:
     )
 
 
-def _differences(section: Section, record: Mapping[str, Any], place: Path) -> list[Path]:
+def _differences(
+    section: Section, search: Search, place: Path, lines: Mapping[str, Line]
+) -> list[Path]:
+    record = search.record
     others = "other seeds and other images" if len(record["seeds"]) > 1 else "other images alone"
     section.text(
         "Pairs are runs of one seed, scored on the same test images: what an image or a start does "
@@ -121,7 +131,9 @@ def _differences(section: Section, record: Mapping[str, Any], place: Path) -> li
         "better or worse what holds among all differences: whose p-value, raised for their number "
         f"(Holm's correction), is below {1 - LEVEL:.2g}."
     )
-    return difference_section(section, differences_frame(record), place / "differences")
+    by_method = {one["method"]: lines[label] for label, one in search.methods.items()}
+    frame = differences_frame(record)
+    return difference_section(section, frame, place / "differences", lines=by_method)
 
 
 def _rates(section: Section, search: Search, place: Path) -> list[Path]:
@@ -136,11 +148,16 @@ def _rates(section: Section, search: Search, place: Path) -> list[Path]:
         "compared with the filled. A ring: chosen.",
     )
     trials = trials_frame(search)
-    section.frame(trials.drop(columns="folder"), "Every trial; click a heading to sort")
+    folds = (
+        f". Epochs are those of the {search.record['validation']['folds']} folds together"
+        if is_crossed(search.record)
+        else ""
+    )
+    section.frame(trials.drop(columns="folder"), f"Every trial; click a heading to sort{folds}")
     return files + save_table(trials, place / "trials")
 
 
-def _epochs(section: Section, search: Search, place: Path) -> list[Path]:
+def _epochs(section: Section, search: Search, place: Path, lines: Mapping[str, Line]) -> list[Path]:
     curves = winner_curves(search)
     if missing := [label for label in search.methods if label not in curves]:
         section.text(f"No epochs are known of {', '.join(missing)}: no run of it lies here (yet).")
@@ -148,7 +165,7 @@ def _epochs(section: Section, search: Search, place: Path) -> list[Path]:
         return []
     kinds = dict.fromkeys(CURVES[one.quantity] for one in curves.values())
     caption = f"{' and '.join(kinds)} of what was chosen: mean over seeds, and one deviation."
-    files = section.figure(curves_figure(curves), place / "epochs", caption)
+    files = section.figure(curves_figure(curves, lines=lines), place / "epochs", caption)
     section.text(
         "Whether a curve is flat at its end: the slope of a straight line through the last quarter "
         "of the epochs (three at least) of the mean over seeds, with its standard error. It is "

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from burst.errors import EmptyResult
+from reports.names import shortened
 from reports.search_tables import CURVES, Curve, Search, is_shorter
 from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
 
@@ -23,13 +24,19 @@ TICKS = 6
 EDGE_COLOUR, ZERO_COLOUR = "0.75", "0.6"
 
 
-def forest_figure(differences: pd.DataFrame, *, what: str = "test accuracy") -> Figure:
+def forest_figure(
+    differences: pd.DataFrame,
+    *,
+    what: str = "test accuracy",
+    lines: Mapping[str, Line] | None = None,
+) -> Figure:
     """Paired differences as points on their intervals, a panel for each that is compared with.
 
     Args:
         differences: columns method, against, difference, low, high (points), and dataset where
             there are several.
         what: differs.
+        lines: how each method is drawn, where other figures draw it too.
 
     Raises:
         EmptyResult: there is none.
@@ -37,7 +44,7 @@ def forest_figure(differences: pd.DataFrame, *, what: str = "test accuracy") -> 
     if differences.empty:
         raise EmptyResult("no difference to draw")
     against = list(dict.fromkeys(differences["against"]))
-    styles = model_lines([*against, *differences["method"]])
+    lines = lines or model_lines([*against, *differences["method"]])
     counts = [int((differences["against"] == one).sum()) for one in against]
     with house_style():
         figure = blank_page(PAGE_WIDTH, 0.75 + 0.32 * len(against) + 0.24 * sum(counts))
@@ -49,7 +56,7 @@ def forest_figure(differences: pd.DataFrame, *, what: str = "test accuracy") -> 
             gridspec_kw={"height_ratios": [count + 0.6 for count in counts]},
         )[:, 0]
         for ax, one in zip(panels, against, strict=True):
-            draw_forest(ax, differences[differences["against"] == one], styles)
+            draw_forest(ax, differences[differences["against"] == one], lines)
             ax.set_title(f"against {one}", loc="left")
         panels[-1].set_xlabel(f"difference of {what} (points)")
         figure.draw_without_rendering()
@@ -70,7 +77,7 @@ def draw_forest(
     ax.axvline(0, color=ZERO_COLOUR, lw=0.7, zorder=0)
     names = rows["method"]
     if "dataset" in rows:
-        names = rows["dataset"] + ": " + names
+        names = rows["dataset"].map(shortened) + ": " + names
     ax.set_yticks(range(len(rows)), names, parse_math=False)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
@@ -149,17 +156,23 @@ def draw_rates(
     return handles
 
 
-def curves_figure(curves: Mapping[str, Curve]) -> Figure:
+def curves_figure(
+    curves: Mapping[str, Curve], *, lines: Mapping[str, Line] | None = None
+) -> Figure:
     """Accuracy of the winners over the epochs: mean over seeds, and a band of one deviation.
 
     Where methods train for different numbers of epochs, over the share of them.
+
+    Args:
+        curves: by method.
+        lines: how each method is drawn, where other figures draw it too.
 
     Raises:
         EmptyResult: no run has an epoch.
     """
     if not curves:
         raise EmptyResult("no epoch to draw")
-    styles = model_lines(curves)
+    lines = lines or model_lines(curves)
     kinds = list(dict.fromkeys(one.quantity for one in curves.values()))
     shared = len({one.values.shape[1] for one in curves.values()}) == 1
     with house_style():
@@ -168,7 +181,7 @@ def curves_figure(curves: Mapping[str, Curve]) -> Figure:
         for ax, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
             for label, curve in curves.items():
                 if curve.quantity == kind:
-                    handles[label] = draw_curve(ax, curve.values, styles[label], shared=shared)
+                    handles[label] = draw_curve(ax, curve.values, lines[label], shared=shared)
             ax.set_ylabel(CURVES[kind])
             if shared:
                 ax.set_xlabel("epoch")

@@ -29,7 +29,7 @@ SIGNS = {"\\": "backslash", "^": "asciicircum", "~": "asciitilde"}
 NO_TEX = str.maketrans(
     {one: f"\\{one}" for one in "&%$#_{}"}
     | {one: f"\\text{name}{{}}" for one, name in SIGNS.items()}
-    | {"±": r"$\pm$"}
+    | {"±": r"$\pm$", "∞": r"$\infty$"}
 )
 
 
@@ -278,11 +278,11 @@ def _texts(frame: pd.DataFrame) -> Iterable[list[str]]:
 
 def written(column: str, value: Any) -> str:  # noqa: ANN401  whatever a table holds
     """A value as a document has it: rates with their digits, differences with their sign."""
-    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+    if pd.isna(value):
         return "–"
     if isinstance(value, str):
         return value
-    return format(value, FORMATS.get(column, ".2f"))
+    return format(value, FORMATS.get(column, ".2f")).replace("inf", "∞")
 
 
 FORMATS = {

@@ -10,27 +10,23 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from bpt import (
-    DetectionRecipe,
-    Recipe,
-    dataset_info,
-    detection_recipe_for,
-    recipe_for,
-    study_search,
-)
+from bpt import DetectionRecipe, Recipe, study_search
 from bpt.dataset import without_place
-from bpt.methods import USED_BY
 from bpt.published import SIZES
 from burst import write_atomically
 from burst.backbone_spec import known_backbone
 from reports.plan import Planned, cost_table, planned
-from reports.published import BACKBONES, METHODS, METRICS, published_numbers, settings
+from reports.published import (
+    METRICS,
+    asked_of,
+    of_other_weights,
+    published_numbers,
+    recipe_of,
+    settings,
+)
 
 # Said to differ where they were overridden.
 SHOWN = ("epochs", "schedule", "batch_size", "train_fraction", "image_size", "channels")
-OF_W = ("bpt-fwhiten", "bpt-twhiten")  # methods whose prompts are products with it
-# Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
-OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
 
 
 @dataclass(frozen=True)
@@ -210,17 +206,9 @@ def study_table(frame: pd.DataFrame) -> Table:
 
 
 def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> StudyCell:
-    model = BACKBONES[row["pretraining"], row["backbone"]]
-    words = (study, row["dataset"], model, row["method"], row["setting"], row["metric"])
-    method, placement = METHODS[row["method"]]
-    asked = {"dataset": row["dataset"], "model": model, **settings(row["setting"])}
-    if method in USED_BY["placement"]:
-        asked = {"placement": placement} | asked
-    if method in OF_W:
-        asked["prompt_scale"] = "paper"  # with which its rate and its number were published
-    detection = dataset_info(row["dataset"]).task == "detection"
-    make = detection_recipe_for if detection else recipe_for
-    recipe = make(**asked, method=method)
+    asked = asked_of(row)
+    words = (study, row["dataset"], asked["model"], row["method"], row["setting"], row["metric"])
+    recipe = recipe_of(asked)
     differs = tuple(
         name
         for name, value in given.items()
@@ -229,7 +217,7 @@ def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> Study
     if "dataset" in differs:  # of one's own images nothing was published: the prompt stays
         asked = {name: getattr(recipe, name) for name in SIZES if name in recipe.origins} | asked
     if given:
-        recipe = make(**asked | {"method": method} | dict(given))
+        recipe = recipe_of(asked | dict(given))
     return StudyCell(*words, float(row["value"]), recipe, differs)
 
 
@@ -241,7 +229,7 @@ def _unasked(cell: StudyCell, recipe: Recipe | DetectionRecipe) -> list[str]:
     if isinstance(recipe, Recipe) and recipe.normalisation != "reference":
         spec = known_backbone(recipe.model)  # for other backbones than these the two are the same
         differs += ["normalisation"] if spec and spec.pretraining == "supervised" else []
-    of_vpt = cell.study == "table11" and cell.method in OF_VPT
+    of_vpt = of_other_weights({"table": cell.study, "method": cell.method})
     if recipe.weights and (not of_vpt or recipe.weights == "random"):
         differs.append(f"weights {Path(recipe.weights).name}")  # only a reader can judge which
     elif of_vpt and not recipe.weights and "model" not in cell.differs:

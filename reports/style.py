@@ -16,6 +16,7 @@ from matplotlib.legend import Legend
 
 from burst.errors import UnknownName, check_known
 from burst.files import write_atomically
+from reports.names import readable
 
 COLUMN_WIDTH = 3.4
 """Width of one text column, in inches."""
@@ -211,7 +212,7 @@ def model_lines(models: Iterable[str]) -> dict[str, Line]:
 
 def literal(name: str) -> str:
     """A name that somebody gave, as a figure writes it: two dollar signs make no formula of it."""
-    return name.replace("$", r"\$")
+    return readable(name).replace("$", r"\$")
 
 
 def one_decimal(value: float) -> str:

@@ -13,11 +13,17 @@ from rich.table import Table
 
 from bpt import Evaluation, Run
 from burst.errors import check_known
-from reports.style import PAGE_WIDTH, blank_page, house_style, legend_above, model_lines
+from reports.alike import named_datasets
+from reports.names import readable
+from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
 
 # What a line of metrics.jsonl may hold, best first: which there is hangs on the protocol.
 ACCURACIES = {"val_accuracy": "validation", "test_accuracy": "test", "train_accuracy": "training"}
 LOSS = "train_loss"
+OF_RESULT = (
+    *("best_epoch", "val_accuracy", "test_accuracy", "test_images"),
+    *("images_per_second", "seconds"),
+)
 
 
 def plain(values: Any) -> Any:  # noqa: ANN401  whatever JSON may hold
@@ -122,22 +128,24 @@ def predictions_table(answers: Sequence[Mapping[str, Any]]) -> Table:
 def compare(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a run: how it was trained and how good it is; NaN where it has not ended.
 
-    Columns: run, dataset, model, image_size (pixels, where not the pretraining's), method,
-    placement, prompts and trained (parameters), seed, epochs, best_epoch, val_accuracy,
-    test_accuracy (percent), images_per_second, seconds, protocol.
+    Columns: run, dataset (of one's own images with their folder), model, image_size (pixels, where
+    not the pretraining's), method, placement, prompts and trained (parameters), seed, epochs,
+    best_epoch, val_accuracy, test_accuracy (percent), test_images, images_per_second (none of
+    linear, which trains on features that were kept), seconds, protocol.
     """
     rows = []
-    for run in runs:
+    for run, dataset in zip(runs, named_datasets(runs), strict=True):
         recipe, result = run.recipe, run.result or {}
-        row = {"run": run.folder.name, "dataset": run.config["dataset"]["name"]}
+        row: dict[str, Any] = {"run": readable(run.folder.name), "dataset": dataset}
         chosen = ("model", "image_size", "method", "placement")
         row |= {name: getattr(recipe, name) for name in chosen}
         row["placement"] = recipe.placement if recipe.prompted else ""
         row["prompts"] = run.config["parameters"]["prompts"]
         row["trained"] = run.config["parameters"].get("trained")
         row |= {"seed": recipe.seed, "epochs": recipe.epochs}
-        for name in ("best_epoch", "val_accuracy", "test_accuracy", "images_per_second", "seconds"):
-            row[name] = result.get(name)
+        row |= {name: result.get(name) for name in OF_RESULT}
+        if recipe.method == "linear":  # its steps are many times as fast as the backbone
+            row["images_per_second"] = None
         rows.append(row | {"protocol": recipe.protocol})
     return pd.DataFrame(rows)
 
@@ -198,21 +206,25 @@ def judged_by(*runs: Sequence[Mapping[str, Any]]) -> str | None:
     return next(known, None)
 
 
-def comparison_figure(runs: Sequence[Run], labels: Sequence[str]) -> Figure:
+def comparison_figure(
+    runs: Sequence[Run], labels: Sequence[str], *, lines: Mapping[str, Line] | None = None
+) -> Figure:
     """Accuracy and loss over the epochs, the runs overlaid.
 
     Args:
         runs: to compare.
         labels: what the legend calls them.
+        lines: how each label is drawn, where other figures draw it too.
     """
-    styles = model_lines(labels)
+    lines = lines or model_lines(labels)
+    styles = [lines[label] for label in labels]
     with house_style():
         figure = blank_page(PAGE_WIDTH, 2.8)
         for ax, quantity in zip(figure.subplots(1, 2), ("val_accuracy", LOSS), strict=True):
-            lines = draw_curves(ax, runs, quantity)
-            for line, style in zip(lines, styles.values(), strict=True):
+            drawn = draw_curves(ax, runs, quantity)
+            for line, style in zip(drawn, styles, strict=True):
                 line.set(color=style.colour, ls=style.dashes, marker=style.marker)
-        legend_above(figure, dict(zip((one.label for one in styles.values()), lines, strict=True)))
+        legend_above(figure, dict(zip((one.label for one in styles), drawn, strict=True)))
         figure.draw_without_rendering()
     return figure
 

@@ -17,6 +17,7 @@ from reports.page import Page, Section
 from reports.plan import cost_table, planned
 from reports.search import difference_section, shown
 from reports.search_tables import differences_frame, frame_table, is_search, save_table
+from reports.style import model_lines
 
 LEAD = (
     "Prompts of a Vision Transformer, plain (vpt) and whitened by the matrices W of one file, and "
@@ -141,6 +142,8 @@ def _all(section: Section, record: Mapping[str, Any], place: Path) -> list[Path]
 def _differences(section: Section, record: Mapping[str, Any], place: Path) -> list[Path]:
     """All of one metric in a figure; accuracies and average precisions do not share an axis."""
     files: list[Path] = []
+    named = (one["method"] for entry in record["benchmarks"] for one in entry["methods"])
+    lines = model_lines(named)
     for metric, words in METRICS.items():
         parts = [
             differences_frame(entry).assign(dataset=entry["dataset"])
@@ -151,7 +154,7 @@ def _differences(section: Section, record: Mapping[str, Any], place: Path) -> li
             frame = pd.concat(parts, ignore_index=True)
             frame = frame[["dataset", *frame.columns.drop("dataset")]]
             path = place / f"differences_{metric}"
-            files += difference_section(section, frame, path, what=words)
+            files += difference_section(section, frame, path, what=words, lines=lines)
     return files
 
 

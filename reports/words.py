@@ -81,14 +81,26 @@ def comparison(table: pd.DataFrame) -> list[str]:
         listed = ", ".join(
             f"{named_backbone(str(one), kinds[one])} {value:.2f}" for one, value in ordered.items()
         )
-        first, last = ordered.index[0], ordered.index[-1]
-        spread = float(ordered.iloc[0] - ordered.iloc[-1])
-        if spread < PEAKED_KURTOSIS:
-            verdict = "so they hardly differ in it"
-        else:
-            verdict = f"so it is heaviest-tailed in {first} and least so in {last}"
+        first, last = (str(ordered.index[end]) for end in (0, -1))
+        alike = f"{ordered.iloc[0]:.2f}" == f"{ordered.iloc[-1]:.2f}"
+        verdict = "they are alike" if alike else _compared(part, first, last)
         sentences.append(f"Median excess kurtosis over the blocks of {name}: {listed}; {verdict}.")
     return sentences
+
+
+def _compared(part: pd.DataFrame, first: str, last: str) -> str:
+    """Who has the heaviest tails, and in how many of the blocks that both have that is sure."""
+    verdict = f"it is heaviest-tailed in {first} and least so in {last}"
+    if "excess_kurtosis_low" not in part:
+        return verdict
+    one, other = (part[part["model"] == model].set_index("block") for model in (first, last))
+    apart = (one["excess_kurtosis_low"] - other["excess_kurtosis_high"]).dropna()
+    if apart.empty:
+        return verdict
+    return (
+        f"{verdict}, with the whole 95 % interval above that of {last} in "
+        f"{int((apart > 0).sum())} of {len(apart)} blocks"
+    )
 
 
 def caveats(*surveys: Survey) -> list[str]:
@@ -144,21 +156,38 @@ def _headline(model: str, rows: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.D
     if len(bursty):
         return (
             f"{model} is bursty: in {len(bursty)} of {len(rows)} blocks ({_numbers(bursty)}) a few "
-            "scores are far larger than the rest, with heavier tails than a Laplacian."
+            "scores are far larger than the rest, with heavier tails than a Laplacian"
+            f"{_sure(bursty, beyond=LAPLACIAN_KURTOSIS)}."
         )
     if len(peaked):
         return (
             f"{model} is mildly bursty: no block's response is heavier-tailed than a Laplacian, "
-            f"but in {len(peaked)} of {len(rows)} ({_numbers(peaked)}) it clearly is than a "
-            "Gaussian."
+            f"but in {len(peaked)} of {len(rows)} ({_numbers(peaked)}) it is than a Gaussian, by "
+            f"an excess kurtosis above {PEAKED_KURTOSIS:g}{_sure(peaked, beyond=PEAKED_KURTOSIS)}."
         )
     light = rows[rows["excess_kurtosis"] < -PEAKED_KURTOSIS]
     if len(light):
         return (
             f"{model} is not bursty: in {len(light)} of {len(rows)} blocks ({_numbers(light)}) the "
-            "response is clearly lighter-tailed than a Gaussian, in no other heavier."
+            "response is lighter-tailed than a Gaussian, in no other heavier"
+            f"{_sure(light, beyond=-PEAKED_KURTOSIS)}."
         )
     return f"{model} is not bursty: in all {len(rows)} blocks the response is close to Gaussian."
+
+
+def _sure(rows: pd.DataFrame, *, beyond: float) -> str:
+    """In how many of these blocks all of the interval is beyond a bound; nothing without any."""
+    end = f"excess_kurtosis_{'low' if beyond > 0 else 'high'}"
+    if end not in rows or rows[end].isna().all():
+        return ""
+    sure = rows[rows[end] > beyond] if beyond > 0 else rows[rows[end] < beyond]
+    if len(rows) == 1:
+        return f", {'sure by' if len(sure) else 'but not by'} all of its 95 % interval"
+    if 0 < len(sure) < len(rows):
+        how_many = f"{len(sure)} of these ({_numbers(sure)})"
+    else:
+        how_many = f"{'all' if len(sure) else 'none'} of these"
+    return f"; in {how_many} the whole 95 % interval is on that side"
 
 
 def _worst_block(row: pd.Series) -> str:

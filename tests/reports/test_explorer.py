@@ -127,6 +127,22 @@ def test_intervals_are_there_where_the_table_has_them(surveys):
             )  # ends have four digits
 
 
+def test_an_interval_that_has_no_bound_on_one_side_keeps_the_other(surveys):
+    ends = np.resize(
+        [[-0.05, np.inf], [np.nan, np.nan], [-np.inf, 4.5]], (len(surveys[0].table), 2)
+    )
+    names = ["excess_kurtosis_low", "excess_kurtosis_high"]
+    table = surveys[0].table.assign(**dict(zip(names, ends.T, strict=True)))
+    survey = dataclasses.replace(surveys[0], table=table)
+    data = json.loads(json.dumps(explorer_data([survey]), allow_nan=False))
+    place = [name for name, _ in data["statistics"]].index("excess_kurtosis")
+    found = {json.dumps(row.get("intervals", [None] * 99)[place]) for row in data["rows"]}
+    assert found == {"[-0.05, null]", "null", "[null, 4.5]"}
+    section = Page("t", []).section("s")
+    section.explorer([survey])
+    assert "no bound on that side" in section.parts[0]["text"]
+
+
 def test_only_the_ends_of_intervals_leave_the_table():
     table = pd.DataFrame({"a": [1], "a_low": [0], "a_high": [2], "b_low": [3]})
     assert list(without_intervals(table)) == ["a", "b_low"]

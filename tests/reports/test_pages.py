@@ -18,8 +18,8 @@ from support import backbone_of, vit
 import bpt
 import burst
 import reports
-from reports.bpt_report import shade
-from reports.page import Page, cell, image_uri
+from reports.beside import shade
+from reports.page import Page, Section, cell, image_uri
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,21 @@ def test_runs_are_compared_with_all_that_was_promised(bpt_page, runs):
         assert f"{kept['effective_rank']:.4g}" in page and f"{kept['prompt_rms']:.4g}" in page
 
 
+def test_a_run_looks_alike_in_all_figures_of_a_page(runs, tmp_path, monkeypatch):
+    found = {}
+
+    def kept(section, figure, path, caption, **_):
+        for legend in figure.legends:
+            for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True):
+                found.setdefault(text.get_text(), set()).add((line.get_color(), line.get_ls()))
+        return []
+
+    monkeypatch.setattr(Section, "figure", kept)
+    reports.save_bpt_report(runs[::-1], tmp_path, confusion=False)
+    assert set(found) == {"linear", "bpt-bilinear, last:1", "vpt, last:1"}
+    assert [len(looks) for looks in found.values()] == [1, 1, 1]
+
+
 def test_confusions_add_up_to_the_accuracy(runs):
     for run in runs:
         counts = bpt.confusion_matrix(run)
@@ -183,20 +198,6 @@ def test_prompts_are_what_the_model_sees(runs):
         model, _ = run.load_model()
         assert {block: one.shape for block, one in values.items()} == {11: (4, 192)}
         assert np.allclose(values[11], model.prompts["11"]().detach().numpy())
-
-
-def test_a_run_stands_beside_the_nearest_published_number(runs):
-    table = reports.beside_published(reports.labels(runs)).set_index("label")
-    row = table.loc["bpt-bilinear, last:1"]
-    assert row.row.startswith("bpt-deep mae_in1k") and row.difference == row.ours - row.published
-    assert {"dataset", "backbone", "epochs", "protocol"} <= set(row.differs.split(", "))
-    headline = dataclasses.replace(
-        runs[1].recipe, dataset="cub", model="mae_vitb", placement="shallow", epochs=100,
-        num_prompts=100, rank=75, protocol="authors",
-    )  # fmt: skip
-    config = runs[1].config | {"recipe": headline.to_dict(), "dataset": {"name": "cub"}}
-    found = reports.beside_published({"x": dataclasses.replace(runs[1], config=config)}).iloc[0]
-    assert found.published == 77.86 and found.differs == ""
 
 
 def test_labels_tell_runs_apart(runs):
@@ -230,7 +231,22 @@ def test_a_difference_has_the_colour_of_its_size():
 def test_cells_keep_the_number_behind_their_text():
     assert cell(1234567.0) == ("1,234,567", 1234567.0, "")
     assert cell(0.123456) == ("0.1235", 0.123456, "")
+    assert cell(13534.2) == ("13,534", 13534.2, "")  # no power of ten
     assert cell(float("nan")).text == cell(None).text == ""
+
+
+def test_an_end_without_a_bound_is_shown_sorted_and_explained():
+    ends = pd.DataFrame({"from": [-np.inf, 0.5, np.nan], "to": [2.0, np.inf, np.nan]})
+    section = Page("t", []).section("s")
+    section.frame(ends, "Intervals.")
+    (table,) = section.parts
+    assert [one.text for row in table["rows"] for one in row] == ["-∞", "2", "0.5", "∞", "", ""]
+    low, *_, high = (one.number for row in table["rows"][:2] for one in row)
+    assert low < -1e300 and high > 1e300
+    assert high - high == 0  # as the page's script compares
+    assert table["caption"].endswith("Where an interval ends at ∞ it has no bound on that side.")
+    section.frame(ends.dropna().iloc[:0], "Intervals.")
+    assert section.parts[1]["caption"] == "Intervals."
 
 
 def test_text_is_escaped(tmp_path):
@@ -238,6 +254,17 @@ def test_text_is_escaped(tmp_path):
     page.section("x").frame(pd.DataFrame({"n": ["<b>"]}), "caption")
     assert "<script>alert" not in page.html() and "a &amp; b" in page.html()
     assert "&lt;b&gt;" in page.html()
+
+
+def test_names_that_are_no_text_are_written_as_far_as_they_are(runs, tmp_path):
+    page = Page("caf\udce9", [])
+    page.section("s").frame(pd.DataFrame({"caf\udce9": ["caf\udce9"]}), "c")
+    assert page.save(tmp_path / "t.html").read_text("utf-8").count("caf\ufffd") >= 3
+    other = dataclasses.replace(runs[0], folder=tmp_path / "r\udce9")
+    labels = list(reports.labels([runs[0], other]))
+    assert labels == ["vpt, last:1, vpt", "vpt, last:1, r\ufffd"]
+    classes = ("caf\udce9", "b")
+    reports.confusion_figure(np.eye(2, dtype=int), classes, "r\udce9")  # draws it
 
 
 def opened(browser, path, width):

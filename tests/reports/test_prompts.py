@@ -12,7 +12,7 @@ import reports
 from bpt import BlockDiagnosis, PromptDiagnosis
 from burst import EmptyResult
 from reports.prompts import draw_confusion, draw_cosines, draw_values, most_confused
-from reports.style import Line
+from reports.style import SAVED_DPI, Line
 
 
 @given(arrays(np.float64, (5, 3), elements=st.floats(-10, 10).filter(lambda x: abs(x) > 1e-3)))
@@ -56,6 +56,46 @@ def test_names_of_classes_are_no_formulas():
     assert [text.get_text() for text in ax.get_xticklabels()] == ["US$_1$", "A$_^$B"]
 
 
+def inches(figure, artist):
+    """How far an artist reaches in the figure's files: left, right, bottom, top."""
+    figure.dpi = SAVED_DPI
+    figure.draw_without_rendering()
+    box = artist.get_window_extent()
+    return np.array([box.x0, box.x1, box.y0, box.y1]) / SAVED_DPI
+
+
+@pytest.mark.parametrize("count, letters, words", [(5, 40, 4), (3, 200, 10), (30, 60, 15)])
+def test_long_names_leave_a_confusion_its_room_and_its_title(count, letters, words):
+    classes = [f"{i} ".ljust(letters - 2, "w") + f"{i:02d}" for i in range(count)]
+    counts = np.random.default_rng(0).integers(0, 4, (count, count))
+    figure = reports.confusion_figure(counts, classes, words * "fwhiten, ")
+    left, right, *_ = inches(figure, figure.axes[0])
+    assert right - left > 0.35 * figure.get_figwidth()  # w is the widest letter
+    left, right, *_ = inches(figure, figure._suptitle)
+    assert 0 <= left < right <= figure.get_figwidth()
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert max(map(len, names)) <= 24 and len(set(names)) == count
+
+
+@pytest.mark.parametrize("largest, ticks", [(1, [1, 2]), (3, [1, 2]), (40, [1, 2, 5, 10, 20])])
+def test_images_are_counted_in_whole_numbers(largest, ticks):
+    figure = reports.confusion_figure(np.diag([largest, 1, 0]), ("a", "b", "c"), "x")
+    bar = figure.axes[1]
+    low, high = bar.get_ylim()
+    shown = zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)
+    assert [int(text.get_text()) for at, text in shown if low <= at <= high] == ticks
+    assert not [text for text in bar.get_yticklabels(minor=True) if text.get_text()]
+
+
+def test_titles_of_cosines_keep_out_of_each_other(rng):
+    prompts = {f"bpt-fwhiten, last:4, lr 0.05, seed {i}": rng.normal(size=(5, 9)) for i in range(4)}
+    figure = reports.cosine_figure(prompts)
+    *panels, bar = figure.axes
+    titles = [inches(figure, ax._left_title) for ax in panels]
+    starts = [*(title[0] for title in titles[1:]), inches(figure, bar)[0]]
+    assert all(title[1] < start for title, start in zip(titles, starts, strict=True))
+
+
 def test_nothing_to_draw_is_told():
     for draw in (reports.values_figure, reports.cosine_figure, reports.trace_figure):
         with pytest.raises(EmptyResult, match="no run has prompts"):
@@ -88,3 +128,6 @@ def test_prompts_that_hide_the_image_or_are_nearly_one_are_spoken_of_and_no_othe
         "mean 10 %.",
         "bilinear: the 8 prompts of block 0 are nearly one. Their effective rank is 1.3.",
     ]
+    flat = {"bilinear": diagnosed(rank=1.3)}
+    assert reports.diagnosis_sentences(flat, {"bilinear": 2}) == []  # as its rank has it
+    assert "nearly one" in reports.diagnosis_sentences(flat, {"bilinear": 3})[0]

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import burst
 import reports
 from cli import bpt as command
+from reports.page import Section
 from reports.search import BETTER
 from reports.search_figures import curves_figure, draw_forest, draw_rates
 from reports.search_tables import Curve, flatness, flatness_words, latex, markdown, open_search
@@ -83,7 +84,7 @@ def test_the_sentence_comes_first(made):
     html = made[2]
     found = html.index(made[1]["sentences"][0])
     assert found < html.index("<table")
-    assert "not at its end yet" not in html
+    assert "not at its end yet" not in html and "folds together" not in html
 
 
 def test_the_page_asks_for_nothing_and_every_figure_and_table_lies_beside_it(made):
@@ -104,6 +105,7 @@ def test_a_search_that_goes_on_and_one_across_folds_say_so(tmp_path):
     out = tmp_path / "elsewhere"
     html = reports.save_search_report(tmp_path / "one", out)[0].read_text()
     assert "not at its end yet" in html and "5-fold cross-validation" in html
+    assert "click a heading to sort. Epochs are those of the 5 folds together<" in html
     assert "No epochs are known of bpt-fwhiten" in html
     table = pd.read_csv(out / "methods.csv", keep_default_na=False)
     assert list(table["inside"]) == ["yes", "yes", ""]
@@ -190,6 +192,26 @@ def test_the_forest_has_the_intervals_of_the_file(made):
         np.testing.assert_allclose(ends, [line["low"], line["high"]])
 
 
+def test_a_method_looks_alike_in_all_figures_of_a_page(made, tmp_path, monkeypatch):
+    drawn = {}
+
+    def kept(section, figure, path, caption, **_):
+        drawn[path.name] = figure
+        return []
+
+    monkeypatch.setattr(Section, "figure", kept)
+    reports.save_search_report(made[0], tmp_path)
+    (legend,) = drawn["epochs"].legends
+    found = zip(legend.get_texts(), legend.get_lines(), strict=True)
+    over_epochs = {text.get_text(): (line.get_color(), line.get_marker()) for text, line in found}
+    assert list(over_epochs) == ["linear", "vpt", "bpt-fwhiten"]
+    for ax in drawn["differences"].axes:
+        methods = [text.get_text() for text in ax.get_yticklabels()]
+        for method, bars in zip(methods, ax.containers, strict=True):
+            point = bars.lines[0]
+            assert (point.get_color(), point.get_marker()) == over_epochs[method]
+
+
 def test_a_trial_that_was_stopped_is_hollow_and_one_that_diverged_a_cross(made):
     entry = made[1]["methods"][1]
     styles = dict(zip((0.0, 0.005), model_lines("ab").values(), strict=True))
@@ -261,6 +283,7 @@ def test_tables_are_escaped_for_documents():
     frame = pd.DataFrame({"weight_decay": [0.00001, None], "method": ["a|b", "50 % & more_"]})
     assert markdown(frame).splitlines()[2] == r"| 1e-05 | a\|b |"
     assert r"– & 50 \% \& more\_ \\" in latex(frame)
+    assert "+$\\infty$" in latex(pd.DataFrame({"high": [np.inf]}))
     path = latex(pd.DataFrame({"dataset": [r"a\b^c~d"]}))
     assert r"a\textbackslash{}b\textasciicircum{}c\textasciitilde{}d \\" in path
 

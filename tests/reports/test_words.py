@@ -7,6 +7,8 @@ import burst
 import reports
 from reports.words import comparison, law_in_words
 
+INF, NAN = float("inf"), float("nan")
+
 
 def table_of(kurtoses, *, model="mae_tiny", pretraining="mae", shape=1.0, quantity="qkx"):
     rows = [
@@ -38,13 +40,45 @@ def test_of_scores_alone_nothing_is_said():
         ([9.0, 0.1, 4.0], "is bursty: in 2 of 3 blocks (0, 2)"),
         ([0.1, 2.0, 0.2], "is mildly bursty: no block's response"),
         ([0.1, -0.2, 0.2], "is not bursty: in all 3 blocks"),
-        ([0.1, -1.6, 0.2], "is not bursty: in 1 of 3 blocks (1) the response is clearly lighter"),
+        ([0.1, -1.6, 0.2], "is not bursty: in 1 of 3 blocks (1) the response is lighter"),
         ([float("nan")] * 2, "nothing in it varies"),
     ],
 )
 def test_the_headline_follows_the_kurtosis(kurtoses, headline):
     (finding,) = reports.findings(table_of(kurtoses))
     assert headline in finding.headline and finding.headline.startswith("mae_tiny")
+
+
+@pytest.mark.parametrize(
+    ("kurtoses", "low", "high", "ending"),
+    [
+        ([2.2, 1.4, 0.1], [-0.05, 1.1, 0.0], [INF, 1.9, 0.3], "in 1 of these (1) the whole 95 %"),
+        ([2.2, 1.4, 0.1], [-0.05, 0.9, 0.0], [INF, 1.9, 0.3], "in none of these the whole 95 %"),
+        ([9.0, 4.0, 2.0], [3.5, 3.1, 1.5], [INF, INF, 2.5], "in all of these the whole 95 %"),
+        ([-1.6, -1.2, 0.0], [-2.0] * 3, [-1.1, -0.9, 1.0], "in 1 of these (0) the whole 95 %"),
+        ([9.0, 0.1, 0.2], [3.5, 0.0, 0.0], [INF, 1.9, 0.3], "sure by all of its 95 % interval."),
+        ([9.0, 0.1, 0.2], [2.5, 0.0, 0.0], [INF, 1.9, 0.3], "but not by all of its 95 % interval."),
+        ([2.2, 1.4, 0.1], [NAN] * 3, [NAN] * 3, "by an excess kurtosis above 1."),
+    ],
+)
+def test_only_what_all_of_an_interval_says_is_called_sure(kurtoses, low, high, ending):
+    table = table_of(kurtoses).assign(excess_kurtosis_low=low, excess_kurtosis_high=high)
+    (finding,) = reports.findings(table)
+    assert ending in finding.headline and "clearly" not in finding.headline
+
+
+def test_how_backbones_differ_is_as_sure_as_their_intervals():
+    one = table_of([1.3, 1.2], model="a").assign(
+        excess_kurtosis_low=[1.0, 0.1], excess_kurtosis_high=[INF, 1.4]
+    )
+    other = table_of([0.3, 0.2], model="b").assign(
+        excess_kurtosis_low=[0.1, 0.0], excess_kurtosis_high=[0.9, 0.5]
+    )
+    (sentence,) = comparison(pd.concat([other, one], ignore_index=True))
+    assert "heaviest-tailed in a and least so in b" in sentence  # by 1.0, whatever is sure of it
+    assert sentence.endswith("with the whole 95 % interval above that of b in 1 of 2 blocks.")
+    (alike,) = comparison(pd.concat([one, one.assign(model="c")], ignore_index=True))
+    assert alike.endswith("a (mae) 1.25, c (mae) 1.25; they are alike.")
 
 
 def test_the_burstiest_block_and_the_law_are_named():

@@ -1,0 +1,93 @@
+"""What decides a training beside its method: runs that differ in it say nothing of the method."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, Protocol
+
+from bpt import Run
+from bpt.machine import FREE_ON_RESUME
+from bpt.methods import TRAINED_ON_IMAGES, USED_BY
+from reports.names import readable
+
+RATES = ("lr", "warmup_epochs", "min_lr", "weight_decay", "head_weight_decay")
+OF_METHODS = {name for name, users in USED_BY.items() if users != TRAINED_ON_IMAGES}
+FREE = FREE_ON_RESUME | OF_METHODS | {"method", "seed", "precision", "cache", *RATES}
+FREE |= {"dataset", "train_list"}  # told by the digest of the images
+SPOKEN = {"digest": "images"}
+
+
+class Trained(Protocol):
+    """What is read of a run: its recipe, and what config.json says of its dataset."""
+
+    @property
+    def recipe(self) -> Any: ...  # noqa: ANN401, D102
+    @property
+    def config(self) -> Mapping[str, Any]: ...  # noqa: D102
+
+
+def conditions(run: Run) -> dict[str, Any]:
+    """By name, what decides a classifier's training beside its method and that method's rates.
+
+    `digest` stands for the images of all splits, `weights` for the backbone's.
+    """
+    recipe, config = run.recipe.to_dict(), run.config
+    found = {"digest": config["dataset"]["digest"]}
+    found |= {name: value for name, value in recipe.items() if name not in FREE}
+    found["train_fraction"] = recipe["train_fraction"] or 1.0
+    return found | {"weights": config["backbone"]["weights_sha256"]}
+
+
+def differing(rows: Iterable[Mapping[Any, Any]], names: Iterable[str] = ()) -> list[str]:
+    """What is not the same in all rows, in words, of these names; of all names if none is given."""
+    first, *rest = rows
+    return [
+        SPOKEN.get(name, name)
+        for name in names or first
+        if any(one[name] != first[name] for one in rest)
+    ]
+
+
+def named_datasets(runs: Iterable[Trained]) -> list[str]:
+    """What the images of each run are called: cub, folder:photos.
+
+    Of one's own images the last part of their place, and all of it where two would be called alike.
+    """
+    named = []
+    for run in runs:
+        kind, _, place = run.recipe.dataset.partition(":")
+        if kind == "folder" and not place:  # which was given apart
+            place = run.config["dataset"]["source"]
+        named.append((kind, place))
+    short = [_joined(kind, PurePath(place).name) for kind, place in named]
+    whole = {one: set[str]() for one in short}
+    for one, (_, place) in zip(short, named, strict=True):
+        whole[one].add(place)
+    return [
+        _joined(*full) if len(whole[one]) > 1 else one
+        for one, full in zip(short, named, strict=True)
+    ]
+
+
+def told_apart(parts: Sequence[Mapping[str, str]]) -> list[str]:
+    """A text a run: method and placement, and in order what more is needed until all differ.
+
+    What images it is of is told wherever these differ. Those that nothing tells apart are numbered.
+    """
+    used = ["method", "placement"]
+    if len({part["dataset"] for part in parts}) > 1:
+        used.append("dataset")
+    for name in parts[0]:
+        told = {tuple(part[one] for one in used) for part in parts}
+        if len(told) == len(parts):
+            break
+        if name not in used and len({part[name] for part in parts}) > 1:
+            used.append(name)
+    texts: list[str] = []
+    for part in parts:
+        text = readable(", ".join(filter(None, (part[one] for one in used))))
+        texts.append(text if text not in texts else f"{text} ({len(texts) + 1})")
+    return texts
+
+
+def _joined(kind: str, place: str) -> str:
+    return readable(f"{kind}:{place}") if place else kind

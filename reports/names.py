@@ -1,0 +1,44 @@
+"""Names that others gave to files, classes and runs, as figures, pages and files take them."""
+
+import re
+
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+MOST_LETTERS = 24  # of a name in a figure
+MOST_BYTES = 150  # of a file's name; file systems take 255, with its suffix and what precedes it
+_LONE = re.compile("[\ud800-\udfff]")  # a byte of a file's name that is no UTF-8, in Python's words
+
+
+def readable(name: str) -> str:
+    """A name that any font and file takes: what is no text in it becomes U+FFFD.
+
+    >>> readable("caf\\udce9.jpg")
+    'caf\N{REPLACEMENT CHARACTER}.jpg'
+    """
+    return _LONE.sub("\N{REPLACEMENT CHARACTER}", name)
+
+
+def shortened(name: str, most: int = MOST_LETTERS) -> str:
+    """A name for a figure: of so many letters at most, the middle left out.
+
+    >>> shortened("Chevrolet Silverado 1500 Extended Cab 2012")
+    'Chevrolet Silv\N{HORIZONTAL ELLIPSIS} Cab 2012'
+    """
+    name = readable(name)
+    if len(name) <= most:
+        return name
+    end = most * 3 // 8
+    return name[: most - 1 - end] + ELLIPSIS + name[-end:]
+
+
+def new_stem(name: str, taken: set[str]) -> str:
+    """A file's name without a suffix, cut to what a file system takes; it is taken from now on.
+
+    One that is taken already gets a number.
+    """
+    stem = readable(name).encode()[:MOST_BYTES].decode(errors="ignore")
+    found, number = stem, 1
+    while found in taken:
+        number += 1
+        found = f"{stem}-{number}"
+    taken.add(found)
+    return found

@@ -1,0 +1,120 @@
+"""What the page of several trainings says first: who is ahead, of whom, and how sure that is."""
+
+import json
+from html import unescape
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from scipy import stats
+
+import reports
+from bpt import Recipe, Run
+from reports.bpt_summary import write_summary
+from reports.page import Page
+
+CLASSES, IMAGES = 3, 30
+
+
+@pytest.fixture
+def run(tmp_path, rng):
+    """A run that has ended, right about so many of its test images; `changes` are of its recipe."""
+    labels = rng.integers(0, CLASSES, IMAGES)
+    made = []
+
+    def build(right, *, digest="d1", sha="w1", answers=True, **changes):
+        folder = tmp_path / str(len(made))
+        folder.mkdir()
+        recipe = Recipe(**{"placement": "last:1"} | changes)
+        wrong = np.arange(IMAGES) >= right
+        if answers:
+            predicted = np.where(wrong, (labels + 1) % CLASSES, labels)
+            save_file(
+                {"predicted": predicted, "labels": labels}, folder / "predictions.safetensors"
+            )
+        result = {"test_accuracy": 100 * right / IMAGES, "test_images": IMAGES}
+        (folder / "result.json").write_text(json.dumps(result | {"images_per_second": 1234.5}))
+        config = {
+            "recipe": recipe.to_dict(),
+            "dataset": {"name": recipe.dataset.partition(":")[0], "source": "/x", "digest": digest},
+            "parameters": {"prompts": 7},
+            "backbone": {"weights_sha256": sha},
+        }
+        made.append(Run(folder, config))
+        return made[-1]
+
+    return build
+
+
+def said(*runs):
+    named = reports.labels(runs)
+    table = reports.compare(runs)
+    table.insert(0, "label", list(named))
+    page = Page("Runs", [])
+    write_summary(page.section("What was found"), named, table)
+    return unescape(page.html().partition("<main>")[2])
+
+
+def test_a_lead_over_plain_prompts_has_the_interval_of_a_paired_t_test(run):
+    best, plain = run(27), run(20, method="vpt")
+    text = said(best, run(5, method="vpt", seed=1), plain)
+    right = [1.0 * (np.arange(IMAGES) < count) for count in (27, 20)]
+    ends = stats.ttest_rel(*right).confidence_interval(0.95)
+    assert "That is 23.3 points more than vpt, last:1, seed 0, the best plain prompts" in text
+    assert f"95 % interval of {100 * ends.low:+.1f} to {100 * ends.high:+.1f}, by the 30" in text
+    assert "bpt-bilinear, last:1, seed 0: 90.0 % of 30 images." in text
+    assert "may not tell them apart" not in text and "The runs differ" not in text
+    assert "may not tell them apart" in said(best, run(26, method="vpt"))
+
+
+def test_without_the_answers_of_each_image_there_is_a_standard_error(run):
+    text = said(run(27, answers=False), run(20, method="vpt"))
+    variances = [share * (1 - share) for share in (27 / IMAGES, 20 / IMAGES)]
+    error = 100 * np.sqrt(sum(variances) / IMAGES)
+    assert f"with a standard error of {error:.1f}, by the 30 test images" in text
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"digest": "d2"}, "images"),
+        ({"sha": "w2"}, "weights"),
+        ({"protocol": "authors", "epochs": 7, "batch_size": 8}, "batch_size, epochs, protocol"),
+        ({"digest": "d2", "train_fraction": 0.1}, "images, train_fraction"),
+        ({"image_size": 96}, "image_size"),
+        ({"augmentation": "none"}, "augmentation"),
+        ({"model": "mae_vitb"}, "model"),
+    ],
+)
+def test_nothing_is_credited_to_prompts_that_something_else_may_have_done(run, changes, named):
+    text = said(run(27), run(20, method="vpt", **changes))
+    assert "points more" not in text
+    assert f"the nearest here, differs in {named} too." in text
+    assert f"The runs differ in {named}: mind what is compared." in text
+
+
+def test_what_is_the_methods_own_may_differ(run):
+    own = {"lr": 0.3, "weight_decay": 0.1, "num_prompts": 5, "placement": "last:2", "seed": 3}
+    text = said(run(27), run(20, method="vpt", workers=2, **own))
+    assert "points more than vpt" in text and "The runs differ" not in text
+
+
+def test_each_set_of_images_has_its_best_and_its_name(run):
+    birds = run(20, method="vpt", dataset="folder:two/birds")
+    text = said(birds, run(27, digest="d2", dataset="folder:two/cars"))
+    assert "of folder:birds is vpt, last:1, folder:birds: 66.7 % of 30 images." in text
+    assert "of folder:cars is bpt-bilinear, last:1, folder:cars: 90.0 % of 30 images." in text
+    assert "points more" not in text
+
+
+def test_a_probe_has_no_speed_and_others_have(run):
+    text = said(run(20, method="linear"), run(15))
+    assert "linear: 66.7 % of 30 images with 7 trained numbers in its prompts." in text
+    assert "prompts, at 1,234 images a second." in text
+
+
+def test_folders_that_end_alike_are_called_by_all_of_their_place(run):
+    runs = [run(9, dataset=f"folder:{place}") for place in ("a/photos", "b/photos", "c")]
+    runs.append(run(9))
+    names = list(reports.compare(runs)["dataset"])
+    assert names == ["folder:a/photos", "folder:b/photos", "folder:c", "digits"]
