@@ -23,7 +23,7 @@ from bpt.model import TrainedModule
 from bpt.signals import Signals, resume_command
 from bpt.tuning import Tuning
 from burst.device import choose_device
-from burst.distributed import agreed, process_group, rank_and_size
+from burst.distributed import agreed, gather, process_group, rank_and_size
 from burst.errors import BurstError, OutputError
 from burst.files import make_folder
 from burst.progress import Progress, Say
@@ -137,9 +137,24 @@ class Session(ABC, Generic[R, B]):
     def open(self, *, resume: bool) -> dict[str, Any] | None:
         """Open data, backbone and folder; gives the result if the training is at its end."""
         self._open()
+        self._check_alike()
         if self.writes:
             make_folder(self.out)
         return agreed(lambda: existing_result(self.out, self.recipe, self.config, resume=resume))
+
+    def _check_alike(self) -> None:
+        """That all processes opened the same: with other images they would not step together.
+
+        Raises:
+            BurstError: it names what differs.
+        """
+        first, *others = gather(folder.identity(self.config))
+        for rank, one in enumerate(others, start=1):
+            if differing := [what for what, found in first.items() if one[what] != found]:
+                raise BurstError(
+                    f"process {rank} has other {' and '.join(differing)} than process 0; "
+                    "give all processes the same files"
+                )
 
     def run(self, until: int | None = None) -> dict[str, Any]:
         """Train from where the folder stands, then evaluate.
