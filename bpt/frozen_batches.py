@@ -28,6 +28,7 @@ from bpt.prefix import Part, Rows, Wanted, images_digest, stored_rows, weights_d
 from bpt.recipe import Recipe
 from bpt.transforms import eval_transform
 from burst.distributed import gather, rank_and_size, together
+from burst.errors import EmptyResult
 from burst.progress import Say
 
 Features = tuple[Tensor, Tensor, Tensor]  # labels and indices too
@@ -260,7 +261,11 @@ class FeatureBatches:
 
     @torch.no_grad()
     def _read(self, batches: EvalBatches, *, flip: bool) -> Features:
-        """Features, labels and indices of all processes' images, in order of the index."""
+        """Features, labels and indices of all processes' images, in order of the index.
+
+        Raises:
+            EmptyResult: no image on any process.
+        """
         device = next(self.model.parameters()).device
 
         def read() -> list[Features]:
@@ -273,6 +278,8 @@ class FeatureBatches:
             return rows
 
         parts = [part for process in together(read) for part in process]
+        if not parts:
+            raise EmptyResult("no image to take features of")
         features, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
         order = indices.argsort()
         return features[order], labels[order], indices[order]
