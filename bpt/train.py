@@ -150,7 +150,7 @@ class _Classification(Session[Recipe, Labelled]):
             required(library, library)
         self.benchmark = first_alone(lambda: open_benchmark(recipe, say=self.say))
         self.train_split = training_split(recipe, self.benchmark)
-        recipe = self.recipe = fitted(recipe, len(self.train_split))
+        recipe = self.recipe = fitted(recipe, len(self.train_split), begun=self.begun)
         self.backbone = backbone_for(recipe, self.benchmark, self.device)
         check_share(recipe, rank_and_size()[1])
         prompted_blocks(recipe, self.backbone)  # what cannot be built shows before a folder is made

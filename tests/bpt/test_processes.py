@@ -1,9 +1,12 @@
 """An error of one of two processes that train, in one run of both that no launcher watches."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from colours import write_images
+
+from bpt import open_run, train
 
 PROGRAM = """
 import json
@@ -15,14 +18,14 @@ from bpt import NonFiniteLoss, Recipe, train
 from bpt.engine import Trainer
 from burst import BurstError, process_group
 
-PLAIN = {"method": "vpt", "placement": "last:1", "cache": False, "epochs": 1}
+PLAIN = {"method": "vpt", "placement": "last:1", "cache": False, "epochs": 1, "batch_size": 8}
 found, said = {}, []
 
 
 def note(name, images, **changes):
     recipe = Recipe(
         dataset="folder", data=f"{place}/{images}", model="timm:test_vit", weights="random",
-        num_prompts=2, batch_size=8, **{**PLAIN, **changes},
+        num_prompts=2, **{**PLAIN, **changes},
     )
     try:
         found[name] = train(recipe, f"{place}/{name}", say=said.append)["test_images"]
@@ -46,6 +49,7 @@ with process_group() as (rank, _):
     note("loss", "good")
     Trainer.check = check
     note("good", "good")
+    note("fitted", "few", batch_size=32)
     note("others", "few" if rank == 1 else "good")
     note("plain", "good", augmentation="none", epochs=2)
     os.environ["BPT_CACHE"] = "/proc/nowhere" if rank == 1 else f"{place}/cache"
@@ -102,6 +106,15 @@ def test_a_loss_that_is_infinite_for_one_process_ends_both(found):
 
 def test_after_an_error_the_processes_train_on(found):
     assert [one["good"] for one in found] == [12, 12]
+
+
+def test_one_process_goes_on_with_the_batch_that_was_fitted_for_two(place, found):
+    assert [one["fitted"] for one in found] == [12, 12]
+    run = open_run(place / "fitted")
+    assert run.recipe.batch_size == 20  # of 21 images
+    (place / "fitted" / "result.json").unlink()
+    again = train(replace(run.recipe, batch_size=32, origins={}), place / "fitted", resume=True)
+    assert again["epochs"] == 1
 
 
 def test_processes_that_read_other_images_are_told(found):
