@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -327,6 +328,26 @@ def test_several_devices_share_a_search(base, whole, tmp_path, monkeypatch, fork
     )
     assert found_in(found) == found_in(whole[1]) and sessions(tmp_path) == sessions(whole[0])
     assert sum(line.startswith("vpt seed 1: test") for line in said) == 1
+
+
+def test_what_a_killed_process_leaves_the_others_take(
+    base, whole, tmp_path, monkeypatch, forkserver
+):
+    monkeypatch.setattr(multiprocessing, "get_context", {"spawn": forkserver}.get)
+    others, said = set(multiprocessing.active_children()), []
+
+    def kill():
+        until_there(lambda: any(tmp_path.rglob("config.json")))
+        (set(multiprocessing.active_children()) - others).pop().kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = search_methods(
+        base, METHODS, tmp_path, options=OPTIONS, devices=("cpu", "cpu"), say=said.append
+    )
+    killer.join()
+    assert any("its process ended" in line for line in said)
+    assert found_in(found) == found_in(whole[1])
 
 
 def test_interrupted_it_says_how_to_go_on(base, whole, tmp_path):
