@@ -51,6 +51,11 @@ with process_group() as (rank, _):
     note("good", "good")
     note("fitted", "few", batch_size=32)
     note("others", "few" if rank == 1 else "good")
+    own = "copy" if rank == 1 else "good"
+    note("probe", own, method="linear", placement="shallow")
+    if rank == 1:
+        os.utime(f"{place}/copy/train/red/0.png")
+    note("again", own, method="linear", placement="shallow")
     note("plain", "good", augmentation="none", epochs=2)
     os.environ["BPT_CACHE"] = "/proc/nowhere" if rank == 1 else f"{place}/cache"
     note("half", "good", augmentation="none", epochs=2, cache=True)
@@ -73,6 +78,7 @@ def place(tmp_path_factory):
 def runs(place, in_two_processes):
     """How both processes ended, and what they printed."""
     write_images(place / "good")
+    write_images(place / "copy")
     write_images(place / "few", {"train": 7, "val": 3, "test": 4})
     for split in ("train", "val", "test"):
         write_images(place / f"bad_{split}")
@@ -120,6 +126,11 @@ def test_one_process_goes_on_with_the_batch_that_was_fitted_for_two(place, found
 def test_processes_that_read_other_images_are_told(found):
     text = "process 1 has other images than process 0; give all processes the same files"
     assert [one["others"] for one in found] == [["BurstError", text]] * 2
+
+
+def test_features_that_one_process_alone_remembers_are_read_by_both(place, found):
+    assert [(one["probe"], one["again"]) for one in found] == [(12, 12)] * 2
+    assert read_losses(place / "probe") == read_losses(place / "again")
 
 
 def test_where_one_process_cannot_keep_tokens_both_train_from_images(place, found):
