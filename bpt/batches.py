@@ -14,7 +14,7 @@ from bpt.frozen_batches import FeatureBatches, PrefixBatches
 from bpt.image_batches import EvalBatches, ImageBatches, TrainBatches
 from bpt.model import PromptedViT
 from bpt.recipe import Recipe
-from bpt.tuning import MADE
+from bpt.tuning import MADE, Tuning
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size
 from burst.errors import BurstError
@@ -60,19 +60,25 @@ def batches_for(
     return images
 
 
-def fitted(recipe: Recipe, images: int) -> Recipe:
+def fitted(recipe: Recipe, images: int, *, begun: Tuning | None = None) -> Recipe:
     """The recipe, with a batch that so few training images fill, unless somebody gave one.
 
     The largest that divides as `accumulation`, processes and pairs to be mixed ask. A batch that
-    was given stays, and is refused where it is not filled; one that was published does not.
+    was given stays, and is refused where it is not filled; one that was published does not. A
+    training that goes on keeps the batch that was fitted when it was `begun`.
+
+    Raises:
+        BurstError: `accumulation` does not divide that one.
     """
     origin = recipe.origins.get("batch_size", MADE)
     chosen = recipe.batch_size != DEFAULT if origin == MADE else origin == "given"
     unit = math.lcm(recipe.accumulation, rank_and_size()[1] * (2 if recipe.mixes else 1))
     size = images // unit * unit
+    reason = f"there are {images} training images, too few for {recipe.batch_size}"
+    if begun and begun.origins.get("batch_size") == reason:
+        size = begun.batch_size
     if chosen or images >= recipe.batch_size or not size:
         return recipe
-    reason = f"there are {images} training images, too few for {recipe.batch_size}"
     origins = {**recipe.origins, "batch_size": reason}
     return replace(recipe, batch_size=size, origins=origins)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from burst.archive import reason
+from burst.distributed import first_alone, gather
 from burst.downloads import in_bytes
 from burst.files import cache_folder
 from burst.lock import one_at_a_time
@@ -37,6 +38,9 @@ def made_once(
 ) -> Held | None:
     """What a folder holds, made now if it is not there yet; by one process.
 
+    Under `torchrun` all processes ask, the first before the others. Machines may have a cache each:
+    where one of them cannot keep it, no process has it, so that all go on alike.
+
     Args:
         folder: in `cache_root()`.
         opened: gives what it holds; OSError and ValueError say that it is not there, or damaged.
@@ -52,24 +56,36 @@ def made_once(
     Raises:
         Whatever else than OSError `make` raises.
     """
+    failure = f"{folder} cannot be read"
 
     def found() -> Held | None:
         with suppress(OSError, ValueError):
             return opened()
         return None
 
-    if (held := found()) is not None:
-        return held
-    try:
-        with one_at_a_time(folder, doing, say=say):
-            if (held := found()) is not None:
-                return held
-            shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
-            make()
-    except OSError as error:
-        say(f"{otherwise}: {folder.parent} cannot hold them, {reason(error)}")
-        return None
-    return found()
+    def found_or_made() -> Held | None:
+        nonlocal failure
+        if (held := found()) is not None:
+            return held
+        try:
+            with one_at_a_time(folder, doing, say=say):
+                if (held := found()) is not None:
+                    return held
+                shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
+                make()
+        except OSError as error:
+            failure = f"{folder.parent} cannot hold them, {reason(error)}"
+            return None
+        return found()
+
+    held = first_alone(found_or_made)
+    failures = gather(None if held is not None else failure)
+    for rank, one in enumerate(failures):
+        if one is not None:
+            where = f"in process {rank} of {len(failures)} " if len(failures) > 1 else ""
+            say(f"{otherwise}: {where}{one}")
+            return None
+    return held
 
 
 def check_room(size: int, root: Path, what: str) -> None:

@@ -158,8 +158,11 @@ def training_split(recipe: Recipe, benchmark: Benchmark) -> Split:
     """The images that the protocol trains on.
 
     Raises:
-        BurstError: there is no validation split, and the protocol needs one.
+        BurstError: there is no validation image, and the protocol needs some.
     """
-    if recipe.protocol == "standard" and benchmark.val is None:
-        raise BurstError(f"{recipe.dataset} has no validation split to choose the epoch on")
+    if recipe.protocol == "standard" and not benchmark.val:
+        raise BurstError(
+            f"no image of {recipe.dataset} is left to validate on: each class has one, or copies "
+            "of one; give more images, or --protocol last, which needs none"
+        )
     return benchmark.train if recipe.protocol == "standard" else all_training_images(benchmark)

@@ -27,7 +27,8 @@ from bpt.pixels import in_order
 from bpt.prefix import Part, Rows, Wanted, images_digest, stored_rows, weights_digest
 from bpt.recipe import Recipe
 from bpt.transforms import eval_transform
-from burst.distributed import first_alone, rank_and_size, together
+from burst.distributed import gather, rank_and_size, together
+from burst.errors import EmptyResult
 from burst.progress import Say
 
 Features = tuple[Tensor, Tensor, Tensor]  # labels and indices too
@@ -168,21 +169,17 @@ class PrefixBatches:
     ) -> Rows | None:
         block, precision = self.model.first_block, self.recipe.precision
         backbone, benchmark = self.images.backbone, self.images.benchmark
-
-        def work() -> Rows | None:
-            images = images_digest(split, backbone)
-            wanted = Wanted(
-                what=f"tokens in front of block {block}",
-                name=f"{benchmark.name}-{backbone.name}".replace("/", "-").replace(":", "-"),
-                facts=[*facts, self._weights, block, images, precision, self.device.type],
-                variants=variants,
-                images=len(split),
-                row=tuple(self._row),
-                dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
-            )
-            return stored_rows(wanted, compute, say=self.say)
-
-        return first_alone(work)
+        images = images_digest(split, backbone)
+        wanted = Wanted(
+            what=f"tokens in front of block {block}",
+            name=f"{benchmark.name}-{backbone.name}".replace("/", "-").replace(":", "-"),
+            facts=[*facts, self._weights, block, images, precision, self.device.type],
+            variants=variants,
+            images=len(split),
+            row=tuple(self._row),
+            dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
+        )
+        return stored_rows(wanted, compute, say=self.say)
 
     @torch.no_grad()
     def _prefix(self, images: Tensor) -> Tensor:
@@ -253,7 +250,10 @@ class FeatureBatches:
             next(model.parameters()).device,
             rank_and_size(),
         )
-        found = _FEATURES.pop(key, None) or self._read(self.images.centre_crops(split), flip=flip)
+        found = _FEATURES.pop(key, None)
+        if not all(gather(found is not None)):  # they are read together, or by none
+            found = self._read(self.images.centre_crops(split), flip=flip)
+        assert found is not None
         _FEATURES[key] = found
         while len(_FEATURES) > REMEMBERED:
             _FEATURES.pop(next(iter(_FEATURES)))
@@ -261,7 +261,11 @@ class FeatureBatches:
 
     @torch.no_grad()
     def _read(self, batches: EvalBatches, *, flip: bool) -> Features:
-        """Features, labels and indices of all processes' images, in order of the index."""
+        """Features, labels and indices of all processes' images, in order of the index.
+
+        Raises:
+            EmptyResult: no image on any process.
+        """
         device = next(self.model.parameters()).device
 
         def read() -> list[Features]:
@@ -274,6 +278,8 @@ class FeatureBatches:
             return rows
 
         parts = [part for process in together(read) for part in process]
+        if not parts:
+            raise EmptyResult("no image to take features of")
         features, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
         order = indices.argsort()
         return features[order], labels[order], indices[order]

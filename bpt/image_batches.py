@@ -12,7 +12,7 @@ from bpt.pixels import Kept, stored_pixels
 from bpt.recipe import Recipe
 from bpt.transforms import eval_transform, train_transform
 from burst.backbone import Backbone
-from burst.distributed import first_alone, rank_and_size
+from burst.distributed import rank_and_size
 from burst.errors import BurstError
 from burst.progress import Say
 
@@ -123,7 +123,7 @@ def _kept(split: Split, kept: Kept, say: Say, *, within: Split | None = None) ->
     """
     if not isinstance(split.opener, FileOpener) or not len(split):
         return split
-    pixels = first_alone(lambda: stored_pixels(within or split, kept, say=say))
+    pixels = stored_pixels(within or split, kept, say=say)
     return replace(split, opener=pixels) if pixels else split
 
 

@@ -215,6 +215,11 @@ def check_same(run: RunFolder, recipe: Tuning, config: Mapping[str, Any]) -> Non
         )
 
 
+def identity(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Of each kind of file that a run is made of, what a configuration says of it."""
+    return {what: (config.get(part) or {}).get(key) for what, (part, key) in IDENTITY.items()}
+
+
 def other_files(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
     """In words what a run was made of other files than a configuration of now names.
 

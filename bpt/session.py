@@ -23,7 +23,7 @@ from bpt.model import TrainedModule
 from bpt.signals import Signals, resume_command
 from bpt.tuning import Tuning
 from burst.device import choose_device
-from burst.distributed import agreed, process_group, rank_and_size
+from burst.distributed import agreed, gather, process_group, rank_and_size
 from burst.errors import BurstError, OutputError
 from burst.files import make_folder
 from burst.progress import Progress, Say
@@ -72,6 +72,7 @@ class Session(ABC, Generic[R, B]):
         self.recipe, self.out, self.device = recipe, out, device
         self.progress, self.say = progress or (lambda *_: None), say or (lambda _: None)
         self.writes = rank_and_size()[0] == 0
+        self.begun: Tuning | None = None  # the recipe of the run that goes on
         self.metrics: list[dict[str, Any]] = []
         self.epoch, self.seconds = 0, 0.0
         self.signals = Signals()
@@ -94,12 +95,8 @@ class Session(ABC, Generic[R, B]):
             RunExists, NonFiniteLoss, Interrupted, BurstError: see `bpt.train`.
         """
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        with process_group(backend) as (rank, world):
+        with process_group(backend) as (rank, _):
             chosen = choose_device(device)  # in the group: all hear of a process without one
-            if recipe.batch_size % world:
-                raise BurstError(
-                    f"batch_size {recipe.batch_size} does not divide by {world} processes"
-                )
             if rank > 0:
                 progress = say = None
             session = cls(recipe, Path(out), chosen, progress, say)
@@ -136,10 +133,30 @@ class Session(ABC, Generic[R, B]):
 
     def open(self, *, resume: bool) -> dict[str, Any] | None:
         """Open data, backbone and folder; gives the result if the training is at its end."""
+        going_on = resume and (self.out / folder.CONFIG).exists()
+        self.begun = agreed(lambda: folder.open_run(self.out).recipe if going_on else None)
         self._open()
+        self._check_processes()
         if self.writes:
             make_folder(self.out)
         return agreed(lambda: existing_result(self.out, self.recipe, self.config, resume=resume))
+
+    def _check_processes(self) -> None:
+        """That they share a batch evenly, and opened the same: else they would not step together.
+
+        Raises:
+            BurstError: it names what differs.
+        """
+        size, world = self.recipe.batch_size, rank_and_size()[1]
+        if size % world:
+            raise BurstError(f"batch_size {size} does not divide by {world} processes")
+        first, *others = gather(folder.identity(self.config))
+        for rank, one in enumerate(others, start=1):
+            if differing := [what for what, found in first.items() if one[what] != found]:
+                raise BurstError(
+                    f"process {rank} has other {' and '.join(differing)} than process 0; "
+                    "give all processes the same files"
+                )
 
     def run(self, until: int | None = None) -> dict[str, Any]:
         """Train from where the folder stands, then evaluate.

@@ -24,7 +24,6 @@ from bpt.construction import (
     count_parameters,
     prompted_blocks,
 )
-from bpt.cost import used_sizes
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.train import DetectionSession
 from bpt.diagnosis import diagnose_prompts, effective_rank, spread_images
@@ -150,16 +149,15 @@ class _Classification(Session[Recipe, Labelled]):
         for library in recipe.libraries:  # what cannot be built shows before anything is read
             required(library, library)
         self.benchmark = first_alone(lambda: open_benchmark(recipe, say=self.say))
-        images, *_ = used_sizes(recipe, self.benchmark.sizes)
-        recipe = self.recipe = fitted(recipe, images)
+        self.train_split = training_split(recipe, self.benchmark)
+        recipe = self.recipe = fitted(recipe, len(self.train_split), begun=self.begun)
         self.backbone = backbone_for(recipe, self.benchmark, self.device)
         check_share(recipe, rank_and_size()[1])
         prompted_blocks(recipe, self.backbone)  # what cannot be built shows before a folder is made
         self.config = configuration(recipe, self.benchmark, self.backbone)
 
     def _build(self) -> None:
-        recipe = self.recipe
-        train = training_split(recipe, self.benchmark)
+        recipe, train = self.recipe, self.train_split
         digest = self.benchmark.digest
         starts = prompt_starts(recipe, self.backbone, train, digest, out=self.out, say=self.say)
         for line in (*self.backbone.notes, *recipe.provenance()):

@@ -194,6 +194,8 @@ def report(
         import burst
         import reports
 
+        # A folder that two patterns match is one.
+        folders = list({folder.resolve(): folder for folder in folders}.values())
         if any(reports.is_search(folder) for folder in folders):
             why = "is for runs; the page of a search is made of what it recorded"
             check_not_typed(context, ("data", "device", "confusion"), why)

@@ -20,7 +20,7 @@ class SearchOptions:
     Attributes:
         lrs: learning rates to begin with, of every method; None: four around each method's own.
         weight_decays: the same; None: 0 and each method's own.
-        seeds: of the final trainings; trials are run with the first.
+        seeds: of the final trainings; trials are run with the first that a search was begun with.
         folds: of a cross-validation, where there are fewer than 500 validation images.
         max_trials: of each method, extensions of its grid among them; None: half as many again as
             the grid has.

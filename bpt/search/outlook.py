@@ -47,7 +47,7 @@ def shares(trials: Trials, found: Mapping[str, Course]) -> tuple[float, float]:
         whole = mine if course.finalists else max(most, mine)
         ended = finals = 0
         for seed in trials.seeds:
-            reused = trials.folds is None and seed == trials.seeds[0]
+            reused = trials.folds is None and seed == trials.trial_seed
             length = 0 if reused else rungs[-1].epoch
             finals += length
             best = course.best

@@ -40,6 +40,7 @@ class Trials:
         folds: of the cross-validation; None where there is a validation split.
         images: that the validation has, or each fold.
         seeds: of the final trainings.
+        trial_seed: one of them, of the trials.
     """
 
     out: Path
@@ -48,12 +49,13 @@ class Trials:
     folds: int | None
     images: tuple[int, ...]
     seeds: tuple[int, ...]
+    trial_seed: int
     _scores: dict[tuple[str, Point, int], Score] = field(default_factory=dict)
 
     def name(self, method: str, point: Point, fold: int | None) -> str:
         """Of a trial's folder."""
         part = "" if fold is None else f"-fold{fold + 1}of{self.folds}"
-        return f"{_stem(method, point)}-seed{self.seeds[0]}{part}"
+        return f"{_stem(method, point)}-seed{self.trial_seed}{part}"
 
     def runs(self, method: str) -> Iterator[folder.Run]:
         """All of a method's run folders that were begun, each opened when it is asked for."""
@@ -66,7 +68,7 @@ class Trials:
         """What leads to a rung from the one before."""
         fold, epoch = self.rungs[method][rung]
         part = None if fold is None else f"{fold + 1}/{self.folds}"
-        recipe = trial_recipe(self.recipes[method], point, self.seeds[0], fold=part)
+        recipe = trial_recipe(self.recipes[method], point, self.trial_seed, fold=part)
         return Job(self.name(method, point, fold), recipe, epoch)
 
     def final_job(self, method: str, point: Point, seed: int) -> Job:

@@ -66,6 +66,8 @@ class Worker:
         self.recipes = recipes
         self.grids = {name: options.grid_of(recipe) for name, recipe in recipes.items()}
         self.max_trials = options.most_trials(first_size(self.grids))
+        there = (out / RECORD).exists()
+        self.before = before = read_record(out / RECORD, KIND) if there else {}
         self.trials = Trials(
             out,
             recipes,
@@ -73,6 +75,7 @@ class Worker:
             self.folds,
             _sizes(benchmark, self.folds),
             options.seeds,
+            before.get("trial_seed", before.get("seeds", options.seeds)[0]),
         )
         self.news = News(self.trials, self.say)
 
@@ -148,16 +151,16 @@ class Worker:
             for method, recipe in self.recipes.items()
             for one in other_runs(runs[method], recipe)
         ]
-        there = (self.out / RECORD).exists()
-        if there:
-            before = read_record(self.out / RECORD, KIND)
+        if before := self.before:
             methods = dict.fromkeys([*(one["method"] for one in before["methods"]), *self.recipes])
             differing += other_recipes(before, method_recipes(self.base, list(methods)))
             if self.options.halving and not is_halved(before):
                 differing.append("halving False, not True")
+            if self.trials.trial_seed not in self.options.seeds:
+                differing.append(f"trials of seed {self.trials.trial_seed}, which is not asked for")
         self._refuse(differing)
         self._refuse(self._other_files({name: mine[0] for name, mine in runs.items() if mine}))
-        if not there:
+        if not before:
             backbone = open_backbone(next(iter(self.recipes.values())))
             for recipe in self.recipes.values():
                 for library in recipe.libraries:
@@ -214,6 +217,7 @@ class Worker:
             "test_images": self.test_images,
             "trials_each": max(len(course.tried) for course in found.values()),
             "seeds": list(self.options.seeds),
+            "trial_seed": self.trials.trial_seed,
             "options": self.options.to_dict(),
             "complete": not self.jobs(found),
             "methods": methods,

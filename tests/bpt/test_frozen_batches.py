@@ -1,5 +1,7 @@
 """What a linear probe reads: features of centre crops, mirrored where the recipe says so."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -8,6 +10,7 @@ import burst
 from bpt import PromptedViT, Recipe, open_dataset
 from bpt.frozen_batches import FeatureBatches
 from bpt.image_batches import ImageBatches
+from burst import EmptyResult
 
 
 @pytest.fixture
@@ -76,3 +79,9 @@ def test_evaluation_never_mirrors(benchmark, backbone):
         for name in ("flip", "none")
     )
     assert all(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
+
+
+def test_features_of_no_image_are_none(benchmark, backbone):
+    batches, _, _ = batches_of(replace(benchmark, val=benchmark.val.subset([])), backbone)
+    with pytest.raises(EmptyResult, match="no image"):
+        batches.evaluation("val")

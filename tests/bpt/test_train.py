@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from colours import write_images
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -116,6 +117,34 @@ def test_a_training_that_stops_after_an_epoch_goes_on_to_the_same_bits(recipe, w
     assert open_run(tmp_path / "run").result is None
     train(recipe, tmp_path / "run", resume=True)
     same_end(tmp_path / "run", whole)
+
+
+@pytest.fixture(scope="module")
+def of_21_images(recipe, tmp_path_factory):
+    """A recipe with a batch that nobody gave, and fewer images."""
+    few = write_images(tmp_path_factory.mktemp("few"), {"train": 7, "val": 3, "test": 4})
+    return replace(recipe, data=str(few), batch_size=32, epochs=2)
+
+
+@pytest.mark.parametrize("before, after, size", [(1, 4, 21), (2, 1, 20)])
+def test_a_training_goes_on_with_the_batch_that_was_fitted_or_says_why_not(
+    of_21_images, tmp_path, before, after, size
+):
+    train(replace(of_21_images, accumulation=before), tmp_path, until=1)
+    assert open_run(tmp_path).recipe.batch_size == size
+    other = replace(of_21_images, accumulation=after)
+    if size % after:
+        with pytest.raises(BurstError, match=f"batch_size {size} cannot be cut into {after} equal"):
+            train(other, tmp_path, resume=True)
+        return
+    assert train(other, tmp_path, resume=True)["epochs"] == 2
+    assert [one["step"] for one in open_run(tmp_path).metrics] == [1, 2]
+
+
+def test_a_batch_that_was_given_is_not_taken_for_one_that_was_fitted(of_21_images, tmp_path):
+    train(replace(of_21_images, batch_size=7), tmp_path, until=1)
+    with pytest.raises(RunExists, match="batch_size 7, not 21"):
+        train(of_21_images, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("processes, told", [(1, False), (2, True)])

@@ -208,8 +208,10 @@ def test_an_export_is_written_and_gives_the_runs_answers(trained, tmp_path):
 
 def test_runs_are_compared_in_a_table_and_a_page(trained, tmp_path):
     out, _ = trained
+    other, link = shutil.copytree(out, tmp_path / "other"), tmp_path / "link"
+    link.symlink_to(out)
     options = ("--no-confusion", "--style", "slide", "--out", tmp_path / "report")
-    result = succeeded("report", out, out, *options)
+    result = succeeded("report", out, link, other, f"{other}/../other", *options)  # two runs
     assert result.stdout.count("bpt-bilinear") == 2 and "index.html" in result.stdout
     written = {path.stem for path in (tmp_path / "report").iterdir()}
     figures = {"curves", "prompt_traces", "prompt_values", "prompt_cosines"}

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from colours import write_images
 from own_photos import class_folders, flat, photo, vtab_task
 from typer.testing import CliRunner
 
@@ -176,6 +177,24 @@ def test_a_default_batch_is_no_larger_than_the_training_images(tmp_path):
     again = tmp_path / "again"
     error = refused(*command[:-1], again, "--batch-size", "32")
     assert f"{images} training images are fewer than a batch of 32" in error
+
+
+@pytest.mark.parametrize("options", [LINEAR, PROMPTED], ids=["linear", "prompts"])
+def test_without_an_image_to_validate_on_nothing_begins(tmp_path, options):
+    photos = write_images(tmp_path / "photos", {"train": 1, "test": 4})
+    command = (
+        "train",
+        f"folder:{photos}",
+        *options,
+        "--batch-size",
+        "3",
+        "--out",
+        tmp_path / "run",
+    )
+    errors = {refused(*command), refused(*command, "--dry-run")}
+    assert len(errors) == 1 and "give more images, or --protocol last" in errors.pop()
+    assert not (tmp_path / "run").exists()
+    succeeded(*command, "--protocol", "last")
 
 
 def test_a_default_batch_divides_as_accumulation_and_mixing_ask():

@@ -303,6 +303,6 @@ def test_bpt_report_prints_the_methods_of_one_search(made):
     folder, record, _, printed = made
     for line, entry in zip(json.loads(printed), record["methods"], strict=True):
         assert line["test"] == pytest.approx(entry["test"]["mean"])
-    arguments = ["report", str(folder), str(folder), "--out", str(folder)]
+    arguments = ["report", str(folder), str(folder.parent), "--out", str(folder)]
     mixed = CliRunner().invoke(command.app, arguments)
     assert mixed.exit_code == 2 and "one search at a time" in mixed.stderr

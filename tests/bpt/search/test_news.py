@@ -19,7 +19,7 @@ EPOCHS = 4
 def trials(tmp_path):
     recipe = Recipe(dataset="digits", model="mae_tiny", method="vpt")
     marks = rungs(EPOCHS, None, halving=True)
-    return Trials(tmp_path, {"vpt": recipe}, {"vpt": marks}, None, (500,), (0, 1))
+    return Trials(tmp_path, {"vpt": recipe}, {"vpt": marks}, None, (500,), (0, 1), 0)
 
 
 def trained(trials, point, epochs):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 
@@ -172,10 +173,13 @@ def test_more_seeds_and_methods_use_what_is_there(base, whole, tmp_path, monkeyp
     monkeypatch.setattr(bpt.search.recipes, "LEAST_OF_PROBE", 1)
     shutil.copytree(whole[0], tmp_path / "more")
     before = sessions(whole[0])
-    options = replace(OPTIONS, seeds=(0, 1, 2))
+    options = replace(OPTIONS, seeds=(2, 1, 0))  # the trials stay those of 0
     methods = (*METHODS, "linear")
     record = search_methods(base, methods, tmp_path / "more", options=options, devices=("cpu",))
     assert before.items() <= sessions(tmp_path / "more").items()
+    trials = {one["folder"] for entry in whole[1]["methods"] for one in entry["trials"]}
+    assert trials < {one["folder"] for entry in record["methods"] for one in entry["trials"]}
+    assert [run["seed"] for run in record["methods"][0]["runs"]] == [2, 1, 0]
     assert [len(one["runs"]) for one in record["methods"]] == [3, 3, 3]
     pairs = {(one["method"], one["against"]) for one in record["differences"]}
     assert pairs == {("spt", "vpt"), ("linear", "vpt"), ("spt", "linear")}
@@ -208,6 +212,12 @@ def test_the_folder_of_another_search_is_refused(base, whole, changes, says):
     other = search_base("folder", **{name: getattr(base, name) for name in base.origins} | changes)
     with pytest.raises(RunExists, match=f"holds a search with .*{says}"):
         search_methods(other, ("vpt",), whole[0], options=OPTIONS, devices=("cpu",))
+
+
+def test_seeds_without_that_of_the_trials_are_refused(base, whole):
+    options = replace(OPTIONS, seeds=(3, 1))
+    with pytest.raises(RunExists, match="holds a search with trials of seed 0, which is not asked"):
+        search_methods(base, METHODS, whole[0], options=options, devices=("cpu",))
 
 
 @pytest.fixture(scope="module")
@@ -318,6 +328,26 @@ def test_several_devices_share_a_search(base, whole, tmp_path, monkeypatch, fork
     )
     assert found_in(found) == found_in(whole[1]) and sessions(tmp_path) == sessions(whole[0])
     assert sum(line.startswith("vpt seed 1: test") for line in said) == 1
+
+
+def test_what_a_killed_process_leaves_the_others_take(
+    base, whole, tmp_path, monkeypatch, forkserver
+):
+    monkeypatch.setattr(multiprocessing, "get_context", {"spawn": forkserver}.get)
+    others, said = set(multiprocessing.active_children()), []
+
+    def kill():
+        until_there(lambda: any(tmp_path.rglob("config.json")))
+        (set(multiprocessing.active_children()) - others).pop().kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = search_methods(
+        base, METHODS, tmp_path, options=OPTIONS, devices=("cpu", "cpu"), say=said.append
+    )
+    killer.join()
+    assert any("its process ended" in line for line in said)
+    assert found_in(found) == found_in(whole[1])
 
 
 def test_interrupted_it_says_how_to_go_on(base, whole, tmp_path):
