@@ -129,7 +129,7 @@ def stored_rows(wanted: Wanted, compute: Callable[[], Generator[Part]], *, say: 
     """
 
     def make() -> None:
-        check_room(wanted.size, wanted.folder.parent, f"{wanted}")
+        check_room(wanted.size, wanted.folder.parent, str(wanted))
         say(f"{wanted.what}, once: {wanted} into {wanted.folder}")
         _build(wanted, compute)
 

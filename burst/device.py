@@ -67,17 +67,18 @@ def _index(device: torch.device) -> int:
     return int(local)
 
 
-def check_device(name: str) -> None:
-    """Refuse a device that is not there, and leave a GPU alone.
+def check_device(name: str) -> torch.device:
+    """The device with this name, for another process: a GPU that is named is left alone.
 
     Raises:
         BurstError: see `choose_device`.
     """
     kind, _, index = name.partition(":")
     if kind != "cuda" or not index.isdecimal() or not torch.cuda.is_available():
-        choose_device(name)
-    elif int(index) >= (count := torch.cuda.device_count()):
+        return choose_device(name)
+    if int(index) >= (count := torch.cuda.device_count()):
         raise BurstError(f"the device {name!r} cannot be used here: there are {count} GPUs, from 0")
+    return torch.device(name)
 
 
 def out_of_memory(error: RuntimeError) -> str:

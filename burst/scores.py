@@ -39,8 +39,12 @@ OnScores: TypeAlias = Callable[[int, Scores], None]
 
 # Why a softmax of an attention is not over the tokens that its queries are made of.
 NO_SCORES = (CROSS, LEARNED, timm.CHANNELS, timm.LINEAR, timm.OUTLOOK, open_clip.POOLED)
-# What lets scores go through another softmax, or through one beside it.
-OTHER_SCORES = (timm.POSITION_GATE,)
+# Terms with which a softmax is given more than scores, or is not alone.
+OTHER_SCORES = {
+    timm.POSITION_GATE: "it has a softmax beside that of its scores",
+    SINK: "its softmax is over one more column than there are keys, and is given scores less the "
+    "largest of their row",
+}
 KERNELS = ("flash", "flex", "paged")
 
 
@@ -125,12 +129,7 @@ def _reasons(model: nn.Module) -> dict[int, str]:
         if told.reason and (block.adapter is None or told.reason in NO_SCORES):
             found[block.index] = told.reason
         elif other:
-            found[block.index] = f"{other}: it has a softmax beside that of its scores"
-        elif SINK in told.omitted:
-            found[block.index] = (
-                f"{SINK}: its softmax is over one more column than there are keys, and is given "
-                "scores less the largest of their row"
-            )
+            found[block.index] = f"{other}: {OTHER_SCORES[other]}"
         elif timm.DIFFERENCE in told.omitted and getattr(block.attention, "fused_attn", False):
             found[block.index] = "it takes two softmaxes in fused kernels; set its fused_attn False"
         elif kernel := _own_kernel(block):
@@ -177,7 +176,7 @@ class _Listener:
         self._sources = Sources(block.attention, block.label)
         self._calls = 0
         self._watch = ExitStack()
-        _, self._tokens_of = tokens_given_to(block, block.attention)
+        _, self._refuse_other_keys = tokens_given_to(block, block.attention)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -206,7 +205,7 @@ class _Listener:
         self._watch.close()  # the model may have caught an error that ended the last run
         self._calls = 0
         if not in_backward():
-            self._tokens_of(args, kwargs)
+            self._refuse_other_keys(args, kwargs)
             self._hidden = hidden_in_windows(attention, args, kwargs) if self._windowed else None
             self._watch.enter_context(_Watch(self._sees))
 
@@ -234,7 +233,7 @@ class _Listener:
 
     def _torch_begins(self, args: Args, kwargs: Kwargs) -> None:
         if not in_backward():
-            self._tokens_of(args, kwargs)
+            self._refuse_other_keys(args, kwargs)
             self._hand_over(self._sources.of_module(args, kwargs))
 
     def _layer_begins(self, args: Args, kwargs: Kwargs) -> None:

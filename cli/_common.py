@@ -311,11 +311,8 @@ def parse_devices(text: str) -> list[str]:
     from burst.device import check_device, choose_device
 
     names = text.split(",")
-    if len(names) == 1:
-        return [str(choose_device(text))]
-    for name in names:
-        check_device(name)
-    return names
+    device = choose_device if len(names) == 1 else check_device
+    return [str(device(name)) for name in names]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -16,11 +16,12 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import RenderableType
 from rich.table import Table
 
+from bpt import make_recipe
 from bpt.machine import FREE_ON_RESUME
 from reports.alike import named_datasets
 from reports.detections import Record
 from reports.names import readable
-from reports.published import DETECTORS, METHODS, METRICS, asked_of, published, recipe_of
+from reports.published import DETECTORS, METHODS, METRICS, asked_of, published
 from reports.style import (
     PAGE_WIDTH,
     Line,
@@ -345,7 +346,7 @@ def _text(value: float | None) -> str:
 def _trained_differently(run: DetectorRun, row: Mapping[Hashable, Any]) -> list[str]:
     """Names of what of a run is not as the paper's row of it was trained, as far as is known."""
     recipe = run.recipe
-    theirs = recipe_of(asked_of(row)).to_dict()
+    theirs = make_recipe(**asked_of(row)).to_dict()
     ours = recipe.to_dict()
     ours["train_fraction"] = None if ours["train_fraction"] == 1 else ours["train_fraction"]
     differing = [name for name in theirs if name not in FREE and ours[name] != theirs[name]]

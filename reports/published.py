@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from bpt import DetectionRecipe, Recipe, dataset_info, detection_recipe_for, recipe_for
 from bpt.methods import USED_BY
 from burst.errors import check_known
 
@@ -102,7 +101,7 @@ def published_numbers(study: str) -> pd.DataFrame:
 
 
 def asked_of(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """What `recipe_of` asks for: dataset, model, method, and what else a row says."""
+    """What to ask of `bpt.make_recipe`: dataset, model, method, and what else a row says."""
     method, placement = METHODS[row["method"]]
     model = BACKBONES[row["pretraining"], row["backbone"]]
     asked = {"dataset": row["dataset"], "model": model, **settings(row["setting"])}
@@ -111,12 +110,6 @@ def asked_of(row: Mapping[Any, Any]) -> dict[str, Any]:
     if method in OF_W:
         asked["prompt_scale"] = "paper"  # with which its rate and its number were published
     return asked | {"method": method}
-
-
-def recipe_of(asked: Mapping[str, Any]) -> Recipe | DetectionRecipe:
-    """The training that `recipe_for` has for it, or for a detector `detection_recipe_for`."""
-    detection = dataset_info(asked["dataset"]).task == "detection"
-    return detection_recipe_for(**asked) if detection else recipe_for(**asked)
 
 
 def of_other_weights(row: Mapping[Any, Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from rich.table import Table
 
-from bpt import DetectionRecipe, Recipe, study_search
+from bpt import DetectionRecipe, Recipe, make_recipe, study_search
 from bpt.dataset import without_place
 from bpt.published import SIZES
 from burst import write_atomically
@@ -21,7 +21,6 @@ from reports.published import (
     asked_of,
     of_other_weights,
     published_numbers,
-    recipe_of,
     settings,
 )
 
@@ -208,7 +207,7 @@ def study_table(frame: pd.DataFrame) -> Table:
 def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> StudyCell:
     asked = asked_of(row)
     words = (study, row["dataset"], asked["model"], row["method"], row["setting"], row["metric"])
-    recipe = recipe_of(asked)
+    recipe = make_recipe(**asked)
     differs = tuple(
         name
         for name, value in given.items()
@@ -217,7 +216,7 @@ def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> Study
     if "dataset" in differs:  # of one's own images nothing was published: the prompt stays
         asked = {name: getattr(recipe, name) for name in SIZES if name in recipe.origins} | asked
     if given:
-        recipe = recipe_of(asked | dict(given))
+        recipe = make_recipe(**asked | dict(given))
     return StudyCell(*words, float(row["value"]), recipe, differs)
 
 

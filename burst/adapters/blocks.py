@@ -147,14 +147,14 @@ def find_blocks(model: nn.Module) -> tuple[AttentionBlock, ...]:
 
 def _is_unknown_attention(child: str, attention: nn.Module) -> bool:
     """By its name, or by that of its class; what wraps a known one, or an `attn`, is none."""
-    parts = dict(attention.named_modules())
-    if any(name and find_adapter(part, None, "") for name, part in parts.items()):
+    by_name = child == "attn" and not isinstance(attention, nn.Identity)
+    by_class = child != "attn" and type(attention).__name__.endswith("Attention")
+    if not (by_name or (by_class and next(attention.parameters(), None) is not None)):
         return False
-    if child == "attn":
-        return not isinstance(attention, nn.Identity)
-    named = type(attention).__name__.endswith("Attention")
-    wraps = any(_last(name) == "attn" for name in parts)
-    return named and not wraps and next(attention.parameters(), None) is not None
+    parts = {name: part for name, part in attention.named_modules() if name}
+    if by_class and any(_last(name) == "attn" for name in parts):
+        return False
+    return not any(find_adapter(part, None, "") for part in parts.values())
 
 
 def _last(name: str) -> str:

@@ -152,9 +152,9 @@ def fastest(variant: Variant, candidates: Sequence[Tile], device: torch.device) 
 
 def _why_none(variant: str, trials: Sequence[Trial]) -> str:
     """Where all cuts fail alike to run, it is the machine's fault: it may lack a C compiler."""
-    first, *others = {one.problem or "" for one in trials}
-    if first.startswith(NOT_RUN) and not others:
-        return f"its kernels have one problem, however they are cut: {first}"
+    problems = {str(one.problem) for one in trials}
+    if len(problems) == 1 and all(one.startswith(NOT_RUN) for one in problems):
+        return f"its kernels have one problem, however they are cut: {problems.pop()}"
     told = "; ".join(f"{one.cut}: {one.problem}" for one in trials)
     return (
         f"no cut of its {variant} is right (please report this GPU and the versions of torch and "

@@ -150,20 +150,10 @@ def _renamed(wanted: _Wanted, path: Path) -> tuple[Any, LoadReport] | None:
         return None
     state = {name: x.float() if x.is_floating_point() else x for name, x in stored.items()}
     try:
-        model, found = wanted.kind.from_pretrained(
-            None,
-            config=wanted.config,
-            state_dict=state,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **_how(wanted.kind),
-        )
+        model, found = _built(wanted.kind, None, wanted.config, state_dict=state)
     except Exception:  # it may raise anything; what the file lacks is said already
         return None
     if any(found[key] for key in ("missing_keys", "mismatched_keys", "error_msgs")):
-        return None
-    if not all(bool(x.isfinite().all()) for x in model.state_dict().values()):
         return None
     dropped = dict.fromkeys(grouped(found["unexpected_keys"]), _no_part(wanted.kind))
     layout = "names as transformers saved them"
@@ -220,21 +210,26 @@ def _pretrained(wanted: _Wanted) -> tuple[Any, dict[str, Any]]:
 def _read(files: HfFiles, kind: Foreign, config: Foreign) -> tuple[Any, dict[str, Any]]:
     """A model as transformers reads it, and what it did not find or use."""
     try:
-        model, found = kind.from_pretrained(
-            files.folder,
-            config=config,
-            dtype=torch.float32,
-            local_files_only=True,
-            weights_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are looked at here, like all that was not loaded
-            **_how(kind),
-        )
+        return _built(kind, files.folder, config, local_files_only=True, weights_only=True)
     except Exception as error:  # damaged files raise anything
         raise CheckpointError(
             f"{files.name}: its weights cannot be read ({first_line(error)})"
         ) from error
-    return model, found
+
+
+def _built(
+    kind: Foreign, place: Path | None, config: Foreign, **weights: Foreign
+) -> tuple[Any, dict[str, Any]]:
+    found: tuple[Any, dict[str, Any]] = kind.from_pretrained(
+        place,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are looked at here, like all that was not loaded
+        **weights,
+        **_how(kind),
+    )
+    return found
 
 
 def _check_loaded(files: HfFiles, kind: Foreign, found: dict[str, Any]) -> None:
