@@ -18,6 +18,7 @@ SPOKEN = {
     "bpt-fwhiten": "prompts whitened with W",
     "bpt-dwhiten": "prompts with its diagonal alone",
 }
+SAME = 1e-9  # points; sums of floats differ by less
 COLUMNS = ("difference", "low", "high", "p_value", "seeds", "images")
 NUMBERS = ("none", "one seed", "two seeds", "three seeds")
 
@@ -195,11 +196,9 @@ def _of_seeds(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
     values = np.subtract(one["test"]["values"], other["test"]["values"])
     count, mean = len(values), float(np.mean(values))
     found = dict.fromkeys(COLUMNS) | {"difference": mean, "seeds": count}
-    if count == 1:
+    if float(np.ptp(values)) < SAME:  # seeds that agree to the digit say nothing of others
         return found
     error = float(np.std(values, ddof=1)) / math.sqrt(count)
-    if error == 0 and mean:  # seeds that agree to the digit say nothing of how far others would
-        return found
     reach = float(stats.t.isf((1 - LEVEL) / 2, count - 1)) * error
-    p_value = 2 * float(stats.t.sf(abs(mean) / error, count - 1)) if error else 1.0
+    p_value = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
     return found | {"low": mean - reach, "high": mean + reach, "p_value": p_value}

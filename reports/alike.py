@@ -1,5 +1,6 @@
 """What decides a training beside its method: runs that differ in it say nothing of the method."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Protocol
@@ -35,6 +36,13 @@ def conditions(run: Run) -> dict[str, Any]:
     found |= {name: value for name, value in recipe.items() if name not in FREE}
     found["train_fraction"] = recipe["train_fraction"] or 1.0
     return found | {"weights": config["backbone"]["weights_sha256"]}
+
+
+def same_but_seed(run: Run) -> str:
+    """Equal for the runs of one training with several seeds, on whatever machine."""
+    free = FREE_ON_RESUME | {"seed", "cache", "dataset", "train_list"}
+    own = {name: value for name, value in run.recipe.to_dict().items() if name not in free}
+    return json.dumps([own, conditions(run)], sort_keys=True)
 
 
 def differing(rows: Iterable[Mapping[Any, Any]], names: Iterable[str] = ()) -> list[str]:

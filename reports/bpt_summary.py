@@ -1,20 +1,22 @@
 """What trainings came to, in sentences: who is best, by how much, and how sure that is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import sqrt
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from bpt import Run
 from bpt.run_folder import PREDICTIONS
-from bpt.search.paired import paired_difference, right_answers
-from reports.alike import conditions, differing
+from bpt.search.paired import LEVEL, paired_difference, right_answers
+from reports.alike import conditions, differing, same_but_seed
 from reports.page import Section
 
 
 def write_summary(section: Section, runs: Mapping[str, Run], table: pd.DataFrame) -> None:
-    """The best run of each set of images beside plain prompts, every run, and what to mind.
+    """The best training of each set of images beside plain prompts, every run, and what to mind.
 
     Args:
         section: where to write.
@@ -33,14 +35,15 @@ def write_summary(section: Section, runs: Mapping[str, Run], table: pd.DataFrame
     ended = {label: runs[label] for label in done["label"]}
     parts = done.groupby("dataset", sort=False)
     for name, part in parts:
-        best = part.iloc[0]
+        trained = _by_training({label: runs[label] for label in part["label"]})
         where = f" of {name}" if parts.ngroups > 1 else ""
+        seeds = len(trained[0].runs)
         section.text(
-            f"Best on the test split{where} is {best['label']}: {best['test_accuracy']:.1f} % of "
-            f"{_count(best['test_images'])}.",
+            f"Best on the test split{where} is {trained[0].label}: {trained[0].accuracy:.1f} % of "
+            f"{_count(part['test_images'].iloc[0])}{_mean_of(seeds)}.",
             strong=True,
         )
-        if sentence := _beside_plain(best["label"], ended):
+        if sentence := _beside_plain(trained):
             section.text(sentence)
     section.items(_sentence(row) for row in done.to_dict("records"))
     if names := differing(conditions(run) for run in ended.values()):
@@ -58,48 +61,100 @@ def _sentence(row: Mapping[Any, Any]) -> str:
     return f"{text}, at {rate:,.0f} images a second." if pd.notna(rate) else f"{text}."
 
 
-def _beside_plain(best: str, runs: Mapping[str, Run]) -> str:
-    """How far it is ahead of the best plain prompts that were trained alike; or why nobody knows.
+@dataclass(frozen=True)
+class _Training:
+    """Runs that differ in the seed alone, by seed, and what they are called without it."""
 
-    Nothing where there are no others. The runs come best first.
+    label: str
+    runs: Mapping[int, Run]
+
+    @property
+    def accuracy(self) -> float:
+        """The mean over seeds, in percent."""
+        return fmean(float((run.result or {})["test_accuracy"]) for run in self.runs.values())
+
+    @property
+    def first(self) -> Run:
+        return next(iter(self.runs.values()))
+
+
+def _by_training(runs: Mapping[str, Run]) -> list[_Training]:
+    """By what was trained, best first. Of runs that are the same to the seed, the first counts."""
+    found: dict[str, dict[int, tuple[str, Run]]] = {}
+    for label, run in runs.items():
+        found.setdefault(same_but_seed(run), {}).setdefault(run.recipe.seed, (label, run))
+    trained = []
+    for seeds in found.values():
+        label, run = next(iter(seeds.values()))
+        if len(seeds) > 1:
+            label = label.replace(f", seed {run.recipe.seed}", "")
+        trained.append(_Training(label, {seed: one for seed, (_, one) in sorted(seeds.items())}))
+    return sorted(trained, key=lambda one: one.accuracy, reverse=True)
+
+
+def _mean_of(seeds: int) -> str:
+    return f", the mean of {seeds} seeds" if seeds > 1 else ""
+
+
+def _beside_plain(trained: Sequence[_Training]) -> str:
+    """How far the best is ahead of the best plain prompts that were trained alike; or why nobody
+    knows. Nothing where there are no others.
     """
-    plain = {label: run for label, run in runs.items() if run.recipe.method == "vpt"}
+    best, plain = trained[0], [one for one in trained if one.first.recipe.method == "vpt"]
     if best in plain or not plain:
         return ""
-    mine = conditions(runs[best])
-    apart = {label: differing([mine, conditions(run)]) for label, run in plain.items()}
-    alike = [label for label, names in apart.items() if not names]
-    if not alike:
-        nearest = min(apart, key=lambda label: len(apart[label]))
-        return (
-            f"How far that is from plain prompts (vpt) is not known: {nearest}, the nearest here, "
-            f"differs in {', '.join(apart[nearest])} too."
-        )
-    return _ahead(runs[best], alike[0], runs[alike[0]])
-
-
-def _ahead(best: Run, label: str, plain: Run) -> str:
-    first, second = best.result or {}, plain.result or {}
-    points = first["test_accuracy"] - second["test_accuracy"]
+    mine = conditions(best.first)
+    apart = {one.label: differing([mine, conditions(one.first)]) for one in trained}
+    alike = [one for one in trained if not apart[one.label]]
+    for one in plain:
+        if one in alike:
+            return _ahead(best, one, len(alike) - 1)
+    nearest = min((one.label for one in plain), key=lambda label: len(apart[label]))
     return (
-        f"That is {points:.1f} points more than {label}, the best plain prompts (vpt) here, "
-        f"{_how_sure(best, plain)}. They are of one seed each: the paper's authors saw 0.7 points "
-        "between three seeds, so smaller gains need several."
+        f"How far that is from plain prompts (vpt) is not known: {nearest}, the nearest here, "
+        f"differs in {', '.join(apart[nearest])} too."
     )
 
 
-def _how_sure(best: Run, plain: Run) -> str:
-    """The interval, paired by test image; without the answers at least a standard error."""
-    if all((run.folder / PREDICTIONS).is_file() for run in (best, plain)):
-        found = paired_difference(*(right_answers([run.folder]) for run in (best, plain)))
-        verdict = "" if found.low > 0 else ", so that other images may not tell them apart"
-        return (
+def _ahead(best: _Training, plain: _Training, rivals: int) -> str:
+    """`rivals`: how many were trained as the plain ones were, the best being one of them."""
+    seeds = sorted(best.runs.keys() & plain.runs.keys())
+    pairs = [(best.runs[seed], plain.runs[seed]) for seed in seeds] or [(best.first, plain.first)]
+    points, how_sure = _difference(pairs, rivals)
+    text = (
+        f"That is {points:.1f} points more than {plain.label}, the best plain prompts (vpt) here, "
+        f"{how_sure}."
+    )
+    if len(pairs) > 1:
+        return text
+    return (
+        f"{text} They are of one seed each: the paper's authors saw 0.7 points between three "
+        "seeds, so smaller gains need several."
+    )
+
+
+def _difference(pairs: Sequence[tuple[Run, Run]], rivals: int) -> tuple[float, str]:
+    """Points; the interval, paired by seed and test image, without answers a standard error."""
+    sides = [list(side) for side in zip(*pairs, strict=True)]
+    if all((run.folder / PREDICTIONS).is_file() for side in sides for run in side):
+        found = paired_difference(*(right_answers(run.folder for run in side) for side in sides))
+        verdict = ""
+        if found.low <= 0:
+            verdict = ", so that other images may not tell them apart"
+        elif found.p_value * rivals >= 1 - LEVEL:
+            verdict = (
+                f"; but it is the best of {rivals}, chosen on these images, so that others may not "
+                "tell them apart"
+            )
+        seeds = f" and {found.seeds} seeds" if found.seeds > 1 else ""
+        return found.difference, (
             f"with a 95 % interval of {found.low:+.1f} to {found.high:+.1f}, by the "
-            f"{found.images:,} test images{verdict}"
+            f"{found.images:,} test images{seeds}{verdict}"
         )
-    shares = [(run.result or {})["test_accuracy"] / 100 for run in (best, plain)]
-    count = (best.result or {}).get("test_images")
+    shares = [fmean((run.result or {})["test_accuracy"] / 100 for run in side) for side in sides]
+    points = 100 * (shares[0] - shares[1])
+    count = (pairs[0][0].result or {}).get("test_images")
     if not count:
-        return "of which nobody knows how sure it is"
+        return points, "of which nobody knows how sure it is"
     error = 100 * sqrt(sum(share * (1 - share) for share in shares) / count)
-    return f"with a standard error of {error:.1f}, by the {count:,} test images"
+    return points, f"with a standard error of {error:.1f}, by the {count:,} test images"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from bpt.run_folder import PREDICTIONS
 from burst.errors import BurstError, ShapeError
@@ -21,6 +21,7 @@ from burst.errors import BurstError, ShapeError
 LEVEL = 0.95
 BASELINES = ("vpt", "linear")  # what others are compared with
 TINY = 1e-12  # the smallest probability that is told
+ADDED = 2  # images, see `paired_difference`
 
 
 @dataclass(frozen=True)
@@ -66,78 +67,79 @@ def paired_difference(
     The two-way random model d = mean + seed + image + rest splits the variance of the mean: A, the
     mean square between seeds, and what images have beyond the rest, max(B - R, 0), each over S N.
     Half the interval is sqrt(t^2 A + z^2 max(B - R, 0)) / sqrt(S N), with Student's t of S - 1
-    degrees of freedom and the normal z: so few seeds make it wide as far as seeds matter. Seeds
-    that agree by chance do not make it narrower than sqrt(z^2 max(B, R)) / sqrt(S N), which is
-    what images and chance alone leave open. In simulations it covers at least 95 % from two seeds
-    on, where a bootstrap over three seeds, or Satterthwaite's degrees of freedom, do not. Where all
-    images differ alike there is no variance to go by, and they are counted: see `_unanimous`.
+    degrees of freedom for seeds and its z, of N + 1, for images: so few seeds make it wide as far
+    as seeds matter. Seeds that agree by chance do not make it narrower than
+    sqrt(z^2 max(B, R)) / sqrt(S N), which is what images and chance alone leave open.
+
+    Where few images differ, the variance is not known from them, so two are counted beside those
+    that are there: one that both get right, half a one for the first alone, half a one for the
+    second (Agresti and Min). And n images that differ allow no p-value below 2^(1 - n), that of all
+    on one side (sign test). The interval holds the measured difference, and 0 where p says so.
+
+    In simulations of 200 images and more it covers at least 95 % from two seeds on, where a
+    bootstrap over three seeds, or Satterthwaite's degrees of freedom, do not; with one seed it says
+    nothing of others. With 20 to 1,000 images of which 2 to 6 are expected to differ it is 95 to
+    100 %, and 86 % where two of 50 are, all for one side.
 
     Args:
         first: (S, N) bool, whether a method was right with each seed about each image.
         second: the same of another.
-        level: of the interval, in 0..1.
+        level: of the interval, between 0 and 1.
 
     Raises:
         ShapeError: the two differ in shape, or there is no seed or no image.
+        BurstError: `level` is not between 0 and 1.
 
     Source: Graybill and Wang 1980, doi 10.1080/01621459.1980.10477565 (limits of a sum of
-    variances); the model as in Owen 2007, doi 10.1214/07-AOAS122.
+    variances); the model as in Owen 2007, doi 10.1214/07-AOAS122; Agresti and Min 2005, doi
+    10.1002/sim.1781.
     """
     if first.shape != second.shape or first.ndim != 2 or 0 in first.shape:
         raise ShapeError(
             f"first {first.shape} and second {second.shape} must both be (seeds, images), of at "
             "least one"
         )
+    if not 0 < level < 1:
+        raise BurstError(f"the level of an interval lies between 0 and 1, got {level}")
     d = 100.0 * (first.astype(np.float64) - second.astype(np.float64))
-    mean, size = float(d.mean()), d.size
-    if mean and np.ptp(d) == 0:
-        return _unanimous(mean, d.shape, level)
+    seeds, images = d.shape[0], d.shape[1] + ADDED
+    mean, middle = float(d.mean()), float(d.mean(0).sum()) / images
     of_seeds, of_images, alone = _variances(d)
 
     def reach(p: float) -> float:
         """Half an interval that misses with this probability."""
-        of_one = norm.isf(p / 2) if d.shape[0] > 1 else t.isf(p / 2, max(d.shape[1] - 1, 1))
+        of_one = t.isf(p / 2, images - 1)
         total = of_one**2 * of_images
-        if d.shape[0] > 1:
-            total += t.isf(p / 2, d.shape[0] - 1) ** 2 * of_seeds
-            total = max(total, of_one**2 * alone)
-        return float(np.sqrt(total / size))
+        if seeds > 1:
+            total = max(total + t.isf(p / 2, seeds - 1) ** 2 * of_seeds, of_one**2 * alone)
+        return float(np.sqrt(total / (seeds * images)))
 
     if not mean:
         p_value = 1.0
-    elif reach(TINY) <= abs(mean):
+    elif reach(TINY) <= abs(middle):
         p_value = TINY
     else:
-        p_value = float(brentq(lambda p: reach(p) - abs(mean), TINY, 1.0))
+        p_value = float(brentq(lambda p: reach(p) - abs(middle), TINY, 1.0))
+    differ = int(d.any(axis=0).sum())
+    p_value = min(max(p_value, 2.0 ** (1 - differ)), 1.0)
     half = reach(1 - level)
-    return Difference(mean, mean - half, mean + half, p_value, *d.shape)
-
-
-def _unanimous(mean: float, shape: tuple[int, ...], level: float) -> Difference:
-    """Where one is right about every image and the other about none: 100 points or -100.
-
-    The sign test over images; and where that tells them apart, the limit of the share of images of
-    which it holds (Clopper and Pearson 1934, doi 10.1093/biomet/26.4.404), else nothing is known.
-    """
-    seeds, images = shape
-    p_value = 2.0 ** (1 - images)
-    if p_value >= 1 - level:
-        return Difference(mean, -100.0, 100.0, p_value, seeds, images)
-    low, high = sorted((mean, mean * ((1 - level) / 2) ** (1 / images)))
-    return Difference(mean, low, high, max(p_value, TINY), seeds, images)
+    held = [mean, 0.0] if p_value >= 1 - level else [mean]
+    low, high = min(middle - half, *held), max(middle + half, *held)
+    return Difference(mean, max(low, -100.0), min(high, 100.0), p_value, *d.shape)
 
 
 def _variances(d: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Of (S, N) differences: A, max(B - R, 0) and max(B, R), see `paired_difference`."""
-    seeds, images = d.shape
+    """Of (S, N) differences and what is added: A, max(B - R, 0), max(B, R), see above."""
+    seeds, images = d.shape[0], d.shape[1] + ADDED
     by_image = d.mean(axis=0)
-    between_images = float(seeds * by_image.var(ddof=1)) if images > 1 else 0.0
+    squares = float(by_image @ by_image) + 100.0**2  # half an image of 100 points, half of -100
+    between_images = seeds * (squares - by_image.sum() ** 2 / images) / (images - 1)
     if seeds == 1:
         return 0.0, between_images, between_images
     by_seed = d.mean(axis=1)
     rest = d - by_seed[:, None] - by_image + d.mean()
-    within = float((rest**2).sum()) / ((seeds - 1) * max(images - 1, 1))
-    between_seeds = float(images * by_seed.var(ddof=1))
+    within = float((rest**2).sum()) / ((seeds - 1) * (images - 1))
+    between_seeds = images * float((d.sum(axis=1) / images).var(ddof=1))
     return between_seeds, max(between_images - within, 0.0), max(between_images, within)
 
 

@@ -175,11 +175,12 @@ def test_seeds_of_a_detector_that_agree_to_the_digit_say_nothing_of_others():
     def tried(*values):
         return {"test": {"values": list(values)}}
 
-    found = _of_seeds(tried(10.0, 10.0), tried(9.5, 9.5))
-    assert found["difference"] == 0.5
-    assert found["low"] is found["high"] is found["p_value"] is None
-    level = _of_seeds(tried(9.5, 9.5), tried(9.5, 9.5))
-    assert (level["low"], level["high"], level["p_value"]) == (0, 0, 1)
+    for values, others in [((10.0,) * 2, (9.5,) * 2), ((3.42,) * 3, (1.98,) * 3), ((2.0,), (1.0,))]:
+        found = _of_seeds(tried(*values), tried(*others))
+        assert found["difference"] == pytest.approx(values[0] - others[0])
+        assert found["low"] is found["high"] is found["p_value"] is None
+    alike = _of_seeds(tried(0.0, 0.0), tried(0.0, 0.0))
+    assert alike["difference"] == 0 and alike["low"] is alike["p_value"] is None
 
 
 def test_prompts_stand_where_the_whitening_has_blocks(place):
