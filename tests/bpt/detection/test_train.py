@@ -258,6 +258,19 @@ def test_detections_that_cannot_be_written_lose_nothing(copy, short_files):
     assert [path.name for path in copy.iterdir() if path.name.startswith(".")] == []
 
 
+def test_what_was_found_is_kept_where_it_cannot_be_scored(whole, copy, monkeypatch):
+    def refuse(*_):
+        raise BurstError("no scores")
+
+    (copy / "detections.json").unlink()
+    (copy / "result.json").unlink()
+    monkeypatch.setattr("bpt.detection.train.average_precision", refuse)
+    with pytest.raises(BurstError, match="no scores"):
+        bpt.train(whole.recipe, copy, device="cpu", resume=True)
+    assert bpt.open_run(copy).detections() == whole.detections()
+    assert not (copy / "result.json").exists()
+
+
 def test_fewer_images_than_a_batch_are_refused(shapes, tmp_path):
     recipe = DetectionRecipe(dataset=f"coco:{shapes}", **SMALL | {"batch_size": 16})
     with pytest.raises(BurstError, match="4 training images are fewer than a batch of 16"):
