@@ -244,17 +244,18 @@ def kept_prompts(
     whitening: Mapping[int, Tensor] | None = None,
     within: str = "",
 ) -> dict[int, PromptModule]:
-    """Block -> its prompt, of the shapes that were kept, and with their values.
+    """Block -> its prompt, with the values that were kept.
 
     Args:
         recipe, backbone, state, whitening: see `restore_model`.
         within: what stands before `prompts.` in the state's names.
 
     Raises:
-        CheckpointError: a tensor is missing.
+        CheckpointError: a tensor is missing, or not as the recipe makes it.
     """
+    width = plain_vit(backbone).embed_dim
     return {
-        block: _kept_prompt(recipe, block, state, whitening or {}, within)
+        block: _kept_prompt(recipe, block, state, whitening or {}, within, width)
         for block in prompted_blocks(recipe, backbone)
     }
 
@@ -265,12 +266,27 @@ def _kept_prompt(
     state: Mapping[str, Tensor],
     whitening: Mapping[int, Tensor],
     within: str,
+    width: int,
 ) -> PromptModule:
+    options = recipe.prompt_options
+    shapes = {
+        "values": (options.num_prompts, width),
+        "left": (options.num_prompts, options.rank),
+        "right": (width, options.rank),
+        "whitening": (width, width),
+    }
+
     def kept(name: str) -> Tensor:
-        key = f"{within}prompts.{block}.{name}"
+        key, expected = f"{within}prompts.{block}.{name}", shapes[name]
         if key not in state:
             raise CheckpointError(f"these tensors do not fit the model: {key} is missing")
-        return state[key].clone()
+        found = state[key]
+        if found.shape != expected or not found.is_floating_point():
+            raise CheckpointError(
+                f"these tensors do not fit the model: {key} is {tuple(found.shape)} of "
+                f"{found.dtype}, expected {expected} of floating-point numbers"
+            )
+        return found.clone()
 
     if recipe.method in ("vpt", "gatevpt", "spt"):
         return PlainPrompt(kept("values"))

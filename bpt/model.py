@@ -42,8 +42,8 @@ class TrainedModule(nn.Module):
         """Take over what `trained_state` gave.
 
         Raises:
-            CheckpointError: a tensor is missing, unexpected or of another shape; nothing is taken
-                over then.
+            CheckpointError: a tensor is missing, unexpected, of another shape or another kind of
+                numbers; nothing is taken over then.
         """
         own = trained_tensors(self)
         wrong = [
@@ -53,6 +53,12 @@ class TrainedModule(nn.Module):
                 f"{name} has shape {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
                 for name in own
                 if name in state and state[name].shape != own[name].shape
+            ),
+            *(
+                f"{name} is of {state[name].dtype}, expected {own[name].dtype}"
+                for name in own
+                if name in state
+                and state[name].is_floating_point() != own[name].is_floating_point()
             ),
         ]
         if wrong:

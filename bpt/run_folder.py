@@ -85,7 +85,10 @@ class RunFolder:
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").splitlines()
-        return [_parsed(line, path) for line in lines]
+        found = [_parsed(line, path) for line in lines]
+        if not all(_is_epoch(line) for line in found):
+            raise CheckpointError(f"{path} is damaged: not all of its values are numbers")
+        return found
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -175,7 +178,7 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
             f"{folder} is not the folder of a run: it holds no readable {CONFIG}; "
             "name a folder that a training wrote, as `bpt train --out FOLDER` does"
         ) from error
-    kind = config.get("kind") if isinstance(config, dict) else None
+    kind = config.get("kind")
     if kind not in (KIND, DETECTION_KIND, SHARED_KIND):
         raise CheckpointError(f"{path} is not the configuration of a run")
     from bpt.detection.run_folder import DetectionRun
@@ -188,6 +191,8 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
     try:
         _ = run.recipe, run.classes, config["backbone"]["weights_sha256"]
         _ = kind != SHARED_KIND or config["sha256"]
+        if not all(isinstance(one, str) for one in (run.recipe.model, *run.classes)):
+            raise TypeError("the names of its model and classes must be texts")
     except (LookupError, TypeError, BurstError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     return run
@@ -316,8 +321,22 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return dict(content)
 
 
-def _parsed(text: str, path: Path) -> Any:  # noqa: ANN401  whatever JSON holds
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON")
+
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        found = json.loads(text, parse_constant=refuse)
+    except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no object")
+    return found
+
+
+def _is_epoch(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl has numbers, and None where there are none."""
+    return all(
+        isinstance(value, dict if name == "losses" else int | float | None)
+        for name, value in line.items()
+    )

@@ -92,8 +92,10 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     """Run a command and leave; a wrong option or value is one line on stderr, exit code 2."""
     if isinstance(sys.stdout, TextIOWrapper):  # a file's name need not be text: its bytes go out
         sys.stdout.reconfigure(errors="surrogateescape")
+    typed = sys.argv[1:] if arguments is None else arguments
     try:
-        code = typer.main.get_command(app).main(arguments, standalone_mode=False)
+        _check_none_is_empty(typed)
+        code = typer.main.get_command(app).main(typed, standalone_mode=False)
     except UsageError as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else app.info.name
@@ -107,6 +109,18 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     except typer.Abort:
         code = INTERRUPTED
     raise SystemExit(code or 0)
+
+
+def _check_none_is_empty(arguments: list[str]) -> None:
+    """Refuse an empty word, as of a variable that is not set: a path would be the working folder.
+
+    Raises:
+        UsageError: it names the option.
+    """
+    for before, one in zip(["", *arguments], arguments, strict=False):
+        if not one or (one.startswith("--") and one.endswith("=")):
+            where = one or before if (one or before).startswith("-") else "an argument"
+            raise UsageError(f"{where.rstrip('=')} is empty; give it a value")
 
 
 def _option_for_images(error: Exception) -> str:

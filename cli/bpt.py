@@ -136,7 +136,7 @@ def predict(
             answers = bpt.predict(run, images, top=top, device=device, on_bad=bad.append)
             table = reports.predictions_table(answers)
         if as_json:
-            typer.echo(json.dumps(answers, indent=2))
+            typer.echo(json.dumps(reports.plain(answers), indent=2, allow_nan=False))
         elif answers:
             plain_console().print(table)
         for line in bad:

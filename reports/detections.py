@@ -131,7 +131,8 @@ def match_detections(
 
     Raises:
         ShapeError: not one or two models.
-        ImageError: a detection of an image that the ground truth has not.
+        ImageError: a detection of an image that the ground truth has not, or with a mask of
+            another size.
         BurstError: a mask is asked for where there is none, or pycocotools is not installed.
 
     Source: Lin et al. 2014, arXiv 1405.0312; pycocotools, `COCOeval.evaluateImg`.
@@ -231,9 +232,17 @@ def rle_of(segmentation: Any, height: int, width: int) -> dict[str, Any]:  # noq
     """Polygons, counts or compressed counts as pycocotools' run-length code, counts in bytes.
 
     Polygons of fewer than three corners are nothing; pycocotools would take four numbers for a box.
+
+    Raises:
+        ImageError: a mask of another size.
     """
     coco = coco_masks()
     if isinstance(segmentation, Mapping):
+        if list(segmentation["size"]) != [height, width]:
+            raise ImageError(
+                f"a mask is of {segmentation['size']} (height, width), and its image of "
+                f"{[height, width]}; are the detections of other images?"
+            )
         counts = segmentation["counts"]
         if isinstance(counts, list):
             code: dict[str, Any] = coco.frPyObjects(segmentation, height, width)

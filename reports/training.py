@@ -27,9 +27,11 @@ OF_RESULT = (
 
 
 def plain(values: Any) -> Any:  # noqa: ANN401  whatever JSON may hold
-    """Numbers that are not finite become None, in dictionaries too, so that the JSON is valid."""
+    """Numbers that are not finite become None, within others too, so that the JSON is valid."""
     if isinstance(values, dict):
         return {name: plain(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [plain(value) for value in values]
     return None if isinstance(values, float) and not isfinite(values) else values
 
 

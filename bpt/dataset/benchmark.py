@@ -3,8 +3,11 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bpt.dataset.download import RemoteFile
 from bpt.dataset.place import Layout
@@ -109,17 +112,36 @@ class Request:
             held_out: the share.
             copies: groups of names whose files hold the same bytes; each stays in one split.
 
+        Classes that are tested on without a training image are noted, not refused: VTAB draws its
+        training images whatever their class.
+
         Raises:
-            ImageError: there is nothing to train on, or nothing to test on.
+            ImageError: there is nothing to train on, or nothing to test on, or an image is in two
+                splits.
         """
         for kind, split in (("training", train), ("test", test)):
             if not len(split):
                 raise ImageError(f"{name}: {self.root} has no {kind} image")
+        given = {"train": train, "test": test} | ({"val": val} if val else {})
+        for one, other in combinations(given, 2):
+            if both := {*given[one].names} & {*given[other].names}:
+                raise ImageError(
+                    f"{self.root}: {len(both):,} images are in both {one} and {other}, such as "
+                    f"{min(both)!r}; keep each in one of them"
+                )
+        notes = []
+        if len(lacking := np.setdiff1d(test.labels, train.labels)):
+            notes.append(
+                f"{name}: classes tested on without a training image: {len(lacking)}, such as "
+                f"{classes[int(lacking[0])]!r}"
+            )
         if self.train_fraction is not None:
             train = train.subset(class_fraction(train.labels, self.train_fraction))
         if val is None:
             train, val = cut(train, copies, lambda labels: hold_out(labels, held_out)[1])
-        return Benchmark(name, tuple(classes), train, val, test, source=str(self.root))
+        return Benchmark(
+            name, tuple(classes), train, val, test, source=str(self.root), notes=tuple(notes)
+        )
 
 
 # The five archives of the fine-grained benchmarks, and split files (json.zip, fgvc_split.zip) that

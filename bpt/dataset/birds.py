@@ -21,8 +21,8 @@ def open_birds(request: Request, name: str) -> Benchmark:
     lists inner nodes of its hierarchy in classes.txt too, and its ids have gaps.
 
     Raises:
-        ImageError: a file is missing or damaged, the files name different images, or an image is
-            missing.
+        ImageError: a file is missing or damaged, the files name different images or one twice, or
+            an image is missing.
     """
     if found := vpt_benchmark(request, name, prefix="images/"):
         return found
@@ -63,7 +63,12 @@ def open_birds(request: Request, name: str) -> Benchmark:
 
 
 def _column(root: Path, file: str) -> dict[str, str]:
-    return {row[0]: row[1] for row in read_table(required(root, file), 2)}
+    found: dict[str, str] = {}
+    for one, value in read_table(required(root, file), 2):
+        if one in found:
+            raise ImageError(f"{root}/{file}: {one} occurs twice")
+        found[one] = value
+    return found
 
 
 def _number(root: Path, text: str) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bpt.dataset.benchmark import FGVC_COPY, Benchmark, DatasetInfo, Request
-from bpt.dataset.listing import Listed, read_mat, vpt_benchmark
+from bpt.dataset.listing import MOST, Listed, read_mat, vpt_benchmark, whole_numbers
 from bpt.dataset.place import Archive, Layout, find
 from burst.errors import ImageError
 
@@ -17,6 +17,7 @@ DEVKIT = {
 }
 META = ("devkit/cars_meta.mat", "cars_meta.mat")
 BOX = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+RANGES = {"class": (1, MOST), "test": (0, 1)} | dict.fromkeys(BOX, (0, MOST))
 Row = dict[str, Any]
 
 
@@ -73,14 +74,14 @@ def _rows(file: Path, *fields: str) -> list[Row]:
     annotations = np.atleast_1d(read_mat(file, "annotations")[0])
     if lacking := {"class", *BOX, *fields} - {*(annotations.dtype.names or ())}:
         raise ImageError(f"{file}: its annotations have no {min(lacking)}")
-    rows = [{name: one[name] for name in ("class", *BOX, *fields)} for one in annotations]
-    for number, row in enumerate(rows, 1):
-        row["class"] = int(row["class"])
-        if row["class"] < 1:
-            raise ImageError(f"{file}: image {number} has class {row['class']}, not one from 1 on")
-    if not rows:
+    if not len(annotations):
         raise ImageError(f"{file} lists no image")
-    return rows
+    columns = {name: annotations[name].tolist() for name in ("class", *BOX, *fields)}
+    for name in RANGES.keys() & columns.keys():
+        least, most = RANGES[name]
+        checked = whole_numbers(columns[name], f"{file}, {name}", least=least, most=most)
+        columns[name] = checked.tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _combined_rows(file: Path) -> list[Row]:
@@ -116,7 +117,7 @@ def _six_digits(
         )
 
     def key(row: Row) -> tuple[int, ...]:
-        return (int(row["test"]), *(int(row[name]) for name in ("class", *BOX)))
+        return (int(row["test"]), *(row[name] for name in ("class", *BOX)))
 
     found: dict[tuple[int, ...], list[str]] = {}
     for row in _devkit_rows(root, devkit):

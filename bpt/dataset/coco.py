@@ -170,7 +170,7 @@ class CocoDataset:
         source: where it was found.
         categories: of both splits.
         train, val: splits; every image of the files is in one.
-        notes: what was left out, and held out, with its number, in words.
+        notes: what was left out, taken from elsewhere and held out, with its number, in words.
     """
 
     name: str
@@ -281,6 +281,7 @@ def _left_out(prefix: str, found: Annotations) -> list[str]:
     counts = {
         "annotations left out, also of box AP, for want of a mask": int(found.without_mask),
         "polygons dropped, of fewer than 3 corners or of odd length": int(found.broken_polygons),
+        "areas below 0 or beyond 1e10, taken from the masks": int(found.odd_areas),
         "crowds, for evaluation only": int(found.crowds.sum()),
     }
     return [f"{prefix}{what}: {count:,}" for what, count in counts.items() if count]

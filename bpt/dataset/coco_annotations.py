@@ -128,8 +128,8 @@ class Annotations:
             says, as in COCO, else float64. So `exact` gives back the file's numbers.
         rle_starts: (m + 1,) of an object's bytes in `rles`; none where it has polygons.
         rles: uint8: counts of compressed masks.
-        without_mask, broken_polygons: () int64: how many annotations and polygons were left out,
-            see `bpt.dataset.coco_json`.
+        without_mask, broken_polygons, odd_areas: () int64: how many annotations and polygons were
+            left out, and areas taken from masks, see `bpt.dataset.coco_json`.
     """
 
     category_ids: Integers
@@ -150,6 +150,7 @@ class Annotations:
     rles: NDArray[np.uint8]
     without_mask: Integers
     broken_polygons: Integers
+    odd_areas: Integers
 
     @property
     def file_names(self) -> list[str]:

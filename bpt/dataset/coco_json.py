@@ -4,7 +4,8 @@ Crowds (iscrowd 1) are kept and flagged: evaluation needs them, training leaves 
 iscrowd is 0. Images without objects are kept. Polygons of fewer than three corners, or of an odd
 number of numbers, are dropped and counted; annotations that have no segmentation, or none left, are
 left out and counted, as these detectors learn masks. Boxes of one pixel, and of none, are kept as
-annotated. A missing bbox or area is that of the mask. Runs as lists are compressed.
+annotated. A missing bbox or area is that of the mask; so is an area that evaluators would take the
+whole object out for, and those are counted. Runs as lists are compressed.
 
 What contradicts itself is an error: ids that occur twice or lead nowhere, a category without a
 name, an image without a name or a size, runs that do not add up to the image.
@@ -42,10 +43,12 @@ from burst.files import cache_folder
 from burst.lock import one_at_a_time
 from burst.progress import Say
 
-FORMAT = 3  # of the kept arrays
+FORMAT = 4  # of the kept arrays
 BLOCK = 1 << 20  # bytes
 LONG = 20 << 20  # bytes of a JSON that takes seconds to parse
-LARGEST = 2**62  # of ids
+IDS = (-(2**63), 2**63 - 1)  # what int64 holds
+PIXELS = 2**32  # of an image; pycocotools counts in 32 bits
+AREA = 1e10  # pixels; evaluators count no object of an area below 0 or beyond
 FARTHEST = 1e6  # pixels; a corner beyond it would let pycocotools ask for any amount of memory
 
 Open = Callable[[], AbstractContextManager[IO[bytes]]]
@@ -152,16 +155,13 @@ class _Parser:
         self.image_names = [_text(f"image {one['id']}", one, "file_name") for one in images]
         names = [_text(f"category {one['id']}", one, "name") for one in categories]
         self.category_names = list(distinct_names(names, self.category_ids))
-        self.sizes = [
-            tuple(_whole(f"image {one['id']}", one, side, least=1) for side in ("height", "width"))
-            for one in images
-        ]
+        self.sizes = [_size(f"image {one['id']}", one) for one in images]
         self.ids, self.labels, self.counts = array("q"), array("q"), array("q", [0] * len(images))
         self.bounds, self.areas, self.numbers = array("d"), array("d"), array("d")
         self.crowds = array("b")
         self.polygon_starts, self.number_starts = array("q", [0]), array("q", [0])
         self.rle_starts, self.rles = array("q", [0]), bytearray()
-        self.without_mask = self.broken_polygons = 0
+        self.without_mask = self.broken_polygons = self.odd_areas = 0
 
     def arrays(self, annotations: list[Any]) -> Annotations:
         """All annotations, in the order of their images."""
@@ -216,6 +216,9 @@ class _Parser:
         if min(self.bounds[-2:]) < 0:
             raise _Flaw(f"{what}: bbox {_short(bounds)} has a negative width or height")
         _extend(self.areas, [area], f"{what}: area", farthest=math.inf)
+        if not 0 <= self.areas[-1] <= AREA:
+            self.areas[-1] = coco_masks().area(encode_mask(mask, height, width))
+            self.odd_areas += 1
         crowd = one.get("iscrowd") or 0
         if crowd not in (0, 1):
             raise _Flaw(f"{what}: iscrowd is {_short(crowd)}; expected 0 or 1")
@@ -272,6 +275,7 @@ class _Parser:
             rles=np.frombuffer(bytes(self.rles), np.uint8),
             without_mask=np.array(self.without_mask),
             broken_polygons=np.array(self.broken_polygons),
+            odd_areas=np.array(self.odd_areas),
         )
 
 
@@ -289,14 +293,23 @@ def _by_id(kind: str, records: Iterable[object]) -> tuple[list[Record], list[int
     return [found[one] for one in ids], ids
 
 
-def _whole(what: str, record: Record, key: str, *, least: int = -LARGEST) -> int:
+def _whole(what: str, record: Record, key: str, within: tuple[int, int] = IDS) -> int:
     value = record.get(key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if type(value) is not int or not least <= value <= LARGEST:
-        said = "no" if value is None else f"{_short(value)} as"
-        raise _Flaw(f"{what} has {said} {key}; expected a whole number")
-    return value
+    if type(value) is int and within[0] <= value <= within[1]:
+        return value
+    said = "no" if value is None else f"{_short(value)} as"
+    span = " from {} to {}".format(*within) if type(value) is int else ""
+    raise _Flaw(f"{what} has {said} {key}; expected a whole number{span}")
+
+
+def _size(what: str, image: Record) -> tuple[int, int]:
+    """Height and width."""
+    height, width = (_whole(what, image, side, (1, PIXELS)) for side in ("height", "width"))
+    if height * width >= PIXELS:
+        raise _Flaw(f"{what} has {height} x {width} pixels; expected fewer than {PIXELS}")
+    return height, width
 
 
 def _short(value: object) -> str:

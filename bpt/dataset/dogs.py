@@ -6,7 +6,7 @@ import numpy as np
 
 from bpt.dataset.benchmark import FGVC_COPY, Benchmark, DatasetInfo, Request
 from bpt.dataset.download import RemoteFile
-from bpt.dataset.listing import Listed, read_mat, vpt_benchmark
+from bpt.dataset.listing import Listed, read_mat, vpt_benchmark, whole_numbers
 from bpt.dataset.place import Archive, Layout, required
 from burst.errors import ImageError
 
@@ -28,8 +28,14 @@ def open_dogs(request: Request) -> Benchmark:
         for kind in ("train", "test")
     }
     folders: dict[int, str] = {}
+    labels: dict[str, int] = {}
     for path, label in (*lists["train"], *lists["test"]):
-        folders.setdefault(label, path.split("/")[1])
+        folder = path.split("/")[1]
+        if (folders.setdefault(label, folder), labels.setdefault(folder, label)) != (folder, label):
+            raise ImageError(
+                f"{root}: {path} has label {label}, but elsewhere its folder has another label, or "
+                "that label another folder"
+            )
     classes = [folders[label].partition("-")[2].replace("_", " ") for label in sorted(folders)]
     place = {label: number for number, label in enumerate(sorted(folders))}
     listed = Listed(root)
@@ -43,11 +49,11 @@ def open_dogs(request: Request) -> Benchmark:
 def _read(file: Path) -> list[tuple[str, int]]:
     """Paths from the root, and labels from 1."""
     names, labels = read_mat(file, "file_list", "labels")
-    names, labels = np.atleast_1d(names), np.atleast_1d(labels)
+    names, labels = np.atleast_1d(names), whole_numbers(labels, f"{file}, labels")
     if len(names) != len(labels):
         raise ImageError(f"{file} has {len(names)} names and {len(labels)} labels")
     pairs = zip(names.tolist(), labels.tolist(), strict=True)
-    return [(f"Images/{str(name).strip()}", int(label)) for name, label in pairs]
+    return [(f"Images/{str(name).strip()}", label) for name, label in pairs]
 
 
 INFO = DatasetInfo(

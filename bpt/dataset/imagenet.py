@@ -9,7 +9,7 @@ import numpy as np
 from timm.data.imagenet_info import ImageNetInfo
 
 from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
-from bpt.dataset.listing import Listed, read_mat, read_table
+from bpt.dataset.listing import Listed, read_mat, read_table, whole_numbers
 from bpt.dataset.place import Archive, Layout, find
 from burst.errors import ImageError
 
@@ -116,7 +116,8 @@ def _devkit(folder: Path) -> dict[str, str]:
     synsets = np.atleast_1d(read_mat(folder / "meta.mat", "synsets")[0])
     if not {"ILSVRC2012_ID", "WNID"} <= {*(synsets.dtype.names or ())}:
         raise ImageError(f"{folder / 'meta.mat'}: its synsets have no ILSVRC2012_ID and no WNID")
-    wnid = {int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in synsets}
+    ids = whole_numbers(synsets["ILSVRC2012_ID"], f"{folder / 'meta.mat'}, ILSVRC2012_ID")
+    wnid = {one: str(name) for one, name in zip(ids.tolist(), synsets["WNID"], strict=True)}
     rows = read_table(folder / "ILSVRC2012_validation_ground_truth.txt", 1)
     try:
         return {

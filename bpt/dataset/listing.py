@@ -10,9 +10,10 @@ import scipy.io
 
 from bpt.dataset.benchmark import Benchmark, Request
 from bpt.dataset.place import find
-from bpt.dataset.split import FileOpener, Split
+from bpt.dataset.split import FileOpener, Labels, Split
 from burst.errors import ImageError
 
+MOST = 10**6  # no list here counts further: classes, images, pixels
 VPT_FILES = {"train": "train.json", "val": "val.json", "test": "test.json"}
 
 
@@ -58,7 +59,7 @@ class Listed:
             return name
         if self._lower is None:
             self._lower = {one.lower(): one for one in sorted(files, reverse=True)}
-        doubled = f"{PurePosixPath(name).parts[0]}/{name}"
+        doubled = f"{name.partition('/')[0]}/{name}"
         return self._lower.get(name.lower()) or self._lower.get(doubled.lower())
 
 
@@ -114,10 +115,16 @@ def _read_vpt(path: Path) -> dict[str, int]:
         raise ImageError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict) or not content:
         raise ImageError(f"{path} must hold one object of image paths and class ids")
-    try:
-        return {str(PurePosixPath(name)): int(label) for name, label in content.items()}
-    except (TypeError, ValueError) as error:
-        raise ImageError(f"{path}: a class id is no number: {error}") from error
+    found = {}
+    for name, label in content.items():
+        try:
+            number = None if isinstance(label, bool) else int(label)
+        except (TypeError, ValueError, OverflowError):
+            number = None
+        if number is None or (isinstance(label, float) and number != label):
+            raise ImageError(f"{path}: class id {label!r} of {name!r} is no whole number")
+        found[str(PurePosixPath(name))] = number
+    return found
 
 
 def read_mat(path: Path, *keys: str) -> list[Any]:
@@ -133,6 +140,34 @@ def read_mat(path: Path, *keys: str) -> list[Any]:
     if lacking := [key for key in keys if key not in content]:
         raise ImageError(f"{path} has no variable {lacking[0]!r}")
     return [content[key] for key in keys]
+
+
+def whole_numbers(values: Any, what: str, *, least: int = 1, most: int = MOST) -> Labels:  # noqa: ANN401
+    """A variable or a field of a .mat file, checked, as (n,) int64.
+
+    Args:
+        values: as `read_mat` gives it.
+        what: to call it.
+        least: that is allowed.
+        most: that is allowed.
+
+    Raises:
+        ImageError: it is no list of whole numbers within these.
+    """
+    try:
+        found = np.array(np.atleast_1d(values).tolist())
+    except ValueError:  # cells of several lengths
+        found = np.empty((0, 0))
+    if found.ndim != 1 or found.dtype.kind not in "iuf":
+        raise ImageError(f"{what} is no list of numbers")
+    good = (found >= least) & (found <= most) & (found == np.floor(found))
+    if not good.all():
+        place = int(good.argmin())
+        raise ImageError(
+            f"{what}: number {place + 1} is {found[place]}; "
+            f"expected a whole number from {least:,} to {most:,}"
+        )
+    return found.astype(np.int64)
 
 
 def read_table(path: Path, columns: int) -> list[list[str]]:

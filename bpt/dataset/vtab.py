@@ -133,7 +133,9 @@ def open_vtab(request: Request, name: str) -> Benchmark:
     if not halves:
         note += f"; {root} has no {SPLITS['train']} and {SPLITS['val']}: 200 of 1,000 are held out"
     about = {"version": version, "group": task.group}
-    return dataclasses.replace(found, flip=task.flip, squash=True, about=about, notes=(note,))
+    return dataclasses.replace(
+        found, flip=task.flip, squash=True, about=about, notes=(note, *found.notes)
+    )
 
 
 def _listed(file: Path, task: Task) -> list[tuple[str, int]]:

@@ -116,18 +116,30 @@ def _precision(ground_truth: dict[str, Any], results: Results, kind: str, evalua
     else:
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
-    # Copies, as both write into what they are given, with ids of their own: a match with annotation
-    # 0 would count as none. A mask that comes with a box would be put among the small, medium or
-    # large by that box's area.
+    # Copies, as both write into what they are given, with ids from 1, as a match with annotation 0
+    # would count as none, and faster-coco-eval takes no negative ids and keeps large ones rounded.
+    # A mask that comes with a box would be put among the small, medium or large by that box's area.
     left_out = "bbox" if kind == "segm" else "segmentation"
+    images, categories = (_numbers(ground_truth[one]) for one in ("images", "categories"))
+
+    def named(one: dict[str, Any]) -> dict[str, Any]:
+        """The same, of an image and a category by number; 0, if not listed, counts as none."""
+        image, category = images.get(one["image_id"], 0), categories.get(one["category_id"], 0)
+        return one | {"image_id": image, "category_id": category}
+
     numbered = enumerate(ground_truth["annotations"], 1)
-    annotated = ground_truth | {"annotations": [one | {"id": number} for number, one in numbered]}
-    found = [{key: one[key] for key in one if key != left_out} for one in results]
+    annotated = {
+        "info": {},
+        "images": [one | {"id": images[one["id"]]} for one in ground_truth["images"]],
+        "categories": [one | {"id": categories[one["id"]]} for one in ground_truth["categories"]],
+        "annotations": [named(one) | {"id": number} for number, one in numbered],
+    }
+    found = [named({key: one[key] for key in one if key != left_out}) for one in results]
     with contextlib.redirect_stdout(io.StringIO()):
         truth, nothing = COCO(), COCO()
-        truth.dataset = {"info": {}} | annotated
+        truth.dataset = annotated
         truth.createIndex()
-        nothing.dataset = truth.dataset | {"annotations": []}
+        nothing.dataset = annotated | {"annotations": []}
         nothing.createIndex()
         # Some versions cannot load an empty list.
         evaluation = COCOeval(truth, truth.loadRes(found) if found else nothing, kind)
@@ -135,6 +147,11 @@ def _precision(ground_truth: dict[str, Any], results: Results, kind: str, evalua
         evaluation.accumulate()
     # The last number of detections an image: 100.
     return np.asarray(evaluation.eval["precision"], np.float64)[..., -1]
+
+
+def _numbers(records: list[dict[str, Any]]) -> dict[Any, int]:
+    """Ids -> 1, 2, ..., in their order, on which ties depend."""
+    return {one: number for number, one in enumerate(sorted({one["id"] for one in records}), 1)}
 
 
 def _summary(kind: str, precision: F64) -> dict[str, float]:

@@ -4,12 +4,15 @@ detections.json   what was found in the validation images, in COCO's result form
 """
 
 import json
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from bpt.dataset.coco_annotations import mask_runs
 from bpt.detection.construction import restore_detector
 from bpt.detection.detector import Detector
 from bpt.detection.recipe import DetectionRecipe
@@ -53,7 +56,7 @@ class DetectionRun(RunFolder):
         Boxes are x, y, width, height in pixels of the image, scores lie in 0..1.
 
         Raises:
-            CheckpointError: they were not written yet, or are damaged.
+            CheckpointError: they were not written yet, or are damaged, in their values too.
         """
         path = self.folder / DETECTIONS
         try:
@@ -64,4 +67,30 @@ class DetectionRun(RunFolder):
             ) from error
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-        return list(found)
+        if not isinstance(found, list):
+            raise CheckpointError(f"{path} is damaged: it holds no list of detections")
+        for number, one in enumerate(found, 1):
+            if not _well_formed(one, self.category_ids):
+                raise CheckpointError(
+                    f"{path} is damaged: its entry {number} is no detection of {self.folder}; "
+                    f"make it anew with `bpt evaluate {self.folder}`"
+                )
+        return found
+
+
+def _well_formed(one: Any, category_ids: Collection[int]) -> bool:  # noqa: ANN401  JSON
+    """Whether this is what `coco_results` gives: pycocotools trusts the runs of a mask."""
+    try:
+        height, width = one["segmentation"]["size"]
+        runs = mask_runs(one["segmentation"]["counts"].encode())
+        return (
+            isinstance(one["image_id"], int)
+            and one["category_id"] in category_ids
+            and len(one["bbox"]) == 4
+            and all(math.isfinite(side) for side in one["bbox"])
+            and 0 <= one["score"] <= 1
+            and min(height, width) > 0
+            and sum(runs) == height * width
+        )
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
+        return False

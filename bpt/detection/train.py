@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -106,7 +107,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
         due = every > 0 and (self.epoch + 1) % every == 0
         trained = self.model.trained_state()
         self._check_finite(trained)
-        scores = self._scores()[0] if due else None
+        scores = self._scored() if due else None
         names = loss_names(self.recipe.detector)
         return {
             "loss": loss / images,
@@ -123,7 +124,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
     def _result(self) -> dict[str, Any]:
         state = agreed(lambda: folder.open_run(self.out).trained_state())
         self.model.load_trained_state(state)
-        scores, found = self._scores()
+        scores = self._scored(kept=self.out / DETECTIONS)
         result = {
             "label": LABEL,
             "epochs": self.recipe.total_epochs,
@@ -137,18 +138,23 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
             **provenance(),
         }
         if self.writes:
-            save_results(self.out / DETECTIONS, found)
             folder.save_json(self.out / folder.RESULT, result)
         return result
 
-    def _scores(self) -> tuple[DetectionScores, list[dict[str, Any]]]:
-        """Of the validation images; and what was found."""
+    def _scored(self, kept: Path | None = None) -> DetectionScores:
+        """Of the validation images; what was found is kept first, whatever scoring comes to."""
         self.say(f"scoring {len(self.coco.val)} validation images")
         self.model.eval()
         found = detect(
             self.model, self.recipe, self.coco.val, self.coco.categories.ids, watch=self.watched
         )
-        return agreed(lambda: average_precision(self.coco.val.ground_truth(), found)), found
+
+        def scored() -> DetectionScores:
+            if kept is not None:
+                save_results(kept, found)
+            return average_precision(self.coco.val.ground_truth(), found)
+
+        return agreed(scored)
 
     def _spoken(self, line: Mapping[str, Any]) -> str:
         parts = "  ".join(f"{name} {value:.3f}" for name, value in line["losses"].items())

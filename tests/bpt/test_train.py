@@ -431,6 +431,28 @@ def test_a_folder_that_is_no_run_is_said(tmp_path):
         open_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name, path, value",
+    [
+        ("config.json", ("dataset", "classes", 2), 0),
+        ("config.json", ("recipe", "model"), 3),
+        ("metrics.jsonl", ("val_accuracy",), {}),
+        ("result.json", ("images_per_second",), math.nan),
+        ("result.json", (), [1]),
+    ],
+)
+def test_a_value_of_the_wrong_type_in_a_runs_file_is_told(copy, name, path, value):
+    inner = content = [json.loads((copy / name).read_text())]
+    *above, last = (0, *path)
+    for key in above:
+        inner = inner[key]
+    inner[last] = value
+    (copy / name).write_text(json.dumps(content[0]) + "\n")
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged"):
+        run = open_run(copy)
+        _ = run.metrics, run.result
+
+
 @pytest.mark.parametrize("name", ["prompt.safetensors", "config.json", "metrics.jsonl"])
 def test_a_truncated_file_of_a_run_is_named(copy, name):
     path = copy / name

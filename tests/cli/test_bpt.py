@@ -196,6 +196,15 @@ def test_images_are_classified_by_name(trained, images):
     assert "%" in succeeded("predict", out, images / "test/red/0.png").stdout
 
 
+def test_probabilities_that_are_no_numbers_are_null_in_json(trained, images, monkeypatch):
+    def predicted(*_, **__):
+        return [{"image": "a.png", "classes": [{"name": "red", "probability": float("nan")}]}]
+
+    monkeypatch.setattr(bpt, "predict", predicted)
+    answers = json.loads(succeeded("predict", trained[0], images, "--json").stdout)
+    assert answers[0]["classes"] == [{"name": "red", "probability": None}]
+
+
 def test_an_export_is_written_and_gives_the_runs_answers(trained, tmp_path):
     out, _ = trained
     succeeded("export", out, "--out", tmp_path / "m.safetensors")
@@ -406,6 +415,17 @@ def test_an_image_that_cannot_be_read_costs_no_other_its_answer(trained, images,
         assert first.startswith("error: cannot read image '0.png'") and "'2.png'" in second
     with pytest.raises(burst.ImageError, match=r"0\.png"):
         bpt.predict(bpt.open_run(out), [photos])
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [(["--out", ""], "--out"), (["--out="], "--out"), ([""], "an argument")],
+)
+def test_an_empty_word_is_no_path(words, named, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run_command(command.app, ["report", "run", *words])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {named} is empty; give it a value; see")
 
 
 def test_an_unknown_option_is_one_line(capsys):

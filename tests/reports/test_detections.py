@@ -84,6 +84,16 @@ def test_as_many_match_as_in_cocos_own_evaluation(real_data, rng, by, kind):
     assert found == expected.tolist() and min(found) > 20
 
 
+def test_a_mask_of_another_size_than_its_image_is_told():
+    truth = truth_of([annotation(1, (0, 0, 10, 10))])
+    entry = detection(1, (0, 0, 10, 10))
+    entry["segmentation"] |= {"size": [9, 9]}
+    with pytest.raises(
+        ImageError, match=r"a mask is of \[9, 9\] \(height, width\), and its image of"
+    ):
+        reports.match_detections(truth, {"A": [entry]})
+
+
 def test_every_object_and_every_false_positive_is_counted_once():
     truth, answers = some_scenes(images=9)
     matching = reports.match_detections(truth, answers)

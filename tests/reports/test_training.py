@@ -91,6 +91,7 @@ def test_an_accuracy_of_zero_is_a_point_and_what_was_judged_is_said(tmp_path):
 
 def test_numbers_that_are_not_finite_are_null():
     assert reports.plain({"a": float("nan"), "b": {"c": 1.5}}) == {"a": None, "b": {"c": 1.5}}
+    assert reports.plain([{"a": [float("inf"), 1]}, 2]) == [{"a": [None, 1]}, 2]
 
 
 def test_the_result_of_several_seeds_shows_mean_and_spread():

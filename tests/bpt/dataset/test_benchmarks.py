@@ -308,7 +308,14 @@ def test_vpt_files_of_cars_find_their_images_in_either_layout(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("{", "is no JSON"), ("[]", "must hold one object"), ('{"a.jpg": "bird"}', "is no number")],
+    [
+        ("{", "is no JSON"),
+        ("[]", "must hold one object"),
+        ('{"a.jpg": "bird"}', "class id 'bird' of 'a.jpg' is no whole number"),
+        ('{"a.jpg": Infinity}', "class id inf of 'a.jpg'"),
+        ('{"a.jpg": 1.7}', "class id 1.7 of 'a.jpg'"),
+        ('{"a.jpg": true}', "class id True of 'a.jpg'"),
+    ],
 )
 def test_a_damaged_split_file_is_named(tmp_path, content, told):
     base = layouts.cub(tmp_path)
@@ -316,6 +323,34 @@ def test_a_damaged_split_file_is_named(tmp_path, content, told):
     (base / "train.json").write_text(content)
     with pytest.raises(ImageError, match=rf"train\.json.*{told}"):
         open_dataset("cub", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "/", "."])
+def test_a_path_that_names_no_file_is_missing(tmp_path, name):
+    base = layouts.flowers(tmp_path)
+    write_vpt(base, {"train": {name: 1}, "val": {"a.jpg": 1}, "test": {"a.jpg": 1}})
+    with pytest.raises(ImageError, match=r"1 of 1 listed images are missing"):
+        open_dataset("flowers", tmp_path)
+
+
+def test_split_files_that_overlap_are_refused(tmp_path):
+    base = layouts.cub(tmp_path)
+    names = sorted(path.relative_to(base / "images").as_posix() for path in base.rglob("*.jpg"))
+    parts = {"train": names[:9], "val": names[9:12], "test": names[11:]}
+    write_vpt(base, {kind: dict.fromkeys(part, 1) for kind, part in parts.items()})
+    with pytest.raises(ImageError, match=rf"1 images are in both test and val, .*{names[11]}"):
+        open_dataset("cub", tmp_path)
+
+
+def test_a_class_without_a_training_image_is_told(tmp_path):
+    base = layouts.cub(tmp_path)
+    file = base / "train_test_split.txt"
+    file.write_text("".join(f"{n} {int(n > 6 and n % 6 < 4)}\n" for n in range(1, 19)))
+    told = []
+    open_dataset("cub", tmp_path, say=told.append)
+    assert told == [
+        "cub: classes tested on without a training image: 1, such as 'Black footed Albatross'"
+    ]
 
 
 def test_split_files_must_be_complete(tmp_path):
@@ -396,6 +431,14 @@ def test_a_split_of_birds_that_is_neither_0_nor_1_is_told(tmp_path):
         open_dataset("cub", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["images", "image_class_labels", "train_test_split", "classes"])
+def test_an_id_that_a_list_of_birds_has_twice_is_told(tmp_path, name):
+    file = layouts.cub(tmp_path) / f"{name}.txt"
+    file.write_text(file.read_text() + "1 0\n")
+    with pytest.raises(ImageError, match=rf"{name}.txt: 1 occurs twice$"):
+        open_dataset("cub", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["imagelabels.mat", "setid.mat"])
 def test_a_damaged_mat_file_is_told(tmp_path, name):
     layouts.flowers(tmp_path)
@@ -415,15 +458,62 @@ def rewritten(path, change):
 def test_labels_of_flowers_that_start_at_0_are_refused_by_the_file(tmp_path):
     layouts.flowers(tmp_path)
     rewritten(tmp_path / "imagelabels.mat", lambda content: content.update(labels=[[3, 1, 0, 2]]))
-    with pytest.raises(ImageError, match=r"imagelabels\.mat: image 3 has label 0, not one from 1"):
+    with pytest.raises(ImageError, match=r"imagelabels\.mat, labels: number 3 is 0; expected"):
         open_dataset("flowers", tmp_path)
+
+
+def cells(*values):
+    found = np.empty(len(values), object)
+    found[:] = values
+    return found
+
+
+ODD = {  # a variable of a .mat file -> what is said of it
+    "text": (["a", "b"], "is no list of numbers$"),
+    "table": ([[1, 2], [3, 4]], "is no list of numbers$"),
+    "ragged": (cells([1], [1, 2]), "is no list of numbers$"),
+    "nan": ([1, np.nan], r"number 2 is nan; expected a whole number from 1 to 1,000,000$"),
+    "infinite": ([np.inf], "number 1 is inf; "),
+    "fraction": ([1, 1.5], r"number 2 is 1\.5; "),
+    "huge": ([10**8], "number 1 is 100000000; "),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("dataset, file", [("flowers", "imagelabels"), ("dogs", "train_list")])
+def test_labels_that_are_no_whole_numbers_are_told(tmp_path, dataset, file, name):
+    getattr(layouts, dataset)(tmp_path)
+    values, says = ODD[name]
+    rewritten(tmp_path / f"{file}.mat", lambda content: content.update(labels=values))
+    with pytest.raises(ImageError, match=rf"{file}\.mat, labels:? {says}"):
+        open_dataset(dataset, tmp_path)
+
+
+@pytest.mark.parametrize("field, odd", [("class", np.nan), ("test", [1, 0]), ("bbox_x1", "left")])
+def test_annotations_of_cars_that_are_no_numbers_are_told(tmp_path, field, odd):
+    layouts.cars_combined(tmp_path)
+
+    def spoil(content):
+        content["annotations"][0, 0][field] = odd
+
+    rewritten(tmp_path / "cars_annos.mat", spoil)
+    with pytest.raises(ImageError, match=rf"cars_annos\.mat, {field}(: number 1 is| is no list)"):
+        open_dataset("cars", tmp_path)
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 1, 2, 2, 2, 2, 2], [1, 1, 1, 3, 2, 2, 2, 2]])
+def test_a_label_of_dogs_that_contradicts_its_folder_is_refused(tmp_path, labels):
+    layouts.dogs(tmp_path)
+    rewritten(tmp_path / "train_list.mat", lambda content: content.update(labels=labels))
+    with pytest.raises(ImageError, match=r" has label [23], but elsewhere its folder has"):
+        open_dataset("dogs", tmp_path)
 
 
 @pytest.mark.parametrize("odd", [0, 10])
 def test_an_image_of_flowers_that_there_is_not_is_named(tmp_path, odd):
     layouts.flowers(tmp_path)
     rewritten(tmp_path / "setid.mat", lambda content: content.update(valid=[[4, odd, 6]]))
-    with pytest.raises(ImageError, match=rf"names image {odd}, but there are labels 1 to 9"):
+    with pytest.raises(ImageError, match=rf"valid: number 2 is {odd}; expected .* 1 to 9$"):
         open_dataset("flowers", tmp_path)
 
 
@@ -438,7 +528,7 @@ def test_classes_of_cars_that_start_at_0_are_refused_by_the_file(tmp_path, layou
             one["class"] -= 1
 
     rewritten(tmp_path / file, lower)
-    with pytest.raises(ImageError, match=rf"{file}: image 1 has class 0, not one from 1 on"):
+    with pytest.raises(ImageError, match=rf"{file}, class: number 1 is 0; expected"):
         open_dataset("cars", tmp_path)
 
 

@@ -62,12 +62,13 @@ def test_what_the_rules_leave_out_is_counted_in_the_notes(place):
     made["annotations"] += [
         annotation(1, 101, []),
         annotation(2, 101, [[1, 2, 3, 4]]),
-        annotation(3, 102, [square(1, 2, 3), [1, 2, 3, 4]]),
+        annotation(3, 102, [square(1, 2, 3), [1, 2, 3, 4]], area=-9),
     ]
     write_json(place / "annotations/instances_val.json", made)
     found = open_coco(f"coco:{place}")
     assert "val: annotations left out, also of box AP, for want of a mask: 2" in found.notes
     assert "val: polygons dropped, of fewer than 3 corners or of odd length: 2" in found.notes
+    assert "val: areas below 0 or beyond 1e10, taken from the masks: 1" in found.notes
     assert found.val.objects(0).ids.tolist() == [1010, 1011]
 
 

@@ -163,6 +163,22 @@ def test_a_missing_box_and_area_are_those_of_the_mask_and_a_missing_iscrowd_is_n
     assert found.areas.tolist() == [9, 50] and not found.crowds.any()
 
 
+@pytest.mark.parametrize("area", [-9.0, 1e11])
+def test_an_area_that_evaluators_leave_out_is_that_of_the_mask_and_counted(area):
+    made = with_annotations(
+        annotation(1, 1, [square(4, 5, 3)], area=area), annotation(2, 1, [square(4, 5, 3)], area=8)
+    )
+    found = parsed(made)
+    assert found.areas.tolist() == [9, 8] and int(found.odd_areas) == 1
+
+
+def test_ids_may_be_all_that_64_bits_hold():
+    made = with_annotations(annotation(-(2**63), 2**63 - 1, [square(1, 1, 3)]))
+    made["images"][0]["id"] = 2**63 - 1
+    found = parsed(made)
+    assert found.ids.tolist() == [-(2**63)] and found.image_ids[-1] == 2**63 - 1
+
+
 def test_boxes_of_one_pixel_and_of_none_are_kept():
     shape = [square(1, 1, 1)]
     made = with_annotations(
@@ -193,12 +209,19 @@ WRONG = {
     ),
     "text_id": (change("annotations", 0, id="10"), "has '10' as id; expected a whole number"),
     "no_id": (without("annotations", 0, "id"), "has no id"),
-    "huge_id": (change("annotations", 0, id=10**30), "as id; expected a whole number"),
+    "huge_id": (
+        change("annotations", 0, id=2**63),
+        "as id; expected a whole number from -9223372036854775808 to 9223372036854775807$",
+    ),
     "no_image_id": (without("annotations", 0, "image_id"), "annotation 10 has no image_id"),
     "no_name": (without("categories", 0, "name"), "category 90 has no name"),
     "no_file_name": (without("images", 0, "file_name"), "image 1 has no file_name"),
     "no_height": (without("images", 0, "height"), "image 1 has no height"),
-    "no_width": (change("images", 0, width=0), "image 1 has 0 as width"),
+    "no_width": (change("images", 0, width=0), "image 1 has 0 as width; .* from 1 to 4294967296"),
+    "too_wide": (
+        change("images", 0, height=2**16, width=2**16),
+        "image 1 has 65536 x 65536 pixels; expected fewer than 4294967296",
+    ),
     "bad_box": (change("annotations", 0, bbox=[1, 2, 3]), "annotation 10: bbox is"),
     "text_box": (change("annotations", 0, bbox=["a"] * 4), "annotation 10: bbox is"),
     "negative": (change("annotations", 0, bbox=[1, 2, -3, 4]), "negative width or height"),

@@ -118,6 +118,37 @@ def test_the_ids_of_annotations_do_not_matter(evaluator):
     assert found.values["box_AP"] == found.values["mask_AP"] == pytest.approx(100)
 
 
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize("shift", [-3, 2**53, 2**63 - 200])
+def test_the_ids_of_images_and_categories_do_not_matter(synthetic, rng, evaluator, shift):
+    def shifted(one, *names):
+        return one | {name: one[name] + shift for name in names}
+
+    results = shaken(synthetic, rng)
+    truth = {
+        "images": [shifted(one, "id") for one in synthetic["images"]],
+        "categories": [shifted(one, "id") for one in synthetic["categories"]],
+        "annotations": [
+            shifted(one, "image_id", "category_id") for one in synthetic["annotations"]
+        ],
+    }
+    moved = [shifted(one, "image_id", "category_id") for one in results]
+    found = average_precision(truth, moved, evaluator=evaluator)
+    wanted = average_precision(synthetic, results, evaluator="pycocotools")
+    assert found.values == pytest.approx(wanted.values, abs=1e-9, nan_ok=True)
+    assert list(found.per_class) == list(wanted.per_class)
+
+
+def test_annotations_of_what_is_not_listed_count_as_none():
+    truth = truth_of((10, 0, 0, 20, 20), (10, 50, 50, 90, 90), (20, 100, 0, 190, 180))
+    results = handed_back(truth)[:1]
+    truth["annotations"][1]["image_id"] = 6
+    truth["annotations"][2]["category_id"] = 30
+    for evaluator in EVALUATORS:
+        found = average_precision(truth, results, evaluator=evaluator)
+        assert found.values["box_AP"] == found.values["mask_AP"] == pytest.approx(100)
+
+
 def test_classes_of_one_name_are_told_apart_by_their_ids():
     truth = truth_of((10, 0, 0, 20, 20), (20, 50, 50, 90, 90), (30, 100, 0, 190, 180), classes=3)
     for one in truth["categories"][:2]:

@@ -258,6 +258,45 @@ def test_detections_that_cannot_be_written_lose_nothing(copy, short_files):
     assert [path.name for path in copy.iterdir() if path.name.startswith(".")] == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"score": one} for one in (math.nan, "a", 2)),
+        *({"bbox": one} for one in ([1, 2], [math.nan] * 4, None)),
+        *({"category_id": 99}, {"image_id": None}, {"segmentation": None}),
+        *({"segmentation": {"size": size, "counts": "PP1"}} for size in ([-1, 64], [9, 9])),
+        {"segmentation": {"size": [64, 64], "counts": "zzzzz"}},
+    ],
+)
+def test_a_damaged_entry_of_what_was_found_is_named(whole, copy, damage):
+    found = whole.detections()[:2]
+    (copy / "detections.json").write_text(json.dumps([found[0], found[1] | damage]))
+    with pytest.raises(CheckpointError, match=r"detections\.json is damaged: its entry 2 is no"):
+        bpt.open_run(copy).detections()
+
+
+@pytest.mark.parametrize(
+    "content, says", [('{"a": 1}', "holds no list"), ("[1]", "its entry 1 is")]
+)
+def test_what_is_no_list_of_detections_is_told(copy, content, says):
+    (copy / "detections.json").write_text(content)
+    with pytest.raises(CheckpointError, match=says):
+        bpt.open_run(copy).detections()
+
+
+def test_what_was_found_is_kept_where_it_cannot_be_scored(whole, copy, monkeypatch):
+    def refuse(*_):
+        raise BurstError("no scores")
+
+    (copy / "detections.json").unlink()
+    (copy / "result.json").unlink()
+    monkeypatch.setattr("bpt.detection.train.average_precision", refuse)
+    with pytest.raises(BurstError, match="no scores"):
+        bpt.train(whole.recipe, copy, device="cpu", resume=True)
+    assert bpt.open_run(copy).detections() == whole.detections()
+    assert not (copy / "result.json").exists()
+
+
 def test_fewer_images_than_a_batch_are_refused(shapes, tmp_path):
     recipe = DetectionRecipe(dataset=f"coco:{shapes}", **SMALL | {"batch_size": 16})
     with pytest.raises(BurstError, match="4 training images are fewer than a batch of 16"):
