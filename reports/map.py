@@ -290,7 +290,7 @@ def _relative(norm: Floats) -> Floats:
 
 
 def _short(name: str) -> str:
-    return name.replace("register ", "r").replace("distillation", "dist.")
+    return name.replace("register ", "r").replace("distillation", "dist.").replace("class", "cls")
 
 
 def _times(value: float) -> str:
