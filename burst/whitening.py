@@ -63,7 +63,7 @@ class BlockDiagnostics:
         kept_variance: their share of the variance.
         condition_number: largest eigenvalue over the least of the `rank`.
         kept_condition_number: largest eigenvalue over the least of the `kept`.
-        effective_rank: exp of the spectrum's entropy.
+        effective_rank: exp of the spectrum's entropy: of shares of the variance.
         shrinkage: share of mu I in C.
         whiteness_error: on held-out images and the kept directions; NaN where none were held out.
         variance_error: the part of it that is of variances, not of correlations; NaN where it was

@@ -257,6 +257,8 @@ def whiten(
         if rank > 0:
             return
         files = reports.save_whitening_run(whitening, pairs, out, seed=seed)
+        if warning := reports.whiteness_warning(whitening):
+            log.print(warning, highlight=False, soft_wrap=True)
         if as_json:
             record = [reports.plain(row) for row in reports.whitening_record(whitening, pairs)]
             typer.echo(json.dumps(record, indent=2))

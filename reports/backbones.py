@@ -1,7 +1,8 @@
 """Several backbones in one figure: their entries block by block, their laws, their heads."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from burst.gauge import WHOLE
 from burst.histogram import Histogram
 from reports.depth import whole_blocks
 from reports.entries import bin_edges, merge_counts
+from reports.names import readable
 from reports.style import (
     PAGE_WIDTH,
     QUANTITIES,
@@ -32,6 +34,7 @@ from reports.style import (
 
 REACH = 12.0  # standard deviations that an overlay shows
 LEAST_DENSITY = 1e-7
+LETTERS = 75  # of the models' names side by side over a page's columns
 ROW_HEIGHT = 1.2  # inches
 DISTANCES = {"ks_gaussian": "gaussian", "ks_laplace": "laplacian"}
 
@@ -95,7 +98,8 @@ def overlay_grid(
             handles |= _draw_references(ax)
             for model, found in histograms.items():
                 if block in found:
-                    handles[model] = draw_density(ax, found[block], lines[model])
+                    line = lines[model]
+                    handles[line.label] = draw_density(ax, found[block], line)
             ax.set_title(f"block {block}", loc="left")
         first = grid.flat[0]
         first.set(yscale="log", xlim=(-REACH, REACH), ylim=(LEAST_DENSITY, 2.0))
@@ -112,7 +116,7 @@ def overlay_grid(
 def law_lines(table: pd.DataFrame) -> Figure:
     """Kolmogorov-Smirnov distance of the entries to the best Gaussian and the best Laplacian.
 
-    A row of panels a quantity, a panel a backbone; the lower line is the law that fits better.
+    A row of panels a quantity, a column a backbone; the lower line is the law that fits better.
 
     Args:
         table: rows of a survey; those of whole blocks are drawn.
@@ -134,9 +138,10 @@ def law_lines(table: pd.DataFrame) -> Figure:
             for ax, model in zip(row, models, strict=True):
                 part = whole[(whole["model"] == model) & (whole["quantity"] == quantity)]
                 handles = draw_distances(ax, part)
-                ax.set_title(f"{model}, {quantity_style(quantity).symbol}", loc="left")
+            row[0].set_ylabel(quantity_style(quantity).symbol)
             distances = whole.loc[whole["quantity"] == quantity, list(DISTANCES)].to_numpy(float)
             row[0].set_ylim(0, 1.08 * float(np.nanmax(distances, initial=1e-3)))
+        _name_columns(grid[0], models)
         legend_above(figure, handles, title="distance to the best law of each kind")
         figure.supxlabel("block")
         figure.supylabel("Kolmogorov-Smirnov distance")
@@ -189,7 +194,7 @@ def head_maps(table: pd.DataFrame, *, quantity: str) -> Figure:
         grid = figure.subplots(1, len(models), squeeze=False)[0]
         for ax, model in zip(grid, models, strict=True):
             mesh = draw_heads(ax, heads[heads["model"] == model], reach=reach)
-            ax.set_title(model, loc="left")
+        _name_columns(grid, models)
         grid[0].set_ylabel("block")
         symbol = quantity_style(quantity).symbol
         bar = figure.colorbar(mesh, ax=list(grid), fraction=0.05, pad=0.02)
@@ -229,6 +234,13 @@ def draw_heads(ax: Axes, table: pd.DataFrame, *, reach: float) -> QuadMesh:
                 color=colour,
             )
     return mesh
+
+
+def _name_columns(axes: Sequence[Axes], models: Sequence[str]) -> None:
+    """The models over their columns, in as many lines as a column's width takes."""
+    for ax, model in zip(axes, models, strict=True):
+        name = fill(readable(model), LETTERS // len(models))
+        ax.set_title(name, loc="left", parse_math=False)
 
 
 def _draw_references(ax: Axes) -> dict[str, Artist]:

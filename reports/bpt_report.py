@@ -129,7 +129,7 @@ def _prompts(
         trace_figure(prompted, lines=lines),
         folder / "prompt_traces",
         "Norm of the prompts' gradient (mean of each epoch), their largest value, and the least of "
-        "the blocks' effective ranks, over the optimiser's steps.",
+        "the blocks' effective ranks by energy, over the optimiser's steps.",
     )
     learned = {label: prompt_values(run) for label, run in prompted.items()}
     values = {label: np.concatenate([*one.values()]) for label, one in learned.items()}
@@ -198,7 +198,8 @@ def _diagnosis(
     section.frame(
         diagnosis_frame(found),
         "The prompts among the patches that they stand among, in front of each prompted block. The "
-        "effective rank is 1 if all prompts are multiples of one. The last columns say how much of "
+        "effective rank, by energy (squared singular values), is 1 if all prompts are multiples of "
+        "one. The last columns say how much of "
         "the energy of what the head reads, and of the mean of the patches alone, differs between "
         "images.",
     )

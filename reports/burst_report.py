@@ -38,6 +38,8 @@ from reports.where import where_it_sits
 from reports.whitening import (
     Pairs,
     chosen_blocks,
+    whiteness_warning,
+    whiteness_words,
     whitening_figure,
     whitening_record,
     whitening_words,
@@ -258,15 +260,19 @@ def _whitenings(page: Page, backbones: Sequence[BackboneReport], folder: Path) -
     for model, whitening, pairs in whitened:
         drawn = {block: pairs[block] for block in chosen_blocks(whitening) if block in pairs}
         figure = whitening_figure(whitening, drawn, title=model)
+        told = "; ".join(filter(None, (whitening_words(pairs), whiteness_words(whitening))))
+        if warning := whiteness_warning(whitening):
+            section.text(f"{model}: {warning}.", strong=True)
         files += section.figure(
             figure,
             folder / f"whitening_{plain_name(model)}",
             f"{model}: entries before and after whitening, on inputs that it was not made of, and "
-            f"the spectrum with its floor; {whitening_words(pairs)}.",
+            f"the spectrum with its floor; {told}.",
         )
         diagnostics = pd.DataFrame([vars(one) for one in whitening.blocks])
         section.frame(
-            diagnostics.drop(columns="variance_error"), f"{model}: the whitening of each block"
+            diagnostics.drop(columns="variance_error"),
+            f"{model}: the whitening of each block; the effective rank is that of the variance",
         )
         section.frame(
             _entries(whitening, pairs),

@@ -33,6 +33,7 @@ from reports.style import (
     house_style,
     law_style,
     legend_above,
+    literal,
     model_lines,
     quantity_style,
 )
@@ -121,8 +122,9 @@ def depth_lines(table: pd.DataFrame, *, figure: Figure | None = None) -> Figure:
 
     One line a quantity for one model, with a band where there are intervals. Several models have
     one row of panels a quantity, and in it one line a model. Grey lines are what a Gaussian and a
-    Laplacian sample would have. Kurtosis is drawn on a symmetric log scale where it exceeds 30,
-    shape on a log scale where it spans more than a factor of 10. Missing values are gaps.
+    Laplacian sample would have. Kurtosis is drawn on a symmetric log scale, and its label says so,
+    where it exceeds 30, shape on a log scale where it spans more than a factor of 10. Missing
+    values are gaps.
 
     Args:
         table: rows of a survey (`statistics.csv`); of these, only those of whole blocks
@@ -288,7 +290,7 @@ def _arrange(
     styles = {name: present[name] for name in QUANTITIES if name in present}
     models = list(whole["model"].unique())
     if len(models) == 1:
-        return "quantity", {k: v.line for k, v in styles.items()}, {"": whole}, models[0]
+        return "quantity", {k: v.line for k, v in styles.items()}, {"": whole}, literal(models[0])
     parts = {v.symbol: whole[whole["quantity"] == k] for k, v in styles.items()}
     return "model", model_lines(models), parts, None
 
@@ -296,9 +298,7 @@ def _arrange(
 def scale_measure(ax: Axes, measure: Measure, values: pd.Series) -> None:
     """The axis of a statistic: kurtosis and shape on a log scale where they span much."""
     if measure.column == "excess_kurtosis" and values.max() > 30:
-        ax.set_yscale("symlog", linthresh=1)
-        ax.set_ylim(min(values.min(), 0.0) - 0.5, 2 * values.max())
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        scale_kurtosis(ax, values)
     elif measure.column == "ggd_shape" and values.max() > 10 * values.min():
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -306,3 +306,12 @@ def scale_measure(ax: Axes, measure: Measure, values: pd.Series) -> None:
         ax.set_ylim(bottom=0)
         ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+
+
+def scale_kurtosis(ax: Axes, values: pd.Series) -> None:
+    """A symmetric log axis, which its label, and that of each panel that shares it, says."""
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set_ylim(min(values.min(), 0.0) - 0.5, 2 * max(values.max(), 1.0))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    for one in ax.get_shared_y_axes().get_siblings(ax):
+        one.set_ylabel(f"{one.get_ylabel()}\n(symmetric log axis)")

@@ -232,8 +232,9 @@ def draw_scores(
         at = np.arange(len(SCORES)) + (number - (len(values) - 1) / 2) * width
         bars = ax.bar(at, one, width, color=lines[label].colour, label=label)
         if len(values) <= 3:
-            texts = [f"{value:.0f}" if isfinite(value) else "" for value in one]
-            ax.bar_label(bars, texts, padding=1, fontsize=6)
+            texts = [f"{value:.1f}" if isfinite(value) else "" for value in one]
+            ax.bar_label(bars, texts, padding=2, fontsize=7, rotation=90)
+            ax.margins(y=0.18)  # room for them
         drawn.append(bars)
     ax.set_xticks(range(len(SCORES)), SCORES)
     ax.set_ylabel(f"{kind} AP (%)")
@@ -252,7 +253,7 @@ def scores_figure(
     scores = {label: (run.result or {})["scores"] for label, run in runs.items()}
     with house_style():
         figure = blank_page(PAGE_WIDTH, 2.6)
-        for ax, kind in zip(figure.subplots(1, 2), KINDS, strict=True):
+        for ax, kind in zip(figure.subplots(1, 2, sharey=True), KINDS, strict=True):
             values = {
                 label: [_number(one.get(f"{kind}_{name}")) for name in SCORES]
                 for label, one in scores.items()
@@ -283,14 +284,17 @@ def draw_quantity(ax: Axes, run: DetectorRun, quantity: str, line: Line) -> Line
         marker=line.marker if len(at) < 40 else "",
         label=line.label,
     )
-    ax.set_title(f"{quantity.replace('_', ' ')}{' (%)' if quantity.endswith('AP') else ''}")
-    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    what = " (%)" if quantity.endswith("AP") else "" if quantity == "loss" else " loss"
+    ax.set_title(quantity.replace("_", " ") + what)
+    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     ax.yaxis.set_major_locator(MaxNLocator(4))
     return drawn
 
 
 def losses_figure(runs: Mapping[str, DetectorRun]) -> Figure:
     """The loss, each of its parts, and the APs over the epochs, the runs overlaid.
+
+    APs that are known of one epoch alone are no curve, and left out.
 
     Args:
         runs: with an epoch behind them, by label. A panel has the runs that have its quantity.
@@ -299,7 +303,11 @@ def losses_figure(runs: Mapping[str, DetectorRun]) -> Figure:
     epochs = [one for run in runs.values() for one in run.metrics]
     parts = dict.fromkeys(name for one in epochs for name in one["losses"])
     scores = [f"{kind}_AP" for kind in KINDS]
-    evaluated = [name for name in scores if any(one.get(name) is not None for one in epochs)]
+    evaluated = [
+        name
+        for name in scores
+        if len({one["epoch"] for one in epochs if one.get(name) is not None}) > 1
+    ]
     quantities = ["loss", *parts, *evaluated]
     columns = min(4, len(quantities))
     rows = ceil(len(quantities) / columns)

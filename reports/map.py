@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -33,6 +33,7 @@ PANEL = 1.32  # inches that a picture is wide
 LEAST_SHARE, LEAST_REACH = 0.25, 4.0  # ends of the scale, as multiples of an equal share
 SWATCH = 0.085  # side of the square of a token that is no patch, to the picture's height
 TITLE_WIDTH = 95  # letters
+SMALL = 7  # points
 BARS_HEIGHT = 0.95  # inches
 SHOWN_SIDE = 448  # pixels that a smaller picture is enlarged to, or resampling would blur its grid
 
@@ -42,6 +43,22 @@ LEGEND = (
     "Middle: the length of each\ntoken, as a multiple of\nthe median length.",
     "Bottom: the dimensions\n(rows of the response)\nwith the largest shares.",
 )
+
+
+class Scale(NamedTuple):
+    """How values of a figure are coloured, and what they are."""
+
+    label: str
+    colours: str
+    norm: Normalize
+    values: Floats
+
+    @property
+    def beyond(self) -> Literal["neither", "min", "max", "both"]:
+        """On which sides values have the colour of an end that they lie beyond."""
+        below = bool(np.any(self.values < (self.norm.vmin or 0)))
+        above = bool(np.any(self.values > (self.norm.vmax or 0)))
+        return ("both" if above else "min") if below else ("max" if above else "neither")
 
 
 def map_blocks(maps: Sequence[TokenMap]) -> tuple[int, ...]:
@@ -109,7 +126,7 @@ def draw_map(
             face = _mixed(np.full((1, 3), 0.5), level, colour)[0]
             ax.add_patch(Rectangle((left, top), side, side, facecolor=face, lw=0, gid=name))
             text = f"{_short(name)} {_times(float(value))}"
-            ax.text(left + 1.25 * side, top + side / 2, text, size=5.5, va="center")
+            ax.text(left + 1.25 * side, top + side / 2, text, size=SMALL, va="center")
     _frame(ax, token_map)
     return image
 
@@ -123,9 +140,10 @@ def draw_dimensions(ax: Axes, block: BlockMap) -> None:
         ax.barh(np.arange(len(largest)), percent, color=QUANTITIES["qkx"].line.colour, height=0.7)
         ax.set_yticks(np.arange(len(largest)), [str(one) for one in largest])
         ax.invert_yaxis()
-        ax.set_xlabel(f"% of fourth powers;\nthese {len(largest)}: {percent.sum():.0f} %", size=6.5)
+        ax.set_xlabel(
+            f"% of fourth powers;\nthese {len(largest)}: {percent.sum():.0f} %", size=SMALL
+        )
         ax.xaxis.set_major_locator(MaxNLocator(nbins=4))
-        ax.tick_params(labelsize=6.5)
 
 
 def map_figure(token_map: TokenMap, blocks: Iterable[int], *, title: str | None = None) -> Figure:
@@ -147,7 +165,12 @@ def map_figure(token_map: TokenMap, blocks: Iterable[int], *, title: str | None 
             f"{sorted(token_map.blocks)}"
         )
     shown = {block: token_map.blocks[block] for block in chosen}
-    scales = _share_scale(shown.values()), _norm_scale(shown.values())
+    shares = np.concatenate([one.times_even for one in shown.values()])
+    norms = np.concatenate([_relative(one.norm) for one in shown.values()])
+    scales = (
+        Scale("share / equal share", SHARE_COLOURS, _share_norm(shares), shares),
+        Scale("norm / median norm", NORM_COLOURS, _norm_norm(norms), norms),
+    )
     bands = [chosen[i : i + BAND] for i in range(0, len(chosen), BAND)]
     columns = 1 + len(bands[0])
     with house_style():
@@ -175,38 +198,33 @@ def _draw_band(
     rows: NDArray[Any],
     token_map: TokenMap,
     blocks: Mapping[int, BlockMap],
-    scales: tuple[Normalize, Normalize],
+    scales: tuple[Scale, Scale],
 ) -> None:
     for row in rows:
         for ax in (row[0], *row[1 + len(blocks) :]):
             ax.set_axis_off()
     for column, (index, block) in enumerate(blocks.items(), start=1):
         top, middle, bottom = rows[:, column]
-        draw_map(top, token_map, block.times_even, scales[0], SHARE_COLOURS)
+        draw_map(top, token_map, block.times_even, scales[0].norm, SHARE_COLOURS)
         top.set_title(f"block {index}\nexcess kurtosis {one_decimal(block.kurtosis)}")
-        draw_map(middle, token_map, _relative(block.norm), scales[1], NORM_COLOURS)
+        draw_map(middle, token_map, _relative(block.norm), scales[1].norm, NORM_COLOURS)
         draw_dimensions(bottom, block)
-    for row, scale, colours, label in zip(
-        rows,
-        scales,
-        (SHARE_COLOURS, NORM_COLOURS),
-        ("share / equal share", "norm / median norm"),
-        strict=False,
-    ):
-        _draw_scale(figure, row[-1], scale, colours, label)
+    for row, scale in zip(rows, scales, strict=False):
+        _draw_scale(figure, row[-1], scale)
 
 
-def _draw_scale(figure: Figure, ax: Axes, scale: Normalize, colours: str, label: str) -> None:
-    """A colour bar as the colours look on a grey picture."""
+def _draw_scale(figure: Figure, ax: Axes, scale: Scale) -> None:
+    """A colour bar as the colours look on a grey picture, pointed where values lie beyond it."""
     levels = np.linspace(0, 1, 256)
-    mixed = _mixed(np.full((256, 3), 0.5), levels, colormaps.get_cmap(colours))
-    mappable = ScalarMappable(scale, ListedColormap(mixed))
-    bar = figure.colorbar(mappable, ax=ax, fraction=0.06, pad=0.03, shrink=0.85)
-    bar.set_label(label, size=6.5)
+    mixed = _mixed(np.full((256, 3), 0.5), levels, colormaps.get_cmap(scale.colours))
+    mappable = ScalarMappable(scale.norm, ListedColormap(mixed))
+    bar = figure.colorbar(
+        mappable, ax=ax, fraction=0.06, pad=0.03, shrink=0.85, extend=scale.beyond
+    )
+    bar.set_label(scale.label, size=SMALL)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=6)
-    if isinstance(scale, LogNorm):
-        powers = 2.0 ** np.arange(np.log2(LEAST_SHARE), np.log2(scale.vmax or 1) + 0.5, 1)
+    if isinstance(scale.norm, LogNorm):
+        powers = 2.0 ** np.arange(np.log2(LEAST_SHARE), np.log2(scale.norm.vmax or 1) + 0.5, 1)
         bar.set_ticks(list(powers[:: -(-len(powers) // 6)]))
         bar.ax.yaxis.set_minor_locator(NullLocator())
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
@@ -223,7 +241,7 @@ def _draw_photograph(column: NDArray[Any], token_map: TokenMap) -> None:
     height, width, _ = token_map.pixels.shape
     column[0].set_title(f"as the model sees it\n{width} × {height} pixels")
     for ax, text in zip(column[1:], LEGEND, strict=False):
-        ax.text(0, 1, text, transform=ax.transAxes, va="top", size=6.5, color=INK)
+        ax.text(0, 1, text, transform=ax.transAxes, va="top", size=SMALL, color=INK)
 
 
 def _height(token_map: TokenMap) -> float:
@@ -256,14 +274,13 @@ def _mixed(under: Pixels, level: Floats, colours: Colormap) -> Pixels:
     return mixed
 
 
-def _share_scale(blocks: Iterable[BlockMap]) -> Normalize:
-    highest = max((np.nanmax(np.nan_to_num(one.times_even)) for one in blocks), default=1.0)
+def _share_norm(shares: Floats) -> Normalize:
+    highest = float(np.nan_to_num(shares).max(initial=1.0))
     reach = 2.0 ** np.ceil(np.log2(max(highest, LEAST_REACH)))
     return LogNorm(LEAST_SHARE, reach, clip=True)
 
 
-def _norm_scale(blocks: Iterable[BlockMap]) -> Normalize:
-    values = np.concatenate([_relative(one.norm) for one in blocks])
+def _norm_norm(values: Floats) -> Normalize:
     low, high = (float(np.nanquantile(values, q)) for q in (0.01, 0.99))
     return Normalize(min(low, 0.9), max(high, 1.1), clip=True)
 
@@ -273,7 +290,7 @@ def _relative(norm: Floats) -> Floats:
 
 
 def _short(name: str) -> str:
-    return name.replace("register ", "r").replace("distillation", "dist.")
+    return name.replace("register ", "r").replace("distillation", "dist.").replace("class", "cls")
 
 
 def _times(value: float) -> str:

@@ -126,9 +126,9 @@ def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> 
                 readable(str(one.image)) if place == 0 else "",
                 str(block),
                 one_decimal(found.kurtosis),
-                f"{row},{column}: {patches[row, column]:.1%}",
+                f"{row},{column}: {100 * patches[row, column]:.1f} %",
                 f"{carriers(np.nan_to_num(found.share), 0.5)}/{len(found.share)}",
-                f"{top}: {found.dimensions[top]:.1%}",
+                f"{top}: {100 * found.dimensions[top]:.1f} %",
                 f"{carriers(np.nan_to_num(found.dimensions), 0.5)}/{len(found.dimensions)}",
             )
     return table
@@ -150,8 +150,8 @@ def in_words(token_map: TokenMap, blocks: Iterable[int]) -> list[str]:
             f"Block {block} (excess kurtosis {one_decimal(one.kurtosis)}): half of the fourth "
             f"powers lie in {tokens} of {len(one.share)} tokens and in {dimensions} of "
             f"{len(one.dimensions)} dimensions. Largest are the patch in row {row}, column "
-            f"{column} ({patches[row, column]:.1%}), and dimension {top} "
-            f"({one.dimensions[top]:.1%})."
+            f"{column} ({100 * patches[row, column]:.1f} %), and dimension {top} "
+            f"({100 * one.dimensions[top]:.1f} %)."
         )
     return sentences
 

@@ -161,9 +161,10 @@ def spectrum_section(page: Page, origins: Mapping[str, Origins], folder: Path) -
     """Singular values of W_q W_k^T, beside those of random factors."""
     section = page.section("Spectrum of the weights")
     section.text(
-        "Singular values of W_q W_kᵀ. Its stable rank, ‖A‖²_F / ‖A‖²₂, and its effective rank say "
-        "over how many directions it spreads; the symmetric share is ½ where queries and keys have "
-        "nothing to do with each other. Dashed: random factors of the same shape."
+        "Singular values of W_q W_kᵀ. Its stable rank, ‖A‖²_F / ‖A‖²₂, and its effective rank, by "
+        "singular values, say over how many directions it spreads; the symmetric share is ½ "
+        "where queries and keys have nothing to do with each other. Dashed: random factors of the "
+        "same shape."
     )
     files: list[Path] = []
     for model, one in origins.items():

@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 TRACES = {
     "prompt_grad_norm": "norm of the prompts' gradient",
     "largest_prompt": "largest |prompt value|",
-    "prompt_effective_rank": "least effective rank of a prompt",
+    "prompt_effective_rank": "least effective rank\nof a prompt, by energy",
 }
 LINEAR = ("prompt_effective_rank",)
 DROWNED = 0.25  # of the share that the patches' mean alone has: below, prompts hide the image
@@ -60,7 +60,7 @@ def draw_trace(ax: Axes, run: Run, quantity: str, line: Line) -> Line2D:
     )
     scale = "linear" if quantity in LINEAR else "log"
     ax.set(yscale=scale, xlabel="step", ylabel=TRACES[quantity])
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     return drawn
 
 
@@ -188,7 +188,7 @@ def cosine_figure(prompts: Mapping[str, Floats]) -> Figure:
 
 
 def diagnosis_frame(found: Mapping[str, PromptDiagnosis]) -> pd.DataFrame:
-    """A row a prompted block of each run: scale, rank, and the share of the image, in percent.
+    """A row a prompted block of each run: scale, rank by energy, and the image's share in percent.
 
     Columns: label, block, prompt RMS, patch RMS, times larger, effective rank, of (prompts), image
     in the head's input (%), in the patches' mean (%).
@@ -237,7 +237,7 @@ def diagnosis_sentences(
         if flattest.effective_rank < COLLAPSED < largest_rank:
             sentences.append(
                 f"{label}: the {one.num_prompts} prompts of block {flattest.block} are nearly one. "
-                f"Their effective rank is {flattest.effective_rank:.1f}."
+                f"Their effective rank by energy is {flattest.effective_rank:.1f}."
             )
     return sentences
 

@@ -73,7 +73,7 @@ def save_search_report(
     _found(page.section("What was found"), record)
     methods, files = methods_frame(search), list[Path]()
     _methods(page.section("Methods"), methods)
-    files += save_table(methods, place / "methods")
+    files += save_table(methods, place / "methods", _about(record))
     lines = model_lines(search.methods)
     if record["differences"]:
         files += _differences(page.section("Differences"), search, place, lines)
@@ -91,8 +91,12 @@ def difference_section(
     *,
     what: str = "test accuracy",
     lines: Mapping[str, Line] | None = None,
+    about: str = "",
 ) -> list[Path]:
-    """Paired differences as a figure and as a table, the files PATH.png, .pdf, .csv, .md, .tex."""
+    """Paired differences as a figure and as a table, the files PATH.png, .pdf, .csv, .md, .tex.
+
+    The last begins with `about`, if given, as a comment.
+    """
     caption = f"Paired differences of {what}, in points, with 95 % intervals; at 0 both are alike."
     files = section.figure(forest_figure(differences, what=what, lines=lines), path, caption)
     columns, rows = shown(differences)
@@ -102,7 +106,7 @@ def difference_section(
         shade = (BETTER if line["difference"] > 0 else WORSE) if sure else ""
         row[place] = Cell(row[place].text, row[place].number, shade)
     section.table(columns, rows, "Coloured: better or worse by the p-value after Holm's correction")
-    return files + save_table(differences, path)
+    return files + save_table(differences, path, about)
 
 
 def _found(section: Section, record: Mapping[str, Any]) -> None:
@@ -133,7 +137,13 @@ def _differences(
     )
     by_method = {one["method"]: lines[label] for label, one in search.methods.items()}
     frame = differences_frame(record)
-    return difference_section(section, frame, place / "differences", lines=by_method)
+    path, about = place / "differences", _about(record)
+    return difference_section(section, frame, path, lines=by_method, about=about)
+
+
+def _about(record: Mapping[str, Any]) -> str:
+    seeds = ", ".join(str(seed) for seed in record["seeds"])
+    return f"{record['dataset']}, {record['model']}, seeds {seeds}; accuracies in percent"
 
 
 def _rates(section: Section, search: Search, place: Path) -> list[Path]:
@@ -153,8 +163,9 @@ def _rates(section: Section, search: Search, place: Path) -> list[Path]:
         if is_crossed(search.record)
         else ""
     )
-    section.frame(trials.drop(columns="folder"), f"Every trial; click a heading to sort{folds}")
-    return files + save_table(trials, place / "trials")
+    columns, rows = shown(trials.drop(columns="folder"))
+    section.table(columns, rows, f"Every trial; click a heading to sort{folds}")
+    return files + save_table(trials, place / "trials", _about(search.record))
 
 
 def _epochs(section: Section, search: Search, place: Path, lines: Mapping[str, Line]) -> list[Path]:

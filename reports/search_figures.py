@@ -1,7 +1,7 @@
 """Figures of a search: differences with their intervals, rates that were tried, the epochs."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ BAND = 0.2  # opacity
 PALE = 0.35
 APART = 1.07  # factor between rates of two weight decays, for both to be seen
 TICKS = 6
+SHOWN_BELOW = 10.0  # points
 EDGE_COLOUR, ZERO_COLOUR = "0.75", "0.6"
 
 
@@ -34,7 +35,7 @@ def forest_figure(
 
     Args:
         differences: columns method, against, difference, low, high (points), and dataset where
-            there are several.
+            there are several; with seeds, a row of one seed says so.
         what: differs.
         lines: how each method is drawn, where other figures draw it too.
 
@@ -78,6 +79,8 @@ def draw_forest(
     names = rows["method"]
     if "dataset" in rows:
         names = rows["dataset"].map(shortened) + ": " + names
+    if "seeds" in rows:
+        names += rows["seeds"].eq(1).map({True: " (1 seed)", False: ""})
     ax.set_yticks(range(len(rows)), names, parse_math=False)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
@@ -86,6 +89,9 @@ def draw_forest(
 
 def rates_figure(search: Search) -> Figure:
     """Validation accuracy over the learning rate: a panel a method, a line a weight decay.
+
+    All panels have one range, down to `SHOWN_BELOW` points below the best of the worst method;
+    trials that lie lower are triangles on the floor.
 
     Raises:
         EmptyResult: nothing was tried.
@@ -100,11 +106,12 @@ def rates_figure(search: Search) -> Figure:
     rows = -(-len(methods) // columns)
     with house_style():
         figure = blank_page(PAGE_WIDTH, 0.9 + 1.9 * rows)
-        grid = figure.subplots(rows, columns, squeeze=False)
+        grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
         handles: dict[str, Line2D] = {}
         for ax, (label, entry) in zip(grid.flat, methods.items(), strict=False):
             handles |= draw_rates(ax, entry, styles)
             ax.set_title(label)
+        handles |= _cut_below(grid.flat, list(methods.values()))
         for ax in grid.flat[len(methods) :]:
             ax.remove()
         figure.supxlabel("learning rate")
@@ -112,6 +119,29 @@ def rates_figure(search: Search) -> Figure:
         legend_above(figure, _in_order(handles, styles))
         figure.draw_without_rendering()
     return figure
+
+
+def _cut_below(axes: Iterable[Axes], entries: Sequence[Mapping[str, Any]]) -> dict[str, Line2D]:
+    """Leave out of all panels what lies far below each method's best, or nothing best is told."""
+    handles: dict[str, Line2D] = {}
+    scores = [
+        [trial["score"] for trial in one["trials"] if trial["score"] is not None] for one in entries
+    ]
+    floor = min((max(one) for one in scores if one), default=0.0) - SHOWN_BELOW
+    for ax, entry in zip(axes, entries, strict=False):
+        known = [one for one in entry["trials"] if one["score"] is not None]
+        if low := [one["lr"] for one in known if one["score"] < floor]:
+            ax.set_ylim(bottom=floor)
+            handles["lower than shown"] = _on_floor(ax, low, "v")
+    return handles
+
+
+def _on_floor(ax: Axes, rates: Sequence[float], marker: str) -> Line2D:
+    across = ax.get_xaxis_transform()
+    (drawn,) = ax.plot(
+        rates, [0.04] * len(rates), marker, color="0.3", transform=across, scaley=False
+    )
+    return drawn
 
 
 def draw_rates(
@@ -149,9 +179,7 @@ def draw_rates(
         hollow: dict[str, Any] = {"ls": "", "marker": "o", "mfc": "white", "mec": "0.4"}
         handles["part of its epochs or folds"] = Line2D([], [], **hollow)
     if lost := [one["lr"] for one in entry["trials"] if one["score"] is None]:
-        (handles["diverged"],) = ax.plot(
-            lost, [0.04] * len(lost), "x", color="0.3", transform=ax.get_xaxis_transform()
-        )
+        handles["diverged"] = _on_floor(ax, lost, "x")
     handles["end of what was tried"] = Line2D([], [], color=EDGE_COLOUR, ls=":")
     return handles
 
@@ -185,7 +213,7 @@ def curves_figure(
             ax.set_ylabel(CURVES[kind])
             if shared:
                 ax.set_xlabel("epoch")
-                ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+                ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             else:
                 ax.set_xlabel("share of the method's epochs")
         legend_above(figure, handles)

@@ -37,7 +37,7 @@ NULL_DASHES = (0, (4, 1.5))
 HEAD_COLOUR = "0.6"
 MEASURES = {
     "stable_rank": "stable rank",
-    "effective_rank": "effective rank",
+    "effective_rank": "effective rank\nby singular values",
     "symmetric_share": "symmetric share",
     "tail_exponent": "tail exponent",
 }
@@ -212,8 +212,8 @@ def spectrum_table(spectrum: Spectrum) -> RenderableType:
     return captioned(
         table,
         f"{named_backbone(record['model'], record['pretraining'])}, A = W_q W_kᵀ",
-        "stable rank: ‖A‖²_F / ‖A‖²₂; effective: exp of entropy; symmetric: its share of ‖A‖²_F\n"
-        "α: exponent of the n largest eigenvalues of AᵀA",
+        "stable rank: ‖A‖²_F / ‖A‖²₂; effective: exp of the entropy of singular values\n"
+        "symmetric: its share of ‖A‖²_F; α: exponent of the n largest eigenvalues of AᵀA",
     )
 
 
@@ -226,8 +226,9 @@ def spectrum_words(spectrum: Spectrum) -> str:
     least = whole.sort_values("stable_rank").iloc[0]
     return (
         f"In the median block {100 * middle['symmetric_share']:.0f} % of W_q W_kᵀ is symmetric "
-        f"(random factors: {100 * middle['symmetric_share_null']:.0f} %) and its effective rank is "
-        f"{middle['effective_rank']:.0f} ({middle['effective_rank_null']:.0f}); block "
+        f"(random factors: {100 * middle['symmetric_share_null']:.0f} %) and its effective rank by "
+        f"singular values is {middle['effective_rank']:.0f} "
+        f"({middle['effective_rank_null']:.0f}); block "
         f"{least['block']} is nearest to a single direction, with a stable rank of "
         f"{least['stable_rank']:.1f} ({least['stable_rank_null']:.1f})."
     )

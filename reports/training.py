@@ -197,7 +197,7 @@ def draw_curves(ax: Axes, runs: Sequence[Run], quantity: str) -> list[Line2D]:
     kinds = [kind for name, kind in ACCURACIES.items() if name in drawn]
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"{' or '.join(kinds)} accuracy (%)" if kinds else "training loss (nats)")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return lines
 
 

@@ -14,7 +14,7 @@ from burst.errors import EmptyResult
 from burst.extremes_tables import carriers
 from burst.gauge import WHOLE
 from burst.survey import Survey
-from reports.depth import MEASURES, draw_band, scale_measure, whole_blocks
+from reports.depth import MEASURES, draw_band, scale_kurtosis, whole_blocks
 from reports.style import (
     INK,
     OBJECT_COLOURS,
@@ -22,6 +22,7 @@ from reports.style import (
     blank_page,
     house_style,
     legend_above,
+    literal,
     one_decimal,
     quantity_style,
 )
@@ -43,9 +44,9 @@ LINES = {
 def kurtosis_parts(survey: Survey, *, figure: Figure | None = None) -> Figure:
     """Excess kurtosis of A X^T over the blocks, and the parts that it is the sum of.
 
-    Left: of all entries, of the same with each row standardised, and of Gaussian tokens with the
-    same covariance, with 95 % intervals over images. Right: the parts by the law of total
-    cumulance, see `burst.decomposition`; stacked, they add up to the line.
+    Left, on a symmetric log axis: of all entries, of the same with each row standardised, and of
+    Gaussian tokens with the same covariance, with 95 % intervals over images. Right: the parts by
+    the law of total cumulance, see `burst.decomposition`; stacked, they add up to the line.
 
     Args:
         survey: with `qkx` measured.
@@ -63,17 +64,17 @@ def kurtosis_parts(survey: Survey, *, figure: Figure | None = None) -> Figure:
         left, right = figure.subplots(1, 2, sharex=True)
         _draw_lines(left, table)
         _draw_parts(right, parts)
-        scale_measure(left, MEASURES[0], pd.concat([table[name] for name in LINES]))
-        left.set_ylabel(r"excess kurtosis $\kappa$")
         for ax, title in ((left, "of all entries, and compared"), (right, "its parts")):
             ax.set_title(title, loc="left")
+            ax.set_ylabel(MEASURES[0].label)
             ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        scale_kurtosis(left, pd.concat([table[name] for name in LINES]))
         handles = {
             str(label): handle
             for ax in (left, right)
             for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
         }
-        legend_above(figure, handles, title=str(survey.record["model"]))
+        legend_above(figure, handles, title=literal(str(survey.record["model"])))
         figure.supxlabel("block")
         figure.draw_without_rendering()
     return figure

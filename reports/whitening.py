@@ -23,11 +23,12 @@ from burst.histogram import Histogram
 from burst.provenance import provenance
 from burst.statistics import describe
 from burst.whitened import WhitenedEntries
-from burst.whitening import Whitening
+from burst.whitening import BlockDiagnostics, Whitening
 from burst.whitening_file import save_whitening
 from reports.entries import draw_histogram
 from reports.style import (
     INK,
+    MINUS,
     PAGE_WIDTH,
     blank_page,
     house_style,
@@ -43,6 +44,7 @@ ROW_HEIGHT = 1.65  # inches
 DIAGONAL = "$V^{-1/2} Y$"
 SPECTRA = {True: r"eigenvalues of $\Sigma$", False: "variances of the rows of $Y$"}
 MOST_ROWS = 5
+VANISHED = 1.0  # whiteness error of a response that is zero everywhere
 LEAST_EIGENVALUE = 1e-16  # relative; what lies below is rounding
 
 
@@ -53,7 +55,8 @@ def whitening_figure(
 
     Counts are on a log scale, with what the best Gaussian would expect. The eigenvalues are
     relative to the largest, in falling order; those below the floor were raised to it. Where W is
-    V^(-1/2) itself they are the variances of the rows, and there is one column less.
+    V^(-1/2) itself they are the variances of the rows, and there is one column less. Above them:
+    how far from white held-out images come out, see `whiteness_words`.
 
     Args:
         whitening: what was made.
@@ -80,9 +83,12 @@ def whitening_figure(
                 ax.set_xlabel(f"entry of {symbol}" if block == max(pairs) else "")
             spectrum = whitening.eigenvalues[places[block]].numpy()
             handles |= draw_spectrum(row[-1], spectrum, floor=floor, label=SPECTRA[full])
-            kept = whitening.blocks[places[block]].kept
-            what = "directions" if full else "rows"
-            row[-1].set_title(f"{kept} of {len(spectrum)}\n{what} kept", loc="left")
+            one = whitening.blocks[places[block]]
+            error = _held_out_error(whitening, one)
+            what = "directions kept" if full else "rows kept"
+            if not isnan(error):
+                what = f"kept, held-out error {error:.2f}"
+            row[-1].set_title(f"{one.kept} of {len(spectrum)}\n{what}", loc="left")
         grid[-1, -1].set_xlabel("direction" if full else "row, by variance")
         figure.supylabel("entries per bin  ·  relative " + ("eigenvalue" if full else "variance"))
         legend_above(figure, handles, title=title)
@@ -93,6 +99,11 @@ def whitening_figure(
 def _is_full(whitening: Whitening) -> bool:
     """Whether W is more than the diagonal."""
     return bool(whitening.record["method"] != "diagonal")
+
+
+def _held_out_error(whitening: Whitening, one: BlockDiagnostics) -> float:
+    """Of what W promises: that Y comes out white, or, of the diagonal alone, its variances."""
+    return one.whiteness_error if _is_full(whitening) else one.variance_error
 
 
 def _stages(whitening: Whitening, entries: WhitenedEntries) -> dict[str, Histogram]:
@@ -175,11 +186,12 @@ def whitening_table(whitening: Whitening, pairs: Pairs) -> RenderableType:
 
 def _caption(whitening: Whitening, pairs: Pairs) -> str:
     error, kappa = "error: ‖cov(WY) − I‖ / √kept, held out", "κ, β: of Y → WY"
+    rank = "eff. rank: of the variance"
     if not _is_full(whitening):
-        return f"W = V^-½, of rows; {error}\nof var.: its part of variances; {kappa}"
+        return f"W = V^-½, of rows; {error}\nof var.: its part of variances; {rank}\n{kappa}"
     if all(one.diagonal for one in pairs.values()):
         kappa = "κ: of Y → V^-½ Y → WY, β: of Y → WY"
-    return f"{error}\n{kappa}"
+    return f"{error}; {rank}\n{kappa}"
 
 
 def whitening_record(whitening: Whitening, pairs: Pairs) -> list[dict[str, Any]]:
@@ -213,7 +225,44 @@ def whitening_words(pairs: Pairs) -> str:
         if values:
             parts.append(f"{np.median(values):.2f} {when} (at most {max(values):.2f})")
     blocks = "the median block's" if len(pairs) > 1 else "the"
-    return f"{blocks} excess kurtosis is {', '.join(parts)}" if parts else ""
+    words = f"{blocks} excess kurtosis is {', '.join(parts)}".replace("-", MINUS)
+    return words if parts else ""
+
+
+def whiteness_words(whitening: Whitening) -> str:
+    """How white held-out images come out, as one sentence; empty if none were held out.
+
+    The error is `whiteness_error` of the blocks; of the diagonal alone `variance_error`.
+    """
+    errors = _held_out_errors(whitening)
+    if not errors:
+        return ""
+    return (
+        f"on held-out images the error is {np.median(errors):.2f} (at most {max(errors):.2f}), "
+        "0 if white"
+    )
+
+
+def whiteness_warning(whitening: Whitening) -> str:
+    """That held-out images come out farther from white than zeros would be; empty if they do not.
+
+    A response that vanishes has an error of 1, see `burst.Decorrelation.whiteness_error`.
+    """
+    errors = _held_out_errors(whitening)
+    far = sum(one > VANISHED for one in errors)
+    if not far:
+        return ""
+    by_floor = whitening.record["recipe"] != "authors"
+    return (
+        f"held-out images do not come out white in {far} of {len(errors)} blocks: the error is up "
+        f"to {max(errors):.2f}, where 0 is white and a response of zeros has 1; more images"
+        f"{' or a higher floor help' if by_floor else ' help'}"
+    )
+
+
+def _held_out_errors(whitening: Whitening) -> list[float]:
+    errors = (_held_out_error(whitening, one) for one in whitening.blocks)
+    return [one for one in errors if not isnan(one)]
 
 
 def _draw_entries(ax: Axes, hist: Histogram, title: str) -> dict[str, Artist]:
@@ -222,7 +271,8 @@ def _draw_entries(ax: Axes, hist: Histogram, title: str) -> dict[str, Artist]:
     found = describe(hist)
     kappa, beta = found["excess_kurtosis"], found["ggd_shape"]
     shape = "no $\\beta$" if isnan(beta) else f"$\\beta$ = {beta:.2f}"
-    ax.set_title(f"{title}\n$\\kappa$ = {kappa:.2f}, {shape}", loc="left")
+    measured = f"$\\kappa$ = {kappa:.2f}, {shape}".replace("-", MINUS)
+    ax.set_title(f"{title}\n{measured}", loc="left")
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.yaxis.set_major_locator(LogLocator(numticks=4))
     ax.yaxis.set_minor_locator(NullLocator())

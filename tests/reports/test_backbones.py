@@ -1,5 +1,7 @@
 """Figures of several backbones hold the numbers that they are drawn from."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -82,6 +84,20 @@ def test_a_map_of_heads_holds_their_kurtosis():
     with pytest.raises(EmptyResult, match="per_head"):
         reports.head_maps(table, quantity="qkx")
     plt.close("all")
+
+
+@pytest.mark.parametrize("style", ["paper", "slide"])
+def test_long_names_of_models_stand_apart_and_dollars_make_no_formula(style):
+    models = ("timm:vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", "hf:a$b/" + "c$" * 20, "c")
+    table = heads_table(models)
+    with reports.figure_style(style), reports.house_style():
+        for figure in (reports.law_lines(table), reports.head_maps(table, quantity="qk")):
+            figure.draw_without_rendering()
+            titles = [ax._left_title for ax in figure.axes[:3]]
+            ends = [(box.x0, box.x1) for box in (one.get_window_extent() for one in titles)]
+            assert all(first[1] < second[0] for first, second in pairwise(ends))
+            assert [one.get_text().replace("\n", "") for one in titles] == list(models)
+            assert not any(one.get_parse_math() for one in titles)
 
 
 def test_a_slide_has_larger_text():

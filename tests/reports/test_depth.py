@@ -285,6 +285,13 @@ def test_kurtosis_that_spreads_is_drawn_on_a_log_scale(table):
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("kurtosis", "said"), [(5, 0), (500, 1)])
+def test_every_panel_on_a_symmetric_log_axis_says_so(table, kurtosis, said):
+    labels = [ax.get_ylabel() for ax in depth_lines(table(MODELS, kurtosis=kurtosis)).axes]
+    assert [one.count("symmetric log") for one in labels] == [said, 0, 0] * 3
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_blocks_are_whole_numbers(table):
     for blocks in (1, 2, 12, 40):
         ax = depth_lines(table(MODELS[:1], blocks=blocks)).axes[0]

@@ -257,19 +257,39 @@ def test_every_run_has_a_bar_of_its_height_and_none_where_there_is_no_object():
             heights = [bar.get_height() for bar in bars]
             assert np.allclose(heights, np.array(scores, float), equal_nan=True)
     assert np.isnan(figure.axes[0].containers[0][5].get_height())
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+
+
+def test_bars_that_differ_by_less_than_one_are_told_apart_and_no_number_is_cut_off():
+    runs = {"A": detector("a", box=32.6, mask=29.0), "B": detector("b", box=33.4, mask=31.0)}
+    figure = reports.scores_figure(runs)
+    ax = figure.axes[0]
+    assert [text.get_text() for text in ax.texts[::6]] == ["32.6", "33.4"]
+    top = max(text.get_window_extent().y1 for text in ax.texts if text.get_text())
+    assert top <= ax.get_window_extent().y1
 
 
 def test_losses_and_precisions_are_those_of_the_epochs():
     runs = {"A": detector("a", box=30.0), "B": detector("b", box=40.0)}
     runs["B"].metrics[0]["losses"]["stage_2_box"] = 9.0
+    runs["B"].metrics[2]["box_AP"] = 24.0
     figure = reports.losses_figure(runs)
     panels = {ax.get_title(): ax for ax in figure.axes}
-    assert list(panels) == ["loss", "rpn box", "mask", "stage 2 box", "box AP (%)", "mask AP (%)"]
+    parts = ["rpn box loss", "mask loss", "stage 2 box loss"]
+    assert list(panels) == ["loss", *parts, "box AP (%)"]  # masks were evaluated once
     first, second = panels["loss"].get_lines()
     assert first.get_xdata().tolist() == [1, 2, 3]
     assert np.allclose(second.get_ydata(), [5, 2.5, 5 / 3])
-    assert panels["box AP (%)"].get_lines()[1].get_xydata().tolist() == [[2, 20.0]]
-    assert len(panels["stage 2 box"].get_lines()) == 1
+    assert panels["box AP (%)"].get_lines()[1].get_xydata().tolist() == [[2, 20.0], [3, 24.0]]
+    assert len(panels["stage 2 box loss"].get_lines()) == 1
+
+
+def test_the_losses_of_an_epoch_alone_stand_at_a_whole_number():
+    run = detector("a")
+    del run.metrics[1:]
+    for ax in reports.losses_figure({"A": run}).axes:
+        low, high = ax.get_xlim()
+        assert [one for one in ax.get_xticks() if low <= one <= high] == [1]
 
 
 def test_labels_tell_detectors_apart():

@@ -1,6 +1,7 @@
 """Maps over photographs: which pixels are painted, what the files hold, what is said."""
 
 import json
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 
@@ -140,6 +142,21 @@ def test_a_figure_has_a_column_a_block_in_bands_of_three(blocks):
         map_figure(token_map(), [7])
 
 
+def test_a_colour_bar_is_pointed_where_values_lie_beyond_it():
+    one = token_map()
+    uneven = replace(one.blocks[0], norm=np.geomspace(1, 9, 16))
+    even = replace(one.blocks[0], share=np.full(16, 1 / 16))
+    for block, ends in ((uneven, ["min", "both"]), (even, ["neither", "neither"])):
+        figure = map_figure(replace(one, blocks={0: block}), [0])
+        bars = [ax._colorbar for ax in figure.axes if hasattr(ax, "_colorbar")]
+        assert [bar.extend for bar in bars] == ends
+
+
+def test_no_text_of_a_map_is_smaller_than_seven_points():
+    figure = map_figure(token_map(prefix=("class", "register 0")), (0, 1, 2))
+    assert min(text.get_size() for text in figure.findobj(Text) if text.get_text()) >= 7
+
+
 def test_a_response_of_zero_is_drawn_without_a_warning():
     one = token_map()
     nothing = BlockMap(np.nan, np.full(16, np.nan), np.zeros(16), np.full(4, np.nan))
@@ -182,11 +199,14 @@ def test_what_is_said_is_what_was_measured():
     (sentence,) = in_words(token_map(), [2])
     assert "excess kurtosis 2.0" in sentence
     assert "1 of 16 tokens and in 1 of 4 dimensions" in sentence
-    assert "row 2, column 3 (90.0%), and dimension 1 (60.0%)" in sentence
+    assert "row 2, column 3 (90.0 %), and dimension 1 (60.0 %)" in sentence
     console = Console(width=100, record=True)
     console.print(map_table([token_map()], [2]))
     line = next(line for line in console.export_text().splitlines() if "cat.png" in line)
-    assert line.split() == ["cat.png", "2", "2.0", "2,3:", "90.0%", "1/16", "1:", "60.0%", "1/4"]
+    assert line.split() == [
+        *("cat.png", "2", "2.0", "2,3:", "90.0", "%", "1/16"),
+        *("1:", "60.0", "%", "1/4"),
+    ]
 
 
 @pytest.mark.parametrize(

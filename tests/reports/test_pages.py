@@ -297,6 +297,20 @@ def test_a_browser_shows_it_without_error_or_request(browser, which, width, requ
     page.close()
 
 
+def test_on_a_phone_captions_stay_in_sight_and_keys_scroll_what_is_wide(browser, tmp_path):
+    table = pd.DataFrame({f"a_long_name_{i}": [1.5] for i in range(12)})
+    made = Page("t", [])
+    made.section("s").frame(table, "A caption that is longer than a phone is wide. " * 4)
+    made.sections[0].figure(Figure(figsize=(6, 3)), tmp_path / "f", "figure")
+    page = opened(browser, made.save(tmp_path / "t.html"), 390)
+    for scrolled in (0, 10_000):
+        page.evaluate(f"document.querySelector('.table').scrollLeft = {scrolled}")
+        box = page.locator("caption span").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    assert page.get_attribute("figure", "tabindex") == "0"
+    page.close()
+
+
 def test_a_table_sorts_both_ways_by_number_with_gaps_last(browser, tmp_path):
     table = pd.DataFrame({"name": ["b", "c", "a", "d"], "value": [10.0, 9.5, float("nan"), -200.0]})
     made = Page("t", [])

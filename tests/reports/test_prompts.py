@@ -126,7 +126,7 @@ def test_prompts_that_hide_the_image_or_are_nearly_one_are_spoken_of_and_no_othe
         "large: the head hardly sees the image. The prompts of block 0 are 130 times as large "
         "as the patches there; of what the head reads 0.1 % depends on the image, of the patches' "
         "mean 10 %.",
-        "bilinear: the 8 prompts of block 0 are nearly one. Their effective rank is 1.3.",
+        "bilinear: the 8 prompts of block 0 are nearly one. Their effective rank by energy is 1.3.",
     ]
     flat = {"bilinear": diagnosed(rank=1.3)}
     assert reports.diagnosis_sentences(flat, {"bilinear": 2}) == []  # as its rank has it

@@ -1,5 +1,6 @@
 """The page of a search: every number of search.json in it, intervals as they are, flat or not."""
 
+import copy
 import json
 import re
 from html import unescape
@@ -20,8 +21,16 @@ import reports
 from cli import bpt as command
 from reports.page import Section
 from reports.search import BETTER
-from reports.search_figures import curves_figure, draw_forest, draw_rates
-from reports.search_tables import Curve, flatness, flatness_words, latex, markdown, open_search
+from reports.search_figures import curves_figure, draw_forest, draw_rates, rates_figure
+from reports.search_tables import (
+    Curve,
+    Search,
+    flatness,
+    flatness_words,
+    latex,
+    markdown,
+    open_search,
+)
 from reports.style import model_lines
 
 
@@ -95,6 +104,18 @@ def test_the_page_asks_for_nothing_and_every_figure_and_table_lies_beside_it(mad
     for name in ("methods", "differences", "trials", "flatness"):
         for kind in ("csv", "md", "tex"):
             assert (folder / f"{name}.{kind}").stat().st_size
+    for name in ("methods", "differences", "trials"):
+        about, *lines = (folder / f"{name}.tex").read_text().splitlines()
+        assert about == "% digits, mae_tiny, seeds 0, 1, 2; accuracies in percent"
+        assert "trials/" not in "".join(lines) + (folder / f"{name}.md").read_text()
+
+
+def test_every_trial_has_the_digits_of_the_methods(made):
+    rows = Tables(made[2]).rows
+    for entry in made[1]["methods"]:
+        score = f"{entry['chosen']['score']:.2f}"
+        of_method = [row for row in rows if row[:1] == [entry["method"]]]
+        assert sum(score in row for row in of_method) == 2  # its own row, and the trial's
 
 
 def test_a_search_that_goes_on_and_one_across_folds_say_so(tmp_path):
@@ -192,6 +213,14 @@ def test_the_forest_has_the_intervals_of_the_file(made):
         np.testing.assert_allclose(ends, [line["low"], line["high"]])
 
 
+def test_an_interval_of_one_seed_says_so(made):
+    rows = pd.DataFrame(made[1]["differences"]).assign(dataset="digits", seeds=[1, 3, 3])
+    ax = Figure().subplots()
+    draw_forest(ax, rows, model_lines(["vpt", "bpt-fwhiten"]))
+    names = [one.get_text() for one in ax.get_yticklabels()]
+    assert names == ["digits: vpt (1 seed)", "digits: bpt-fwhiten", "digits: bpt-fwhiten"]
+
+
 def test_a_method_looks_alike_in_all_figures_of_a_page(made, tmp_path, monkeypatch):
     drawn = {}
 
@@ -270,6 +299,26 @@ def test_a_curve_is_flat_rising_falling_or_too_noisy():
     assert flatness([10.0, 50.0, 5.0, 40.0]).verdict == "too noisy to tell"
 
 
+def test_an_epoch_alone_has_a_whole_number():
+    (ax,) = curves_figure({"vpt": Curve("val_accuracy", np.array([[50.0], [51.0]]))}).axes
+    low, high = ax.get_xlim()
+    assert [one for one in ax.get_xticks() if low <= one <= high] == [1]
+
+
+@pytest.mark.parametrize(("lowest", "floor", "marks"), [(40.0, None, 0), (0.0, 36.7, 1)])
+def test_all_rates_have_one_range_in_which_the_best_are_told(made, lowest, floor, marks):
+    record = copy.deepcopy(made[1])
+    record["methods"][0]["trials"][0]["score"] = lowest
+    axes = rates_figure(Search(made[0], record)).axes
+    ends = {ax.get_ylim() for ax in axes}
+    assert len(ends) == 1
+    (low, high), best = ends.pop(), [one["chosen"]["score"] for one in record["methods"]]
+    assert high > max(best) and low < min(best)
+    assert floor is None or low == pytest.approx(floor)
+    below = [line for ax in axes for line in ax.lines if line.get_marker() == "v"]
+    assert [list(one.get_xdata()) for one in below] == [[0.003]] * marks
+
+
 def test_methods_of_different_lengths_are_drawn_over_the_share_of_their_epochs():
     curve = {n: Curve("val_accuracy", np.ones((2, n))) for n in (4, 10)}
     figure = curves_figure({"vpt": curve[4], "linear": curve[10]})
@@ -292,11 +341,28 @@ def test_the_words_of_each_curve_are_on_the_page(made):
 
 def test_tables_are_escaped_for_documents():
     frame = pd.DataFrame({"weight_decay": [0.00001, None], "method": ["a|b", "50 % & more_"]})
-    assert markdown(frame).splitlines()[2] == r"| 1e-05 | a\|b |"
+    assert markdown(frame).splitlines()[::2] == ["| weight decay | method |", r"| 1e-05 | a\|b |"]
     assert r"– & 50 \% \& more\_ \\" in latex(frame)
-    assert "+$\\infty$" in latex(pd.DataFrame({"high": [np.inf]}))
     path = latex(pd.DataFrame({"dataset": [r"a\b^c~d"]}))
     assert r"a\textbackslash{}b\textasciicircum{}c\textasciitilde{}d \\" in path
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "math", "plain"),
+    [
+        ("difference", -2.0, "$-2.00$", "−2.00"),
+        ("low", -np.inf, r"$-\infty$", "−∞"),
+        ("high", np.inf, r"$+\infty$", "+∞"),
+        ("lr", 1e-5, "$10^{-5}$", "1e-05"),
+        ("lr", 2.5e-5, r"$2.5\times 10^{-5}$", "2.5e-05"),
+        ("adjusted_p", 6e-12, "$<10^{-10}$", "<1e-10"),
+        ("trained", 12_345, "12,345", "12,345"),
+    ],
+)
+def test_numbers_are_math_in_latex_and_have_a_minus_sign_elsewhere(column, value, math, plain):
+    frame = pd.DataFrame({column: [value]})
+    assert latex(frame).splitlines()[4] == rf"{math} \\"
+    assert markdown(frame).splitlines()[2] == f"| {plain} |"
 
 
 def test_what_is_no_search_is_refused(tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 import burst
 from burst.errors import EmptyResult, OutputError
 from reports.spectrum import (
+    MEASURES,
     save_spectrum,
     spectrum_figure,
     spectrum_frame,
@@ -64,7 +65,7 @@ def test_statistics_are_drawn_over_depth_beside_their_null(found):
     panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
     table = found.table[found.table["head"] == "all"]
     for name in ("stable_rank", "effective_rank", "symmetric_share", "tail_exponent"):
-        lines = panels[name.replace("_", " ")].get_lines()
+        lines = panels[MEASURES[name]].get_lines()
         np.testing.assert_array_equal(lines[0].get_ydata(), table[name])
         np.testing.assert_array_equal(lines[2].get_ydata(), table[f"{name}_null"])
     labels = [text.get_text() for text in figure.legends[0].get_texts()]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pytest
@@ -59,6 +60,16 @@ def test_a_line_a_run_holds_its_metrics(runs, quantity):
     assert ax.get_xlabel() == "epoch" and ax.get_ylabel()
     with pytest.raises(UnknownName, match="val_accuracy"):
         reports.draw_curves(ax, runs, "accuracy")
+    plt.close(figure)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_epochs_are_whole_numbers(runs, epochs):
+    few = SimpleNamespace(metrics=runs[0].metrics[:epochs])
+    figure, ax = plt.subplots()
+    reports.draw_curves(ax, [few], "train_loss")
+    low, high = ax.get_xlim()
+    assert [one for one in ax.get_xticks() if low <= one <= high] == list(range(1, epochs + 1))
     plt.close(figure)
 
 

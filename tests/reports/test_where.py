@@ -112,6 +112,13 @@ def test_the_figure_draws_the_parts_that_add_up_to_the_kurtosis():
     )
 
 
+@pytest.mark.parametrize("response", [GAUSSIAN, SCALES])
+def test_each_model_is_drawn_on_the_same_kind_of_axes_and_they_are_named(response):
+    left, right = kurtosis_parts(survey_of(response)).axes
+    assert (left.get_yscale(), right.get_yscale()) == ("symlog", "linear")
+    assert left.get_ylabel() == f"{right.get_ylabel()}\n(symmetric log axis)"
+
+
 def test_bands_are_drawn_where_there_are_intervals():
     survey = survey_of(SCALES, TAILS)
     assert not kurtosis_parts(survey).axes[0].collections

@@ -1,4 +1,6 @@
+import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from burst.errors import EmptyResult, OutputError
 from reports.whitening import (
     chosen_blocks,
     save_whitening_run,
+    whiteness_warning,
+    whiteness_words,
     whitening_figure,
     whitening_record,
     whitening_table,
@@ -35,7 +39,8 @@ def test_a_row_shows_before_after_and_the_spectrum(made):
     assert titles[0].startswith("block 0, $Y$")
     assert titles[5].startswith("block 2, $V^{-1/2} Y$")
     assert titles[6].startswith("block 2, $W Y$")
-    assert titles[11] == f"{whitening.blocks[2].kept} of {DIM}\ndirections kept"
+    one = whitening.blocks[2]
+    assert titles[11] == f"{one.kept} of {DIM}\nkept, held-out error {one.whiteness_error:.2f}"
     assert len(figure.legends) == 1
 
 
@@ -110,7 +115,8 @@ def test_the_diagonal_alone_is_drawn_once(diagonal):
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert len(titles) == 6
     assert titles[1].startswith("block 0, $V^{-1/2} Y$")
-    assert titles[2] == f"{whitening.blocks[0].kept} of {DIM}\nrows kept"
+    one = whitening.blocks[0]
+    assert titles[2] == f"{one.kept} of {DIM}\nkept, held-out error {one.variance_error:.2f}"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "variances of the rows of $Y$" in labels
 
@@ -142,8 +148,32 @@ def test_the_sentence_has_the_median_and_the_largest(made):
     _, pairs = made
     values = [one.diagonal.moments.excess_kurtosis for one in pairs.values()]
     words = f"{np.median(values):.2f} after the diagonal alone (at most {max(values):.2f})"
-    assert words in whitening_words(pairs)
+    assert words.replace("-", "−") in whitening_words(pairs)
     assert whitening_words({}) == ""
+
+
+def of_errors(whitening, *errors, **record):
+    blocks = zip(whitening.blocks, errors, strict=True)
+    blocks = tuple(replace(one, whiteness_error=error) for one, error in blocks)
+    return replace(whitening, blocks=blocks, record=whitening.record | record)
+
+
+def test_a_whitening_that_failed_on_held_out_images_is_warned_of(made):
+    whitening, _ = made
+    failed = of_errors(whitening, 0.4, 1.08, 9.51)
+    assert whiteness_words(failed).startswith("on held-out images the error is 1.08 (at most 9.51)")
+    assert "in 2 of 3 blocks: the error is up to 9.51" in whiteness_warning(failed)
+    assert whiteness_warning(failed).endswith("more images or a higher floor help")
+    assert "floor" not in whiteness_warning(of_errors(failed, 0.4, 1.08, 9.51, recipe="authors"))
+    assert whiteness_warning(of_errors(whitening, 0.4, 0.5, 1.0)) == ""
+
+
+def test_without_held_out_images_nothing_is_said_of_them(made):
+    whitening, pairs = made
+    unknown = of_errors(whitening, *[math.nan] * 3)
+    assert whiteness_words(unknown) == whiteness_warning(unknown) == ""
+    titles = [ax.get_title(loc="left") for ax in whitening_figure(unknown, pairs).axes]
+    assert titles[3] == f"{whitening.blocks[0].kept} of {DIM}\ndirections kept"
 
 
 def test_few_blocks_are_chosen_evenly(made):
