@@ -85,10 +85,9 @@ def whitening_figure(
             handles |= draw_spectrum(row[-1], spectrum, floor=floor, label=SPECTRA[full])
             one = whitening.blocks[places[block]]
             error = _held_out_error(whitening, one)
-            what = "directions kept" if full else "rows kept"
-            if not isnan(error):
-                what = f"kept, held-out error {error:.2f}"
-            row[-1].set_title(f"{one.kept} of {len(spectrum)}\n{what}", loc="left")
+            kept = f"{one.kept} of {len(spectrum)} {'directions' if full else 'rows'}"
+            what = "kept" if isnan(error) else f"kept, held-out error {error:.2f}"
+            row[-1].set_title(f"{kept}\n{what}", loc="left")
         grid[-1, -1].set_xlabel("direction" if full else "row, by variance")
         figure.supylabel("entries per bin  ·  relative " + ("eigenvalue" if full else "variance"))
         legend_above(figure, handles, title=title)
