@@ -50,6 +50,7 @@ def batches_for(
     """
     images = ImageBatches(recipe, benchmark, backbone, train, say=say)
     if recipe.method == "linear":
+        assert isinstance(model, PromptedViT)
         say("features of all images, computed once")
         return FeatureBatches(recipe, images, model)
     if recipe.keeps_tokens:

@@ -62,7 +62,7 @@ def open_benchmark(
         train_list=recipe.train_list,
         say=say,
     )
-    return fold_of(benchmark, recipe.fold) if recipe.fold else benchmark
+    return fold_of(benchmark, recipe.fold)
 
 
 def backbone_for(recipe: Recipe, benchmark: Benchmark, device: str | torch.device) -> Backbone:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from bpt.dataset import Split
 from bpt.engine import autocast
@@ -27,7 +27,7 @@ from bpt.pixels import in_order
 from bpt.prefix import Part, Rows, Wanted, images_digest, stored_rows, weights_digest
 from bpt.recipe import Recipe
 from bpt.transforms import eval_transform
-from burst.distributed import gather, rank_and_size, together
+from burst.distributed import add_rows, gather, rank_and_size, together
 from burst.errors import EmptyResult
 from burst.progress import Say
 
@@ -200,10 +200,10 @@ class FeatureBatches:
         model: its `features` are read.
     """
 
-    def __init__(self, recipe: Recipe, images: ImageBatches, model: nn.Module) -> None:
+    def __init__(self, recipe: Recipe, images: ImageBatches, model: PromptedViT) -> None:
         self.recipe, self.images, self.model = recipe, images, model
         self.steps = images.steps
-        self._weights = weights_digest(model.vit, blocks=len(model.vit.blocks))  # type: ignore[arg-type, union-attr]
+        self._weights = weights_digest(model.vit, blocks=len(model.vit.blocks))
         self.features, self.labels, _ = self._remembered(images.split)
         self.mirrored = None
         if recipe.augmentation == "flip" and images.transform.flip:
@@ -252,7 +252,7 @@ class FeatureBatches:
         )
         found = _FEATURES.pop(key, None)
         if not all(gather(found is not None)):  # they are read together, or by none
-            found = self._read(self.images.centre_crops(split), flip=flip)
+            found = self._read(split, flip=flip)
         assert found is not None
         _FEATURES[key] = found
         while len(_FEATURES) > REMEMBERED:
@@ -260,26 +260,23 @@ class FeatureBatches:
         return found
 
     @torch.no_grad()
-    def _read(self, batches: EvalBatches, *, flip: bool) -> Features:
-        """Features, labels and indices of all processes' images, in order of the index.
+    def _read(self, split: Split, *, flip: bool) -> Features:
+        """Features, labels and places of a split's images, which all processes share the work of.
 
         Raises:
-            EmptyResult: no image on any process.
+            EmptyResult: there is no image.
         """
+        if not len(split):
+            raise EmptyResult("no image to take features of")
         device = next(self.model.parameters()).device
+        features = torch.zeros(len(split), self.model.width)  # gigabytes, so they are there once
 
-        def read() -> list[Features]:
-            rows = []
-            for batch, labels, indices in batches:
+        def read() -> None:
+            for batch, _, places in self.images.centre_crops(split):
                 images = (batch.flip(-1) if flip else batch).to(device)
                 with autocast(device, self.recipe.precision):
-                    features = self.model.features(images)  # type: ignore[operator]
-                rows.append((features.float().cpu(), labels, indices))
-            return rows
+                    features[places] = self.model.features(images).float().cpu()
 
-        parts = [part for process in together(read) for part in process]
-        if not parts:
-            raise EmptyResult("no image to take features of")
-        features, labels, indices = (torch.cat(column) for column in zip(*parts, strict=True))
-        order = indices.argsort()
-        return features[order], labels[order], indices[order]
+        together(read)
+        add_rows(features)  # where one process has a row, the others have zeros
+        return features, torch.from_numpy(split.labels), torch.arange(len(split))

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bpt import run_folder as folder
 from bpt.configuration import existing_result
+from bpt.dataset import Benchmark
 from bpt.engine import EpochState, Trainer, add_up
 from bpt.errors import Interrupted, NonFiniteLoss
 from bpt.model import TrainedModule
@@ -72,6 +73,7 @@ class Session(ABC, Generic[R, B]):
         self.recipe, self.out, self.device = recipe, out, device
         self.progress, self.say = progress or (lambda *_: None), say or (lambda _: None)
         self.writes = rank_and_size()[0] == 0
+        self.opened: Benchmark | None = None  # the recipe's dataset, where it is open already
         self.begun: Tuning | None = None  # the recipe of the run that goes on
         self.metrics: list[dict[str, Any]] = []
         self.epoch, self.seconds = 0, 0.0
@@ -88,6 +90,7 @@ class Session(ABC, Generic[R, B]):
         until: int | None = None,
         progress: Progress | None = None,
         say: Say | None = None,
+        opened: Benchmark | None = None,
     ) -> dict[str, Any]:
         """Train, or go on, and leave a run folder; what result.json holds, see `run`.
 
@@ -100,6 +103,7 @@ class Session(ABC, Generic[R, B]):
             if rank > 0:
                 progress = say = None
             session = cls(recipe, Path(out), chosen, progress, say)
+            session.opened = opened
             return session.open(resume=resume) or session.run(until)
 
     @abstractmethod

@@ -24,6 +24,7 @@ from bpt.construction import (
     count_parameters,
     prompted_blocks,
 )
+from bpt.dataset import Benchmark, fold_of
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.train import DetectionSession
 from bpt.diagnosis import diagnose_prompts, effective_rank, spread_images
@@ -54,6 +55,7 @@ def train(
     until: int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
+    opened: Benchmark | None = None,
 ) -> dict[str, Any]:
     """Train what the recipe says and leave a run folder, see `bpt.run_folder`.
 
@@ -70,6 +72,8 @@ def train(
             whole training, the test split is not read, and the training can be gone on with.
         progress: called as progress(steps done, steps in all).
         say: called with a line now and then.
+        opened: what `open_dataset` gives of a classifier's dataset, for many trainings on a large
+            one; None: it is opened.
 
     Returns:
         The content of result.json; of a training that stopped before, the last epoch's line of
@@ -88,7 +92,7 @@ def train(
     options = {"device": device, "resume": resume, "until": until, "progress": progress, "say": say}
     if isinstance(recipe, DetectionRecipe):
         return DetectionSession.train(recipe, out, **options)  # type: ignore[arg-type]
-    return _Classification.train(recipe, out, **options)  # type: ignore[arg-type]
+    return _Classification.train(recipe, out, opened=opened, **options)  # type: ignore[arg-type]
 
 
 def train_seeds(
@@ -148,7 +152,10 @@ class _Classification(Session[Recipe, Labelled]):
         recipe = self.recipe
         for library in recipe.libraries:  # what cannot be built shows before anything is read
             required(library, library)
-        self.benchmark = first_alone(lambda: open_benchmark(recipe, say=self.say))
+        if self.opened:
+            self.benchmark = fold_of(self.opened, recipe.fold)
+        else:
+            self.benchmark = first_alone(lambda: open_benchmark(recipe, say=self.say))
         self.train_split = training_split(recipe, self.benchmark)
         recipe = self.recipe = fitted(recipe, len(self.train_split), begun=self.begun)
         self.backbone = backbone_for(recipe, self.benchmark, self.device)

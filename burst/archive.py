@@ -120,8 +120,8 @@ def _list(path: Path) -> ImageFiles:
 
 
 def _visible(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return not any(p == "__MACOSX" or (p.startswith(".") and p != "..") for p in parts)
+    hidden = (p == "__MACOSX" or (p[:1] == "." and p not in (".", "..")) for p in name.split("/"))
+    return not any(hidden)
 
 
 def _is_image(name: str) -> bool:

@@ -12,6 +12,7 @@ together     the same of work that may fail
 agreed       what the first process finds, on each
 first_alone  work of every process that the first does alone before
 highest      the highest number that any process has, on each: cheap enough for every step
+add_rows     the sum of a large tensor over all processes, on each, in place
 meet         wait for all
 """
 
@@ -23,6 +24,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from burst.errors import BurstError
 
@@ -33,6 +35,7 @@ T = TypeVar("T")
 # by `torchrun`; this only ends the wait for one that hangs.
 TIMEOUT = timedelta(days=1)
 FAILED = 2**31  # in place of a number
+ROWS = 2**14  # of a tensor that are sent at once
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -129,6 +132,21 @@ def highest(mine: int) -> int:
     return _highest(mine, None)
 
 
+def add_rows(mine: Tensor) -> None:
+    """Add the other processes' rows to mine, in place: no process holds a second copy.
+
+    Args:
+        mine: on the CPU, of the same shape on every process.
+    """
+    if rank_and_size()[1] == 1:
+        return
+    meet()
+    for rows in torch.split(mine, ROWS):
+        sent = rows.to(_device())
+        dist.all_reduce(sent)
+        rows.copy_(sent)
+
+
 def meet() -> None:
     """Wait for all processes, before something that none can do, or leave, alone.
 
@@ -142,14 +160,18 @@ def _highest(mine: int, error: BurstError | None) -> int:
     """All meetings begin with this; only if a process has an error, they are sent."""
     if rank_and_size()[1] == 1:
         return mine
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    found = torch.tensor(FAILED if error else mine, device=device)
+    found = torch.tensor(FAILED if error else mine, device=_device())
     dist.all_reduce(found, op=dist.ReduceOp.MAX)
     if int(found) == FAILED:
         first = next(one for one in _exchange(error) if one)
         first.everywhere = True
         raise first
     return int(found)
+
+
+def _device() -> str:
+    """Where what is sent must lie."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def _exchange(mine: T) -> list[T]:

@@ -179,7 +179,8 @@ def report(
     out: Annotated[Path, option("Folder for the page, its figures and its tables.", OUTPUT)],
     data: Annotated[str | None, option("Where the dataset lies, if it moved.", DATA)] = None,
     confusion: Annotated[
-        bool, option("Read the test images again, for confusion matrices.", OUTPUT)
+        bool,
+        option("Draw confusion matrices; for runs of earlier versions images are read.", OUTPUT),
     ] = True,
     style: Style = "paper",
     device: Device = "auto",

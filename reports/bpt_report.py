@@ -57,9 +57,9 @@ def save_bpt_report(
         runs: from `open_run`.
         out: the folder; made if missing.
         data: where the runs' dataset lies, if it was moved.
-        device: to evaluate on: "auto", "cpu", "cuda", ...
-        confusion: read images again: those of the test for confusion matrices, and for runs of
-            earlier versions those of the validation, for what their prompts do.
+        device: to evaluate runs of earlier versions on: "auto", "cpu", "cuda", ...
+        confusion: draw confusion matrices. Runs of earlier versions read images again: those of
+            the test for these, and those of the validation for what their prompts do.
 
     Returns:
         The files, the page first.

@@ -151,8 +151,11 @@ def _split_in_words(kinds: dict[str, str], images: OwnImages) -> str:
 
 def _notes_on_copies(copies: Sequence[Sequence[str]], images: OwnImages) -> list[str]:
     """What became of files with the same bytes."""
-    within = [group for group in copies if len({images.classes[name] for name in group}) == 1]
-    across = [group for group in copies if group not in within]
+    within: list[Sequence[str]] = []
+    across: list[Sequence[str]] = []
+    for group in copies:
+        classes = {images.classes[name] for name in group}
+        (within if len(classes) == 1 else across).append(group)
     notes = []
     for groups, fate in (
         (within, "each kept in one split"),

@@ -28,7 +28,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     return number, count
 
 
-def fold_of(benchmark: Benchmark, fold: str) -> Benchmark:
+def fold_of(benchmark: Benchmark, fold: str | None) -> Benchmark:
     """Training and validation images together, cut anew: the fold is validated on, the rest not.
 
     Source: scikit-learn's StratifiedKFold, shuffled with seed 0: every fold has its share of each
@@ -37,11 +37,13 @@ def fold_of(benchmark: Benchmark, fold: str) -> Benchmark:
 
     Args:
         benchmark: whose test images stay as they are.
-        fold: such as "2/5".
+        fold: such as "2/5"; None: the benchmark stays as it is.
 
     Raises:
         BurstError: `fold` is no fold, or no class has so many images.
     """
+    if fold is None:
+        return benchmark
     number, count = parse_fold(fold)
     images = all_training_images(benchmark)
     train, val = cut(

@@ -1,6 +1,7 @@
 """A CSV of labels beside images: which image is of which class, and of which split."""
 
 import csv
+import functools
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -140,13 +141,18 @@ class _Finder:
 
     def __init__(self, names: Iterable[str], above: int) -> None:
         self._exact, self._above = set(names), above
-        self._ends: dict[str, list[str]] = defaultdict(list)
+
+    @functools.cached_property
+    def _ends(self) -> dict[str, list[str]]:
+        """The names by each end of them; large, and not needed where the table has all in full."""
+        ends = defaultdict(list)
         for name in sorted(self._exact):
             parts = _plain(name).split("/")
             for start in range(len(parts)):
                 end = "/".join(parts[start:])
-                self._ends[end].append(name)
-                self._ends[end.rpartition(".")[0] + "\0"].append(name)  # without what it ends in
+                ends[end].append(name)
+                ends[end.rpartition(".")[0] + "\0"].append(name)  # without what it ends in
+        return ends
 
     def __call__(self, text: str, where: str) -> str:
         """The name.

@@ -141,10 +141,11 @@ def hold_out(labels: Labels, share: float = 0.1) -> tuple[NDArray[np.intp], NDAr
     total = min(math.ceil(round(share * len(labels), 9)), int((counts - 1).sum()))
     quota = np.minimum(np.floor(share * counts).astype(int), counts - 1)
     rest = share * counts - quota
-    while quota.sum() < total:
-        best = int(np.where(quota < counts - 1, rest, -np.inf).argmax())
-        quota[best] += 1
-        rest[best] -= 1
+    while (left := total - int(quota.sum())) > 0:  # each class gives one more at most a round
+        larger = np.flatnonzero(quota < counts - 1)
+        first = larger[np.argsort(-rest[larger], kind="stable")[:left]]
+        quota[first] += 1
+        rest[first] -= 1
     rng = np.random.default_rng(0)
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])[: len(counts)]
     held = [rng.permutation(part)[:number] for part, number in zip(members, quota, strict=True)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bpt import run_folder as folder
+from bpt.dataset import Benchmark
 from bpt.errors import NonFiniteLoss
 from bpt.recipe import Recipe
 from bpt.search.grid import Point
@@ -128,8 +129,10 @@ class Trials:
             return self.result(job) is not None
         return self.epochs_of(job.name) >= job.until or self._diverged(job.name)
 
-    def run(self, job: Job, *, device: str, progress: Progress | None = None) -> None:
-        """Train; a training that diverges leaves a note.
+    def run(
+        self, job: Job, benchmark: Benchmark, *, device: str, progress: Progress | None = None
+    ) -> None:
+        """Train on the search's dataset; a training that diverges leaves a note.
 
         Raises:
             Interrupted: by a signal; its state was saved.
@@ -144,6 +147,7 @@ class Trials:
                 resume=True,
                 until=job.until,
                 progress=progress,
+                opened=benchmark,
             )
         except NonFiniteLoss as error:
             with write_atomically(place / FAILED) as temporary:

@@ -132,7 +132,7 @@ class Worker:
             if self.trials.done(job):
                 return True
             try:
-                self.trials.run(job, device=device, progress=progress)
+                self.trials.run(job, self.benchmark, device=device, progress=progress)
             except Interrupted as error:
                 raise Interrupted(error.signum, this_command()) from error
         self.save()
@@ -184,7 +184,7 @@ class Worker:
         found: list[str] = []
         for method, run in there.items():
             fold = getattr(run.recipe, "fold", None)  # a digest is that of its images
-            images = fold_of(self.benchmark, fold) if fold else self.benchmark
+            images = fold_of(self.benchmark, fold)
             found += other_files(run, configuration(self.recipes[method], images, backbone))
         return list(dict.fromkeys(found))
 

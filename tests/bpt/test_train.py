@@ -188,10 +188,14 @@ def test_a_run_keeps_the_class_that_each_test_image_was_given(recipe, whole):
     assert found["labels"].tolist() == split.labels.tolist()
     right = 100 * (found["predicted"] == found["labels"]).double().mean()
     assert float(right) == pytest.approx(open_run(whole).result["test_accuracy"])
-    matrix = bpt.confusion_matrix(open_run(whole))
-    for predicted, label in zip(found["predicted"], found["labels"], strict=True):
-        matrix[label, predicted] -= 1
-    assert not matrix.any()
+
+
+def test_what_is_confused_is_kept_and_of_an_older_run_read(whole, tmp_path, monkeypatch):
+    older = shutil.copytree(whole, tmp_path / "older")
+    (older / "predictions.safetensors").unlink()
+    read = bpt.confusion_matrix(open_run(older))
+    monkeypatch.delattr("bpt.inference.open_benchmark")  # without which no image is found
+    assert bpt.confusion_matrix(open_run(whole)).tolist() == read.tolist()
 
 
 def test_protocol_last_trains_on_all_images_and_keeps_the_last_epoch(recipe, tmp_path):

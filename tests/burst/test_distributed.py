@@ -24,7 +24,9 @@ from burst import (
     BurstError, ImageError, SurveyOptions, UnknownName, WhiteningOptions, collect_moments, survey,
     whiten, whitened_histograms,
 )
-from burst.distributed import agreed, first_alone, gather, process_group, together
+from burst.distributed import (
+    ROWS, add_rows, agreed, first_alone, gather, process_group, together,
+)
 from burst.images import ImageStream
 from burst.preprocess import Preprocess
 
@@ -63,6 +65,16 @@ def only_on(rank, error):
     return work
 
 
+def added():
+    # Each process has every other row, of more than are sent at once.
+    rows = torch.zeros(2 * ROWS + 3, 2)
+    mine = torch.arange(distributed_rank, len(rows), 2)
+    rows[mine] = mine[:, None] + torch.tensor([0.0, 0.5])
+    add_rows(rows)
+    wanted = torch.arange(len(rows))[:, None] + torch.tensor([0.0, 0.5])
+    return torch.equal(rows, wanted)
+
+
 def moments(bad, **options):
     one = collect_moments(backbone, images(bad, **options), blocks=(0,))
     return [one.images, one.blocks[0].count, one.bad_images]
@@ -91,6 +103,7 @@ try:
         note("unknown", lambda: together(only_on(1, UnknownName("fruit", "aple", ["apple"]))))
         own = only_on(distributed_rank, BurstError(f"of {distributed_rank}"))
         note("both", lambda: together(own))
+        note("added", added)
         note("moments", lambda: moments(SECOND))
         note("moments of one", lambda: moments(("3",), skip_bad=False))
         note("moments of none", lambda: moments(ALL))
@@ -130,6 +143,7 @@ NONE = "none of the 8 images of photos can be read; the first, '0': it is torn"
         ("nothing", None),
         ("unknown", ["UnknownName", "unknown fruit 'aple'; did you mean apple?"]),
         ("both", ["BurstError", "of 0"]),
+        ("added", True),
         ("moments", [4, 4 * 17, BAD]),
         ("moments of one", ["ImageError", TORN]),
         ("moments of none", ["ImageError", NONE]),

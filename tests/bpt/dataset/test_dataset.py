@@ -1,5 +1,6 @@
 """Datasets: what is found, how it is split, and what is said of what is wrong."""
 
+import math
 import pickle
 import zipfile
 
@@ -14,6 +15,8 @@ from sklearn.datasets import load_digits
 from bpt import known_datasets, open_dataset
 from bpt.dataset import hold_out
 from burst import BurstError, ImageError, UnknownName
+
+SHARES = st.sampled_from([0.1, 0.25, 1 / 3])
 
 
 def test_the_digits_are_all_there_once_and_every_split_has_each_class():
@@ -97,6 +100,16 @@ def test_each_class_gives_its_share_and_keeps_an_image(counts):
         given_away = int((labels[val] == label).sum())
         assert given_away <= count - 1 or given_away == 0
         assert given_away <= np.ceil(0.1 * count) + (min(counts) == 1)
+
+
+@given(st.lists(st.sampled_from([1, 1, 2, 9, 35, 300]), min_size=1, max_size=20), SHARES)
+def test_what_rounding_leaves_is_held_out_one_by_one_of_the_class_that_lacks_most(counts, share):
+    n = np.array(counts)
+    held = np.minimum((share * n).astype(int), n - 1)
+    for _ in range(min(math.ceil(round(share * n.sum(), 9)), sum(n - 1)) - sum(held)):
+        held[np.where(held < n - 1, share * n - held, -np.inf).argmax()] += 1
+    labels = np.repeat(np.arange(len(n)), n)
+    assert np.bincount(labels[hold_out(labels, share)[1]], minlength=len(n)).tolist() == [*held]
 
 
 @pytest.mark.parametrize(

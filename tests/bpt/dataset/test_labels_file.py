@@ -89,6 +89,13 @@ def test_a_file_is_named_by_its_path_or_the_end_of_it(folder, name):
     assert right(open_dataset("folder", root))
 
 
+def test_of_full_paths_no_ends_are_kept(folder, monkeypatch):
+    root, rows = folder
+    write(root / "labels.csv", [(f"images/{file}", label) for file, label in rows])
+    monkeypatch.delattr("bpt.dataset.labels_file._plain")  # which all ends are made with
+    assert right(open_dataset("folder", root))
+
+
 @pytest.mark.parametrize("given", ["folder:{0}", "folder:{0}/labels.csv", "folder:{0}/images"])
 def test_the_table_is_found_or_given(folder, given):
     root, rows = folder

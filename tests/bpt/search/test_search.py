@@ -121,6 +121,19 @@ def test_differences_are_those_of_the_means_and_are_put_into_words(whole):
     assert record["sentences"][0].startswith(f"spt {means['spt']:.1f} % is ")
 
 
+def test_the_dataset_is_opened_once_for_all_trainings(base, tmp_path, monkeypatch):
+    opened, really = [], bpt.configuration.open_dataset
+
+    def open_dataset(*arguments, **options):
+        opened.append(arguments)
+        return really(*arguments, **options)
+
+    monkeypatch.setattr(bpt.configuration, "open_dataset", open_dataset)
+    once = replace(OPTIONS, lrs=(0.01,), seeds=(0,), max_trials=1)
+    search_methods(base, ("vpt",), tmp_path, options=once, devices=("cpu",))
+    assert len(sessions(tmp_path)) == 3 and len(opened) == 1  # two folds, and all images
+
+
 def test_a_folder_without_locks_is_said_once(base, whole, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
