@@ -175,11 +175,12 @@ def _epochs(section: Section, search: Search, place: Path, lines: Mapping[str, L
     if not curves:
         return []
     kinds = dict.fromkeys(CURVES[one.quantity] for one in curves.values())
-    caption = f"{' and '.join(kinds)} of what was chosen: mean over seeds, and one deviation."
+    caption = f"Mean over seeds, and one deviation, of what was chosen: {' and '.join(kinds)}."
     files = section.figure(curves_figure(curves, lines=lines), place / "epochs", caption)
     section.text(
         "Whether a curve is flat at its end: the slope of a straight line through the last quarter "
-        "of the epochs (three at least) of the mean over seeds, with its standard error. It is "
+        "of the epochs (three at least) of the mean over seeds, with its standard error, which "
+        "minds that epochs are like their neighbours. It is "
         "called flat where as many epochs again would, at either end of a 95 % interval of the "
         "slope, change a point at most; rising or falling where the interval is of one sign. A "
         "learning rate that falls to nothing flattens any curve: flat says that a training came "
