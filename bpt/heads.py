@@ -55,3 +55,7 @@ class NormedHead(nn.Linear):
         head.weight.copy_(weight)
         head.bias.copy_(self.bias.double() - weight @ mean.double())
         return head
+
+
+HEADS: dict[str, type[nn.Linear]] = {"none": nn.Linear, "batch": NormedHead}
+"""By what normalises its features, the head."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from bpt.gates import Gates
-from bpt.heads import NormedHead, started_head
+from bpt.heads import HEADS, NormedHead, started_head
 from bpt.partial_block import is_known, partial_block
 from bpt.pooling import choose_pooling, final_norm, pool, read_rows
 from bpt.prompt import PlainPrompt, PromptModule
@@ -84,6 +84,7 @@ class PromptedTokens(TrainedModule):
         ShapeError: a prompt of another width, prompts of different numbers, a block that the model
             does not have.
         UnknownName: an `after` that is not known.
+        BurstError: a dropout out of range.
 
     Source: Jia et al. 2022, arXiv 2203.12119 (prompts); Wang et al. 2025, arXiv 2506.22908.
     """
@@ -108,6 +109,8 @@ class PromptedTokens(TrainedModule):
         self.prompts = nn.ModuleDict({str(block): prompts[block] for block in sorted(prompts)})
         self.num_prompts = self._check_prompts(prompts)
         check_known("after", after, AFTER)
+        if not 0 <= dropout < 1:
+            raise BurstError(f"dropout is {dropout}; it must lie in 0..1, without 1")
         self.after = after
 
     @property
@@ -232,7 +235,7 @@ class PromptedViT(PromptedTokens):
 
     Raises:
         UnsupportedModel: a pooling that the model cannot have; and see `PromptedTokens`.
-        UnknownName: a pooling that is not known.
+        UnknownName: a pooling or a norm of the head that is not known.
         BurstError: pooling "prompts" without prompts behind the last block.
         ShapeError: see `PromptedTokens`.
     """
@@ -257,8 +260,8 @@ class PromptedViT(PromptedTokens):
         self.pooling = choose_pooling(backbone, pooling)
         if self.pooling == "prompts" and (not prompts or after == "drop"):
             raise BurstError("pooling prompts needs prompts that are carried to the last block")
-        make_head = NormedHead if head_norm == "batch" else nn.Linear
-        self.head = started_head(make_head, self.width, num_classes, head_std, generator)
+        check_known("head_norm", head_norm, HEADS)
+        self.head = started_head(HEADS[head_norm], self.width, num_classes, head_std, generator)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images, or see `tokens` -> (B, num_classes) logits."""

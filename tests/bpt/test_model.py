@@ -269,6 +269,15 @@ def test_a_model_is_made_and_folded_without_the_global_random_state(head_norm):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(
+    "options, says",
+    [({"head_norm": "Batch"}, "did you mean batch"), ({"dropout": 2.0}, "dropout is")],
+)
+def test_an_option_of_the_model_is_checked_where_it_is_made(options, says):
+    with pytest.raises(BurstError, match=says):
+        model_of(**options)
+
+
 def test_the_head_starts_as_asked_and_by_its_generator():
     one, two = model_of(head_std=0.01), model_of(head_std=0.01)
     assert torch.equal(one.head.weight, two.head.weight)
