@@ -164,7 +164,7 @@ def open_exported(
             generator=one,
         )
     model.load_trained_state(tensors)
-    return model.to(device).eval(), backbone, about
+    return model.to(next(backbone.model.parameters()).device).eval(), backbone, about
 
 
 def _metadata(run: Run, model: Model, backbone: Backbone) -> dict[str, Any]:

@@ -19,7 +19,8 @@ def started_head(
         std: of the normal distribution.
         generator: of the weights; then the global random state is left alone.
     """
-    with torch.random.fork_rng(devices=[]):  # what a linear layer draws is not kept
+    # What a linear layer draws is not kept. Generators are of the CPU, whatever the default device.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         head = kind(width, num_classes)
     nn.init.trunc_normal_(head.weight, std=std, generator=generator)
     nn.init.zeros_(head.bias)

@@ -119,7 +119,7 @@ def _check_reads_all(model: nn.Module) -> None:
 
 
 def _run(model: nn.Module, call: Call, precision: str) -> None:
-    place = next(model.parameters(), torch.empty(0)).device
+    place = next(model.parameters(), torch.empty(0, device="cpu")).device
     with ExitStack() as stack:
         if precision == "float32":
             stack.enter_context(plain_float32(place))

@@ -315,7 +315,7 @@ def _seen(image: Tensor, model: nn.Module | Backbone) -> NDArray[np.uint8]:
     highest value."""
     pixels = image.detach().float().cpu()
     if isinstance(model, Backbone) and len(pixels) == 3:
-        mean, std = (torch.tensor(one)[:, None, None] for one in (model.mean, model.std))
+        mean, std = (pixels.new_tensor(one)[:, None, None] for one in (model.mean, model.std))
         pixels = pixels * std + mean
     else:
         low, high = pixels.aminmax()

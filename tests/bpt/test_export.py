@@ -58,7 +58,7 @@ def test_an_exported_model_is_the_same_function(runs, tmp_path, method):
 def test_a_model_is_read_without_the_global_random_state(runs, tmp_path, method):
     export_run(open_run(runs / method), tmp_path / "m.safetensors")
     before = torch.get_rng_state()
-    load_exported(tmp_path / "m.safetensors")
+    load_exported(tmp_path / "m.safetensors", device="auto")
     assert torch.equal(torch.get_rng_state(), before)
 
 
