@@ -36,7 +36,7 @@ from burst.projection import projection
 from burst.stream import NamedStream, Stream, as_stream
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Extremes:
     """The largest entries of each block's response, and which dimensions and tokens carry energy.
 
