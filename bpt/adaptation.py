@@ -191,6 +191,7 @@ class PeftViT(AdaptedViT):
             self.head.out_features,
             pooling=self.pooling,
             drop_path=0.0,
+            generator=torch.Generator(),  # else it draws from the global one
         )
         model.head.load_state_dict(self.head.state_dict())
         return model.to(self.head.weight.device).train(self.training)

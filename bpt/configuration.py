@@ -141,7 +141,8 @@ def existing_result(
         return None
     if not resume:
         raise RunExists(
-            f"{out} already holds a run; resume it (--resume), or choose another folder (--out)"
+            f"{out} already holds a run; resume it (--resume, in Python resume=True), "
+            "or choose another folder (--out)"
         )
     run = folder.open_run(out)
     folder.check_same(run, recipe, config)

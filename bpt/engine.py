@@ -17,8 +17,9 @@ from bpt.errors import NonFiniteLoss
 from bpt.model import TrainedModule, trained_tensors
 from bpt.optimisation import MovingAverage, make_optimizer, schedule
 from bpt.recipe import Recipe
+from bpt.tuning import PRECISIONS
 from burst.distributed import gather, meet, rank_and_size, together
-from burst.errors import EmptyResult
+from burst.errors import EmptyResult, check_known
 
 B = TypeVar("B")
 T = TypeVar("T")
@@ -54,7 +55,7 @@ def evaluate(
     model: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     *,
-    device: torch.device,
+    device: str | torch.device,
     precision: str = "float32",
 ) -> Scores:
     """Loss and top-1 accuracy over all processes' batches; each image counts once.
@@ -66,10 +67,12 @@ def evaluate(
         precision: "float32", "bfloat16" or "float16".
 
     Raises:
+        UnknownName: a precision that is not known.
         EmptyResult: no image on any process.
         ImageError: an image cannot be read, on whichever process.
     """
-    return classify(model, batches, device=device, precision=precision)[0]
+    check_known("precision", precision, PRECISIONS)
+    return classify(model, batches, device=torch.device(device), precision=precision)[0]
 
 
 @torch.inference_mode()

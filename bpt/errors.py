@@ -22,7 +22,7 @@ class Interrupted(BurstError):
 
     Attributes:
         signum: the signal.
-        command: what to type to go on.
+        command: what to type to go on; or, where Python called, what to call.
     """
 
     def __init__(self, signum: int, command: str) -> None:

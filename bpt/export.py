@@ -138,12 +138,15 @@ def open_exported(
         bottleneck = about.get("bottleneck") or 1
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: its metadata lacks {error}") from error
+    one = torch.Generator()  # else heads draw from the global one
     if method in ("full", "lora"):
-        model: Model = FineTunedViT(backbone, len(classes), pooling=pooling)
+        model: Model = FineTunedViT(backbone, len(classes), pooling=pooling, generator=one)
     elif method == "bitfit":
-        model = BitFitViT(backbone, len(classes), pooling=pooling)
+        model = BitFitViT(backbone, len(classes), pooling=pooling, generator=one)
     elif method == "adapter":
-        model = AdapterViT(backbone, len(classes), bottleneck=bottleneck, pooling=pooling)
+        model = AdapterViT(
+            backbone, len(classes), bottleneck=bottleneck, pooling=pooling, generator=one
+        )
     else:
         prompts = {}
         for block in blocks:
@@ -152,10 +155,16 @@ def open_exported(
             prompts[block] = PlainPrompt(tensors[name].clone())
         gates = Gates(len(plain_vit(backbone).blocks)) if method == "gatevpt" else None
         model = PromptedViT(
-            backbone, prompts, len(classes), pooling=pooling, after=after, gates=gates
+            backbone,
+            prompts,
+            len(classes),
+            pooling=pooling,
+            after=after,
+            gates=gates,
+            generator=one,
         )
     model.load_trained_state(tensors)
-    return model.to(device).eval(), backbone, about
+    return model.to(next(backbone.model.parameters()).device).eval(), backbone, about
 
 
 def _metadata(run: Run, model: Model, backbone: Backbone) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from bpt.heads import started_head
 from bpt.model import TrainedModule, plain_vit, run_block
 from bpt.pooling import choose_pooling, pool
 from burst.adapters import num_prefix_tokens
@@ -25,7 +26,7 @@ class TunedViT(TrainedModule):
         pooling: see `PromptedViT`; without prompts, "prompts+patches" is the mean of the patches.
         head_std: of the head's truncated normal start; its bias starts at 0.
         checkpoint_activations: see `Machine`.
-        generator: of the head's start; the global random state is left alone.
+        generator: of the head's start; with one the global random state is left alone.
 
     Raises:
         UnsupportedModel: another class of model, or a pooling that it cannot have.
@@ -47,9 +48,8 @@ class TunedViT(TrainedModule):
         self.info, self.checkpoint_activations = backbone, checkpoint_activations
         self.prefix = num_prefix_tokens(self.vit)
         self.pooling = choose_pooling(backbone, pooling)
-        self.head = nn.Linear(self.vit.embed_dim, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        width = self.vit.embed_dim
+        self.head = started_head(nn.Linear, width, num_classes, head_std, generator)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images -> (B, num_classes) logits."""

@@ -31,13 +31,15 @@ class Gates(nn.Module):
         start: minus the logits at the start; 10 lets every block see almost the same prompt.
 
     Raises:
-        BurstError: `start` is not finite.
+        BurstError: `depth` is not positive, or `start` not finite.
 
     Source: Yoo et al. 2023, arXiv 2306.05067.
     """
 
     def __init__(self, depth: int, *, start: float = START) -> None:
         super().__init__()
+        if depth < 1:
+            raise BurstError(f"depth is {depth}; it must be at least 1")
         if not math.isfinite(start):
             raise BurstError(f"gate_init is {start}; it must be finite")
         self.logits = nn.Parameter(torch.full((depth - 1,), -float(start)))

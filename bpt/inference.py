@@ -21,6 +21,7 @@ from bpt.transforms import eval_transform
 from burst.device import choose_device
 from burst.distributed import rank_and_size
 from burst.errors import BurstError, CheckpointError, ImageError, check_known, one_line
+from burst.files import all_of
 from burst.progress import Say
 from burst.weightfile import read_stored
 
@@ -135,7 +136,7 @@ def _answers(
 @torch.inference_mode()
 def predict(
     run: Run,
-    images: Sequence[str | Path],
+    images: str | Path | Sequence[str | Path],
     *,
     top: int = 5,
     device: str = "cpu",
@@ -145,7 +146,8 @@ def predict(
 
     Args:
         run: from `open_run`.
-        images: files, folders or archives of images; what they hold is read in order of names.
+        images: a file, folder or archive of images, or several; what they hold is read in order of
+            names.
         top: how many classes, at most as many as there are.
         device: to run on: "auto", "cpu", "cuda", ...; under `torchrun` each process has its GPU.
         on_bad: called with a line for each image that cannot be read, which is then left out; if
@@ -162,9 +164,9 @@ def predict(
     """
     if top < 1:
         raise BurstError(f"top is {top}; it must be at least 1")
-    if not images:
+    openers = [FileOpener(Path(place)) for place in all_of(images)]
+    if not openers:
         raise ImageError("no image to classify; name files, folders or archives")
-    openers = [FileOpener(Path(place)) for place in images]
     chosen = choose_device(device)
     model, backbone = run.load_model(chosen)
     transform, size = eval_transform(backbone), run.recipe.eval_batch_size

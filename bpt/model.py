@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from bpt.gates import Gates
+from bpt.heads import HEADS, NormedHead, started_head
 from bpt.partial_block import is_known, partial_block
 from bpt.pooling import choose_pooling, final_norm, pool, read_rows
 from bpt.prompt import PlainPrompt, PromptModule
@@ -89,6 +90,7 @@ class PromptedTokens(TrainedModule):
         ShapeError: a prompt of another width, prompts of different numbers, a block that the model
             does not have.
         UnknownName: an `after` that is not known.
+        BurstError: a dropout out of range.
 
     Source: Jia et al. 2022, arXiv 2203.12119 (prompts); Wang et al. 2025, arXiv 2506.22908.
     """
@@ -113,6 +115,8 @@ class PromptedTokens(TrainedModule):
         self.prompts = nn.ModuleDict({str(block): prompts[block] for block in sorted(prompts)})
         self.num_prompts = self._check_prompts(prompts)
         check_known("after", after, AFTER)
+        if not 0 <= dropout < 1:
+            raise BurstError(f"dropout is {dropout}; it must lie in 0..1, without 1")
         self.after = after
 
     @property
@@ -233,11 +237,11 @@ class PromptedViT(PromptedTokens):
         head_std: of the head's truncated normal start; its bias starts at 0.
         checkpoint_activations: see `Machine`.
         head_norm: "batch" for a `NormedHead`, or "none".
-        generator: of the head's start; the global random state is left alone.
+        generator: of the head's start; with one the global random state is left alone.
 
     Raises:
         UnsupportedModel: a pooling that the model cannot have; and see `PromptedTokens`.
-        UnknownName: a pooling that is not known.
+        UnknownName: a pooling or a norm of the head that is not known.
         BurstError: pooling "prompts" without prompts behind the last block.
         ShapeError: see `PromptedTokens`.
     """
@@ -262,10 +266,8 @@ class PromptedViT(PromptedTokens):
         self.pooling = choose_pooling(backbone, pooling)
         if self.pooling == "prompts" and (not prompts or after == "drop"):
             raise BurstError("pooling prompts needs prompts that are carried to the last block")
-        make_head = NormedHead if head_norm == "batch" else nn.Linear
-        self.head = make_head(self.width, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=head_std, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        check_known("head_norm", head_norm, HEADS)
+        self.head = started_head(HEADS[head_norm], self.width, num_classes, head_std, generator)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images, or see `tokens` -> (B, num_classes) logits."""
@@ -321,41 +323,18 @@ class PromptedViT(PromptedTokens):
         """
         classes, pooling, after = self.head.out_features, self.pooling, self.after
         gates, prompts = copy.deepcopy(self.gates), self.plain_prompts()
-        model = PromptedViT(self.info, prompts, classes, pooling=pooling, after=after, gates=gates)
-        model = model.to(self.head.weight.device)
+        model = PromptedViT(
+            self.info,
+            prompts,
+            classes,
+            pooling=pooling,
+            after=after,
+            gates=gates,
+            generator=torch.Generator(),  # else it draws from the global one
+        ).to(self.head.weight.device)
         head = self.head.folded() if isinstance(self.head, NormedHead) else self.head
         model.head.load_state_dict(head.state_dict())
         return model.train(self.training)
-
-
-class NormedHead(nn.Linear):
-    """A linear layer behind batch normalisation without weights of its own, as MAE probes.
-
-    In training each process normalises by its own share of the batch, which must be two images or
-    more; in evaluation by the running mean and variance, which move a tenth of the way each step.
-
-    Source: He et al. 2022, arXiv 2111.06377, main_linprobe.py.
-    """
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__(width, num_classes)
-        self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
-        self.norm.num_batches_tracked = None  # the momentum does not depend on it
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, d) -> (B, num_classes)."""
-        return super().forward(self.norm(features))
-
-    @torch.no_grad()
-    def folded(self) -> nn.Linear:
-        """The same function of evaluation in one matrix and one bias."""
-        mean, variance = self.norm.running_mean, self.norm.running_var
-        assert mean is not None and variance is not None
-        weight = self.weight.double() / (variance.double() + self.norm.eps).sqrt()
-        head = nn.Linear(self.in_features, self.out_features, device=self.weight.device)
-        head.weight.copy_(weight)
-        head.bias.copy_(self.bias.double() - weight @ mean.double())
-        return head
 
 
 def run_block(block: nn.Module, x: Tensor, *, checkpointed: bool) -> Tensor:

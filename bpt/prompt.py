@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from burst.errors import BurstError, ShapeError, check_known
+from burst.errors import BurstError, ShapeError, check_kinds, check_known
 from burst.precision import plain_float32
 
 PROMPT_METHODS = (
@@ -77,6 +77,7 @@ class PromptOptions:
     null_gain: float = NULL_GAIN
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         check_known("method", self.method, PROMPT_METHODS)
         check_known("kind of spt tokens", self.spt_tokens, SPT_TOKENS)
         check_known("start of the bilinear prompt", self.bilinear_init, BILINEAR_STARTS)

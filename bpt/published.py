@@ -91,13 +91,15 @@ def recipe_for(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever 
 
     Raises:
         UnknownName: an unknown dataset, method or backbone.
-        BurstError: a hyper-parameter was given that the method makes no use of; else see `Recipe`
-            and `parse_placement`.
+        BurstError: a dataset for detection; a hyper-parameter was given that the method makes no
+            use of; else see `Recipe` and `parse_placement`.
     """
     given = {name: value for name, value in given.items() if value is not None}
     origins = dict.fromkeys(given, "given")
-    check_fields(Recipe, given, dataset=dataset)
     info = dataset_info(dataset)
+    if info.task == "detection":
+        raise BurstError(f"{dataset} is for detection; see bpt.detection_recipe_for")
+    check_fields(Recipe, given, dataset=dataset)
     benchmark = info.layout is not None
     if benchmark and "model" not in given:
         given["model"], origins["model"] = "mae_vitb", "the paper's headline run"

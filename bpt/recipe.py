@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from bpt.augmentation import check_randaugment
 from bpt.dataset.folds import parse_fold
+from bpt.heads import HEADS
 from bpt.methods import DEFAULTS, PROMPT_DEFAULTS, check_used
 from bpt.pooling import OF_PROMPTS, POOLINGS
 from bpt.tuning import Tuning
@@ -13,7 +14,6 @@ from burst.errors import BurstError, check_known
 PROTOCOLS = {"standard": "val", "last": None, "authors": "test"}
 AUGMENTATIONS = ("crop", "flip", "none")
 OF_CROPS = ("randaugment", "random_erasing")  # what becomes of random crops, and of no others
-HEAD_NORMS = ("none", "batch")
 OPTIMIZERS = ("adamw", "sgd", "lars")
 
 
@@ -91,7 +91,7 @@ class Recipe(Tuning):
     def __post_init__(self) -> None:
         check_known("augmentation", self.augmentation, AUGMENTATIONS)
         check_known("pooling", self.pooling, POOLINGS)
-        check_known("head_norm", self.head_norm, HEAD_NORMS)
+        check_known("head_norm", self.head_norm, HEADS)
         check_known("protocol", self.protocol, PROTOCOLS)
         check_known("optimizer", self.optimizer, OPTIMIZERS)
         super().__post_init__()

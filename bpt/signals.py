@@ -12,6 +12,8 @@ from burst.distributed import highest
 from burst.provenance import command_line
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
+AGAIN = "call it again"
+"""What to do where Python called a function, and no command was typed."""
 
 
 @contextmanager
@@ -62,10 +64,15 @@ class Signals:
 
 
 def resume_command() -> str:
-    """What to type to go on: this process's command, with --resume."""
-    return this_command() + ("" if "--resume" in sys.argv else " --resume")
+    """How to go on with a training: this process's command with --resume; or see `AGAIN`."""
+    command = this_command()
+    if command == AGAIN:
+        return f"{AGAIN} with resume=True"
+    return command + ("" if "--resume" in sys.argv else " --resume")
 
 
 def this_command() -> str:
-    """What was typed to start this process."""
-    return shlex.join(command_line())
+    """What was typed to start this process, if that was `bpt`; or see `AGAIN`."""
+    started = command_line()
+    is_ours = started[0] == "bpt" or started[:3] == ["python", "-m", "bpt"]
+    return shlex.join(started) if is_ours else AGAIN

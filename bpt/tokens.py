@@ -12,7 +12,7 @@ from torch import Tensor
 from bpt.prompt import SPT_TOKENS
 from burst.adapters import num_prefix_tokens
 from burst.backbone import Backbone
-from burst.errors import EmptyResult, ShapeError, UnsupportedModel, check_known
+from burst.errors import BurstError, EmptyResult, ShapeError, UnsupportedModel, check_known
 
 CLUSTERED = 20_000  # tokens a block that k-means sees, drawn from all
 
@@ -58,6 +58,7 @@ def prompt_tokens(
         UnsupportedModel: another class of model.
         EmptyResult: no image.
         ShapeError: fewer tokens in all images than prompts.
+        BurstError: a block that the model does not have.
 
     Source: Wang et al. 2024, "Revisiting the Power of Prompt for Visual Tuning", arXiv 2402.02382.
     """
@@ -65,6 +66,8 @@ def prompt_tokens(
     model = backbone.model
     if not isinstance(model, VisionTransformer):
         raise UnsupportedModel(f"{backbone.name} is not a timm VisionTransformer")
+    if outside := [block for block in blocks if not 0 <= block < len(model.blocks)]:
+        raise BurstError(f"no block {outside[0]}; there are blocks 0 to {len(model.blocks) - 1}")
     size = max(CLUSTERED, num_prompts) if kind == "kmeans" else num_prompts
     drawn = {block: _Reservoir(size, np.random.default_rng([seed, block])) for block in blocks}
     for batch in batches:

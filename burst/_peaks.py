@@ -53,8 +53,9 @@ class Peaks:
         Numbers of items do not fall from one call to the next.
         """
         columns = max(1, (CPU_TILE if x.device.type == "cpu" else GPU_TILE) // len(a))
-        by_dimension = torch.zeros(len(a), dtype=torch.float64)
-        by_token = torch.zeros(int(token.max()) + 1 if len(token) else 0, dtype=torch.float64)
+        by_dimension = torch.zeros(len(a), dtype=torch.float64, device="cpu")
+        tokens = int(token.max()) + 1 if len(token) else 0
+        by_token = torch.zeros(tokens, dtype=torch.float64, device="cpu")
         with plain_float32(x.device):
             for start in range(0, len(x), columns):
                 part = slice(start, start + columns)

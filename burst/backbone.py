@@ -23,6 +23,7 @@ from torch import nn
 from burst import hub
 from burst.backbone_spec import BackboneSpec, Triple, known_backbones
 from burst.checkpoint import LoadReport, load_checkpoint
+from burst.device import check_device
 from burst.errors import CheckpointError, ImageError, TextError, UnknownName, some
 from burst.loading.common import (
     RANDOM,
@@ -190,7 +191,7 @@ def load_backbone(
             (`timm:vit_base_patch16_224.mae`) is that entry.
         weights: a checkpoint of any layout that `load_checkpoint` knows, or `"random"`. Without
             it the file in the package or a cache is used, and else downloaded.
-        device: where the model goes.
+        device: where the model goes; "auto" is the GPU, if there is one, and else the CPU.
         seed: of random weights; the global random state stays as it was.
         image_size: side in pixels of the images to read, where it is not the pretraining's;
             position embeddings are resampled as the model's library does it.
@@ -202,11 +203,13 @@ def load_backbone(
         ImageError: images of this size cannot be read, or what prepares them cannot be told.
         UnsupportedModel: an encoder with a decoder, quantised weights, or an adapter alone (`hf:`);
             a function that gives no model (`python:`).
-        BurstError: the name's library is not installed.
+        BurstError: the name's library is not installed; PyTorch does not have the device here.
     """
+    place = check_device(str(device))
     options = LoadOptions(weights=weights, seed=seed, image_size=image_size, kind=kind)
-    found = _load(name, options)
-    model = found.model.eval().requires_grad_(False).to(torch.device(device), torch.float32)
+    with torch.device("cpu"):  # whatever the default device: seeds are of the CPU's generator
+        found = _load(name, options)
+    model = found.model.eval().requires_grad_(False).to(place, torch.float32)
     check_finite(name, model)
     found = replace(found, name=name, model=model)
     if found.kind == "image" and (image_size or found.resized_from or found.assumed):

@@ -229,8 +229,9 @@ def decorrelate(factor: Floats, *, method: str = "zca", floor: float = 1e-6) -> 
 
     Raises:
         UnknownName: another method.
-        BurstError: floor out of range; floor 0 and a singular Sigma; an entry of Y that is constant
-            and a method that standardises, or floor 0 and `diagonal`.
+        BurstError: floor out of range; a factor that is not finite; floor 0 and a singular Sigma;
+            an entry of Y that is constant and a method that standardises, or floor 0 and
+            `diagonal`.
         EmptyResult: Sigma is zero.
 
     Source: Kessy, Lewin and Strimmer 2018, Table 1, doi 10.1080/00031305.2016.1277159.
@@ -242,6 +243,8 @@ def decorrelate(factor: Floats, *, method: str = "zca", floor: float = 1e-6) -> 
         raise UnknownName("whitening method", method, METHODS)
     if not 0 <= floor < 1:
         raise BurstError(f"the eigenvalue floor is {floor}; it must be at least 0 and below 1")
+    if not np.isfinite(factor).all():
+        raise BurstError("a factor of Sigma must be finite")
     if method == "diagonal":
         return _diagonal(factor, floor)
     deviation = _deviation(factor, standardise=method.endswith("cor"))

@@ -68,7 +68,9 @@ def _index(device: torch.device) -> int:
 
 
 def check_device(name: str) -> torch.device:
-    """The device with this name, for another process: a GPU that is named is left alone.
+    """The device with this name, ready to be used; a GPU that is named is not made the current one.
+
+    It may be for another process.
 
     Raises:
         BurstError: see `choose_device`.

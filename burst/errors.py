@@ -17,6 +17,7 @@ BackendWarning             the fast backend cannot be used on a GPU, and another
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 
@@ -124,3 +125,24 @@ def check_known(kind: str, given: str, known: Iterable[str]) -> None:
     """
     if given not in known:
         raise UnknownName(kind, given, known)
+
+
+def check_kinds(options: Any) -> None:  # noqa: ANN401  any dataclass
+    """Refuse what is no number, or no whole one, in a field that is annotated as one.
+
+    Args:
+        options: a dataclass.
+
+    Raises:
+        BurstError: there is such a value; its field is named.
+    """
+    kinds: dict[Any, tuple[Any, str]] = {
+        int: (int, "a whole number (int)"),
+        int | None: (int | None, "a whole number (int)"),
+        float: (int | float, "a number (float)"),
+        float | None: (int | float | None, "a number (float)"),
+    }
+    for one in fields(options):
+        kind, wanted = kinds.get(one.type, (object, ""))
+        if not isinstance(value := getattr(options, one.name), kind):
+            raise BurstError(f"{one.name} is {value!r}; it must be {wanted}")

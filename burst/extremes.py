@@ -36,7 +36,7 @@ from burst.projection import projection
 from burst.stream import NamedStream, Stream, as_stream
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Extremes:
     """The largest entries of each block's response, and which dimensions and tokens carry energy.
 
@@ -211,7 +211,7 @@ class _Gauge:
         names = self._origins.names
         if names is None:
             return item + self._origins.first
-        return torch.tensor([self._numbers_of[name] for name in names])[item]
+        return torch.tensor([self._numbers_of[name] for name in names], device="cpu")[item]
 
 
 def _items(stream: Stream) -> list[str] | None:

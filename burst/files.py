@@ -8,13 +8,18 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from burst.errors import OutputError
 
 PART = ".part-"  # what a folder begins with that is being made
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # how writing on may fail
+
+
+def all_of(places: str | Path | Iterable[str | Path]) -> list[str | Path]:
+    """The places that are named, which may be one alone."""
+    return [places] if isinstance(places, str | Path) else list(places)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from burst.progress import Progress
 from burst.score_tiles import Scores
 from burst.scores import OnScores, capture_scores
 from burst.stream import Call, Stream, as_call, batch_size
-from burst.tokens import capture
+from burst.tokens import capture, lock_of
 
 TOKENS = ("all", "patch")
 PERMUTED = "permuted"
@@ -41,7 +41,7 @@ def read_tokens(
 
     From the second batch of a shape on the forward pass ends where the last of the blocks has read
     its tokens, or its softmax is given its scores: what the model would make of them is not asked
-    for. Dropout and the like are off meanwhile.
+    for. Dropout and the like are off meanwhile, and other threads that read the model wait.
 
     Args:
         model: batches go to its device; what wraps it (DDP, torch.compile) is left aside.
@@ -119,7 +119,7 @@ def _check_reads_all(model: nn.Module) -> None:
 
 
 def _run(model: nn.Module, call: Call, precision: str) -> None:
-    place = next(model.parameters(), torch.empty(0)).device
+    place = next(model.parameters(), torch.empty(0, device="cpu")).device
     with ExitStack() as stack:
         if precision == "float32":
             stack.enter_context(plain_float32(place))
@@ -179,11 +179,12 @@ class _Last:
 
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    """The model as in use, and then as it was."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    """The model as in use, and then as it was; of two threads the second one waits."""
+    with lock_of(model):
+        training = [module for module in model.modules() if module.training]
+        try:
+            model.eval()
+            yield
+        finally:
+            for module in training:
+                module.training = True

@@ -226,8 +226,11 @@ class Histogram:
         """Undo `to_dict`.
 
         Raises:
-            ShapeError: its axis is none, or its counts do not fit the axis or the moments.
+            ShapeError: a part of it is missing; its axis is none, or its counts do not fit the
+                axis or the moments.
         """
+        if missing := {"axis", "counts", "moments", "nonfinite", "backend"} - form.keys():
+            raise ShapeError(f"a histogram without {', '.join(sorted(missing))}; give a `to_dict`")
         return cls(
             axis_from_dict(form["axis"]),
             form["counts"],

@@ -62,7 +62,7 @@ def permuted_weights(w: Tensor, generator: torch.Generator) -> Tensor:
         w: of any shape.
         generator: on the CPU.
     """
-    order = torch.randperm(w.numel(), generator=generator).to(w.device)
+    order = torch.randperm(w.numel(), generator=generator, device="cpu").to(w.device)
     return w.reshape(-1)[order].reshape(w.shape)
 
 

@@ -187,8 +187,8 @@ class Origins(Stream):
         each = int(windows) * x.shape[1]
         grid = self._grid(block, x.shape[1] + prefix) if windows == 1 else None
         return Places(
-            torch.arange(items).repeat_interleave(each),
-            torch.arange(prefix, prefix + each).repeat(items),
+            torch.arange(items, device="cpu").repeat_interleave(each),
+            torch.arange(prefix, prefix + each, device="cpu").repeat(items),
             grid,
         )
 

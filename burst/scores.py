@@ -32,7 +32,14 @@ from burst.adapters.transformers_text import SINK
 from burst.errors import HookNeverFired, UnsupportedModel, and_more
 from burst.score_sources import Args, Kwargs, Sources
 from burst.score_tiles import Scores, Source
-from burst.tokens import check_hooks_work, check_not_shared, in_backward, tokens_given_to
+from burst.tokens import (
+    check_hooks_work,
+    check_not_shared,
+    in_backward,
+    lock_of,
+    of_this_thread,
+    tokens_given_to,
+)
 from burst.window_masks import Windowed, hidden_in_windows
 
 OnScores: TypeAlias = Callable[[int, Scores], None]
@@ -67,7 +74,7 @@ def capture_scores(
             the model's own, and the model may write over it once the call has returned.
 
     Contexts nest, with each other and with those of `capture`. Recomputation by gradient
-    checkpointing during the backward pass is passed over.
+    checkpointing during the backward pass is passed over, and so is what other threads run.
 
     Raises:
         BurstError: a block index out of range.
@@ -190,15 +197,15 @@ class _Listener:
             if self.block.adapter and self.block.adapter.before:
                 stack.enter_context(heard(self.block.module, self._layer_begins))
             elif isinstance(self.block.attention, nn.MultiheadAttention):
-                hook = self.block.attention.register_forward_pre_hook(
-                    lambda _, args, kwargs: self._torch_begins(args, kwargs), with_kwargs=True
-                )
+                given = of_this_thread(self._torch_begins)
+                hook = self.block.attention.register_forward_pre_hook(given, with_kwargs=True)
                 stack.callback(hook.remove)
             else:
-                attention = self.block.attention
-                begins = attention.register_forward_pre_hook(self._begins, with_kwargs=True)
-                stack.callback(begins.remove)
-                stack.callback(attention.register_forward_hook(self._ends).remove)
+                attention, ends = self.block.attention, of_this_thread(self._ends)
+                begins = of_this_thread(self._begins)
+                hook = attention.register_forward_pre_hook(begins, with_kwargs=True)
+                stack.callback(hook.remove)
+                stack.callback(attention.register_forward_hook(ends).remove)
             yield
 
     def _begins(self, attention: nn.Module, args: Args, kwargs: Kwargs) -> None:
@@ -231,7 +238,7 @@ class _Listener:
                 "so its logits cannot be read; leave this block out"
             )
 
-    def _torch_begins(self, args: Args, kwargs: Kwargs) -> None:
+    def _torch_begins(self, _: nn.Module, args: Args, kwargs: Kwargs) -> None:
         if not in_backward():
             self._refuse_other_keys(args, kwargs)
             self._hand_over(self._sources.of_module(args, kwargs))
@@ -274,19 +281,21 @@ class _Watch(TorchFunctionMode):
 
 @contextmanager
 def heard(module: nn.Module, told: Callable[[Args, Kwargs], None]) -> Iterator[None]:
-    """Be told what a module is called with, without a hook."""
-    before = vars(module).get("forward")
-    forward = module.forward
+    """Be told what a module is called with by this thread, without a hook."""
+    told = of_this_thread(told)
+    with lock_of(module):
+        before = vars(module).get("forward")
+        forward = module.forward
 
-    @wraps(forward)
-    def forward_and_tell(*args: object, **kwargs: object) -> object:
-        told(args, kwargs)
-        return forward(*args, **kwargs)
+        @wraps(forward)
+        def forward_and_tell(*args: object, **kwargs: object) -> object:
+            told(args, kwargs)
+            return forward(*args, **kwargs)
 
-    module.forward = forward_and_tell
-    try:
-        yield
-    finally:
-        del module.forward
-        if before is not None:
-            module.forward = before
+        module.forward = forward_and_tell
+        try:
+            yield
+        finally:
+            del module.forward
+            if before is not None:
+                module.forward = before

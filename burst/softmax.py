@@ -183,7 +183,7 @@ class WeightCounter:
 
     def __init__(self, prefix: Prefix | None = None) -> None:
         self._prefix = prefix or Prefix()
-        self._sums = torch.zeros(len(WEIGHTS), 3, dtype=torch.float64)
+        self._sums = torch.zeros(len(WEIGHTS), 3, dtype=torch.float64, device="cpu")
 
     def add(self, tile: Tile) -> None:
         """Add the queries of a tile; on a GPU nothing is waited for."""

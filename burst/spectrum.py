@@ -276,7 +276,8 @@ def _share(w_q: Tensor, w_k: Tensor, core: Tensor) -> float:
 def _null(dim: int, width: int, seed: int) -> Floats:
     """Singular values of the product of random factors (dim, width), of Frobenius norm 1."""
     generator = torch.Generator().manual_seed(seed)
-    w_q, w_k = torch.randn(2, dim, width, generator=generator, dtype=torch.float64)
+    shape = 2, dim, width
+    w_q, w_k = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     values = singular_values(w_q, w_k)
     return values / np.linalg.norm(values)
 

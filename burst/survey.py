@@ -123,7 +123,7 @@ class SurveyOptions:
         return FloatAxis.for_bins(self.bins)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Survey:
     """What a survey found.
 
@@ -262,6 +262,8 @@ def survey(
         BackendWarning: as `burst.histogram`.
     """
     options = options or SurveyOptions()
+    if not isinstance(options, SurveyOptions):
+        raise BurstError(f"options are a {type(options).__name__}, expected SurveyOptions")
     check_tokens(model, options.tokens)
     subject = subject_of(model, name)
     blocks, skipped, omitted = _chosen_blocks(subject.model, options)

@@ -233,13 +233,13 @@ class TextStream(NamedStream):
 
     def _marked(self, ids: NDArray[np.int64]) -> Tensor:
         around = self._tokenizer.prefix, ids.tolist(), self._tokenizer.suffix
-        return torch.tensor([one for part in around for one in part])
+        return torch.tensor([one for part in around for one in part], device="cpu")
 
     def _filled_up(self, sequences: list[Tensor]) -> dict[str, Tensor]:
         longest = max(map(len, sequences))
         if self._tokenizer.fill:
             longest = self._tokenizer.max_length
-        ids = torch.full((len(sequences), longest), self._tokenizer.pad)
+        ids = torch.full((len(sequences), longest), self._tokenizer.pad, device="cpu")
         mask = torch.zeros_like(ids)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence

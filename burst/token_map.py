@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from burst.adapters import AttentionBlock, measurable_blocks, warn_of_omissions
 from burst.backbone import Backbone
 from burst.errors import BurstError, ImageError, UnsupportedModel
+from burst.files import all_of
 from burst.fingerprint import identity, subject_of
 from burst.float64 import to_float64
 from burst.forward import read_tokens
@@ -163,7 +164,7 @@ class PhotoMaps:
 
 def map_photos(
     backbone: Backbone,
-    photos: Sequence[str | Path],
+    photos: str | Path | Sequence[str | Path],
     *,
     blocks: Iterable[int] | None = None,
     progress: Progress | None = None,
@@ -172,8 +173,8 @@ def map_photos(
 
     Args:
         backbone: from `load_backbone`.
-        photos: each an image file, or a folder or archive of some, or `sample`: four crops of the
-            photographs that come with scikit-learn.
+        photos: one or several, each an image file, or a folder or archive of some, or `sample`:
+            four crops of the photographs that come with scikit-learn.
         blocks, progress: as for `token_energy`.
 
     Raises:
@@ -185,11 +186,11 @@ def map_photos(
         OmittedTermWarning: as `token_energy`.
     """
     _check_reads_images(backbone)
-    if not photos:
+    if not (places := all_of(photos)):
         raise ImageError("no photograph to map: give an image file")
     streams = [
         images_for(backbone, one, num_images=4 if one == SAMPLE else None, skip_bad=True)
-        for one in dict.fromkeys(photos)
+        for one in dict.fromkeys(places)
     ]
     total, done = sum(stream.batches for stream in streams), count(start=1)
     maps: list[tuple[str, TokenMap]] = []
@@ -314,7 +315,7 @@ def _seen(image: Tensor, model: nn.Module | Backbone) -> NDArray[np.uint8]:
     highest value."""
     pixels = image.detach().float().cpu()
     if isinstance(model, Backbone) and len(pixels) == 3:
-        mean, std = (torch.tensor(one)[:, None, None] for one in (model.mean, model.std))
+        mean, std = (pixels.new_tensor(one)[:, None, None] for one in (model.mean, model.std))
         pixels = pixels * std + mean
     else:
         low, high = pixels.aminmax()

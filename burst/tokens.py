@@ -5,8 +5,10 @@ capture  a context in which each block hands over the tokens its attention reads
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from contextlib import AbstractContextManager, contextmanager
+from threading import RLock, get_ident
+from typing import Any, ParamSpec, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from burst.adapters.registry import CROSS
 from burst.errors import HookNeverFired, UnsupportedModel
 
 Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
+P = ParamSpec("P")
+_locks: "WeakKeyDictionary[nn.Module, AbstractContextManager[object]]" = WeakKeyDictionary()
 
 
 @contextmanager
@@ -53,7 +57,8 @@ def capture(
 
     An attention that runs twice in one forward pass is reported twice, and the last one is kept.
     Recomputation by gradient checkpointing during the backward pass is not a new reading and is
-    passed over. Contexts nest. Leaving one removes its hooks, also after an error.
+    passed over, and so is what other threads run. Contexts nest. Leaving one removes its hooks,
+    also after an error.
 
     Raises:
         BurstError: a block index out of range.
@@ -167,6 +172,7 @@ def _reading_hook(
     module = block.module if before else block.reader
     tokens, given_to = tokens_given_to(block, module)
 
+    @of_this_thread
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if in_backward():
             return
@@ -210,6 +216,22 @@ def tokens_given_to(
         return x
 
     return tokens, read
+
+
+def of_this_thread(hook: Callable[P, None]) -> Callable[P, None]:
+    """A hook that leaves alone what threads other than the present one run."""
+    thread = get_ident()
+
+    def hook_of_thread(*args: P.args, **kwargs: P.kwargs) -> None:
+        if get_ident() == thread:
+            hook(*args, **kwargs)
+
+    return hook_of_thread
+
+
+def lock_of(model: nn.Module) -> AbstractContextManager[object]:
+    """A lock, held by one thread at a time, again and again: to change a model for a while."""
+    return _locks.setdefault(model, RLock())
 
 
 def in_backward() -> bool:

@@ -95,7 +95,7 @@ def measured_whitening(backbone: Backbone, images: NamedStream) -> tuple[Whiteni
 
 
 def save_burst_report(
-    backbones: Sequence[BackboneReport], out: str | os.PathLike[str], *, seed: int
+    backbones: Sequence[BackboneReport], out: str | os.PathLike[str], *, seed: int | None = None
 ) -> list[Path]:
     """Write index.html, its figures as PNG and PDF, statistics.csv and run.json.
 
@@ -104,7 +104,7 @@ def save_burst_report(
     Args:
         backbones: what to show, in this order.
         out: the folder; made if missing.
-        seed: of the choice of images, for the record.
+        seed: of the choice of images, where the records do not say it.
 
     Returns:
         The files, the page first.
@@ -112,13 +112,14 @@ def save_burst_report(
     Raises:
         EmptyResult: no backbone, or one twice; or none of qk, x and qkx was measured of one.
         OutputError: the folder cannot be written.
+        BurstError: a record says another seed.
     """
     models = [one.model for one in backbones]
     if not models or len(set(models)) < len(models):
         raise EmptyResult(f"backbones {models} must be at least one, and no two the same")
+    records = {one.model: run_record(one.survey, seed=seed) for one in backbones}
     folder = make_folder(out)
     table = pd.concat([one.survey.table for one in backbones], ignore_index=True)
-    records = {one.model: run_record(one.survey, seed=seed) for one in backbones}
     page = Page(f"Attention burstiness: {', '.join(models)}", LEAD)
     files: list[Path] = []
     origins = {one.model: one.origins for one in backbones if one.origins}
@@ -299,10 +300,11 @@ def _how(section: Section, records: dict[str, dict[str, Any]]) -> None:
     for model, record in records.items():
         images = record["images"] or {"count": 0, "source": "none"}
         what = "Sequences" if images.get("kind") == "text" else "Images"
+        seed = "" if record["seed"] is None else f", seed {record['seed']}"
         section.heading(model)
         lines = [
             f"Weights: {record['weights']}, SHA-256 {record['weights_sha256']}",
-            f"{what}: {images['count']} of {images['source']}, seed {record['seed']}",
+            f"{what}: {images['count']} of {images['source']}{seed}",
             f"Convention: {record['options']['convention']}, tokens: {record['options']['tokens']}",
             f"Left out: {len(record['skipped_blocks'])} blocks; {record['nonfinite']} values that "
             "were not finite",

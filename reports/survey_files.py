@@ -2,11 +2,13 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from burst.errors import BurstError
 from burst.files import make_folder, write_atomically
 from burst.provenance import provenance
 from burst.survey import Survey
@@ -14,7 +16,9 @@ from reports.depth import depth_grid, depth_lines
 from reports.style import save_figure
 
 
-def save_survey(survey: Survey, out: str | os.PathLike[str], *, seed: int) -> list[Path]:
+def save_survey(
+    survey: Survey, out: str | os.PathLike[str], *, seed: int | None = None
+) -> list[Path]:
     """Write what a survey found into a folder, each file whole or not at all.
 
     `statistics.csv` is the table. `histograms.npz` holds for each row
@@ -27,14 +31,16 @@ def save_survey(survey: Survey, out: str | os.PathLike[str], *, seed: int) -> li
     Args:
         survey: from `burst.survey`.
         out: the folder; made if missing, files of the same names are replaced.
-        seed: of the images' choice, for the record.
+        seed: of the images' choice, where the survey's record does not say it.
 
     Returns:
         The files written.
 
     Raises:
         OutputError: the folder cannot be written.
+        BurstError: the record says another seed.
     """
+    record = run_record(survey, seed=seed)
     folder = make_folder(out)
     with write_atomically(folder / "statistics.csv") as path:
         survey.table.to_csv(path, index=False)
@@ -42,7 +48,7 @@ def save_survey(survey: Survey, out: str | os.PathLike[str], *, seed: int) -> li
         np.savez_compressed(path, **_arrays(survey))
     survey.save(folder / "survey.npz")
     with write_atomically(folder / "run.json") as path:
-        path.write_text(json.dumps(run_record(survey, seed=seed), indent=2) + "\n")
+        path.write_text(json.dumps(record, indent=2) + "\n")
     names = ["statistics.csv", "histograms.npz", "survey.npz", "run.json"]
     if len(survey.softmax):
         with write_atomically(folder / "softmax.csv") as path:
@@ -52,11 +58,31 @@ def save_survey(survey: Survey, out: str | os.PathLike[str], *, seed: int) -> li
     return files + _save_figures(survey, folder)
 
 
-def run_record(survey: Survey, *, seed: int) -> dict[str, Any]:
-    """How a survey was made and what it could not measure, as plain JSON-able data."""
+def seed_of(record: Mapping[str, Any], given: int | None) -> int | None:
+    """The seed that the images of a record were chosen by; `given` where it does not say.
+
+    Raises:
+        BurstError: it says another than is given.
+    """
+    images = record.get("images") or {}
+    said = {one["seed"] for one in (images, *images.get("sources", ())) if "seed" in one}
+    if given is not None and said and said != {given}:
+        raise BurstError(
+            f"seed is {given}, and the images of {record['model']} were chosen by seed "
+            f"{', '.join(map(str, sorted(said)))}; leave seed out"
+        )
+    return said.pop() if len(said) == 1 else given
+
+
+def run_record(survey: Survey, *, seed: int | None = None) -> dict[str, Any]:
+    """How a survey was made and what it could not measure, as plain JSON-able data.
+
+    Raises:
+        BurstError: see `seed_of`.
+    """
     return {
         **provenance(),
-        "seed": seed,
+        "seed": seed_of(survey.record, seed),
         **survey.record,
         "omitted": list(survey.omitted),
         "skipped_blocks": [vars(block) for block in survey.skipped],

@@ -36,6 +36,7 @@ from reports.style import (
     legend_above,
     save_figure,
 )
+from reports.survey_files import seed_of
 from reports.tables import captioned, named_backbone
 
 Pairs = Mapping[int, WhitenedEntries]
@@ -283,7 +284,7 @@ def _draw_entries(ax: Axes, hist: Histogram, title: str) -> dict[str, Artist]:
 
 
 def save_whitening_run(
-    whitening: Whitening, pairs: Pairs, out: str | os.PathLike[str], *, seed: int
+    whitening: Whitening, pairs: Pairs, out: str | os.PathLike[str], *, seed: int | None = None
 ) -> list[Path]:
     """Write a whitening, and its figure beside it under the same name, each file whole.
 
@@ -293,7 +294,7 @@ def save_whitening_run(
         whitening: from `burst.whiten`.
         pairs: histograms of its blocks, as `burst.whitened_histograms` gives.
         out: a .pt or .safetensors file.
-        seed: of the choice of images, for the record.
+        seed: of the choice of images, where the record does not say it.
 
     Returns:
         The files, the whitening first.
@@ -301,9 +302,10 @@ def save_whitening_run(
     Raises:
         OutputError: the suffix is neither .pt nor .safetensors, or the place cannot be written.
         EmptyResult: there are no histograms of the blocks to draw.
+        BurstError: the record says another seed.
     """
     path = Path(out)
-    record = {**whitening.record, "seed": seed, "made": provenance()}
+    record = {**whitening.record, "seed": seed_of(whitening.record, seed), "made": provenance()}
     save_whitening(replace(whitening, record=record), path)
     drawn = {block: pairs[block] for block in chosen_blocks(whitening) if block in pairs}
     figure = whitening_figure(whitening, drawn, title=f"{record['model']}, {record['method']}")

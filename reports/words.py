@@ -139,23 +139,30 @@ def _finding(model: str, part: pd.DataFrame) -> Finding:
     quantity = next(spoken_of, None)
     if quantity is None:
         raise EmptyResult(f"{model}: none of qk, x and qkx was measured, of which a report speaks")
-    rows = part[part["quantity"] == quantity].dropna(subset=["excess_kurtosis"])
+    every = part[part["quantity"] == quantity]
+    rows = every.dropna(subset=["excess_kurtosis"])
     if rows.empty:
         return Finding(model, f"{model}: nothing in it varies.", "", (), "", ())
     bursty = rows[rows["excess_kurtosis"] > LAPLACIAN_KURTOSIS]
     peaked = rows[rows["excess_kurtosis"] > PEAKED_KURTOSIS]
     worst = rows.iloc[int(rows["excess_kurtosis"].argmax())]
-    headline = _headline(model, rows, bursty, peaked)
+    left = every[every["excess_kurtosis"].isna()]
+    among = f"{len(rows)} blocks{' that vary' if len(left) else ''}"
+    headline = _headline(model, rows, among, bursty, peaked)
+    if len(left):
+        headline += f" No finite value varies in the others ({_numbers(left)})."
     scales = len(peaked) > 0 and diagonal_is_enough(part)
     advice = _advice(bursty, peaked, scales=scales)
     commands = _commands(model, scales=scales)
     return Finding(model, headline, _worst_block(worst), tuple(_laws(part)), advice, commands)
 
 
-def _headline(model: str, rows: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.DataFrame) -> str:
+def _headline(
+    model: str, rows: pd.DataFrame, among: str, bursty: pd.DataFrame, peaked: pd.DataFrame
+) -> str:
     if len(bursty):
         return (
-            f"{model} is bursty: in {len(bursty)} of {len(rows)} blocks ({_numbers(bursty)}) a few "
+            f"{model} is bursty: in {len(bursty)} of {among} ({_numbers(bursty)}) a few "
             "scores are far larger than the rest, with heavier tails than a Laplacian"
             f"{_sure(bursty, beyond=LAPLACIAN_KURTOSIS)}."
         )
@@ -168,11 +175,11 @@ def _headline(model: str, rows: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.D
     light = rows[rows["excess_kurtosis"] < -PEAKED_KURTOSIS]
     if len(light):
         return (
-            f"{model} is not bursty: in {len(light)} of {len(rows)} blocks ({_numbers(light)}) the "
+            f"{model} is not bursty: in {len(light)} of {among} ({_numbers(light)}) the "
             "response is lighter-tailed than a Gaussian, in no other heavier"
             f"{_sure(light, beyond=-PEAKED_KURTOSIS)}."
         )
-    return f"{model} is not bursty: in all {len(rows)} blocks the response is close to Gaussian."
+    return f"{model} is not bursty: in all {among} the response is close to Gaussian."
 
 
 def _sure(rows: pd.DataFrame, *, beyond: float) -> str:

@@ -1,5 +1,7 @@
 """What several tests build: a small random ViT, and histograms without our kernels."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import timm
 import torch
@@ -36,6 +38,12 @@ def backbone_of(model: torch.nn.Module, **changes) -> Backbone:
         "weights_sha256": None,
     }
     return Backbone(**facts | changes)
+
+
+def in_thread(function, *args):
+    """What a function returns, or raises, in a thread of its own."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(function, *args).result()
 
 
 def few_at_a_time(images: ImageStream) -> ImageStream:

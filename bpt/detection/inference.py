@@ -24,6 +24,7 @@ from bpt.inference import readable
 from burst.device import choose_device
 from burst.distributed import agreed, rank_and_size, together
 from burst.errors import BurstError, CheckpointError, ImageError, check_known
+from burst.files import all_of
 from burst.progress import Say
 
 SPLITS = ("train", "val")
@@ -161,7 +162,7 @@ def open_images(
 
 def predict_objects(
     run: DetectionRun,
-    images: Sequence[str | Path],
+    images: str | Path | Sequence[str | Path],
     *,
     threshold: float = 0.5,
     device: str = "cpu",
@@ -171,8 +172,8 @@ def predict_objects(
 
     Args:
         run: from `open_run`.
-        images: files, folders or archives of images; what they hold is read in order of names, and
-            turned as a camera says that it was held.
+        images: a file, folder or archive of images, or several; what they hold is read in order of
+            names, and turned as a camera says that it was held.
         threshold: least score, in 0..1; none below 0.05 is found.
         device: to run on: "auto", "cpu", "cuda", ...
         on_bad: called with a line for each image that cannot be read, which is then left out; if
@@ -185,9 +186,9 @@ def predict_objects(
     """
     if not 0 <= threshold <= 1:
         raise BurstError(f"threshold is {threshold}; it must lie in 0..1")
-    if not images:
+    openers = [FileOpener(Path(place)) for place in all_of(images)]
+    if not openers:
         raise ImageError("no image to look at; name files, folders or archives")
-    openers = [FileOpener(Path(place)) for place in images]
     detector, _ = run.load_detector(choose_device(device))
     for place, stored in readable(openers, on_bad):
         image = ImageOps.exif_transpose(stored)

@@ -6,9 +6,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from bpt.dataset import dataset_info
 from bpt.detection.recipe import DETECTION_USED_BY, DetectionRecipe
 from bpt.methods import check_used
 from bpt.tuning import check_fields, check_whitening
+from burst.errors import BurstError
 
 OFFICIAL = "coco"
 
@@ -31,10 +33,12 @@ def detection_recipe_for(dataset: str, **given: Any) -> DetectionRecipe:  # noqa
         **given: other fields of `DetectionRecipe`; None is as good as left out.
 
     Raises:
-        UnknownName, BurstError: see `DetectionRecipe`; a hyper-parameter was given that the method
-            makes no use of.
+        UnknownName, BurstError: see `DetectionRecipe`; a dataset for classification; a
+            hyper-parameter was given that the method makes no use of.
     """
     given = {name: value for name, value in given.items() if value is not None}
+    if dataset_info(dataset).task != "detection":
+        raise BurstError(f"{dataset} is for classification; see bpt.recipe_for")
     check_fields(DetectionRecipe, given, dataset=dataset)
     origins = dict.fromkeys(given, "given")
     if "model" not in given and dataset == OFFICIAL:

@@ -135,10 +135,6 @@ class DetectionRecipe(Tuning):
                 f"scales run from {self.smallest_scale} to {self.largest_scale}; the first must be "
                 "positive and not above the second"
             )
-        if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
-            raise BurstError(
-                f"train_fraction is {self.train_fraction}; it must lie in 0..1, without 0"
-            )
 
 
 def detection_patch(patch: int) -> int:

@@ -88,6 +88,7 @@ def method_recipes(base: Recipe, methods: Sequence[str]) -> dict[str, Recipe]:
         BurstError: no method, or one twice; an option that none of them makes use of; or see
             `recipe_for`.
     """
+    methods = [methods] if isinstance(methods, str) else methods
     if not methods or len(set(methods)) < len(methods):
         raise BurstError(f"methods {list(methods)} must be at least one, and no two the same")
     for method in methods:

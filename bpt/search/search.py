@@ -51,7 +51,7 @@ def search_methods(
     Args:
         base: dataset, backbone and all else that holds for every method; its own method, rates,
             decays and seed are not used. What no `origins` call given is as published, or default.
-        methods: of `bpt.METHODS`.
+        methods: of `bpt.METHODS`, one or several.
         out: the folder of the search.
         options: grid, seeds, folds, trials.
         devices: one training at a time on each; several have a process of their own each, and

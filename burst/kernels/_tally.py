@@ -32,7 +32,8 @@ class Tally:
     def __init__(self, axis: Axis, margins: MarginTally | None = None) -> None:
         self.axis, self.margins = axis, margins
         self._edges = _edges(axis, torch.device("cpu"))
-        self._start, self._counts = 0, torch.zeros(0, dtype=torch.int64)  # of slots from start on
+        self._start = 0
+        self._counts = torch.zeros(0, dtype=torch.int64, device="cpu")  # of slots from start on
         self._moments, self._nonfinite = Moments(), NonFinite()
 
     def add(self, tile: Tensor, scratch: Scratch, row: int = 0) -> None:
@@ -79,7 +80,7 @@ class Tally:
         start = min(self._start, first) if before else first
         stop = max(self._start + before, first + len(found))
         if stop - start > before:
-            wider = torch.zeros(stop - start, dtype=torch.int64)
+            wider = torch.zeros(stop - start, dtype=torch.int64, device="cpu")
             wider[self._start - start :][:before] = self._counts
             self._start, self._counts = start, wider
         self._counts[first - start :][: len(found)] += found

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from bpt import NonFiniteLoss, PlainPrompt, PromptedViT, evaluate
 from bpt.engine import ClassifierTrainer
-from burst import EmptyResult
+from burst import EmptyResult, UnknownName
 
 CPU = torch.device("cpu")
 
@@ -189,4 +189,6 @@ def test_an_evaluation_is_the_mean_over_images_whatever_the_batches():
 
 def test_nothing_to_evaluate_is_said():
     with pytest.raises(EmptyResult):
-        evaluate(model_of(), [], device=CPU)
+        evaluate(model_of(), [], device="cpu")
+    with pytest.raises(UnknownName, match="float16"):
+        evaluate(model_of(), [], device="cpu", precision="fp16")

@@ -54,6 +54,14 @@ def test_an_exported_model_is_the_same_function(runs, tmp_path, method):
     assert torch.allclose(model(images), trained(images), atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["linear", "full"])
+def test_a_model_is_read_without_the_global_random_state(runs, tmp_path, method):
+    export_run(open_run(runs / method), tmp_path / "m.safetensors")
+    before = torch.get_rng_state()
+    load_exported(tmp_path / "m.safetensors", device="auto")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_file_holds_plain_tokens_and_says_what_belongs_to_it(runs, tmp_path):
     run = open_run(runs / "bpt-bilinear")
     export_run(run, tmp_path / "m.safetensors")

@@ -329,6 +329,8 @@ def test_what_it_cannot_have_is_refused_in_one_line():
     for name, value in {"gate_init": 5.0, "prompt_dropout": 0.1}.items():
         with pytest.raises(BurstError, match=f"makes no use of {name}"):
             bpt.recipe_for("digits", method="bpt-bilinear", **{name: value})
+    with pytest.raises(BurstError, match="depth is 0"):
+        Gates(0)
     with pytest.raises(BurstError, match="gate_init is inf"):
         Recipe(method="gatevpt", gate_init=float("inf"))
     with pytest.raises(BurstError, match="gate_init is nan"):

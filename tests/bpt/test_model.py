@@ -260,6 +260,24 @@ def test_the_folded_model_can_be_exported():
     torch.testing.assert_close(program.module()(images()), model(images()))
 
 
+@pytest.mark.parametrize("head_norm", ["none", "batch"])
+def test_a_model_is_made_and_folded_without_the_global_random_state(head_norm):
+    backbone = backbone_of(vit())
+    before = torch.get_rng_state()
+    one = torch.Generator()
+    PromptedViT(backbone, {}, CLASSES, head_norm=head_norm, generator=one).folded()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [({"head_norm": "Batch"}, "did you mean batch"), ({"dropout": 2.0}, "dropout is")],
+)
+def test_an_option_of_the_model_is_checked_where_it_is_made(options, says):
+    with pytest.raises(BurstError, match=says):
+        model_of(**options)
+
+
 def test_the_head_starts_as_asked_and_by_its_generator():
     one, two = model_of(head_std=0.01), model_of(head_std=0.01)
     assert torch.equal(one.head.weight, two.head.weight)

@@ -152,6 +152,8 @@ def test_training_a_prompt_leaves_what_it_was_given_alone():
         ({"null_gain": math.nan}, BurstError, "null_gain is nan"),
         ({"num_prompts": 0}, BurstError, "num_prompts is 0"),
         ({"rank": -1}, BurstError, "rank is -1"),
+        ({"rank": 2.0}, BurstError, r"rank is 2\.0; it must be a whole number"),
+        ({"null_gain": None}, BurstError, "null_gain is None; it must be a number"),
     ],
 )
 def test_options_check_themselves(options, error, words):

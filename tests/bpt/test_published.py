@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from bpt import Recipe, published_recipes, recipe_for
+from bpt import Recipe, detection_recipe_for, published_recipes, recipe_for
 from bpt.batches import fitted
 from bpt.methods import METHODS, USED_BY
 from burst import BurstError, UnknownName, known_backbones
@@ -140,6 +140,13 @@ def test_a_published_batch_is_no_larger_than_the_images_that_are_there():
     assert fitted(given, 1020) is given
     part = recipe_for("imagenet", method="linear", train_fraction=0.01)
     assert fitted(part, 11_530).batch_size == 11_530
+
+
+def test_a_recipe_is_of_a_dataset_of_its_task():
+    with pytest.raises(BurstError, match=r"coco:PATH is for detection; see bpt\.detection_rec"):
+        recipe_for("coco:PATH")
+    with pytest.raises(BurstError, match=r"cub is for classification; see bpt\.recipe_for"):
+        detection_recipe_for("cub")
 
 
 def test_a_published_warm_up_holds_for_its_length_only():

@@ -124,6 +124,22 @@ def test_a_wrong_value_is_one_line_that_names_it(changes, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ({"epochs": 1.5}, r"epochs is 1\.5; it must be a whole number"),
+        ({"seed": 0.5}, r"seed is 0\.5; it must be a whole number"),
+        ({"batch_size": None}, "batch_size is None; it must be a whole number"),
+        ({"lr": "0.1"}, r"lr is '0\.1'; it must be a number"),
+        ({"train_fraction": 2}, "train_fraction is 2; it must lie in 0..1, without 0"),
+        ({"train_fraction": 0.0}, "train_fraction is 0"),
+    ],
+)
+def test_a_number_that_is_none_or_out_of_range_is_refused_before_anything_is_computed(given, says):
+    with pytest.raises(BurstError, match=says):
+        Recipe(**given)
+
+
 def test_only_what_changes_the_numbers_tells_two_recipes_apart():
     recipe = Recipe(data="here", workers=0)
     assert recipe.differences(replace(recipe, data="there", workers=4)) == []

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from processes import LIMIT, START
 
-from bpt.signals import Signals, resume_command
+from bpt.signals import Signals, resume_command, this_command
 
 PROGRAM = """
 import functools
@@ -60,9 +60,18 @@ def test_a_second_signal_of_one_kind_interrupts_at_once_and_one_of_another_does_
             os.kill(os.getpid(), signal.SIGINT)
 
 
+AGAIN = ("call it again", "call it again with resume=True")
+
+
 @pytest.mark.parametrize(
     ("program", "typed"), [("/bin/bpt", "bpt"), ("/lib/bpt/__main__.py", "python -m bpt")]
 )
 def test_what_is_to_be_typed_is_what_was_typed(program, typed, monkeypatch):
     monkeypatch.setattr("sys.argv", [program, "train", "digits", "--out", "a run"])
     assert resume_command() == f"{typed} train digits --out 'a run' --resume"
+
+
+@pytest.mark.parametrize("program", ["-c", "mine.py", "/lib/ipykernel_launcher.py"])
+def test_who_called_from_python_is_told_to_call_again(program, monkeypatch):
+    monkeypatch.setattr("sys.argv", [program, "-f", "kernel.json"])
+    assert (this_command(), resume_command()) == AGAIN

@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from support import SIZE, backbone_of, vit
 
 from bpt.tokens import prompt_tokens
-from burst.errors import EmptyResult, ShapeError, UnknownName, UnsupportedModel
+from burst.errors import BurstError, EmptyResult, ShapeError, UnknownName, UnsupportedModel
 
 PATCHES = 16
 
@@ -107,6 +107,8 @@ def test_registers_and_class_token_are_left_out(images):
 def test_bad_requests_are_refused(backbone, images):
     with pytest.raises(UnknownName, match="mean"):
         taken(backbone, [images], kind="mode")
+    with pytest.raises(BurstError, match="no block 99; there are blocks 0 to"):
+        taken(backbone, [images], (99,))
     with pytest.raises(EmptyResult, match="no image"):
         taken(backbone, [])
     with pytest.raises(ShapeError, match="96 tokens, too few for 97"):

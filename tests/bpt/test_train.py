@@ -341,7 +341,7 @@ def test_the_global_random_state_does_not_matter(recipe, finished, tmp_path):
 def test_a_run_is_not_overwritten_and_not_gone_on_with_by_another_recipe(recipe, copy):
     result = open_run(copy).result
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    with pytest.raises(RunExists, match="resume it"):
+    with pytest.raises(RunExists, match=r"resume it \(--resume, in Python resume=True\)"):
         train(replace(recipe, epochs=1), copy)
     with pytest.raises(RunExists, match=r"lr 0\.05, not 0\.1"):
         train(replace(recipe, epochs=1, lr=0.1), copy, resume=True)
@@ -532,7 +532,7 @@ def test_a_signal_during_an_evaluation_loses_nothing(recipe, whole, tmp_path, mo
     with pytest.raises(Interrupted) as caught:
         train(recipe, tmp_path / "run")
     assert caught.value.signum == signal.SIGTERM
-    assert "--resume" in caught.value.command
+    assert caught.value.command == "call it again with resume=True"
     monkeypatch.undo()
     said = []
     train(recipe, tmp_path / "run", resume=True, say=said.append)

@@ -13,7 +13,7 @@ from support import backbone_of, vit
 from burst import backbone
 from burst.backbone import load_backbone
 from burst.backbone_spec import find_backbone
-from burst.errors import CheckpointError, ImageError, UnknownName
+from burst.errors import BurstError, CheckpointError, ImageError, UnknownName
 
 TINY = "timm:test_vit.r160_in1k"  # timm's own model for tests: width 64, depth 6, 160 x 160
 
@@ -37,6 +37,15 @@ def test_mae_tiny_is_frozen_float32_and_in_eval_mode(mae_tiny):
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in parameters)
     assert not mae_tiny.model.training
+
+
+def test_the_device_may_be_whatever_there_is_or_is_refused_in_a_line(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    model = load_backbone("timm:test_vit", "random", device="auto").model
+    assert next(model.parameters()).device == torch.device("cpu")
+    for device in ("cuda", torch.device("cuda:0"), "gpu"):
+        with pytest.raises(BurstError, match=rf"the device '{device}' cannot be used here: .*auto"):
+            load_backbone("timm:test_vit", "random", device=device)
 
 
 def test_mae_tiny_is_the_file_of_the_package(mae_tiny):

@@ -353,3 +353,8 @@ def test_the_authors_gains_are_largest_where_nothing_was_measured(rng):
     assert np.linalg.eigvalsh(found.matrix + found.matrix.T)[0] < 0
     with pytest.raises(BurstError, match="not finite"):
         authors_decorrelation(np.zeros((3, 2)))
+
+
+def test_a_factor_that_is_not_finite_is_refused():
+    with pytest.raises(BurstError, match="must be finite"):
+        decorrelate(np.full((3, 3), np.nan))

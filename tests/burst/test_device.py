@@ -1,10 +1,14 @@
 """Which device a name means, for one process and for several; no GPU is needed, or used."""
 
+import pandas as pd
 import pytest
 import torch
+from support import SIZE, backbone_of, vit
 
+import burst
 from burst import BurstError, choose_device
 from burst.device import check_device, out_of_memory
+from burst.spectrum import _null
 
 
 @pytest.fixture
@@ -89,3 +93,36 @@ def test_a_full_gpu_is_told_in_a_line():
     words = "the GPU has no room left (tried to allocate 1.50 GiB)"
     assert out_of_memory(torch.OutOfMemoryError(told)) == words
     assert out_of_memory(torch.OutOfMemoryError("no")) == "the GPU has no room left"
+
+
+IMAGES = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+CALLS = {
+    "survey": lambda backbone: (
+        burst.survey(
+            backbone, [IMAGES], burst.SurveyOptions(quantities=("qk", "x", "qkx", "logits"))
+        ).table
+    ),
+    "permuted": lambda backbone: (
+        burst.survey(backbone, [IMAGES], burst.SurveyOptions(blocks=(0,), tokens="permuted")).table
+    ),
+    "extremes": lambda backbone: burst.extremes(backbone, [IMAGES]).summary,
+    "map": lambda backbone: burst.token_energy(backbone, [IMAGES])[0].table(),
+    "spectrum": lambda backbone: burst.spectrum(backbone, blocks=[0]).table,
+    "random weights": lambda backbone: burst.spectrum(burst.random_weights(backbone), [0]).table,
+    "random": lambda _: (
+        burst.spectrum(burst.load_backbone("timm:test_vit", "random"), blocks=[0]).table
+    ),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_what_is_on_the_processor_is_measured_whatever_the_default_device(call):
+    backbone = backbone_of(vit())
+    expected = call(backbone)
+    _null.cache_clear()
+    torch.set_default_device("meta")
+    try:
+        found = call(backbone)
+    finally:
+        torch.set_default_device(None)
+    pd.testing.assert_frame_equal(found, expected)

@@ -1,5 +1,7 @@
 """A model run over batches: what is read, what is left out, where the forward pass ends."""
 
+from threading import Event, Thread
+
 import pytest
 import torch
 from support import DIM, vit
@@ -155,6 +157,31 @@ def test_dropout_is_off_and_the_model_is_left_as_it_was(text):
     with pytest.raises(BurstError):
         collected(text, ["nonsense"])
     assert [module.training for module in text.modules()] == before
+
+
+def test_a_second_thread_that_reads_the_model_waits_and_has_no_dropout_either(text):
+    text.train()
+    ids = torch.tensor([[1, 2, 3]])
+    expected = collected(text, [ids])[2][0]
+    began, over, found = Event(), Event(), []
+
+    def late():
+        began.set()
+        over.wait(5)
+        yield ids
+
+    second = Thread(target=lambda: found.append(collected(text, late())[2][0]))
+
+    def early():
+        yield ids
+        second.start()
+        began.wait(0.1)  # in vain, if it waits
+
+    collected(text, early())
+    over.set()
+    second.join()
+    assert torch.equal(found[0], expected)
+    assert text.dropout.training
 
 
 def test_an_error_of_the_model_is_not_masked(text):

@@ -133,6 +133,11 @@ def test_the_plain_form_survives_json(sample, axis):
     assert back.backend == hist.backend
 
 
+def test_a_plain_form_that_lacks_a_part_is_refused():
+    with pytest.raises(ShapeError, match="without axis, backend, counts, moments, nonfinite"):
+        Histogram.from_dict({})
+
+
 def test_equality_sees_axis_counts_and_what_is_not_finite():
     assert count([1.0]) != count([1.5])
     assert count([1.0]) != count([1.0, 1.0])

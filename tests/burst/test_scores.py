@@ -9,7 +9,7 @@ import torchvision
 import transformers
 from hf_models import MODELS, REFUSED, Known
 from scores import randomised
-from support import DIM, vit
+from support import DIM, in_thread, vit
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -509,6 +509,22 @@ def test_hooks_and_the_watch_are_gone_afterwards_also_after_an_error():
     assert count_hooks(model) == 0
     assert torch.overrides._get_current_function_mode_stack() == []
     assert len(read(model, images())) == 3
+
+
+@pytest.mark.parametrize("attention", ["timm", "torch", "layer"])
+def test_what_another_thread_runs_is_not_read(attention):
+    if attention == "timm":
+        model, x = vit().eval(), images()
+    elif attention == "torch":
+        model, x = OneBlock(nn.MultiheadAttention(24, 4, batch_first=True)), torch.randn(2, 5, 24)
+    else:
+        layer = nn.TransformerEncoderLayer(24, 4, 32, batch_first=True)
+        model, x = nn.TransformerEncoder(layer, 1).eval(), torch.randn(2, 5, 24)
+    read = []
+    with capture_scores(model, [0], on_scores=lambda _, one: read.append(one.shape[0])):
+        model(x)
+        in_thread(model, x[:1])
+    assert read == [2]
 
 
 def test_a_block_that_did_not_run_is_named():

@@ -1,5 +1,6 @@
 """A survey against the same quantities materialised by hand."""
 
+import copy
 import json
 import warnings
 
@@ -272,6 +273,13 @@ def test_values_that_are_not_finite_are_counted_apart(images):
     spoiled.pos_embed[:] = torch.nan
     with pytest.raises(EmptyResult, match="no finite value of x or qkx"):
         survey(backbone_of(spoiled), images)
+
+
+def test_options_of_another_class_are_refused_and_surveys_can_be_compared(backbone, images):
+    with pytest.raises(BurstError, match="options are a dict, expected SurveyOptions"):
+        survey(backbone, images, {"blocks": (0,)})
+    found = survey(backbone, images, SurveyOptions(blocks=(0,), quantities=("qk",)))
+    assert found == found and found != copy.copy(found)
 
 
 def test_bad_images_are_named(backbone, tmp_path):

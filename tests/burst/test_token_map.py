@@ -1,5 +1,7 @@
 """Maps of tokens against loops in float64, and where they lie in the picture."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -172,6 +174,12 @@ def test_a_bad_image_of_a_folder_is_left_out_and_told(backbone, folder, tmp_path
 
 def test_the_sample_is_four_crops(backbone):
     assert len(map_photos(backbone, ["sample"], blocks=[0]).maps) == 4
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_photograph_needs_no_list(backbone, folder, kind):
+    (one,) = map_photos(backbone, kind(folder / "a.png"), blocks=[0]).maps
+    assert one.image == "a.png"
 
 
 def test_photographs_of_one_name_are_told_apart_and_one_given_twice_is_mapped_once(

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from support import in_thread
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -108,6 +109,13 @@ def test_captures_nest_and_the_inner_one_leaves_the_outer_one_alone(vit, images)
     assert count_hooks(vit) == 0
     assert inner[0].shape[0] == 2
     assert outer[0].shape[0] == 1
+
+
+def test_what_another_thread_runs_is_not_read(vit, images):
+    with capture(vit) as tokens:
+        vit(images)
+        in_thread(vit, images[:1])
+    assert [len(x) for x in tokens.values()] == [2, 2, 2]
 
 
 def test_an_error_in_the_forward_pass_is_not_masked_and_removes_the_hooks(vit):

@@ -414,7 +414,7 @@ def test_an_image_that_cannot_be_read_costs_no_other_its_answer(trained, images,
         first, second = result.stderr.splitlines()
         assert first.startswith("error: cannot read image '0.png'") and "'2.png'" in second
     with pytest.raises(burst.ImageError, match=r"0\.png"):
-        bpt.predict(bpt.open_run(out), [photos])
+        bpt.predict(bpt.open_run(out), photos)  # one place needs no list
 
 
 @pytest.mark.parametrize(

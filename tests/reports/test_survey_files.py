@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import burst
-from burst.errors import OutputError
-from reports.survey_files import run_record, save_survey
+from burst.errors import BurstError, OutputError
+from reports.survey_files import run_record, save_survey, seed_of
 
 FIGURES = ("depth_qk", "depth_x", "depth_qkx", "depth_lines")
 
@@ -19,14 +19,14 @@ FIGURES = ("depth_qk", "depth_x", "depth_qkx", "depth_lines")
 @pytest.fixture(scope="module")
 def survey():
     backbone = burst.load_backbone("mae_tiny")
-    images = burst.images_for(backbone, "sample", num_images=3)
+    images = burst.images_for(backbone, "sample", num_images=3, seed=5)
     return burst.survey(backbone, images, burst.SurveyOptions(blocks=(0, 11), bins=100))
 
 
 @pytest.fixture(scope="module")
 def run(survey, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    return folder, save_survey(survey, folder / "new" / "out", seed=5)
+    return folder, save_survey(survey, folder / "new" / "out")
 
 
 def test_everything_promised_is_there_and_nothing_else(run):
@@ -74,7 +74,7 @@ def test_skipped_blocks_are_in_the_record(survey):
     from dataclasses import replace
 
     skipped = burst.SkippedBlock(3, "blocks.3", "reason")
-    record = run_record(replace(survey, skipped=(skipped,)), seed=0)
+    record = run_record(replace(survey, skipped=(skipped,)))
     assert record["skipped_blocks"] == [{"block": 3, "name": "blocks.3", "reason": "reason"}]
     json.dumps(record)
 
@@ -96,7 +96,7 @@ def test_an_interruption_leaves_no_half_written_file(run, survey, tmp_path, monk
 
     monkeypatch.setattr(np, "savez_compressed", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save_survey(survey, tmp_path, seed=5)
+        save_survey(survey, tmp_path)
     assert set(os.listdir(tmp_path)) == set(before)
     assert (tmp_path / "histograms.npz").read_bytes() == before["histograms.npz"]
 
@@ -104,7 +104,7 @@ def test_an_interruption_leaves_no_half_written_file(run, survey, tmp_path, monk
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is(survey, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OutputError, match="cannot write into"):
-        save_survey(survey, tmp_path / "taken", seed=0)
+        save_survey(survey, tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "a file"
 
 
@@ -118,3 +118,14 @@ def test_what_softmax_makes_of_logits_has_a_file_of_its_own(tmp_path):
     table = pd.read_csv(tmp_path / "softmax.csv", dtype={"head": str})
     pd.testing.assert_frame_equal(table, found.softmax)
     assert list(table["head"]) == 2 * ["all", "0", "1", "2"]
+
+
+def test_the_seed_is_the_one_that_the_images_were_chosen_by():
+    chosen = {"model": "one", "images": {"seed": 5}}
+    split = {"model": "one", "images": {"sources": [{"seed": 5}, {"seed": 5}]}}
+    for record in (chosen, split):
+        assert seed_of(record, None) == seed_of(record, 5) == 5
+        with pytest.raises(BurstError, match="seed is 0, and the images of one .* by seed 5"):
+            seed_of(record, 0)
+    for images in (None, {"source": "DataLoader"}):
+        assert seed_of({"model": "one", "images": images}, 3) == 3

@@ -183,12 +183,12 @@ def test_few_blocks_are_chosen_evenly(made):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_the_figure_stands_beside_the_matrices(made, tmp_path, suffix):
     whitening, pairs = made
-    files = save_whitening_run(whitening, {2: pairs[2]}, tmp_path / f"W{suffix}", seed=4)
+    files = save_whitening_run(whitening, {2: pairs[2]}, tmp_path / f"W{suffix}")
     assert sorted(os.listdir(tmp_path)) == sorted(["W.pdf", "W.png", f"W{suffix}"])
     assert [file.name for file in files] == [f"W{suffix}", "W.png", "W.pdf"]
     back = burst.load_whitening(tmp_path / f"W{suffix}", backbone_of(vit(depth=6)))
     assert torch.equal(back.W, whitening.W)
-    assert back.record["seed"] == 4
+    assert back.record["seed"] == 0
     assert "torch" in back.record["made"]["versions"]
 
 

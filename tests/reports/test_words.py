@@ -41,7 +41,10 @@ def test_of_scores_alone_nothing_is_said():
         ([0.1, 2.0, 0.2], "is mildly bursty: no block's response"),
         ([0.1, -0.2, 0.2], "is not bursty: in all 3 blocks"),
         ([0.1, -1.6, 0.2], "is not bursty: in 1 of 3 blocks (1) the response is lighter"),
-        ([float("nan")] * 2, "nothing in it varies"),
+        ([NAN] * 2, "nothing in it varies"),
+        ([0.1, NAN, 0.2, NAN], "in all 2 blocks that vary the response is close to Gaussian."),
+        ([0.1, NAN, 9.0, NAN], "in 1 of 2 blocks that vary (2) a few"),
+        ([0.1, NAN, 2.0, NAN], "No finite value varies in the others (1, 3)."),
     ],
 )
 def test_the_headline_follows_the_kurtosis(kurtoses, headline):

@@ -203,7 +203,7 @@ def test_the_training_images_can_be_scored_too(whole):
 
 
 def test_what_is_seen_in_a_photo_is_named_and_in_its_own_pixels(whole, shapes, tmp_path):
-    (found,) = bpt.predict_objects(whole, [shapes / "images" / "0001.png"], threshold=0.0)
+    (found,) = bpt.predict_objects(whole, shapes / "images" / "0001.png", threshold=0.0)
     assert found.place.endswith("0001.png") and found.image.size == (64, 64)
     assert found.objects
     for one in found.objects:

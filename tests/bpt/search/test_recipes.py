@@ -102,6 +102,10 @@ def test_a_base_that_names_its_method_keeps_what_was_published_for_it():
     assert method_recipes(small, ["vpt"])["vpt"].to_dict() == small.to_dict()
 
 
+def test_one_method_needs_no_list():
+    assert list(method_recipes(search_base("digits"), "vpt")) == ["vpt"]
+
+
 def test_a_method_can_be_added_whose_published_loop_is_another():
     base, names = search_base("cub", num_prompts=20), ("linear", "vpt", "gatevpt")
     before = [
