@@ -40,7 +40,9 @@ def test_a_row_shows_before_after_and_the_spectrum(made):
     assert titles[5].startswith("block 2, $V^{-1/2} Y$")
     assert titles[6].startswith("block 2, $W Y$")
     one = whitening.blocks[2]
-    assert titles[11] == f"{one.kept} of {DIM}\nkept, held-out error {one.whiteness_error:.2f}"
+    assert titles[11] == (
+        f"{one.kept} of {DIM} directions\nkept, held-out error {one.whiteness_error:.2f}"
+    )
     assert len(figure.legends) == 1
 
 
@@ -116,7 +118,7 @@ def test_the_diagonal_alone_is_drawn_once(diagonal):
     assert len(titles) == 6
     assert titles[1].startswith("block 0, $V^{-1/2} Y$")
     one = whitening.blocks[0]
-    assert titles[2] == f"{one.kept} of {DIM}\nkept, held-out error {one.variance_error:.2f}"
+    assert titles[2] == f"{one.kept} of {DIM} rows\nkept, held-out error {one.variance_error:.2f}"
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert "variances of the rows of $Y$" in labels
 
@@ -173,7 +175,7 @@ def test_without_held_out_images_nothing_is_said_of_them(made):
     unknown = of_errors(whitening, *[math.nan] * 3)
     assert whiteness_words(unknown) == whiteness_warning(unknown) == ""
     titles = [ax.get_title(loc="left") for ax in whitening_figure(unknown, pairs).axes]
-    assert titles[3] == f"{whitening.blocks[0].kept} of {DIM}\ndirections kept"
+    assert titles[3] == f"{whitening.blocks[0].kept} of {DIM} directions\nkept"
 
 
 def test_few_blocks_are_chosen_evenly(made):
