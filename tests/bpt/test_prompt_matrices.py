@@ -95,7 +95,7 @@ def test_the_papers_scale_is_w_as_it_is():
 
 
 @given(st.floats(1e-3, 1e3))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_factor_of_w_changes_nothing(factor):
     made = whitening()
     scaled = replace(made, W=made.W * factor)
@@ -103,7 +103,7 @@ def test_a_factor_of_w_changes_nothing(factor):
 
 
 @given(st.floats(0.0, 5.0), st.sampled_from(["bpt-fwhiten", "bpt-twhiten", "bpt-dwhiten"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_random_direction_is_multiplied_by_one_in_the_mean_square(null_gain, method):
     made = matrix(whitening(), null_gain=null_gain, method=method)
     gains = made if made.ndim == 1 else np.linalg.svd(made, compute_uv=False)
@@ -111,7 +111,7 @@ def test_a_random_direction_is_multiplied_by_one_in_the_mean_square(null_gain, m
 
 
 @given(st.floats(0.1, 10.0), st.sampled_from(["bpt-fwhiten", "bpt-dwhiten"]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_factor_of_the_prompt_is_one_of_its_tokens(factor, method):
     made = whitening()
     options = PromptOptions(method=method, num_prompts=4)

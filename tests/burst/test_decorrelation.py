@@ -47,7 +47,7 @@ def power(matrix, exponent):
 
 
 @pytest.mark.parametrize("method", FULL_METHODS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factor=factors)
 def test_every_method_whitens(method, factor):
     found = decorrelate(factor, method=method)
@@ -59,7 +59,7 @@ def test_every_method_whitens(method, factor):
     assert found.whiteness_error(factor) < SINGLE
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factor=factors)
 def test_the_five_matrices_are_those_of_kessy_lewin_and_strimmer(factor):
     sigma = factor @ factor.T
@@ -84,7 +84,7 @@ def test_the_five_matrices_are_those_of_kessy_lewin_and_strimmer(factor):
         np.testing.assert_allclose(found, w, atol=1e-5 * abs(w).max())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factor=factors, seed=st.integers(0, 10**6))
 def test_zca_is_symmetric_and_the_whitening_closest_to_the_data(factor, seed):
     sigma = factor @ factor.T
@@ -98,7 +98,7 @@ def test_zca_is_symmetric_and_the_whitening_closest_to_the_data(factor, seed):
         assert np.trace(w @ sigma) >= np.trace(other @ sigma) - 1e-5
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factor=factors, seed=st.integers(0, 10**6))
 def test_zca_cor_is_the_whitening_closest_to_the_standardised_data(factor, seed):
     deviation = np.linalg.norm(factor, axis=1)
@@ -108,7 +108,7 @@ def test_zca_cor_is_the_whitening_closest_to_the_standardised_data(factor, seed)
     assert np.trace(w @ crossed) >= np.trace(turned @ crossed) - 1e-5
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factor=factors, seed=st.integers(0, 10**6))
 def test_turning_the_response_turns_zca_along(factor, seed):
     turn = orthogonal(np.random.default_rng(seed), len(factor))
@@ -118,7 +118,7 @@ def test_turning_the_response_turns_zca_along(factor, seed):
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factor=factors, scale=st.floats(1e-6, 1e6))
 def test_the_scale_of_the_response_only_divides(factor, scale):
     w = decorrelate(factor).matrix
@@ -148,7 +148,7 @@ def test_directions_below_the_floor_are_raised_not_dropped(method, rng):
     np.testing.assert_allclose(found.basis.T @ found.basis, np.eye(5), atol=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(factor=factors)
 def test_the_diagonal_gives_every_row_unit_variance_and_leaves_its_correlations(factor):
     found = decorrelate(factor, method="diagonal")
@@ -164,7 +164,7 @@ def test_the_diagonal_gives_every_row_unit_variance_and_leaves_its_correlations(
     assert found.variance_error(factor) < SINGLE
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=9), st.floats(0, 0.5))
 def test_without_correlations_the_diagonal_is_zca_floor_and_all(deviations, floor):
     factor = np.diag(deviations)

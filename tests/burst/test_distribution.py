@@ -233,14 +233,14 @@ def test_values_outside_the_bins_leave_no_shape_and_a_fit_has_no_reason():
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(FINITE, FINITE, st.integers(1, 10**5), st.integers(0, 10**5))
 def test_a_constant_and_two_points_have_no_shape(one, other, ones, others):
     x = np.repeat([one, other], [ones, others])
     assert np.isnan(parameters(fit_generalised_gaussian(float_histogram(x)))).all()
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.floats(0.3, 8), st.floats(1e-6, 1e6), st.integers(0, 2**31))
 def test_the_shape_of_any_generalised_gaussian_is_found(shape, scale, seed):
     x = sample(stats.gennorm(shape, scale=scale), size=4000, seed=seed)

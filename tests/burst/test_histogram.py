@@ -4,7 +4,7 @@ import boost_histogram as bh
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from burst.axis import FloatAxis, RegularAxis
@@ -22,13 +22,11 @@ def count(sample, axis=AXES[0]) -> Histogram:
     return histogram(torch.tensor(sample, dtype=torch.float32), axis)
 
 
-@settings(deadline=None)
 @given(samples, samples, st.sampled_from(AXES))
 def test_two_halves_add_to_the_whole(one, two, axis):
     assert count(one, axis) + count(two, axis) == count(one + two, axis)
 
 
-@settings(deadline=None)
 @given(samples, st.sampled_from([2, 10, 16, 100, 256, 512]))
 def test_rebinning_gives_what_numpy_counts_on_those_edges(sample, bins):
     regular = count(sample).rebin(bins)
@@ -37,7 +35,6 @@ def test_rebinning_gives_what_numpy_counts_on_those_edges(sample, bins):
     assert regular.sum() == len(sample)  # nothing falls outside
 
 
-@settings(deadline=None)
 @given(st.lists(float32s, min_size=1, max_size=50), st.sampled_from([2, 10, 100, 512]))
 def test_rebinned_bins_are_the_narrowest_power_of_two_that_holds_all(sample, bins):
     regular = count(sample).rebin(bins).axis
@@ -50,7 +47,6 @@ def test_rebinned_bins_are_the_narrowest_power_of_two_that_holds_all(sample, bin
     assert not fits_half
 
 
-@settings(deadline=None)
 @given(samples, samples)
 def test_adding_then_rebinning_does_not_depend_on_how_the_sample_was_split(one, two):
     whole, parts = count(one + two).rebin(64), (count(one) + count(two)).rebin(64)
@@ -124,7 +120,6 @@ def test_counts_cannot_be_changed_from_outside():
 
 
 @given(st.lists(st.floats(width=32), max_size=30), st.sampled_from(AXES))
-@settings(deadline=None)
 def test_the_plain_form_survives_json(sample, axis):
     hist = count(sample, axis)
     back = Histogram.from_dict(json.loads(json.dumps(hist.to_dict())))

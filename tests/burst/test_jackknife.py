@@ -63,7 +63,7 @@ def assert_alike(found, expected, share=0.03):
         assert found[name] == pytest.approx((low, high), **close), name
 
 
-@settings(deadline=None, derandomize=True, max_examples=12)
+@settings(max_examples=12)
 @given(
     st.sampled_from(sorted(LAWS)),
     st.lists(st.integers(500, 3000), min_size=5, max_size=9),
@@ -141,7 +141,7 @@ def test_a_scale_ends_where_the_statistic_does():
 VALUES = st.floats(0.001, 0.999)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(SCALES)),
     VALUES,

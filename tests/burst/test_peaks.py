@@ -71,7 +71,7 @@ def test_tiles_change_nothing(monkeypatch, tile):
     assert found.tokens.tolist() == [13, 13, 12, 12]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(0, 30),
     d=st.integers(1, 6),

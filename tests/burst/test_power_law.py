@@ -35,7 +35,7 @@ def test_the_exponent_of_a_sample_comes_back(exponent):
     assert found.ks < 0.03
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(10, 60), st.integers(2, 10))
 def test_the_tail_is_the_nearest_to_its_law(seed, n, least):
     values = np.random.default_rng(seed).lognormal(sigma=2, size=n)
@@ -46,7 +46,7 @@ def test_the_tail_is_the_nearest_to_its_law(seed, n, least):
     assert (found.xmin, found.count) == (pytest.approx(xmin), count)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.floats(1e-150, 1e150), st.floats(0.2, 3))
 def test_scale_does_not_matter_and_a_power_divides_the_exponent(seed, scale, power):
     values = pareto(2.2, 200, seed)

@@ -46,7 +46,7 @@ def test_moments_are_those_of_numpy_however_far_the_mean(rng):
     np.testing.assert_allclose(moments.covariance(centred=False), flat.T @ flat / 300, rtol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=3, max_size=3),
     seed=st.integers(0, 10**6),

@@ -35,7 +35,7 @@ def product(w_q, w_k):
     return w_q.double().numpy() @ w_k.double().numpy().T
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes)
 def test_singular_values_are_those_of_the_product(shape):
     d, m, seed = shape
@@ -48,7 +48,7 @@ def test_singular_values_are_those_of_the_product(shape):
     assert (np.diff(found) <= 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shapes)
 def test_the_symmetric_share_is_that_of_the_product(shape):
     w_q, w_k = factors(*shape)
@@ -57,7 +57,7 @@ def test_the_symmetric_share_is_that_of_the_product(shape):
     assert symmetric_share(w_q, w_k) == pytest.approx(expected, abs=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shapes)
 def test_ranks_and_norms_are_those_of_the_product(shape):
     w_q, w_k = factors(*shape)
@@ -74,7 +74,7 @@ def test_ranks_and_norms_are_those_of_the_product(shape):
     assert found["effective_rank"] <= found["rank"] * (1 + 1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(shapes, st.sampled_from([1e-30, 1e-3, 1e10, 1e30]))
 def test_the_scale_of_the_weights_changes_norms_alone(shape, scale):
     w_q, w_k = factors(*shape)

@@ -101,7 +101,7 @@ def test_what_is_read_is_written_alike(stored, tmp_path):
     assert (tmp_path / "again.npz").read_bytes() == stored.read_bytes()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     parts=st.lists(st.tuples(*2 * [st.lists(FLOATS, max_size=40)]), min_size=1, max_size=3),
     rare=st.tuples(*3 * [st.integers(0, 2**60)]),

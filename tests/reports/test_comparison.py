@@ -59,7 +59,7 @@ def of(table, statistic, **keys):
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=len(KEYS), max_size=len(KEYS))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(numbers, st.floats(0, 1e3))
 def test_a_run_and_itself_do_not_differ(values, half):
     one = survey(values, half)
@@ -69,7 +69,7 @@ def test_a_run_and_itself_do_not_differ(values, half):
     assert (known["low"] <= 0).all() and (known["high"] >= 0).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(numbers, numbers, st.floats(0, 1e3), st.floats(0, 1e3))
 def test_swapping_two_runs_turns_the_signs(first, second, half, other):
     one, two = survey(first, half), survey(second, other)

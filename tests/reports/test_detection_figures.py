@@ -118,7 +118,7 @@ def test_nine_objects_have_nine_colours_and_the_tenth_that_of_the_farthest():
     assert object_colours([]) == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(arrays(bool, (3, 6, 5)), arrays(np.uint8, (6, 5, 3)))
 def test_a_pixel_is_of_the_smallest_mask_over_it_and_never_of_two(masks, photograph):
     colours = OBJECT_COLOURS[:3]

@@ -51,7 +51,7 @@ def by_loop(objects, found):
     return matched
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(OBJECTS, FOUND, st.sampled_from(["boxes", "masks"]))
 def test_matches_are_those_of_a_plain_loop(objects, found, by):
     truth = truth_of([annotation(1, box, kind, crowd=crowd) for box, kind, crowd in objects], [1])

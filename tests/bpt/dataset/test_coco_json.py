@@ -78,7 +78,7 @@ def contents(draw):
 
 
 @given(contents())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_ground_truth_is_what_the_file_says(made):
     truth = split_of(made).ground_truth()
     for name in ("images", "categories"):
@@ -96,7 +96,7 @@ def test_the_ground_truth_is_what_the_file_says(made):
 
 
 @given(contents())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_image_has_its_own_objects_in_the_order_of_the_file(made):
     split = split_of(made)
     labels = {

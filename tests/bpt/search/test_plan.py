@@ -78,7 +78,7 @@ def test_where_all_diverged_smaller_rates_are_tried():
     assert found["a"].best is None and found["a"].edges
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.floats(-6, 2),
     st.floats(-6, 2),

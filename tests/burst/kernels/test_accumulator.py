@@ -76,9 +76,7 @@ def assert_counted(found: Histogram, batches, axis, rtol):
     assert found.moments.maximum == expected.moments.maximum
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batches=st.lists(st.lists(st.floats(width=32), max_size=20), max_size=6),
     axis=st.sampled_from(AXES),
@@ -113,9 +111,7 @@ def test_the_kernels_are_misled_by_nothing_that_came_first(name, device):
     assert_counted(found.result(), SEQUENCES[name], AXES[1], RTOL["triton"])
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.lists(st.floats(width=32), max_size=40), min_size=1, max_size=2))
 def test_the_kernels_bear_any_floats(batches, device):
     """Infinities and NaN among them."""

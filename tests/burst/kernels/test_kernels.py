@@ -126,7 +126,7 @@ def test_backends_agree_exactly_on_integers(m, k, n):
         assert fast.allclose(reference)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(*[st.integers(0, 40)] * 3),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
@@ -144,7 +144,7 @@ def test_any_size_dtype_and_stride_is_counted_once(shape, dtype, transposed, ste
     assert hist.count == m * n
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(width=32), min_size=1, max_size=60),
     st.sampled_from([FloatAxis(3), FloatAxis(7), RegularAxis(8, -1.0, 3.0)]),

@@ -85,7 +85,7 @@ def test_an_operand_like_another_compiles_to_the_same_code(kind):
         assert set(like.unique().tolist()) == {-3, -2, -1, 0, 1, 2, 3}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     strides=st.tuples(*[st.sampled_from([0, 1, 2, 15, 16, 17, 768, 2**31])] * 2),
     shape=st.tuples(*[st.integers(1, 50)] * 2),

@@ -88,9 +88,7 @@ def test_every_shape_and_precision_counts_integers_exactly(m, k, n, precision, d
     assert_same(fast, matmul_histogram(a, b, AXES[4], backend="reference"))
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*[st.integers(0, 40)] * 3),
     dtypes=st.tuples(*[st.sampled_from([torch.float32, torch.float16, torch.bfloat16])] * 2),
