@@ -269,7 +269,8 @@ class FeatureBatches:
         if not len(split):
             raise EmptyResult("no image to take features of")
         device = next(self.model.parameters()).device
-        features = torch.zeros(len(split), self.model.width)  # gigabytes, so they are there once
+        # Gigabytes, so they are there once.
+        features = torch.zeros(len(split), self.model.width, device="cpu")
 
         def read() -> None:
             for batch, _, places in self.images.centre_crops(split):

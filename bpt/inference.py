@@ -16,14 +16,13 @@ from bpt.configuration import open_benchmark
 from bpt.dataset import Benchmark, FileOpener
 from bpt.engine import Scores, autocast, classify
 from bpt.loading import eval_batches
-from bpt.run_folder import PREDICTIONS, Run
+from bpt.run_folder import Run, read_predictions
 from bpt.transforms import eval_transform
 from burst.device import choose_device
 from burst.distributed import rank_and_size
 from burst.errors import BurstError, CheckpointError, ImageError, check_known, one_line
 from burst.files import all_of
 from burst.progress import Say
-from burst.weightfile import read_stored
 
 SPLITS = ("train", "val", "test")
 
@@ -78,15 +77,14 @@ def confusion_matrix(
     """How often a run's best epoch takes each class for each other.
 
     Arguments and errors as of `evaluate_run`. Of the test split no image is read where the training
-    kept what it named each (`predictions.safetensors`).
+    kept what it named each (`predictions.safetensors`); `data` and `device` are not used then.
 
     Returns:
         (C, C) int64 counts of images: the row is the true class, the column the one named.
     """
-    kept = run.folder / PREDICTIONS
-    if split == "test" and kept.is_file():
-        answers = read_stored(kept)[1]
-        named, labels = answers["predicted"], answers["labels"]
+    kept = read_predictions(run.folder) if split == "test" else None
+    if kept:
+        named, labels = kept["predicted"], kept["labels"]
     else:
         _, named, labels = _answers(run, split, data, device)
     counts = np.zeros((len(run.classes),) * 2, np.int64)

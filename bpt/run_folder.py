@@ -321,6 +321,18 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return dict(content)
 
 
+def read_predictions(folder: Path) -> dict[str, Tensor] | None:
+    """Of each test image the class that was named, `predicted`, and its own, `labels`; (N,) int64.
+
+    None where there are none: no training came to its end, or an earlier version's did.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    path = folder / PREDICTIONS
+    return dict(read_stored(path)[1]) if path.is_file() else None
+
+
 def _parsed(text: str, path: Path) -> dict[str, Any]:
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is no JSON")

@@ -12,8 +12,6 @@ from burst.distributed import highest
 from burst.provenance import command_line
 
 WATCHED = (signal.SIGINT, signal.SIGTERM)
-AGAIN = "call it again"
-"""What to do where Python called a function, and no command was typed."""
 
 
 @contextmanager
@@ -64,15 +62,19 @@ class Signals:
 
 
 def resume_command() -> str:
-    """How to go on with a training: this process's command with --resume; or see `AGAIN`."""
-    command = this_command()
-    if command == AGAIN:
-        return f"{AGAIN} with resume=True"
-    return command + ("" if "--resume" in sys.argv else " --resume")
+    """How to go on with a training: what was typed, with --resume; or what to call."""
+    if typed := _typed():
+        return typed + ("" if "--resume" in sys.argv else " --resume")
+    return "call the same function again with resume=True"
 
 
 def this_command() -> str:
-    """What was typed to start this process, if that was `bpt`; or see `AGAIN`."""
+    """How to go on with what needs no word for it: what was typed, or what to call."""
+    return _typed() or "call the same function again"
+
+
+def _typed() -> str | None:
+    """What was typed to start this process, if that was `bpt`."""
     started = command_line()
     is_ours = started[0] == "bpt" or started[:3] == ["python", "-m", "bpt"]
-    return shlex.join(started) if is_ours else AGAIN
+    return shlex.join(started) if is_ours else None

@@ -24,7 +24,7 @@ from bpt.construction import (
     count_parameters,
     prompted_blocks,
 )
-from bpt.dataset import Benchmark, fold_of
+from bpt.dataset import fold_of
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.train import DetectionSession
 from bpt.diagnosis import diagnose_prompts, effective_rank, spread_images
@@ -55,7 +55,6 @@ def train(
     until: int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
-    opened: Benchmark | None = None,
 ) -> dict[str, Any]:
     """Train what the recipe says and leave a run folder, see `bpt.run_folder`.
 
@@ -72,8 +71,6 @@ def train(
             whole training, the test split is not read, and the training can be gone on with.
         progress: called as progress(steps done, steps in all).
         say: called with a line now and then.
-        opened: what `open_dataset` gives of a classifier's dataset, for many trainings on a large
-            one; None: it is opened.
 
     Returns:
         The content of result.json; of a training that stopped before, the last epoch's line of
@@ -92,7 +89,7 @@ def train(
     options = {"device": device, "resume": resume, "until": until, "progress": progress, "say": say}
     if isinstance(recipe, DetectionRecipe):
         return DetectionSession.train(recipe, out, **options)  # type: ignore[arg-type]
-    return _Classification.train(recipe, out, opened=opened, **options)  # type: ignore[arg-type]
+    return ClassificationSession.train(recipe, out, **options)  # type: ignore[arg-type]
 
 
 def train_seeds(
@@ -142,7 +139,7 @@ def _scores_of(result: Mapping[str, Any]) -> Mapping[str, float | None]:
     return {name: result[name] for name in ("val_accuracy", "test_accuracy")}
 
 
-class _Classification(Session[Recipe, Labelled]):
+class ClassificationSession(Session[Recipe, Labelled]):
     """Of prompts and a linear head."""
 
     model: Model

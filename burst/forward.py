@@ -15,7 +15,8 @@ from burst.progress import Progress
 from burst.score_tiles import Scores
 from burst.scores import OnScores, capture_scores
 from burst.stream import Call, Stream, as_call, batch_size
-from burst.tokens import capture, lock_of
+from burst.threads import lock_of
+from burst.tokens import capture
 
 TOKENS = ("all", "patch")
 PERMUTED = "permuted"

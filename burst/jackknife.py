@@ -97,9 +97,9 @@ def jackknife(groups: Sequence[Histogram]) -> dict[str, Interval]:
     (10 degrees) values, 100,000 a survey. Where the logarithms of the scales differ by 0.1 or 0.15
     (those of A X^T differ by 0.03 to 0.07 in `mae_tiny`), it is 90 to 99 % for every statistic, and
     89.5 to 99.5 % for Kolmogorov-Smirnov distances. At 0.3 a few images make the tail: of 40
-    images, excess_kurtosis, top1_energy, hill and abs_q999 are held in 83 to 94 %.
-    docs/concepts/counting.md has the table. Of 5 groups, 75 to 93 % for gini, top1_energy,
-    ggd_shape and excess_kurtosis, of 8 groups 85 to 98 %.
+    images, excess_kurtosis, top1_energy, hill and abs_q999 are held in 83 to 94 %. Of 5 groups,
+    gini, top1_energy, ggd_shape and excess_kurtosis are held in 75 to 93 %, of 8 in 85 to 98 %.
+    docs/concepts/counting.md has the table.
 
     A Kolmogorov-Smirnov distance is a largest difference, and so comes out too large where the law
     is nearly right: its interval then reaches down towards 0. abs_q999 wants some 100 values

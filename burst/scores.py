@@ -32,12 +32,11 @@ from burst.adapters.transformers_text import SINK
 from burst.errors import HookNeverFired, UnsupportedModel, and_more
 from burst.score_sources import Args, Kwargs, Sources
 from burst.score_tiles import Scores, Source
+from burst.threads import lock_of, of_this_thread
 from burst.tokens import (
     check_hooks_work,
     check_not_shared,
     in_backward,
-    lock_of,
-    of_this_thread,
     tokens_given_to,
 )
 from burst.window_masks import Windowed, hidden_in_windows

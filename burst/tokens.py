@@ -5,10 +5,8 @@ capture  a context in which each block hands over the tokens its attention reads
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from threading import RLock, get_ident
-from typing import Any, ParamSpec, TypeAlias
-from weakref import WeakKeyDictionary
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +16,9 @@ from torch.utils.hooks import RemovableHandle
 from burst.adapters import AttentionBlock, find_blocks, select_blocks
 from burst.adapters.registry import CROSS
 from burst.errors import HookNeverFired, UnsupportedModel
+from burst.threads import of_this_thread
 
 Hook: TypeAlias = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
-P = ParamSpec("P")
-_locks: "WeakKeyDictionary[nn.Module, AbstractContextManager[object]]" = WeakKeyDictionary()
 
 
 @contextmanager
@@ -216,22 +213,6 @@ def tokens_given_to(
         return x
 
     return tokens, read
-
-
-def of_this_thread(hook: Callable[P, None]) -> Callable[P, None]:
-    """A hook that leaves alone what threads other than the present one run."""
-    thread = get_ident()
-
-    def hook_of_thread(*args: P.args, **kwargs: P.kwargs) -> None:
-        if get_ident() == thread:
-            hook(*args, **kwargs)
-
-    return hook_of_thread
-
-
-def lock_of(model: nn.Module) -> AbstractContextManager[object]:
-    """A lock, held by one thread at a time, again and again: to change a model for a while."""
-    return _locks.setdefault(model, RLock())
 
 
 def in_backward() -> bool:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
@@ -117,10 +118,11 @@ def _check_none_is_empty(arguments: list[str]) -> None:
     Raises:
         UsageError: it names the option.
     """
-    for before, one in zip(["", *arguments], arguments, strict=False):
-        if not one or (one.startswith("--") and one.endswith("=")):
-            where = one or before if (one or before).startswith("-") else "an argument"
-            raise UsageError(f"{where.rstrip('=')} is empty; give it a value")
+    for before, word in pairwise(["", *arguments]):
+        if not word or re.fullmatch("--[^=]+=", word):
+            option = word.rstrip("=") or before
+            what = option if option.startswith("-") else "an argument"
+            raise UsageError(f"{what} is empty; is a variable not set?")
 
 
 def _option_for_images(error: Exception) -> str:

@@ -38,8 +38,8 @@ def conditions(run: Run) -> dict[str, Any]:
     return found | {"weights": config["backbone"]["weights_sha256"]}
 
 
-def same_but_seed(run: Run) -> str:
-    """Equal for the runs of one training with several seeds, on whatever machine."""
+def training_key(run: Run) -> str:
+    """What the runs of one training with several seeds, on whatever machine, have in common."""
     free = FREE_ON_RESUME | {"seed", "cache", "dataset", "train_list"}
     own = {name: value for name, value in run.recipe.to_dict().items() if name not in free}
     return json.dumps([own, conditions(run)], sort_keys=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from bpt import Run
 from bpt.run_folder import PREDICTIONS
 from bpt.search.paired import LEVEL, paired_difference, right_answers
-from reports.alike import conditions, differing, same_but_seed
+from reports.alike import conditions, differing, training_key
 from reports.page import Section
 
 
@@ -61,7 +61,7 @@ def _sentence(row: Mapping[Any, Any]) -> str:
     return f"{text}, at {rate:,.0f} images a second." if pd.notna(rate) else f"{text}."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Training:
     """Runs that differ in the seed alone, by seed, and what they are called without it."""
 
@@ -82,7 +82,7 @@ def _by_training(runs: Mapping[str, Run]) -> list[_Training]:
     """By what was trained, best first. Of runs that are the same to the seed, the first counts."""
     found: dict[str, dict[int, tuple[str, Run]]] = {}
     for label, run in runs.items():
-        found.setdefault(same_but_seed(run), {}).setdefault(run.recipe.seed, (label, run))
+        found.setdefault(training_key(run), {}).setdefault(run.recipe.seed, (label, run))
     trained = []
     for seeds in found.values():
         label, run = next(iter(seeds.values()))
@@ -97,18 +97,18 @@ def _mean_of(seeds: int) -> str:
 
 
 def _beside_plain(trained: Sequence[_Training]) -> str:
-    """How far the best is ahead of the best plain prompts that were trained alike; or why nobody
-    knows. Nothing where there are no others.
+    """How far the best leads the best plain prompts trained alike, or why that is not known.
+
+    Nothing where there are no others.
     """
     best, plain = trained[0], [one for one in trained if one.first.recipe.method == "vpt"]
     if best in plain or not plain:
         return ""
     mine = conditions(best.first)
     apart = {one.label: differing([mine, conditions(one.first)]) for one in trained}
-    alike = [one for one in trained if not apart[one.label]]
-    for one in plain:
-        if one in alike:
-            return _ahead(best, one, len(alike) - 1)
+    if other := next((one for one in plain if not apart[one.label]), None):
+        alike = sum(not names for names in apart.values())
+        return _ahead(best, other, compared=alike - 1)
     nearest = min((one.label for one in plain), key=lambda label: len(apart[label]))
     return (
         f"How far that is from plain prompts (vpt) is not known: {nearest}, the nearest here, "
@@ -116,35 +116,42 @@ def _beside_plain(trained: Sequence[_Training]) -> str:
     )
 
 
-def _ahead(best: _Training, plain: _Training, rivals: int) -> str:
-    """`rivals`: how many were trained as the plain ones were, the best being one of them."""
+def _ahead(best: _Training, plain: _Training, *, compared: int) -> str:
+    """`compared`: with the plain ones, of how many the best is the best."""
     seeds = sorted(best.runs.keys() & plain.runs.keys())
-    pairs = [(best.runs[seed], plain.runs[seed]) for seed in seeds] or [(best.first, plain.first)]
-    points, how_sure = _difference(pairs, rivals)
+    pairs = [(best.runs[seed], plain.runs[seed]) for seed in seeds]
+    if best.runs.keys() == plain.runs.keys():
+        that_is = "That is"
+    elif seeds:
+        that_is = f"With what seeds both have ({', '.join(map(str, seeds))}) that is"
+    else:
+        pairs = [(best.first, plain.first)]
+        that_is = f"With seed {min(best.runs)} against seed {min(plain.runs)} that is"
+    points, how_sure = _difference(pairs, compared)
     text = (
-        f"That is {points:.1f} points more than {plain.label}, the best plain prompts (vpt) here, "
-        f"{how_sure}."
+        f"{that_is} {abs(points):.1f} points {'more' if points >= 0 else 'less'} than "
+        f"{plain.label}, the best plain prompts (vpt) here, {how_sure}."
     )
     if len(pairs) > 1:
         return text
     return (
-        f"{text} They are of one seed each: the paper's authors saw 0.7 points between three "
-        "seeds, so smaller gains need several."
+        f"{text} One seed says little: the paper's authors saw 0.7 points between three seeds, so "
+        "smaller gains need several."
     )
 
 
-def _difference(pairs: Sequence[tuple[Run, Run]], rivals: int) -> tuple[float, str]:
+def _difference(pairs: Sequence[tuple[Run, Run]], compared: int) -> tuple[float, str]:
     """Points; the interval, paired by seed and test image, without answers a standard error."""
     sides = [list(side) for side in zip(*pairs, strict=True)]
     if all((run.folder / PREDICTIONS).is_file() for side in sides for run in side):
         found = paired_difference(*(right_answers(run.folder for run in side) for side in sides))
         verdict = ""
-        if found.low <= 0:
+        if found.low <= 0 <= found.high:
             verdict = ", so that other images may not tell them apart"
-        elif found.p_value * rivals >= 1 - LEVEL:
+        elif found.low > 0 and found.p_value * compared >= 1 - LEVEL:  # Bonferroni's correction
             verdict = (
-                f"; but it is the best of {rivals}, chosen on these images, so that others may not "
-                "tell them apart"
+                f"; but it is the best of {compared}, chosen on these images, so that others may "
+                "not tell them apart"
             )
         seeds = f" and {found.seeds} seeds" if found.seeds > 1 else ""
         return found.difference, (

@@ -311,7 +311,8 @@ def scale_measure(ax: Axes, measure: Measure, values: pd.Series) -> None:
 def scale_kurtosis(ax: Axes, values: pd.Series) -> None:
     """A symmetric log axis, which its label, and that of each panel that shares it, says."""
     ax.set_yscale("symlog", linthresh=1)
-    ax.set_ylim(min(values.min(), 0.0) - 0.5, 2 * max(values.max(), 1.0))
+    if values.notna().any():
+        ax.set_ylim(min(values.min(), 0.0) - 0.5, 2 * max(values.max(), 1.0))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     for one in ax.get_shared_y_axes().get_siblings(ax):
         one.set_ylabel(f"{one.get_ylabel()}\n(symmetric log axis)")

@@ -65,7 +65,7 @@ def seed_of(record: Mapping[str, Any], given: int | None) -> int | None:
         BurstError: it says another than is given.
     """
     images = record.get("images") or {}
-    said = {one["seed"] for one in (images, *images.get("sources", ())) if "seed" in one}
+    said = {one.get("seed") for one in (images, *images.get("sources", ()))} - {None}
     if given is not None and said and said != {given}:
         raise BurstError(
             f"seed is {given}, and the images of {record['model']} were chosen by seed "

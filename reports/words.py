@@ -146,40 +146,39 @@ def _finding(model: str, part: pd.DataFrame) -> Finding:
     bursty = rows[rows["excess_kurtosis"] > LAPLACIAN_KURTOSIS]
     peaked = rows[rows["excess_kurtosis"] > PEAKED_KURTOSIS]
     worst = rows.iloc[int(rows["excess_kurtosis"].argmax())]
-    left = every[every["excess_kurtosis"].isna()]
-    among = f"{len(rows)} blocks{' that vary' if len(left) else ''}"
-    headline = _headline(model, rows, among, bursty, peaked)
-    if len(left):
-        headline += f" No finite value varies in the others ({_numbers(left)})."
+    headline = _headline(model, every, bursty, peaked)
     scales = len(peaked) > 0 and diagonal_is_enough(part)
     advice = _advice(bursty, peaked, scales=scales)
     commands = _commands(model, scales=scales)
     return Finding(model, headline, _worst_block(worst), tuple(_laws(part)), advice, commands)
 
 
-def _headline(
-    model: str, rows: pd.DataFrame, among: str, bursty: pd.DataFrame, peaked: pd.DataFrame
-) -> str:
+def _headline(model: str, every: pd.DataFrame, bursty: pd.DataFrame, peaked: pd.DataFrame) -> str:
+    left = every[every["excess_kurtosis"].isna()]
+    among = f"{len(every) - len(left)} blocks{' that vary' if len(left) else ''}"
+    light = every[every["excess_kurtosis"] < -PEAKED_KURTOSIS]
     if len(bursty):
-        return (
+        said = (
             f"{model} is bursty: in {len(bursty)} of {among} ({_numbers(bursty)}) a few "
             "scores are far larger than the rest, with heavier tails than a Laplacian"
             f"{_sure(bursty, beyond=LAPLACIAN_KURTOSIS)}."
         )
-    if len(peaked):
-        return (
+    elif len(peaked):
+        said = (
             f"{model} is mildly bursty: no block's response is heavier-tailed than a Laplacian, "
-            f"but in {len(peaked)} of {len(rows)} ({_numbers(peaked)}) it is than a Gaussian, by "
+            f"but in {len(peaked)} of {among} ({_numbers(peaked)}) it is than a Gaussian, by "
             f"an excess kurtosis above {PEAKED_KURTOSIS:g}{_sure(peaked, beyond=PEAKED_KURTOSIS)}."
         )
-    light = rows[rows["excess_kurtosis"] < -PEAKED_KURTOSIS]
-    if len(light):
-        return (
+    elif len(light):
+        said = (
             f"{model} is not bursty: in {len(light)} of {among} ({_numbers(light)}) the "
             "response is lighter-tailed than a Gaussian, in no other heavier"
             f"{_sure(light, beyond=-PEAKED_KURTOSIS)}."
         )
-    return f"{model} is not bursty: in all {among} the response is close to Gaussian."
+    else:
+        said = f"{model} is not bursty: in all {among} the response is close to Gaussian."
+    others = f" In the other blocks ({_numbers(left)}) no finite value varies."
+    return said + others if len(left) else said
 
 
 def _sure(rows: pd.DataFrame, *, beyond: float) -> str:

@@ -107,13 +107,13 @@ class Request:
         share of what is left is held out, class by class, see `hold_out`. So training and
         validation images together are the fraction, and smaller fractions lie in larger ones.
 
+        Classes that are tested on without a training image are noted, not refused: VTAB draws its
+        training images whatever their class.
+
         Args:
             name, classes, train, test, val: of the benchmark.
             held_out: the share.
             copies: groups of names whose files hold the same bytes; each stays in one split.
-
-        Classes that are tested on without a training image are noted, not refused: VTAB draws its
-        training images whatever their class.
 
         Raises:
             ImageError: there is nothing to train on, or nothing to test on, or an image is in two
@@ -126,7 +126,7 @@ class Request:
         for one, other in combinations(given, 2):
             if both := {*given[one].names} & {*given[other].names}:
                 raise ImageError(
-                    f"{self.root}: {len(both):,} images are in both {one} and {other}, such as "
+                    f"{self.root}: {one} and {other} share images ({len(both):,}), such as "
                     f"{min(both)!r}; keep each in one of them"
                 )
         notes = []

@@ -4,8 +4,8 @@ Crowds (iscrowd 1) are kept and flagged: evaluation needs them, training leaves 
 iscrowd is 0. Images without objects are kept. Polygons of fewer than three corners, or of an odd
 number of numbers, are dropped and counted; annotations that have no segmentation, or none left, are
 left out and counted, as these detectors learn masks. Boxes of one pixel, and of none, are kept as
-annotated. A missing bbox or area is that of the mask; so is an area that evaluators would take the
-whole object out for, and those are counted. Runs as lists are compressed.
+annotated. A missing bbox or area is that of the mask. So is an area below 0 or above 1e10, for
+which evaluators would drop the object; these are counted. Runs as lists are compressed.
 
 What contradicts itself is an error: ids that occur twice or lead nowhere, a category without a
 name, an image without a name or a size, runs that do not add up to the image.

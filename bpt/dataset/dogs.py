@@ -31,10 +31,9 @@ def open_dogs(request: Request) -> Benchmark:
     labels: dict[str, int] = {}
     for path, label in (*lists["train"], *lists["test"]):
         folder = path.split("/")[1]
-        if (folders.setdefault(label, folder), labels.setdefault(folder, label)) != (folder, label):
+        if folders.setdefault(label, folder) != folder or labels.setdefault(folder, label) != label:
             raise ImageError(
-                f"{root}: {path} has label {label}, but elsewhere its folder has another label, or "
-                "that label another folder"
+                f"{root}: labels and folders do not match one to one: {path} has label {label}"
             )
     classes = [folders[label].partition("-")[2].replace("_", " ") for label in sorted(folders)]
     place = {label: number for number, label in enumerate(sorted(folders))}

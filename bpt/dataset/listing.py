@@ -117,14 +117,20 @@ def _read_vpt(path: Path) -> dict[str, int]:
         raise ImageError(f"{path} must hold one object of image paths and class ids")
     found = {}
     for name, label in content.items():
-        try:
-            number = None if isinstance(label, bool) else int(label)
-        except (TypeError, ValueError, OverflowError):
-            number = None
-        if number is None or (isinstance(label, float) and number != label):
+        if (number := _whole(label)) is None:
             raise ImageError(f"{path}: class id {label!r} of {name!r} is no whole number")
         found[str(PurePosixPath(name))] = number
     return found
+
+
+def _whole(label: object) -> int | None:
+    """A whole number, also as "3" or 3.0; None if it is none."""
+    if isinstance(label, float):
+        return int(label) if label.is_integer() else None
+    try:
+        return int(label) if isinstance(label, int | str) and not isinstance(label, bool) else None
+    except ValueError:
+        return None
 
 
 def read_mat(path: Path, *keys: str) -> list[Any]:

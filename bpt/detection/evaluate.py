@@ -116,25 +116,10 @@ def _precision(ground_truth: dict[str, Any], results: Results, kind: str, evalua
     else:
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
-    # Copies, as both write into what they are given, with ids from 1, as a match with annotation 0
-    # would count as none, and faster-coco-eval takes no negative ids and keeps large ones rounded.
     # A mask that comes with a box would be put among the small, medium or large by that box's area.
     left_out = "bbox" if kind == "segm" else "segmentation"
-    images, categories = (_numbers(ground_truth[one]) for one in ("images", "categories"))
-
-    def named(one: dict[str, Any]) -> dict[str, Any]:
-        """The same, of an image and a category by number; 0, if not listed, counts as none."""
-        image, category = images.get(one["image_id"], 0), categories.get(one["category_id"], 0)
-        return one | {"image_id": image, "category_id": category}
-
-    numbered = enumerate(ground_truth["annotations"], 1)
-    annotated = {
-        "info": {},
-        "images": [one | {"id": images[one["id"]]} for one in ground_truth["images"]],
-        "categories": [one | {"id": categories[one["id"]]} for one in ground_truth["categories"]],
-        "annotations": [named(one) | {"id": number} for number, one in numbered],
-    }
-    found = [named({key: one[key] for key in one if key != left_out}) for one in results]
+    shown = [{key: one[key] for key in one if key != left_out} for one in results]
+    annotated, found = _renumbered(ground_truth, shown)
     with contextlib.redirect_stdout(io.StringIO()):
         truth, nothing = COCO(), COCO()
         truth.dataset = annotated
@@ -147,6 +132,30 @@ def _precision(ground_truth: dict[str, Any], results: Results, kind: str, evalua
         evaluation.accumulate()
     # The last number of detections an image: 100.
     return np.asarray(evaluation.eval["precision"], np.float64)[..., -1]
+
+
+def _renumbered(ground_truth: dict[str, Any], results: Results) -> tuple[dict[str, Any], Results]:
+    """Copies, as evaluators write into what they are given, with ids from 1.
+
+    A match with annotation 0 would count as none, and faster-coco-eval takes no negative ids and
+    keeps large ones rounded. What is of no image or category listed gets 0, which counts as none.
+    """
+    images, categories = (_numbers(ground_truth[one]) for one in ("images", "categories"))
+
+    def by_number(one: dict[str, Any]) -> dict[str, Any]:
+        image, category = images.get(one["image_id"], 0), categories.get(one["category_id"], 0)
+        return one | {"image_id": image, "category_id": category}
+
+    annotated = {
+        "info": {},
+        "images": [one | {"id": images[one["id"]]} for one in ground_truth["images"]],
+        "categories": [one | {"id": categories[one["id"]]} for one in ground_truth["categories"]],
+        "annotations": [
+            by_number(one) | {"id": number}
+            for number, one in enumerate(ground_truth["annotations"], 1)
+        ],
+    }
+    return annotated, [by_number(one) for one in results]
 
 
 def _numbers(records: list[dict[str, Any]]) -> dict[Any, int]:

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from scipy.optimize import brentq
 from scipy.stats import t
 
-from bpt.run_folder import PREDICTIONS
-from burst.errors import BurstError, ShapeError
+from bpt.run_folder import PREDICTIONS, read_predictions
+from burst.errors import BurstError, CheckpointError, ShapeError
 
 LEVEL = 0.95
 BASELINES = ("vpt", "linear")  # what others are compared with
@@ -47,16 +46,24 @@ def right_answers(runs: Iterable[Path]) -> NDArray[np.bool_]:
     """(S, N), whether each run, by its folder, was right about each test image.
 
     Raises:
+        CheckpointError: the answers of one are not there, or damaged.
         BurstError: two of them were tested on other images, as their labels show.
     """
     places = list(runs)
-    found = [load_file(run / PREDICTIONS) for run in places]
-    for run, one in zip(places, found, strict=True):
-        if not np.array_equal(one["labels"], found[0]["labels"]):
+    found = [_answers(run) for run in places]
+    for run, (_, labels) in zip(places, found, strict=True):
+        if not np.array_equal(labels, found[0][1]):
             raise BurstError(
                 f"{places[0]} and {run} were tested on other images; compare them apart"
             )
-    return np.stack([one["predicted"] == one["labels"] for one in found])
+    return np.stack([named == labels for named, labels in found])
+
+
+def _answers(run: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(N,) the class that was named of each test image, and its own."""
+    if (answers := read_predictions(run)) is None:
+        raise CheckpointError(f"{run} holds no {PREDICTIONS}: it never came to its test")
+    return answers["predicted"].numpy(), answers["labels"].numpy()
 
 
 def paired_difference(
@@ -120,8 +127,8 @@ def paired_difference(
         p_value = TINY
     else:
         p_value = float(brentq(lambda p: reach(p) - abs(middle), TINY, 1.0))
-    differ = int(d.any(axis=0).sum())
-    p_value = min(max(p_value, 2.0 ** (1 - differ)), 1.0)
+    if mean:
+        p_value = max(p_value, 2.0 ** (1 - int(d.any(axis=0).sum())))
     half = reach(1 - level)
     held = [mean, 0.0] if p_value >= 1 - level else [mean]
     low, high = min(middle - half, *held), max(middle + half, *held)

@@ -13,7 +13,7 @@ from bpt.recipe import Recipe
 from bpt.search.grid import Point
 from bpt.search.halving import DIVERGED, Rung, Score
 from bpt.search.recipes import trial_recipe
-from bpt.train import train
+from bpt.train import ClassificationSession
 from burst.files import write_atomically
 from burst.progress import Progress
 
@@ -140,7 +140,7 @@ class Trials:
         """
         place = self.out / job.name
         try:
-            train(
+            ClassificationSession.train(
                 job.recipe,
                 place,
                 device=device,

@@ -60,9 +60,6 @@ def test_a_second_signal_of_one_kind_interrupts_at_once_and_one_of_another_does_
             os.kill(os.getpid(), signal.SIGINT)
 
 
-AGAIN = ("call it again", "call it again with resume=True")
-
-
 @pytest.mark.parametrize(
     ("program", "typed"), [("/bin/bpt", "bpt"), ("/lib/bpt/__main__.py", "python -m bpt")]
 )
@@ -74,4 +71,5 @@ def test_what_is_to_be_typed_is_what_was_typed(program, typed, monkeypatch):
 @pytest.mark.parametrize("program", ["-c", "mine.py", "/lib/ipykernel_launcher.py"])
 def test_who_called_from_python_is_told_to_call_again(program, monkeypatch):
     monkeypatch.setattr("sys.argv", [program, "-f", "kernel.json"])
-    assert (this_command(), resume_command()) == AGAIN
+    assert this_command() == "call the same function again"
+    assert resume_command() == "call the same function again with resume=True"

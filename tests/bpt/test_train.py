@@ -34,7 +34,7 @@ from bpt import (
     train_seeds,
 )
 from bpt.run_folder import load_checkpoint, save_checkpoint
-from bpt.train import _Classification
+from bpt.train import ClassificationSession
 from burst import BurstError, CheckpointError, OutputError
 
 TIMED = {"seconds", "images_per_second"}
@@ -163,7 +163,7 @@ def test_dropout_of_prompts_that_other_processes_draw_anew_is_said(
 
 
 def test_a_test_loss_that_no_number_holds_is_null(recipe, tmp_path, monkeypatch):
-    classified = bpt.train.__globals__["_Classification"]
+    classified = bpt.train.__globals__["ClassificationSession"]
     classify = classified._classify
 
     def overflowing(self, split):
@@ -607,7 +607,7 @@ def test_an_evaluation_that_fails_costs_no_epoch_that_took_long(
     recipe, whole, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(session, "LONG", -1.0)
-    evaluated, step = _Classification._evaluated, engine.Trainer.step
+    evaluated, step = ClassificationSession._evaluated, engine.Trainer.step
     steps = []
 
     def damaged(self, done):
@@ -620,7 +620,7 @@ def test_an_evaluation_that_fails_costs_no_epoch_that_took_long(
         return step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Classification, "_evaluated", damaged)
+        patch.setattr(ClassificationSession, "_evaluated", damaged)
         with pytest.raises(BurstError, match="damaged"):
             train(recipe, tmp_path / "run")
     monkeypatch.setattr(engine.Trainer, "step", counted)

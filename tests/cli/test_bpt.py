@@ -417,6 +417,12 @@ def test_an_image_that_cannot_be_read_costs_no_other_its_answer(trained, images,
         bpt.predict(bpt.open_run(out), photos)  # one place needs no list
 
 
+def test_a_value_that_ends_in_an_equals_sign_is_not_empty(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_command(command.app, ["report", f"{tmp_path}/missing", f"--out={tmp_path}/tag="])
+    assert "is empty" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, named",
     [(["--out", ""], "--out"), (["--out="], "--out"), ([""], "an argument")],
@@ -425,7 +431,9 @@ def test_an_empty_word_is_no_path(words, named, capsys):
     with pytest.raises(SystemExit) as caught:
         run_command(command.app, ["report", "run", *words])
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {named} is empty; give it a value; see")
+    assert capsys.readouterr().err.startswith(
+        f"error: {named} is empty; is a variable not set?; see"
+    )
 
 
 def test_an_unknown_option_is_one_line(capsys):

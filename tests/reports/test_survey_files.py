@@ -123,6 +123,8 @@ def test_what_softmax_makes_of_logits_has_a_file_of_its_own(tmp_path):
 def test_the_seed_is_the_one_that_the_images_were_chosen_by():
     chosen = {"model": "one", "images": {"seed": 5}}
     split = {"model": "one", "images": {"sources": [{"seed": 5}, {"seed": 5}]}}
+    undrawn = {"model": "one", "images": {"seed": None}}
+    assert seed_of(undrawn, 3) == 3 and seed_of(undrawn, None) is None
     for record in (chosen, split):
         assert seed_of(record, None) == seed_of(record, 5) == 5
         with pytest.raises(BurstError, match="seed is 0, and the images of one .* by seed 5"):

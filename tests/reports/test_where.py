@@ -112,7 +112,7 @@ def test_the_figure_draws_the_parts_that_add_up_to_the_kurtosis():
     )
 
 
-@pytest.mark.parametrize("response", [GAUSSIAN, SCALES])
+@pytest.mark.parametrize("response", [GAUSSIAN, SCALES, np.zeros((60, 800))])
 def test_each_model_is_drawn_on_the_same_kind_of_axes_and_they_are_named(response):
     left, right = kurtosis_parts(survey_of(response)).axes
     assert (left.get_yscale(), right.get_yscale()) == ("symlog", "linear")

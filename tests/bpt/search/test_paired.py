@@ -9,7 +9,7 @@ from scipy import stats
 
 from bpt.run_folder import PREDICTIONS
 from bpt.search.paired import holm, paired_difference, right_answers
-from burst import BurstError, ShapeError
+from burst import BurstError, CheckpointError, ShapeError
 
 
 def test_one_seed_gives_the_interval_of_agresti_and_min(rng):
@@ -73,7 +73,7 @@ def test_what_cannot_be_paired_is_refused(one, other):
         paired_difference(np.ones(one, bool), np.ones(other, bool))
 
 
-def test_runs_that_were_tested_on_other_images_are_refused(tmp_path):
+def test_runs_of_other_images_or_without_answers_are_refused(tmp_path):
     for name, labels in (("a", [0, 1, 1]), ("b", [0, 1, 0])):
         (tmp_path / name).mkdir()
         answers = {"predicted": np.array([0, 1, 1]), "labels": np.array(labels)}
@@ -81,6 +81,11 @@ def test_runs_that_were_tested_on_other_images_are_refused(tmp_path):
     assert right_answers([tmp_path / "a"] * 2).tolist() == [[True] * 3] * 2
     with pytest.raises(BurstError, match="a and .*b were tested on other images"):
         right_answers([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(CheckpointError, match="c holds no predictions"):
+        right_answers([tmp_path / "a", tmp_path / "c"])
+    (tmp_path / "b" / PREDICTIONS).write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="b/predictions"):
+        right_answers([tmp_path / "b"])
 
 
 @pytest.mark.parametrize("level", [0, 1, 95, -1, np.nan])
