@@ -122,15 +122,16 @@ def rates_figure(search: Search) -> Figure:
 
 
 def _cut_below(axes: Iterable[Axes], entries: Sequence[Mapping[str, Any]]) -> dict[str, Line2D]:
-    """Leave out of all panels what lies far below each method's best, or nothing best is told."""
+    """End all panels `SHOWN_BELOW` points under the worst method's best; what is lower: triangles.
+
+    One trial near 0 % would else flatten every curve.
+    """
     handles: dict[str, Line2D] = {}
-    scores = [
-        [trial["score"] for trial in one["trials"] if trial["score"] is not None] for one in entries
-    ]
-    floor = min((max(one) for one in scores if one), default=0.0) - SHOWN_BELOW
-    for ax, entry in zip(axes, entries, strict=False):
-        known = [one for one in entry["trials"] if one["score"] is not None]
-        if low := [one["lr"] for one in known if one["score"] < floor]:
+    known = [[one for one in entry["trials"] if one["score"] is not None] for entry in entries]
+    best = [max(one["score"] for one in trials) for trials in known if trials]
+    floor = min(best, default=0.0) - SHOWN_BELOW
+    for ax, trials in zip(axes, known, strict=False):
+        if low := [one["lr"] for one in trials if one["score"] < floor]:
             ax.set_ylim(bottom=floor)
             handles["lower than shown"] = _on_floor(ax, low, "v")
     return handles
