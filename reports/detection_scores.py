@@ -284,8 +284,12 @@ def draw_quantity(ax: Axes, run: DetectorRun, quantity: str, line: Line) -> Line
         marker=line.marker if len(at) < 40 else "",
         label=line.label,
     )
-    what = " (%)" if quantity.endswith("AP") else "" if quantity == "loss" else " loss"
-    ax.set_title(quantity.replace("_", " ") + what)
+    title = quantity.replace("_", " ")
+    if quantity.endswith("AP"):
+        title += " (%)"
+    elif quantity != "loss":
+        title += " loss"
+    ax.set_title(title)
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
     ax.yaxis.set_major_locator(MaxNLocator(4))
     return drawn

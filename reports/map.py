@@ -33,7 +33,7 @@ PANEL = 1.32  # inches that a picture is wide
 LEAST_SHARE, LEAST_REACH = 0.25, 4.0  # ends of the scale, as multiples of an equal share
 SWATCH = 0.085  # side of the square of a token that is no patch, to the picture's height
 TITLE_WIDTH = 95  # letters
-SMALL = 7  # points
+SMALL = 7  # points, as tick labels: no text of a figure is smaller
 BARS_HEIGHT = 0.95  # inches
 SHOWN_SIDE = 448  # pixels that a smaller picture is enlarged to, or resampling would blur its grid
 
@@ -58,7 +58,9 @@ class Scale(NamedTuple):
         """On which sides values have the colour of an end that they lie beyond."""
         below = bool(np.any(self.values < (self.norm.vmin or 0)))
         above = bool(np.any(self.values > (self.norm.vmax or 0)))
-        return ("both" if above else "min") if below else ("max" if above else "neither")
+        if below:
+            return "both" if above else "min"
+        return "max" if above else "neither"
 
 
 def map_blocks(maps: Sequence[TokenMap]) -> tuple[int, ...]:
@@ -168,8 +170,8 @@ def map_figure(token_map: TokenMap, blocks: Iterable[int], *, title: str | None 
     shares = np.concatenate([one.times_even for one in shown.values()])
     norms = np.concatenate([_relative(one.norm) for one in shown.values()])
     scales = (
-        Scale("share / equal share", SHARE_COLOURS, _share_norm(shares), shares),
-        Scale("norm / median norm", NORM_COLOURS, _norm_norm(norms), norms),
+        Scale("share / equal share", SHARE_COLOURS, _share_range(shares), shares),
+        Scale("norm / median norm", NORM_COLOURS, _length_range(norms), norms),
     )
     bands = [chosen[i : i + BAND] for i in range(0, len(chosen), BAND)]
     columns = 1 + len(bands[0])
@@ -274,13 +276,13 @@ def _mixed(under: Pixels, level: Floats, colours: Colormap) -> Pixels:
     return mixed
 
 
-def _share_norm(shares: Floats) -> Normalize:
+def _share_range(shares: Floats) -> Normalize:
     highest = float(np.nan_to_num(shares).max(initial=1.0))
     reach = 2.0 ** np.ceil(np.log2(max(highest, LEAST_REACH)))
     return LogNorm(LEAST_SHARE, reach, clip=True)
 
 
-def _norm_norm(values: Floats) -> Normalize:
+def _length_range(values: Floats) -> Normalize:
     low, high = (float(np.nanquantile(values, q)) for q in (0.01, 0.99))
     return Normalize(min(low, 0.9), max(high, 1.1), clip=True)
 
