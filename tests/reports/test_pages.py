@@ -307,7 +307,10 @@ def test_on_a_phone_captions_stay_in_sight_and_keys_scroll_what_is_wide(browser,
         page.evaluate(f"document.querySelector('.table').scrollLeft = {scrolled}")
         box = page.locator("caption span").bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
-    assert page.get_attribute("figure", "tabindex") == "0"
+    page.evaluate("document.querySelector('figure').onscroll = () => console.log('scrolled')")
+    page.focus("figure")
+    with page.expect_console_message():
+        page.keyboard.press("ArrowRight")
     page.close()
 
 
