@@ -21,7 +21,7 @@ from burst.token_map import PhotoMaps, TokenMap
 from reports.map import map_blocks, map_figure
 from reports.names import new_stem, readable
 from reports.page import Page, Section
-from reports.style import one_decimal
+from reports.style import one_decimal, percent
 from reports.tables import named_backbone
 
 MEASURE = "share of the sum of the fourth powers of the entries of W_q W_k^T X^T"
@@ -126,9 +126,9 @@ def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> 
                 readable(str(one.image)) if place == 0 else "",
                 str(block),
                 one_decimal(found.kurtosis),
-                f"{row},{column}: {100 * patches[row, column]:.1f} %",
+                f"{row},{column}: {percent(patches[row, column])}",
                 f"{carriers(np.nan_to_num(found.share), 0.5)}/{len(found.share)}",
-                f"{top}: {100 * found.dimensions[top]:.1f} %",
+                f"{top}: {percent(found.dimensions[top])}",
                 f"{carriers(np.nan_to_num(found.dimensions), 0.5)}/{len(found.dimensions)}",
             )
     return table
@@ -150,8 +150,8 @@ def in_words(token_map: TokenMap, blocks: Iterable[int]) -> list[str]:
             f"Block {block} (excess kurtosis {one_decimal(one.kurtosis)}): half of the fourth "
             f"powers lie in {tokens} of {len(one.share)} tokens and in {dimensions} of "
             f"{len(one.dimensions)} dimensions. Largest are the patch in row {row}, column "
-            f"{column} ({100 * patches[row, column]:.1f} %), and dimension {top} "
-            f"({100 * one.dimensions[top]:.1f} %)."
+            f"{column} ({percent(patches[row, column])}), and dimension {top} "
+            f"({percent(one.dimensions[top])})."
         )
     return sentences
 

@@ -20,6 +20,7 @@ from reports.depth import whole_blocks
 from reports.page import Page
 from reports.softmax import shown_measures, softmax_figure, softmax_words
 from reports.spectrum import spectrum_figure, spectrum_frame, spectrum_words
+from reports.style import percent
 from reports.where import PEAKED_KURTOSIS, kurtosis_parts, where_it_sits
 
 NULLS = {"random": "random weights", "permuted": "permuted tokens"}
@@ -150,7 +151,7 @@ def extremes_words(found: Extremes) -> list[str]:
         recurring = often.index[int(often.argmax())]
         sentences.append(
             f"Massive {what}s: in {massive['block'].nunique()} blocks. The largest, "
-            f"{_named(what, top)} of block {top['block']}, holds {100 * top['share']:.1f} % of its "
+            f"{_named(what, top)} of block {top['block']}, holds {percent(top['share'])} of its "
             f"energy, {top['share'] * _how_many(of_model, top):.1f} times an even share; {what} "
             f"{recurring} is massive in {often.max()}."
         )

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from burst.errors import EmptyResult
 from burst.gauge import WHOLE
 from reports.depth import draw_band, whole_blocks
-from reports.style import INK, PAGE_WIDTH, blank_page, house_style, legend_above
+from reports.style import INK, PAGE_WIDTH, blank_page, house_style, legend_above, percent
 
 MEASURES = {
     "relative_entropy": "entropy, of an even softmax's",
@@ -64,7 +64,7 @@ def softmax_words(table: pd.DataFrame) -> str:
     peaked = whole.iloc[int(whole["relative_entropy"].argmin())]
     text = (
         f"Softmax is most peaked in block {peaked['block']}, with "
-        f"{100 * peaked['relative_entropy']:.0f} % of the entropy of an even one"
+        f"{percent(peaked['relative_entropy'], 0)} of the entropy of an even one"
     )
     sinks = [name for name in shown_measures(table) if name.endswith("_weight")][1:]
     if not sinks:
@@ -72,7 +72,7 @@ def softmax_words(table: pd.DataFrame) -> str:
     sink = sinks[int(whole[sinks].to_numpy().max(axis=0).argmax())]
     most = whole.iloc[int(whole[sink].argmax())]
     token = MEASURES[sink].removeprefix("weight on ")
-    share = f"{100 * most[sink]:.0f} % of all weight"
+    share = f"{percent(most[sink], 0)} of all weight"
     return f"{text}; {token} gets most in block {most['block']}, {share}."
 
 

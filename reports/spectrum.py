@@ -27,7 +27,15 @@ from burst.gauge import WHOLE
 from burst.provenance import provenance
 from burst.spectrum import Spectrum
 from reports.depth import whole_blocks
-from reports.style import INK, PAGE_WIDTH, blank_page, house_style, legend_above, save_figure
+from reports.style import (
+    INK,
+    PAGE_WIDTH,
+    blank_page,
+    house_style,
+    legend_above,
+    percent,
+    save_figure,
+)
 from reports.tables import captioned, named_backbone
 
 Floats = NDArray[np.float64]
@@ -225,8 +233,8 @@ def spectrum_words(spectrum: Spectrum) -> str:
     middle = whole[[*MEASURES, *(f"{name}_null" for name in MEASURES)]].median()
     least = whole.sort_values("stable_rank").iloc[0]
     return (
-        f"In the median block {100 * middle['symmetric_share']:.0f} % of W_q W_kᵀ is symmetric "
-        f"(random factors: {100 * middle['symmetric_share_null']:.0f} %) and its effective rank by "
+        f"In the median block {percent(middle['symmetric_share'], 0)} of W_q W_kᵀ is symmetric "
+        f"(random factors: {percent(middle['symmetric_share_null'], 0)}) and its effective rank by "
         f"singular values is {middle['effective_rank']:.0f} "
         f"({middle['effective_rank_null']:.0f}); block "
         f"{least['block']} is nearest to a single direction, with a stable rank of "

@@ -215,9 +215,19 @@ def literal(name: str) -> str:
     return readable(name).replace("$", r"\$")
 
 
-def one_decimal(value: float) -> str:
+def decimals(value: float, count: int) -> str:
     """With a minus sign, and none before zero."""
-    return f"{round(value, 1) + 0.0:.1f}".replace("-", MINUS)
+    return f"{value:z.{count}f}".replace("-", MINUS)
+
+
+def one_decimal(value: float) -> str:
+    """As `decimals`."""
+    return decimals(value, 1)
+
+
+def percent(share: float, count: int = 1) -> str:
+    """A share of 1 in percent, with a blank before the sign and `count` decimals."""
+    return f"{100 * share:.{count}f} %"
 
 
 def blank_page(width: float, height: float) -> Figure:

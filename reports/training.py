@@ -15,7 +15,15 @@ from bpt import Evaluation, Run
 from burst.errors import check_known
 from reports.alike import named_datasets
 from reports.names import readable
-from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
+from reports.style import (
+    PAGE_WIDTH,
+    Line,
+    blank_page,
+    house_style,
+    legend_above,
+    model_lines,
+    percent,
+)
 
 # What a line of metrics.jsonl may hold, best first: which there is hangs on the protocol.
 ACCURACIES = {"val_accuracy": "validation", "test_accuracy": "test", "train_accuracy": "training"}
@@ -122,7 +130,7 @@ def predictions_table(answers: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("image", overflow="fold")
     table.add_column("classes", overflow="fold")
     for answer in answers:
-        named = [f"{one['name']} {100 * one['probability']:.1f} %" for one in answer["classes"]]
+        named = [f"{one['name']} {percent(one['probability'])}" for one in answer["classes"]]
         table.add_row(answer["image"], ", ".join(named))
     return table
 

@@ -28,9 +28,9 @@ from burst.whitening_file import save_whitening
 from reports.entries import draw_histogram
 from reports.style import (
     INK,
-    MINUS,
     PAGE_WIDTH,
     blank_page,
+    decimals,
     house_style,
     law_style,
     legend_above,
@@ -214,6 +214,8 @@ def whitening_record(whitening: Whitening, pairs: Pairs) -> list[dict[str, Any]]
 
 def whitening_words(pairs: Pairs) -> str:
     """What whitening did to the excess kurtosis of the entries, as one sentence; empty if none."""
+    if not pairs:
+        return ""
     named = {
         "before": [one.before for one in pairs.values()],
         "after the diagonal alone": [one.diagonal for one in pairs.values() if one.diagonal],
@@ -223,10 +225,10 @@ def whitening_words(pairs: Pairs) -> str:
     for when, histograms in named.items():
         values = [hist.moments.excess_kurtosis for hist in histograms]
         if values:
-            parts.append(f"{np.median(values):.2f} {when} (at most {max(values):.2f})")
+            median = decimals(float(np.median(values)), 2)
+            parts.append(f"{median} {when} (at most {decimals(max(values), 2)})")
     blocks = "the median block's" if len(pairs) > 1 else "the"
-    words = f"{blocks} excess kurtosis is {', '.join(parts)}".replace("-", MINUS)
-    return words if parts else ""
+    return f"{blocks} excess kurtosis is {', '.join(parts)}"
 
 
 def whiteness_words(whitening: Whitening) -> str:
@@ -252,11 +254,11 @@ def whiteness_warning(whitening: Whitening) -> str:
     far = sum(one > VANISHED for one in errors)
     if not far:
         return ""
-    by_floor = whitening.record["recipe"] != "authors"
+    authors = whitening.record["recipe"] == "authors"
+    remedy = "more images help" if authors else "more images or a higher floor help"
     return (
         f"held-out images do not come out white in {far} of {len(errors)} blocks: the error is up "
-        f"to {max(errors):.2f}, where 0 is white and a response of zeros has 1; more images"
-        f"{' or a higher floor help' if by_floor else ' help'}"
+        f"to {max(errors):.2f}, where 0 is white and a response of zeros has 1; {remedy}"
     )
 
 
@@ -271,8 +273,7 @@ def _draw_entries(ax: Axes, hist: Histogram, title: str) -> dict[str, Artist]:
     found = describe(hist)
     kappa, beta = found["excess_kurtosis"], found["ggd_shape"]
     shape = "no $\\beta$" if isnan(beta) else f"$\\beta$ = {beta:.2f}"
-    measured = f"$\\kappa$ = {kappa:.2f}, {shape}".replace("-", MINUS)
-    ax.set_title(f"{title}\n{measured}", loc="left")
+    ax.set_title(f"{title}\n$\\kappa$ = {decimals(kappa, 2)}, {shape}", loc="left")
     ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.yaxis.set_major_locator(LogLocator(numticks=4))
     ax.yaxis.set_minor_locator(NullLocator())

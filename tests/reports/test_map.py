@@ -19,7 +19,6 @@ from burst.patches import PatchGrid
 from burst.token_map import COLUMNS, BlockMap, PhotoMaps, TokenMap
 from reports.map import draw_map, map_blocks, map_figure, overlay
 from reports.map_files import in_words, map_table, save_maps
-from reports.style import one_decimal
 
 ROWS, ACROSS, PATCH = 3, 5, 8
 HOT = 2, 3
@@ -207,13 +206,6 @@ def test_what_is_said_is_what_was_measured():
         *("cat.png", "2", "2.0", "2,3:", "90.0", "%", "1/16"),
         *("1:", "60.0", "%", "1/4"),
     ]
-
-
-@pytest.mark.parametrize(
-    "value, text", [(-0.04, "0.0"), (-1.26, "\N{MINUS SIGN}1.3"), (12.34, "12.3")]
-)
-def test_nothing_is_called_minus_zero(value, text):
-    assert one_decimal(value) == text
 
 
 def test_names_that_are_long_or_no_text_cost_no_page(tmp_path):

@@ -10,10 +10,12 @@ from burst.errors import OutputError, UnknownName
 from reports.style import (
     QUANTITIES,
     blank_page,
+    decimals,
     house_style,
     law_style,
     legend_above,
     model_lines,
+    percent,
     quantity_style,
     save_figure,
 )
@@ -142,3 +144,15 @@ def test_unknown_names_are_refused():
 def test_quantities_name_their_unit(name):
     quantity = QUANTITIES[name]
     assert quantity.axis_label == f"entry of {quantity.symbol} ({quantity.unit})"
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "text"),
+    [(-0.04, 1, "0.0"), (-0.004, 2, "0.00"), (-1.26, 1, "\N{MINUS SIGN}1.3"), (12.34, 1, "12.3")],
+)
+def test_nothing_is_called_minus_zero(value, count, text):
+    assert decimals(value, count) == text
+
+
+def test_a_share_is_told_in_percent():
+    assert [percent(0.1234), percent(0.1234, 0), percent(1)] == ["12.3 %", "12 %", "100.0 %"]
