@@ -30,6 +30,7 @@ from reports.style import (
     legend_above,
     model_lines,
     quantity_style,
+    whole_ticks,
 )
 
 REACH = 12.0  # standard deviations that an overlay shows
@@ -170,7 +171,7 @@ def draw_distances(ax: Axes, table: pd.DataFrame) -> dict[str, Artist]:
             marker="o" if law == "gaussian" else "s",
         )
         handles[style.label] = line
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole_ticks(6))
     return handles
 
 
@@ -219,8 +220,8 @@ def draw_heads(ax: Axes, table: pd.DataFrame, *, reach: float) -> QuadMesh:
         grid.columns, grid.index, grid.to_numpy(), cmap="PuOr_r", norm=norm, shading="nearest"
     )
     ax.invert_yaxis()
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=12, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole_ticks(8))
+    ax.yaxis.set_major_locator(whole_ticks(12))
     if grid.size <= 48:
         heads, blocks = grid.columns.to_numpy(int), grid.index.to_numpy(int)
         for (i, j), value in np.ndenumerate(grid.to_numpy(float)):

@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import FixedLocator
 from matplotlib.typing import ColorType
 
 from burst.errors import EmptyResult
@@ -25,6 +25,7 @@ from reports.style import (
     legend_above,
     model_lines,
     quantity_style,
+    whole_ticks,
 )
 
 HEADLINES = {measure.column: measure.label for measure in MEASURES} | {
@@ -139,7 +140,7 @@ def _draw_differences(ax: Axes, rows: pd.DataFrame, lines: dict[str, Line]) -> l
         )
         _band(ax, part["block"], part["low"], part["high"], style.colour)
     ax.axhline(0, color="0.6", lw=0.7, zorder=0)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole_ticks(6))
     return drawn
 
 
@@ -188,5 +189,5 @@ def _colours(blocks: "pd.Series[int]") -> ScalarMappable:
 
 def _depth_bar(figure: Figure, panels: Sequence[Axes], blocks: "pd.Series[int]") -> None:
     bar = figure.colorbar(_colours(blocks), ax=list(panels), label="block", aspect=30, pad=0.01)
-    bar.locator = MaxNLocator(nbins=8, integer=True)
+    bar.locator = whole_ticks(8)
     bar.update_ticks()

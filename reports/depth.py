@@ -36,6 +36,7 @@ from reports.style import (
     literal,
     model_lines,
     quantity_style,
+    whole_ticks,
 )
 
 __all__ = ["MEASURES", "Measure", "depth_grid", "depth_lines", "draw_histogram", "draw_measure"]
@@ -188,7 +189,7 @@ def draw_measure(
             label = law_style(law).label
             drawn.append(ax.axhline(level, color="0.6", lw=0.7, ls=dashes, label=label, zorder=0))
     ax.set_ylabel(measure.label)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole_ticks(6))
     return drawn
 
 

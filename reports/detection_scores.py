@@ -30,6 +30,7 @@ from reports.style import (
     legend_above,
     literal,
     model_lines,
+    whole_ticks,
 )
 from reports.tables import captioned
 
@@ -290,7 +291,7 @@ def draw_quantity(ax: Axes, run: DetectorRun, quantity: str, line: Line) -> Line
     elif quantity != "loss":
         title += " loss"
     ax.set_title(title)
-    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole_ticks(4))
     ax.yaxis.set_major_locator(MaxNLocator(4))
     return drawn
 

@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from bpt import PromptDiagnosis, Run
@@ -26,6 +26,7 @@ from reports.style import (
     house_style,
     legend_above,
     model_lines,
+    whole_ticks,
 )
 
 Floats = NDArray[np.float64]
@@ -60,7 +61,7 @@ def draw_trace(ax: Axes, run: Run, quantity: str, line: Line) -> Line2D:
     )
     scale = "linear" if quantity in LINEAR else "log"
     ax.set(yscale=scale, xlabel="step", ylabel=TRACES[quantity])
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole_ticks(5))
     return drawn
 
 
@@ -152,8 +153,8 @@ def cosine_matrix(prompts: Floats) -> Floats:
 def draw_cosines(ax: Axes, prompts: Floats) -> AxesImage:
     """The cosine matrix of (m, d) prompts, from -1 to 1."""
     image = ax.imshow(cosine_matrix(prompts), cmap="PuOr_r", vmin=-1, vmax=1)
-    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.xaxis.set_major_locator(whole_ticks(4))
+    ax.yaxis.set_major_locator(whole_ticks(4))
     return image
 
 

@@ -10,12 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from burst.errors import EmptyResult
 from reports.names import shortened
 from reports.search_tables import CURVES, Curve, Search, is_shorter
-from reports.style import PAGE_WIDTH, Line, blank_page, house_style, legend_above, model_lines
+from reports.style import (
+    PAGE_WIDTH,
+    Line,
+    blank_page,
+    house_style,
+    legend_above,
+    model_lines,
+    whole_ticks,
+)
 
 BAND = 0.2  # opacity
 PALE = 0.35
@@ -214,7 +222,7 @@ def curves_figure(
             ax.set_ylabel(CURVES[kind])
             if shared:
                 ax.set_xlabel("epoch")
-                ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+                ax.xaxis.set_major_locator(whole_ticks())
             else:
                 ax.set_xlabel("share of the method's epochs")
         legend_above(figure, handles)

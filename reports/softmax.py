@@ -4,12 +4,19 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from burst.errors import EmptyResult
 from burst.gauge import WHOLE
 from reports.depth import draw_band, whole_blocks
-from reports.style import INK, PAGE_WIDTH, blank_page, house_style, legend_above, percent
+from reports.style import (
+    INK,
+    PAGE_WIDTH,
+    blank_page,
+    house_style,
+    legend_above,
+    percent,
+    whole_ticks,
+)
 
 MEASURES = {
     "relative_entropy": "entropy, of an even softmax's",
@@ -87,5 +94,5 @@ def _draw(ax: Axes, table: pd.DataFrame, column: str) -> dict[str, Artist]:
             heads["block"], heads[column], ls="", marker=".", ms=3, color="0.6", zorder=1
         )
     ax.set_ylim(bottom=0)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole_ticks(5))
     return handles

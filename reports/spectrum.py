@@ -16,7 +16,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 from rich.console import RenderableType
 from rich.table import Table
@@ -35,6 +35,7 @@ from reports.style import (
     legend_above,
     percent,
     save_figure,
+    whole_ticks,
 )
 from reports.tables import captioned, named_backbone
 
@@ -123,7 +124,7 @@ def draw_over_depth(ax: Axes, table: pd.DataFrame, column: str) -> dict[str, Art
             ax.set_ylim(0, 1)
         else:
             ax.set_ylim(bottom=0)
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1))
+        ax.xaxis.set_major_locator(whole_ticks(5))
     return handles
 
 
@@ -170,7 +171,7 @@ def _draw_lines(
     ax.set_ylim(least / 1.5, 1.3)
     ax.yaxis.set_major_locator(LogLocator(numticks=7))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.xaxis.set_major_locator(whole_ticks(5))
     ax.set_xlabel("index")
 
 

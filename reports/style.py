@@ -13,6 +13,7 @@ from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
+from matplotlib.ticker import MaxNLocator
 
 from burst.errors import UnknownName, check_known
 from burst.files import write_atomically
@@ -228,6 +229,11 @@ def one_decimal(value: float) -> str:
 def percent(share: float, count: int = 1) -> str:
     """A share of 1 in percent, with a blank before the sign and `count` decimals."""
     return f"{100 * share:.{count}f} %"
+
+
+def whole_ticks(most: int = 10) -> MaxNLocator:
+    """Ticks at whole numbers alone, in at most so many steps; a range may hold one alone."""
+    return MaxNLocator(most, integer=True, min_n_ticks=1)
 
 
 def blank_page(width: float, height: float) -> Figure:

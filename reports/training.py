@@ -8,7 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from bpt import Evaluation, Run
@@ -23,6 +22,7 @@ from reports.style import (
     legend_above,
     model_lines,
     percent,
+    whole_ticks,
 )
 
 # What a line of metrics.jsonl may hold, best first: which there is hangs on the protocol.
@@ -205,7 +205,7 @@ def draw_curves(ax: Axes, runs: Sequence[Run], quantity: str) -> list[Line2D]:
     kinds = [kind for name, kind in ACCURACIES.items() if name in drawn]
     ax.set_xlabel("epoch")
     ax.set_ylabel(f"{' or '.join(kinds)} accuracy (%)" if kinds else "training loss (nats)")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    ax.xaxis.set_major_locator(whole_ticks())
     return lines
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from burst.decomposition import Decomposition, GroupMoments
 from burst.errors import EmptyResult
@@ -25,6 +24,7 @@ from reports.style import (
     literal,
     one_decimal,
     quantity_style,
+    whole_ticks,
 )
 
 PEAKED_KURTOSIS = 1.0  # excess kurtosis below which there is little to explain
@@ -67,7 +67,7 @@ def kurtosis_parts(survey: Survey, *, figure: Figure | None = None) -> Figure:
         for ax, title in ((left, "of all entries, and compared"), (right, "its parts")):
             ax.set_title(title, loc="left")
             ax.set_ylabel(MEASURES[0].label)
-            ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+            ax.xaxis.set_major_locator(whole_ticks(6))
         scale_kurtosis(left, pd.concat([table[name] for name in LINES]))
         handles = {
             str(label): handle

@@ -35,6 +35,7 @@ from reports.style import (
     law_style,
     legend_above,
     save_figure,
+    whole_ticks,
 )
 from reports.survey_files import seed_of
 from reports.tables import captioned, named_backbone
@@ -139,7 +140,7 @@ def draw_spectrum(
     ax.set_ylim(max(least, LEAST_EIGENVALUE) / 3, 3.0)
     ax.yaxis.set_major_locator(LogLocator(numticks=5))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    ax.xaxis.set_major_locator(whole_ticks(4))
     return handles
 
 

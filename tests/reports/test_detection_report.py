@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from scenes import detector, photo, some_scenes, truth_of
+from ticks import seen_on_x
 
 import reports
 from burst.errors import EmptyResult, ImageError
@@ -288,8 +289,7 @@ def test_the_losses_of_an_epoch_alone_stand_at_a_whole_number():
     run = detector("a")
     del run.metrics[1:]
     for ax in reports.losses_figure({"A": run}).axes:
-        low, high = ax.get_xlim()
-        assert [one for one in ax.get_xticks() if low <= one <= high] == [1]
+        assert seen_on_x(ax) == [1]
 
 
 def test_labels_tell_detectors_apart():

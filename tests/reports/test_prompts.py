@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from matplotlib.figure import Figure
 from sklearn.metrics.pairwise import cosine_similarity
+from ticks import seen_on_x
 
 import reports
 from bpt import BlockDiagnosis, PromptDiagnosis
@@ -85,6 +87,12 @@ def test_images_are_counted_in_whole_numbers(largest, ticks):
     shown = zip(bar.get_yticks(), bar.get_yticklabels(), strict=True)
     assert [int(text.get_text()) for at, text in shown if low <= at <= high] == ticks
     assert not [text for text in bar.get_yticklabels(minor=True) if text.get_text()]
+
+
+def test_a_prompt_of_one_token_is_counted_in_whole_numbers():
+    ax = Figure().subplots()
+    draw_cosines(ax, np.ones((1, 4)))
+    assert seen_on_x(ax) == [0]
 
 
 def test_titles_of_cosines_keep_out_of_each_other(rng):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pytest
+from ticks import seen_on_x
 
 import reports
 from bpt import Recipe, Run
@@ -68,8 +69,7 @@ def test_epochs_are_whole_numbers(runs, epochs):
     few = SimpleNamespace(metrics=runs[0].metrics[:epochs])
     figure, ax = plt.subplots()
     reports.draw_curves(ax, [few], "train_loss")
-    low, high = ax.get_xlim()
-    assert [one for one in ax.get_xticks() if low <= one <= high] == list(range(1, epochs + 1))
+    assert seen_on_x(ax) == list(range(1, epochs + 1))
     plt.close(figure)
 
 
