@@ -14,6 +14,7 @@ from burst.backbone_spec import BackboneSpec
 from burst.gauge import WHOLE
 from burst.histogram import Histogram
 from burst.survey import Survey
+from reports.style import percent
 from reports.tables import captioned, facts_table, named_backbone
 from reports.where import where_it_sits
 from reports.words import caveats
@@ -55,7 +56,7 @@ def survey_table(survey: Survey) -> RenderableType:
             for name in quantities
             for column in ("excess_kurtosis", "ggd_shape")
         ]
-        share = f"{rows[block, drawn]['top1_energy']:.1%}"
+        share = percent(rows[block, drawn]["top1_energy"])
         table.add_row(str(block), *cells, share, sparkline(hist, reach, width=width))
     return captioned(table, title, caption)
 
