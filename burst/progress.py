@@ -8,6 +8,13 @@ Say = Callable[[str], None]  # called with a line for people, now and then
 MINUTE, HOUR = 60, 3600
 
 
+def part_of(progress: Progress | None, place: int, count: int) -> Progress | None:
+    """What one of `count` passes of equal length calls, `place` of which are behind it."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(place * total + done, count * total)
+
+
 def spoken_time(seconds: float) -> str:
     """A length of time, roughly, in the unit that suits it.
 

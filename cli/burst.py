@@ -317,10 +317,13 @@ def report(
                 )
                 with Steps(log, f"{name}: batches", quiet=quiet) as progress:
                     survey = burst.survey(backbone, stream, options, progress=progress)
-                w, pairs = (
-                    reports.measured_whitening(backbone, stream) if whitening else (None, None)
-                )
-                origins = reports.measured_origins(backbone, stream) if nulls else None
+                w, pairs, origins = None, None, None
+                if whitening:
+                    with Steps(log, f"{name}: whitening", quiet=quiet) as progress:
+                        w, pairs = reports.measured_whitening(backbone, stream, progress=progress)
+                if nulls:
+                    with Steps(log, f"{name}: what explains it", quiet=quiet) as progress:
+                        origins = reports.measured_origins(backbone, stream, progress=progress)
                 shown.append(reports.BackboneReport(survey, w, pairs, origins))
             files = reports.save_burst_report(shown, out, seed=seed)
         if not quiet:

@@ -15,6 +15,7 @@ from burst.errors import EmptyResult
 from burst.files import make_folder, write_atomically
 from burst.gauge import WHOLE
 from burst.histogram import Histogram
+from burst.progress import Progress
 from burst.stream import NamedStream
 from burst.survey import Survey
 from burst.whitened import whitened_histograms
@@ -84,13 +85,18 @@ class BackboneReport:
         return str(self.survey.record["model"])
 
 
-def measured_whitening(backbone: Backbone, images: NamedStream) -> tuple[Whitening, Pairs]:
+def measured_whitening(
+    backbone: Backbone, images: NamedStream, *, progress: Progress | None = None
+) -> tuple[Whitening, Pairs]:
     """The default whitening of all blocks, and their entries before and after.
+
+    Args:
+        backbone, images, progress: see `burst.whiten`.
 
     Raises:
         BurstError: see `burst.whiten` and `burst.whitened_histograms`.
     """
-    whitening = whiten(backbone, images)
+    whitening = whiten(backbone, images, progress=progress)
     return whitening, whitened_histograms(backbone, images, whitening, WhiteningOptions())
 
 

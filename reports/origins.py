@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from burst.extremes import Extremes, extremes
 from burst.extremes_tables import MODEL, carriers
 from burst.gauge import WHOLE
 from burst.nulls import random_weights
+from burst.progress import Progress, part_of
 from burst.spectrum import Spectrum, spectrum
 from burst.stream import NamedStream
 from burst.survey import Survey, SurveyOptions, survey
@@ -45,19 +46,30 @@ class Origins:
     scores: Survey | None = None
 
 
-def measured_origins(backbone: Backbone, images: NamedStream) -> Origins:
+def measured_origins(
+    backbone: Backbone, images: NamedStream, *, progress: Progress | None = None
+) -> Origins:
     """Nulls, extremes, spectra and scores of all blocks, in four passes over the images.
+
+    Args:
+        backbone, images: see `burst.survey`.
+        progress: called as progress(batches done, batches in all), of the four passes.
 
     Raises:
         BurstError: see `burst.survey`, `burst.extremes` and `burst.spectrum`.
     """
-    nulls = {"permuted": _response_of(backbone, images, "permuted")}
+    first, second, third, last = (part_of(progress, place, 4) for place in range(4))
+    response = SurveyOptions(quantities=("qkx",))
+    permuted = replace(response, tokens="permuted")
+    nulls = {"permuted": survey(backbone, images, permuted, progress=first)}
     with suppress(UnsupportedModel):  # queries and keys that cannot be set one by one
-        nulls["random"] = _response_of(random_weights(backbone), images, "all")
+        nulls["random"] = survey(random_weights(backbone), images, response, progress=second)
     scores = None
     with suppress(UnsupportedModel):  # an attention whose softmax is inside a kernel of its own
-        scores = survey(backbone, images, SurveyOptions(quantities=("logits",), per_head=True))
-    return Origins(nulls, extremes(backbone, images), spectrum(backbone), scores)
+        logits = SurveyOptions(quantities=("logits",), per_head=True)
+        scores = survey(backbone, images, logits, progress=third)
+    largest = extremes(backbone, images, progress=last)
+    return Origins(nulls, largest, spectrum(backbone), scores)
 
 
 def where_section(
@@ -202,10 +214,6 @@ def softmax_section(page: Page, origins: Mapping[str, Origins], folder: Path) ->
 def plain_name(model: str) -> str:
     """A model's name for a file."""
     return "".join(one if one.isalnum() or one in "-_." else "-" for one in model)
-
-
-def _response_of(model: Backbone, images: NamedStream, tokens: str) -> Survey:
-    return survey(model, images, SurveyOptions(quantities=("qkx",), tokens=tokens))
 
 
 def _how_many(table: pd.DataFrame, row: pd.Series) -> int:

@@ -22,8 +22,11 @@ def images(backbone):
 
 @pytest.fixture(scope="module")
 def measured(backbone, images):
-    options = SurveyOptions(quantities=("qkx",))
-    return survey(backbone, images, options), measured_origins(backbone, images)
+    options, told = SurveyOptions(quantities=("qkx",)), []
+    origins = measured_origins(backbone, images, progress=lambda *steps: told.append(steps))
+    count = 4 * images.batches
+    assert told == [(step, count) for step in range(1, count + 1)]
+    return survey(backbone, images, options), origins
 
 
 def test_a_row_a_block_sets_the_kurtosis_beside_what_chance_gives(backbone, images, measured):
