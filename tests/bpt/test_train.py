@@ -532,7 +532,7 @@ def test_a_signal_during_an_evaluation_loses_nothing(recipe, whole, tmp_path, mo
     with pytest.raises(Interrupted) as caught:
         train(recipe, tmp_path / "run")
     assert caught.value.signum == signal.SIGTERM
-    assert caught.value.command == "call it again with resume=True"
+    assert caught.value.command == "call the same function again with resume=True"
     monkeypatch.undo()
     said = []
     train(recipe, tmp_path / "run", resume=True, say=said.append)
