@@ -31,9 +31,8 @@ from burst.distributed import add_rows, gather, rank_and_size, together
 from burst.errors import EmptyResult
 from burst.progress import Say
 
-Features = tuple[Tensor, Tensor, Tensor]  # labels and indices too
 REMEMBERED = 8  # splits: a search trains many probes on the same features
-_FEATURES: dict[Any, Features] = {}
+_FEATURES: dict[Any, Tensor] = {}
 
 
 class PrefixBatches:
@@ -204,11 +203,12 @@ class FeatureBatches:
         self.recipe, self.images, self.model = recipe, images, model
         self.steps = images.steps
         self._weights = weights_digest(model.vit, blocks=len(model.vit.blocks))
-        self.features, self.labels, _ = self._remembered(images.split)
+        self.features = self._remembered(images.split)
+        self.labels = torch.from_numpy(images.split.labels)
         self.mirrored = None
         if recipe.augmentation == "flip" and images.transform.flip:
-            self.mirrored, _, _ = self._remembered(images.split, flip=True)
-        self._evaluated: dict[str, Features] = {}
+            self.mirrored = self._remembered(images.split, flip=True)
+        self._evaluated: dict[str, Tensor] = {}
 
     def train(self, epoch: int, start: int) -> TrainBatches:
         """(b, d) float32 and (b,) int64, in an order that depends on seed and epoch alone."""
@@ -221,11 +221,12 @@ class FeatureBatches:
 
     def evaluation(self, split: str) -> EvalBatches:
         """(b, d) float32, (b,) int64 labels and indices."""
+        images: Split = getattr(self.images.benchmark, split)
         if split not in self._evaluated:
-            self._evaluated[split] = self._remembered(getattr(self.images.benchmark, split))
+            self._evaluated[split] = self._remembered(images)
         rank, world = rank_and_size()
-        size = self.recipe.eval_batch_size
-        parts = [torch.split(part, size) for part in self._evaluated[split]]
+        columns = self._evaluated[split], torch.from_numpy(images.labels), torch.arange(len(images))
+        parts = [torch.split(one, self.recipe.eval_batch_size) for one in columns]
         return list(zip(*parts, strict=True))[rank::world]
 
     def _drawn(self, epoch: int, chosen: Tensor) -> Tensor:
@@ -235,14 +236,13 @@ class FeatureBatches:
         flips = torch.from_numpy(mirrored((self.recipe.seed, epoch), chosen.numpy()))
         return torch.where(flips[:, None], self.mirrored[chosen], self.features[chosen])
 
-    def _remembered(self, split: Split, *, flip: bool = False) -> Features:
+    def _remembered(self, split: Split, *, flip: bool = False) -> Tensor:
         """What `_read` gives of a split, kept for the next training in this process."""
         recipe, model = self.recipe, self.model
         backbone = self.images.backbone
         key = (
             self._weights,
             images_digest(split, backbone),
-            split.labels.tobytes(),
             flip,
             model.pooling,
             recipe.precision,
@@ -260,8 +260,8 @@ class FeatureBatches:
         return found
 
     @torch.no_grad()
-    def _read(self, split: Split, *, flip: bool) -> Features:
-        """Features, labels and places of a split's images, which all processes share the work of.
+    def _read(self, split: Split, *, flip: bool) -> Tensor:
+        """(N, d) features of a split's images, which all processes share the work of.
 
         Raises:
             EmptyResult: there is no image.
@@ -280,4 +280,4 @@ class FeatureBatches:
 
         together(read)
         add_rows(features)  # where one process has a row, the others have zeros
-        return features, torch.from_numpy(split.labels), torch.arange(len(split))
+        return features

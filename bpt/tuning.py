@@ -10,7 +10,7 @@ from bpt.machine import FREE_ON_RESUME, RENAMED, Machine
 from bpt.methods import METHODS, check_used
 from bpt.model import AFTER
 from bpt.prompt import NULL_GAIN, PROMPT_METHODS, PromptOptions
-from burst.errors import BurstError, check_kinds, check_known
+from burst.errors import BurstError, check_kinds, check_known, check_share
 from burst.whitening_options import WhiteningOptions
 
 MADE_WITH = ("floor", "shrinkage", "through_norm")  # matrices that no file brings
@@ -209,12 +209,8 @@ class Tuning(Machine):
             raise BurstError(f"seed is {self.seed}; it must be at most {LARGEST_SEED}")
         if not 0 < self.peak_lr < float("inf"):
             raise BurstError(f"lr is {self.lr}; it must be positive")
-        if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
-            raise BurstError(
-                f"train_fraction is {self.train_fraction}; it must lie in 0..1, without 0"
-            )
-        if not 0 < self.layer_decay <= 1:
-            raise BurstError(f"layer_decay is {self.layer_decay}; it must lie in 0..1, without 0")
+        check_share("train_fraction", self.train_fraction)
+        check_share("layer_decay", self.layer_decay)
         if not 0 <= self.drop_path < 1:
             raise BurstError(f"drop_path is {self.drop_path}; it must lie in 0..1, without 1")
         if not isfinite(self.gate_init):

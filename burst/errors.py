@@ -127,6 +127,16 @@ def check_known(kind: str, given: str, known: Iterable[str]) -> None:
         raise UnknownName(kind, given, known)
 
 
+def check_share(name: str, value: float | None) -> None:
+    """Refuse what is no share: not above 0, or above 1; None is none that was given.
+
+    Raises:
+        BurstError: it is named.
+    """
+    if value is not None and not 0 < value <= 1:
+        raise BurstError(f"{name} is {value}; it must lie in 0..1, without 0")
+
+
 def check_kinds(options: Any) -> None:  # noqa: ANN401  any dataclass
     """Refuse what is no number, or no whole one, in a field that is annotated as one.
 

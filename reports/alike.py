@@ -42,7 +42,7 @@ def training_key(run: Run) -> str:
     """What the runs of one training with several seeds, on whatever machine, have in common."""
     free = FREE_ON_RESUME | {"seed", "cache", "dataset", "train_list"}
     own = {name: value for name, value in run.recipe.to_dict().items() if name not in free}
-    return json.dumps([own, conditions(run)], sort_keys=True)
+    return json.dumps(own | conditions(run), sort_keys=True)
 
 
 def differing(rows: Iterable[Mapping[Any, Any]], names: Iterable[str] = ()) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from burst.errors import EmptyResult
 from burst.token_map import BlockMap, TokenMap
 from reports.names import readable
-from reports.style import INK, PAGE_WIDTH, QUANTITIES, blank_page, house_style, one_decimal
+from reports.style import INK, PAGE_WIDTH, QUANTITIES, blank_page, decimals, house_style
 
 Pixels = NDArray[np.float64]
 Floats = NDArray[np.float64]
@@ -208,7 +208,7 @@ def _draw_band(
     for column, (index, block) in enumerate(blocks.items(), start=1):
         top, middle, bottom = rows[:, column]
         draw_map(top, token_map, block.times_even, scales[0].norm, SHARE_COLOURS)
-        top.set_title(f"block {index}\nexcess kurtosis {one_decimal(block.kurtosis)}")
+        top.set_title(f"block {index}\nexcess kurtosis {decimals(block.kurtosis, 1)}")
         draw_map(middle, token_map, _relative(block.norm), scales[1].norm, NORM_COLOURS)
         draw_dimensions(bottom, block)
     for row, scale in zip(rows, scales, strict=False):

@@ -21,7 +21,7 @@ from burst.token_map import PhotoMaps, TokenMap
 from reports.map import map_blocks, map_figure
 from reports.names import new_stem, readable
 from reports.page import Page, Section
-from reports.style import one_decimal, percent
+from reports.style import decimals, percent
 from reports.tables import named_backbone
 
 MEASURE = "share of the sum of the fourth powers of the entries of W_q W_k^T X^T"
@@ -125,7 +125,7 @@ def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> 
             table.add_row(
                 readable(str(one.image)) if place == 0 else "",
                 str(block),
-                one_decimal(found.kurtosis),
+                decimals(found.kurtosis, 1),
                 f"{row},{column}: {percent(patches[row, column])}",
                 f"{carriers(np.nan_to_num(found.share), 0.5)}/{len(found.share)}",
                 f"{top}: {percent(found.dimensions[top])}",
@@ -147,7 +147,7 @@ def in_words(token_map: TokenMap, blocks: Iterable[int]) -> list[str]:
         row, column = np.unravel_index(np.argmax(patches), patches.shape)
         top = int(np.argmax(one.dimensions))
         sentences.append(
-            f"Block {block} (excess kurtosis {one_decimal(one.kurtosis)}): half of the fourth "
+            f"Block {block} (excess kurtosis {decimals(one.kurtosis, 1)}): half of the fourth "
             f"powers lie in {tokens} of {len(one.share)} tokens and in {dimensions} of "
             f"{len(one.dimensions)} dimensions. Largest are the patch in row {row}, column "
             f"{column} ({percent(patches[row, column])}), and dimension {top} "

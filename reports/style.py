@@ -221,11 +221,6 @@ def decimals(value: float, count: int) -> str:
     return f"{value:z.{count}f}".replace("-", MINUS)
 
 
-def one_decimal(value: float) -> str:
-    """As `decimals`."""
-    return decimals(value, 1)
-
-
 def percent(share: float, count: int = 1) -> str:
     """A share of 1 in percent, with a blank before the sign and `count` decimals."""
     return f"{100 * share:.{count}f} %"

@@ -19,10 +19,11 @@ from reports.style import (
     OBJECT_COLOURS,
     PAGE_WIDTH,
     blank_page,
+    decimals,
     house_style,
     legend_above,
     literal,
-    one_decimal,
+    percent,
     quantity_style,
     whole_ticks,
 )
@@ -141,7 +142,7 @@ def _verdict(pooled: float, within: float) -> str:
     if gone > 0.9:
         return "nearly all of it is that dimensions differ in scale and mean"
     if gone > 0.5:
-        return f"{100 * gone:.0f} % of it is that dimensions differ in scale and mean"
+        return f"{percent(gone, 0)} of it is that dimensions differ in scale and mean"
     return "most of it is within dimensions, where a few tokens stand out"
 
 
@@ -158,7 +159,7 @@ def _count(blocks: int, of: int) -> str:
 
 
 def _number(value: float) -> str:
-    return one_decimal(value) if math.isfinite(value) else "not defined"
+    return decimals(value, 1) if math.isfinite(value) else "not defined"
 
 
 def _draw_lines(ax: Axes, table: pd.DataFrame) -> None:

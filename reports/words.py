@@ -10,7 +10,7 @@ from burst.errors import EmptyResult
 from burst.images import SAMPLE
 from burst.survey import Survey
 from reports.depth import MEASURES, whole_blocks
-from reports.style import quantity_style
+from reports.style import percent, quantity_style
 from reports.tables import named_backbone
 from reports.where import PEAKED_KURTOSIS, diagonal_is_enough
 
@@ -200,7 +200,7 @@ def _worst_block(row: pd.Series) -> str:
     times = row["top1_energy"] / GAUSSIAN_ENERGY
     return (
         f"Where: most in block {int(row['block'])}. Its largest 1 % of entries hold "
-        f"{100 * row['top1_energy']:.0f} % of the energy, {times:.1f} times as much as in a "
+        f"{percent(row['top1_energy'], 0)} of the energy, {times:.1f} times as much as in a "
         f"Gaussian; excess kurtosis {row['excess_kurtosis']:.1f} (Gaussian 0, Laplacian 3)."
     )
 

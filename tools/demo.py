@@ -27,7 +27,7 @@ from reports import caveats, compare, kurtosis_parts, map_blocks, map_figure, wh
 from reports.burst_report import LEAD
 from reports.page import Page
 from reports.search_figures import forest_figure
-from reports.style import one_decimal
+from reports.style import decimals
 
 DATASET = "digits"
 PHOTO = "china.jpg"
@@ -173,15 +173,15 @@ def why(survey: burst.Survey) -> str:
     if not len(heavy):
         return (
             f"{survey.record['model']} is heavy-tailed in none of its {len(rows)} blocks: the "
-            f"largest excess kurtosis is {one_decimal(row['excess_kurtosis'])}, in block "
+            f"largest excess kurtosis is {decimals(row['excess_kurtosis'], 1)}, in block "
             f"{row.name}."
         )
     left = int((heavy["kurtosis_within_rows"] > 1).sum())
     return (
         f"{survey.record['model']} is heavy-tailed in {len(heavy)} of {len(rows)} blocks, most in "
-        f"block {row.name} (excess kurtosis {one_decimal(row['excess_kurtosis'])}; Gaussian 0, "
+        f"block {row.name} (excess kurtosis {decimals(row['excess_kurtosis'], 1)}; Gaussian 0, "
         f"Laplacian 3); dividing each dimension by its own deviation leaves {left} of them so, "
-        f"and block {row.name} at {one_decimal(row['kurtosis_within_rows'])}."
+        f"and block {row.name} at {decimals(row['kurtosis_within_rows'], 1)}."
     )
 
 
@@ -201,7 +201,7 @@ def who(table: pd.DataFrame, apart: pd.DataFrame, steps: int) -> str:
         f"{row['method']} {row['test_accuracy']:.1f} %" for row in table.to_dict("records")
     )
     told = [
-        f"{row['method']} against {row['against']} {one_decimal(row['difference'])} points"
+        f"{row['method']} against {row['against']} {decimals(row['difference'], 1)} points"
         for row in apart.to_dict("records")
         if row["adjusted_p"] < 1 - LEVEL
     ]

@@ -12,7 +12,7 @@ import numpy as np
 from bpt.dataset.download import RemoteFile
 from bpt.dataset.place import Layout
 from bpt.dataset.split import Split, class_fraction, cut, hold_out
-from burst.errors import BurstError, ImageError
+from burst.errors import BurstError, ImageError, check_share
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +83,7 @@ class Request:
     train_list: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.train_fraction is not None and not 0 < self.train_fraction <= 1:
-            raise BurstError(
-                f"train_fraction is {self.train_fraction}; it must lie in 0..1, without 0"
-            )
+        check_share("train_fraction", self.train_fraction)
         if self.train_fraction is not None and self.train_list is not None:
             raise BurstError("give a fraction of the training images or a list of them, not both")
 
@@ -123,8 +120,9 @@ class Request:
             if not len(split):
                 raise ImageError(f"{name}: {self.root} has no {kind} image")
         given = {"train": train, "test": test} | ({"val": val} if val else {})
-        for one, other in combinations(given, 2):
-            if both := {*given[one].names} & {*given[other].names}:
+        names = {kind: set(split.names) for kind, split in given.items()}
+        for one, other in combinations(names, 2):
+            if both := names[one] & names[other]:
                 raise ImageError(
                     f"{self.root}: {one} and {other} share images ({len(both):,}), such as "
                     f"{min(both)!r}; keep each in one of them"
