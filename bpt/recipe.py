@@ -46,7 +46,7 @@ class Recipe(Tuning):
         protocol: "standard": train on the training split, choose the epoch on the validation
             split, read the test split once. "last": train on both, keep the last epoch, read the
             test split once. "authors": train on both and report the last epoch and the best one on
-            the test split, as the published numbers do.
+            the test split, as the paper's own numbers do.
         fold: such as "2/5", for cross-validation: training and validation images together are cut
             into five parts, see `bpt.dataset.fold_of`; the second is the validation split, and the
             others are trained on.

@@ -47,7 +47,7 @@ def study(
     ] = None,
     protocol: Annotated[
         str | None,
-        option("standard (if not given), last; `authors`, as the published numbers.", DATA),
+        option("standard (if not given), authors, last; `published`: each number's own.", DATA),
     ] = None,
     model: Annotated[str | None, option("Instead of the table's.", BACKBONE)] = None,
     weights: Annotated[str | None, option("A checkpoint file, or `random`.", BACKBONE)] = None,

@@ -10,7 +10,14 @@ import pandas as pd
 from bpt import Recipe, Run, make_recipe
 from bpt.methods import USED_BY
 from burst.backbone_spec import known_backbones
-from reports.published import BACKBONES, METHODS, asked_of, of_other_weights, published
+from reports.published import (
+    BACKBONES,
+    METHODS,
+    asked_of,
+    of_other_weights,
+    protocol_of,
+    published,
+)
 
 SHADES = ("#f4b6a6", "#f9dccf", "#ffffff", "#d3e6f3", "#a9cfe8")
 STEPS = (-5.0, -1.0, 1.0, 5.0)  # points, between the shades
@@ -52,7 +59,7 @@ def shade(difference: float) -> str:
 def _as_published(row: Mapping[Any, Any]) -> Recipe:
     recipe = make_recipe(**asked_of(row))
     assert isinstance(recipe, Recipe)  # accuracies are of classifiers
-    return replace(recipe, protocol="authors", normalisation="reference")
+    return replace(recipe, protocol=protocol_of(row), normalisation="reference")
 
 
 def _nearest(label: str, run: Run, known: list[tuple[dict[Any, Any], Recipe]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bpt.methods import USED_BY
+from bpt.published import FGVC
 from burst.errors import check_known
 
 STUDIES = (
@@ -61,8 +62,9 @@ METHODS = {
     "bpt-twhiten": ("bpt-twhiten", "shallow"),
 }
 OF_W = ("bpt-fwhiten", "bpt-twhiten")  # methods whose prompts are products with it
-# Rows of table 11 that the paper took from VPT, whose supervised weights are not AugReg's.
+# Rows that the paper took from VPT, whose supervised weights are not AugReg's, and from GateVPT.
 OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
+OF_THEIR_CODE = (*OF_VPT, "gatevpt")
 NUMBERS = {"num_prompts": int, "rank": int, "epochs": int, "train_fraction": float}
 
 
@@ -71,6 +73,7 @@ def published() -> pd.DataFrame:
     """Every number: table, source, pretraining, backbone, method, dataset, metric, value, setting.
 
     Values are in percent, those of the metric prompt_params_1e4 in tens of thousands of numbers.
+    Table 9 does not give the epochs of fine-tuning; those of its settings are Table 8's.
 
     Source: arXiv 2506.22908, its supplement and its poster.
     """
@@ -115,6 +118,17 @@ def asked_of(row: Mapping[Any, Any]) -> dict[str, Any]:
 def of_other_weights(row: Mapping[Any, Any]) -> bool:
     """Whether a number is of weights that its backbone of ours does not have."""
     return row["table"] == "table11" and row["method"] in OF_VPT
+
+
+def protocol_of(row: Mapping[Any, Any]) -> str:
+    """How a number came to be, as a `Recipe` has it, from dataset and method.
+
+    The paper's code trains on training and validation images and takes the best epoch on the test
+    split. On the fine-grained datasets the rows of VPT and GateVPT are of their code, which trains
+    on the training images and chooses the epoch on the validation split.
+    """
+    theirs = row["dataset"] in FGVC and row["method"] in OF_THEIR_CODE
+    return "standard" if theirs else "authors"
 
 
 def settings(text: str) -> dict[str, int | float | str]:

@@ -20,6 +20,7 @@ from reports.published import (
     METRICS,
     asked_of,
     of_other_weights,
+    protocol_of,
     published_numbers,
     settings,
 )
@@ -73,7 +74,7 @@ def study_cells(study: str, **overrides: Any) -> list[StudyCell]:  # noqa: ANN40
         study: one of `STUDIES`.
         **overrides: hyper-parameters that replace the table's: a miniature takes another dataset,
             backbone and number of epochs. Numbers of the table that then have the same training
-            are left out, but for the first.
+            are left out, but for the first. A `protocol` of "published" is each number's own.
 
     Raises:
         UnknownName: no such table.
@@ -208,6 +209,8 @@ def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> Study
     asked = asked_of(row)
     words = (study, row["dataset"], asked["model"], row["method"], row["setting"], row["metric"])
     recipe = make_recipe(**asked)
+    if given.get("protocol") == "published":
+        given = {**given, "protocol": protocol_of(row)}
     differs = tuple(
         name
         for name, value in given.items()
@@ -222,13 +225,14 @@ def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> Study
 
 def _unasked(cell: StudyCell, recipe: Recipe | DetectionRecipe) -> list[str]:
     """What our defaults do otherwise than the published number, and weights that were given."""
+    row = {"table": cell.study, "dataset": cell.dataset, "method": cell.method}
     differs = []
-    if isinstance(recipe, Recipe) and recipe.protocol != "authors":
+    if isinstance(recipe, Recipe) and recipe.protocol != protocol_of(row):
         differs.append("protocol")
     if isinstance(recipe, Recipe) and recipe.normalisation != "reference":
         spec = known_backbone(recipe.model)  # for other backbones than these the two are the same
         differs += ["normalisation"] if spec and spec.pretraining == "supervised" else []
-    of_vpt = of_other_weights({"table": cell.study, "method": cell.method})
+    of_vpt = of_other_weights(row)
     if recipe.weights and (not of_vpt or recipe.weights == "random"):
         differs.append(f"weights {Path(recipe.weights).name}")  # only a reader can judge which
     elif of_vpt and not recipe.weights and "model" not in cell.differs:

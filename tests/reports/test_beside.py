@@ -9,7 +9,8 @@ import reports
 
 
 def beside(tmp_path, *, dataset=None, **given):
-    recipe = bpt.recipe_for(given.pop("recipe_dataset", "cub"), protocol="authors", **given)
+    given = {"protocol": "authors"} | given
+    recipe = bpt.recipe_for(given.pop("recipe_dataset", "cub"), **given)
     config = {"recipe": recipe.to_dict(), "dataset": {"name": dataset or recipe.dataset}}
     return reports.beside_published({"x": bpt.Run(tmp_path, config)}).iloc[0]
 
@@ -19,7 +20,9 @@ def beside(tmp_path, *, dataset=None, **given):
     [
         ({}, 77.86),
         ({"placement": "last:4"}, 82.0),
-        ({"method": "vpt", "model": "moco_vitb"}, 79.05),
+        ({"method": "vpt", "model": "moco_vitb", "protocol": "standard"}, 79.05),
+        ({"method": "gatevpt", "protocol": "standard"}, 70.56),
+        ({"method": "vpt", "recipe_dataset": "imagenet"}, 63.71),
         ({"method": "spt", "placement": "deep", "train_fraction": 1.0}, 80.13),
         ({"method": "bpt-fwhiten", "prompt_scale": "paper"}, 77.48),
         ({"num_prompts": 64, "image_size": 224}, 76.91),
@@ -42,7 +45,7 @@ def test_whatever_is_not_as_published_is_named(tmp_path):
 
 
 def test_what_the_method_makes_no_use_of_does_not_differ(tmp_path):
-    recipe = bpt.recipe_for("cub", method="vpt", protocol="authors")
+    recipe = bpt.recipe_for("cub", method="vpt")
     other = dataclasses.replace(recipe, rank=3, bottleneck=9, floor=0.5)
     config = {"recipe": other.to_dict(), "dataset": {"name": "cub"}}
     assert reports.beside_published({"x": bpt.Run(tmp_path, config)})["differs"][0] == ""
@@ -52,7 +55,8 @@ def test_another_scale_of_whitened_prompts_and_other_pixels_are_named(tmp_path):
     assert beside(tmp_path, method="bpt-fwhiten").differs == "prompt_scale"
     assert beside(tmp_path, model="sup_vitb").differs == "normalisation"
     vpt = beside(tmp_path, model="sup_vitb", method="vpt", normalisation="reference")
-    assert (vpt.published, vpt.differs) == (86.7, "weights")  # VPT's own, not AugReg's
+    assert vpt.published == 86.7  # of VPT's own weights, not AugReg's, and of the training split
+    assert set(vpt.differs.split(", ")) == {"weights", "protocol"}
 
 
 def test_of_a_method_that_the_paper_has_not_no_number_is_given(tmp_path):

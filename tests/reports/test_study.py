@@ -125,12 +125,31 @@ def test_what_the_published_number_has_by_default_and_ours_has_not_is_said():
     frame = reports.study_frame(reports.study_cells("table11"), {})
     differs = frame[frame.dataset == "cub"].set_index("method").differs
     assert differs["bpt-shallow"] == differs["spt-deep"] == "protocol, normalisation"
-    assert differs["vpt-deep"] == differs["full"] == "protocol, normalisation, weights"
-    asked = {"protocol": "authors", "normalisation": "reference"}
+    assert differs["vpt-deep"] == differs["full"] == "normalisation, weights"
+    asked = {"protocol": "published", "normalisation": "reference"}
     frame = reports.study_frame(reports.study_cells("table11", **asked), {})
     assert set(frame.differs) == {"", "weights"}
-    frame = reports.study_frame(reports.study_cells("fgvc_moco"), {})
-    assert set(frame.differs) == {"protocol"}
+
+
+@pytest.mark.parametrize("study", ["fgvc_moco", "variants"])
+def test_rows_of_other_papers_were_trained_by_another_protocol(study):
+    def differing(protocol):
+        cells = reports.study_cells(study, protocol=protocol)
+        frame = reports.study_frame(cells, {})
+        found = frame[frame.differs == "protocol"]
+        assert set(frame.differs) <= {"", "protocol"}
+        return {tuple(pair) for pair in found[["dataset", "method"]].to_numpy()}
+
+    all_of_it = {(cell.dataset, cell.method) for cell in reports.study_cells(study)}
+    theirs = {
+        (dataset, method)
+        for dataset, method in all_of_it
+        if method in {"full", "linear", "vpt-shallow", "vpt-deep", "gatevpt"}
+        and dataset != "imagenet"
+    }
+    assert differing("standard") == differing(None) == all_of_it - theirs
+    assert differing("authors") == theirs
+    assert differing("published") == set()
 
 
 def test_other_weights_than_published_are_said():
@@ -139,15 +158,15 @@ def test_other_weights_than_published_are_said():
         return frame[frame.dataset == "cub"].set_index("method").differs
 
     google = differs("table11", weights="place/ViT-B_16.npz")
-    assert google["vpt-deep"] == "protocol, normalisation"  # these are VPT's own
+    assert google["vpt-deep"] == "normalisation"  # these are VPT's own
     assert google["bpt-shallow"] == "protocol, normalisation, weights ViT-B_16.npz"
     nothing = differs("table11", weights="random")
-    assert (
-        nothing["vpt-deep"] == nothing["bpt-shallow"] == "protocol, normalisation, weights random"
-    )
-    assert set(differs("fgvc_mae", weights="random")) == {"protocol, weights random"}
-    small = differs("fgvc_mae", weights="random", model="mae_tiny")
-    assert set(small) == {"model, protocol, weights random"}
+    assert nothing["vpt-deep"] == "normalisation, weights random"
+    assert nothing["bpt-shallow"] == "protocol, normalisation, weights random"
+    asked = {"protocol": "published", "weights": "random"}
+    assert set(differs("fgvc_mae", **asked)) == {"weights random"}
+    small = differs("fgvc_mae", model="mae_tiny", **asked)
+    assert set(small) == {"model, weights random"}
     cells = reports.study_cells("coco_mask_rcnn", weights="random")
     assert set(reports.study_frame(cells, {}).differs) == {"weights random"}
 
@@ -174,7 +193,7 @@ def test_a_plan_counts_searches_where_rates_are_searched():
 
 
 def test_what_all_differ_by_is_said_once_and_nothing_if_it_is_nothing():
-    frame = reports.study_frame(reports.study_cells("variants"), {})
+    frame = reports.study_frame(reports.study_cells("table10"), {})
     assert reports.study_table(frame).caption == "all differ by protocol"
     assert reports.study_table(frame.assign(differs="")).caption is None
 
