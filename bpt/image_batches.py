@@ -132,6 +132,17 @@ def _mixing(recipe: Recipe, classes: int) -> Mixing:
     return Mixing(classes=classes, **options)  # type: ignore[arg-type]
 
 
+def left_out(recipe: Recipe, images: int) -> str:
+    """How many images an epoch does not see, in words; nothing of less than a tenth of them."""
+    rest = images % recipe.batch_size
+    if rest * 10 < images:
+        return ""
+    return (
+        f"each epoch leaves out {rest} of {images} training images, others each time, which do "
+        f"not fill a batch of {recipe.batch_size}"
+    )
+
+
 def steps_of(recipe: Recipe, images: int) -> int:
     """Of an epoch: whole batches.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isclose, sqrt
 from statistics import fmean
 from typing import Any
 
@@ -37,10 +37,12 @@ def write_summary(section: Section, runs: Mapping[str, Run], table: pd.DataFrame
     for name, part in parts:
         trained = _by_training({label: runs[label] for label in part["label"]})
         where = f" of {name}" if parts.ngroups > 1 else ""
-        seeds = len(trained[0].runs)
+        best = [one for one in trained if isclose(one.accuracy, trained[0].accuracy)]
+        *others, last = (one.label for one in best)
+        are = f"are {'; '.join(others)}; and" if others else "is"
         section.text(
-            f"Best on the test split{where} is {trained[0].label}: {trained[0].accuracy:.1f} % of "
-            f"{_count(part['test_images'].iloc[0])}{_mean_of(seeds)}.",
+            f"Best on the test split{where} {are} {last}: {trained[0].accuracy:.1f} % of "
+            f"{_count(part['test_images'].iloc[0])}{_mean_of(len(trained[0].runs))}.",
             strong=True,
         )
         if sentence := _beside_plain(trained):
@@ -128,8 +130,9 @@ def _ahead(best: _Training, plain: _Training, *, compared: int) -> str:
         pairs = [(best.first, plain.first)]
         that_is = f"With seed {min(best.runs)} against seed {min(plain.runs)} that is"
     points, how_sure = _difference(pairs, compared)
+    more = f"{abs(points):.1f} points {'more' if points > 0 else 'less'} than"
     text = (
-        f"{that_is} {abs(points):.1f} points {'more' if points >= 0 else 'less'} than "
+        f"{that_is} {'level with' if isclose(points, 0, abs_tol=1e-9) else more} "
         f"{plain.label}, the best plain prompts (vpt) here, {how_sure}."
     )
     if len(pairs) > 1:

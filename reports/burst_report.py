@@ -155,8 +155,9 @@ def save_burst_report(
 
 
 def _summary(section: Section, table: pd.DataFrame, surveys: Sequence[Survey]) -> None:
+    records = {str(one.record["model"]): one.record for one in surveys}
     where = {str(one.record["model"]): where_it_sits(one) for one in surveys}
-    for finding in findings(table):
+    for finding in findings(table, records):
         if len(surveys) > 1:
             section.heading(finding.model)
         section.text(finding.headline, strong=True)

@@ -20,7 +20,7 @@ from bpt import make_recipe
 from bpt.machine import FREE_ON_RESUME
 from reports.alike import named_datasets
 from reports.detections import Record
-from reports.names import readable
+from reports.names import folder_names
 from reports.published import DETECTORS, METHODS, METRICS, asked_of, published
 from reports.style import (
     PAGE_WIDTH,
@@ -112,14 +112,17 @@ def detection_classes_table(per_class: Mapping[str, Mapping[str, float | None]])
 def compare_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
     """A row a run: how it was trained and how good it is; NaN where it has not ended.
 
-    Columns: label, run, detector, dataset (of one's own images with their folder), model, method,
-    placement, schedule, lr, seed; those of `OF_TRAINING`, "" where nothing was given; prompts,
-    heads and trained (parameters); images (evaluated); box_AP ... mask_APl (percent); seconds.
+    Columns: label, run (its folder, from where these part), detector, dataset (of one's own images
+    with their folder), model, method, placement, schedule, lr, seed; those of `OF_TRAINING`, ""
+    where nothing was given; prompts, heads and trained (parameters); images (evaluated); box_AP ...
+    mask_APl (percent); seconds.
     """
     rows = []
-    for (label, run), dataset in zip(runs.items(), named_datasets(runs.values()), strict=True):
+    datasets = named_datasets(runs.values())
+    names = folder_names([run.folder for run in runs.values()])
+    for (label, run), name, dataset in zip(runs.items(), names, datasets, strict=True):
         recipe, result = run.recipe, run.result or {}
-        row = {"label": label, "run": readable(run.folder.name), "detector": recipe.detector}
+        row = {"label": label, "run": name, "detector": recipe.detector}
         row |= {"dataset": dataset, "model": recipe.model}
         row |= {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
         row |= {name: getattr(recipe, name) for name in ("schedule", "lr", "seed")}

@@ -1,6 +1,9 @@
 """Names that others gave to files, classes and runs, as figures, pages and files take them."""
 
+import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 MOST_LETTERS = 24  # of a name in a figure
@@ -15,6 +18,17 @@ def readable(name: str) -> str:
     'caf\N{REPLACEMENT CHARACTER}.jpg'
     """
     return _LONE.sub("\N{REPLACEMENT CHARACTER}", name)
+
+
+def folder_names(folders: Sequence[Path]) -> list[str]:
+    """Folders, each from where they part: `vpt/seed_0` and `spt/seed_0`; of one its name.
+
+    Args:
+        folders: at least one.
+    """
+    places = [folder.absolute() for folder in folders]
+    common = os.path.commonpath([place.parent for place in places])
+    return [readable(place.relative_to(common).as_posix()) for place in places]
 
 
 def shortened(name: str, most: int = MOST_LETTERS) -> str:

@@ -19,6 +19,7 @@ from bpt import (
     training_cost,
 )
 from bpt.construction import check_trainable
+from bpt.image_batches import left_out
 from burst.backbone_spec import known_backbone
 from burst.progress import spoken_time
 from reports.tables import facts_table
@@ -43,6 +44,7 @@ def training_plan_table(plan: TrainingPlan) -> Table:
         "images": f"{counted}; {plan.classes:,} classes",
         "steps": f"{recipe.epochs} epochs of {plan.steps:,}, {recipe.batch_size} images each: "
         f"{total:,}",
+        "": left_out(recipe, train),
         "operations": f"{plan.operations:.1e}" if plan.operations else "unknown",
         "time": f"about {spoken_time(plan.seconds)} on this {plan.device}, without reading images"
         if plan.seconds

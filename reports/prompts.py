@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
 from bpt import PromptDiagnosis, Run
@@ -266,6 +266,12 @@ def draw_confusion(ax: Axes, counts: NDArray[np.int64], classes: Sequence[str]) 
     return mesh
 
 
+def _counts_up_to(most: int) -> list[int]:
+    """1, 2, 5, 10 ... and the largest, those left out that would touch it."""
+    steps = (step * 10**power for power in range(len(str(most))) for step in (1, 2, 5))
+    return [*(step for step in steps if 1.4 * step < most), most]
+
+
 def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
     """The confusion matrix of one run.
 
@@ -289,11 +295,11 @@ def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], title: s
             ax=ax,
             fraction=0.046,
             pad=0.02,
-            ticks=LogLocator(subs=(1, 2, 5)),
+            ticks=_counts_up_to(int(counts.max(initial=1))),
             format=StrMethodFormatter("{x:,.0f}"),
         )
         bar.ax.minorticks_off()
-        bar.set_label("images")
+        bar.set_label("images (log axis)")
         figure.draw_without_rendering()
     return figure
 

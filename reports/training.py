@@ -13,7 +13,7 @@ from rich.table import Table
 from bpt import Evaluation, Run
 from burst.errors import check_known
 from reports.alike import named_datasets
-from reports.names import readable
+from reports.names import folder_names
 from reports.style import (
     PAGE_WIDTH,
     Line,
@@ -138,15 +138,17 @@ def predictions_table(answers: Sequence[Mapping[str, Any]]) -> Table:
 def compare(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a run: how it was trained and how good it is; NaN where it has not ended.
 
-    Columns: run, dataset (of one's own images with their folder), model, image_size (pixels, where
-    not the pretraining's), method, placement, prompts and trained (parameters), seed, epochs,
-    best_epoch, val_accuracy, test_accuracy (percent), test_images, images_per_second (none of
-    linear, which trains on features that were kept), seconds, protocol.
+    Columns: run (its folder, from where these part), dataset (of one's own images with their
+    folder), model, image_size (pixels, where not the pretraining's), method, placement, prompts and
+    trained (parameters), seed, epochs, best_epoch, val_accuracy, test_accuracy (percent),
+    test_images, images_per_second (none of linear, which trains on features that were kept),
+    seconds, protocol (of a search's trials the fold, whose val_accuracy is the last epoch's).
     """
     rows = []
-    for run, dataset in zip(runs, named_datasets(runs), strict=True):
+    names = folder_names([run.folder for run in runs])
+    for run, name, dataset in zip(runs, names, named_datasets(runs), strict=True):
         recipe, result = run.recipe, run.result or {}
-        row: dict[str, Any] = {"run": readable(run.folder.name), "dataset": dataset}
+        row: dict[str, Any] = {"run": name, "dataset": dataset}
         chosen = ("model", "image_size", "method", "placement")
         row |= {name: getattr(recipe, name) for name in chosen}
         row["placement"] = recipe.placement if recipe.prompted else ""
@@ -154,15 +156,19 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
         row["trained"] = run.config["parameters"].get("trained")
         row |= {"seed": recipe.seed, "epochs": recipe.epochs}
         row |= {name: result.get(name) for name in OF_RESULT}
+        if recipe.fold and len(run.metrics) == recipe.epochs:  # it is never tested
+            row |= {"val_accuracy": run.metrics[-1].get("val_accuracy")}
         if recipe.method == "linear":  # its steps are many times as fast as the backbone
             row["images_per_second"] = None
-        rows.append(row | {"protocol": recipe.protocol})
+        protocol = f"fold {recipe.fold.replace('/', ' of ')}" if recipe.fold else recipe.protocol
+        rows.append(row | {"protocol": protocol})
     return pd.DataFrame(rows)
 
 
 def comparison_table(table: pd.DataFrame) -> Table:
     """The rows of `compare`, for a terminal."""
     shown = Table(box=None, pad_edge=False)
+    shown.add_column("run", overflow="fold")
     for name in (
         "method",
         "placement",
@@ -177,8 +183,8 @@ def comparison_table(table: pd.DataFrame) -> Table:
     for row in table.to_dict("records"):
         numbers = [_number(row[name]) for name in ("val_accuracy", "test_accuracy")]
         best, rate = _number(row["best_epoch"], 0), _number(row["images_per_second"], 0)
-        start = [row["method"], row["placement"], f"{row['prompts']:,}", str(row["epochs"])]
-        shown.add_row(*start, best, *numbers, rate)
+        start = [row["run"], row["method"], row["placement"], f"{row['prompts']:,}"]
+        shown.add_row(*start, str(row["epochs"]), best, *numbers, rate)
     return shown
 
 

@@ -189,7 +189,7 @@ def _caption(whitening: Whitening, pairs: Pairs) -> str:
     error, kappa = "error: ‖cov(WY) − I‖ / √kept, held out", "κ, β: of Y → WY"
     rank = "eff. rank: of the variance"
     if not _is_full(whitening):
-        return f"W = V^-½, of rows; {error}\nof var.: its part of variances; {rank}\n{kappa}"
+        return f"W = V^-½, of rows; {error}\nof var.: its part of variances; {rank}s\n{kappa}"
     if all(one.diagonal for one in pairs.values()):
         kappa = "κ: of Y → V^-½ Y → WY, β: of Y → WY"
     return f"{error}; {rank}\n{kappa}"

@@ -1,11 +1,16 @@
 """What a survey's numbers say, in plain sentences; every number in them is computed."""
 
 import math
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from bpt.construction import is_trainable
+from burst.backbone_spec import known_backbone
 from burst.errors import EmptyResult
 from burst.images import SAMPLE
 from burst.survey import Survey
@@ -49,7 +54,9 @@ class Finding:
     commands: tuple[str, ...]
 
 
-def findings(table: pd.DataFrame) -> list[Finding]:
+def findings(
+    table: pd.DataFrame, records: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Finding]:
     """One `Finding` a backbone.
 
     A block is called bursty if its response has an excess kurtosis above 3, which is that of a
@@ -57,12 +64,17 @@ def findings(table: pd.DataFrame) -> list[Finding]:
 
     Args:
         table: rows of surveys; those of whole blocks count.
+        records: of each backbone its `Survey.record`. With them the commands have the weights, the
+            image size and the images that were measured; without, the defaults.
 
     Raises:
         EmptyResult: neither response, nor tokens, nor weights of a backbone were measured.
     """
     whole = whole_blocks(table)
-    return [_finding(str(model), part) for model, part in whole.groupby("model", sort=False)]
+    return [
+        _finding(str(model), part, (records or {}).get(str(model), {}))
+        for model, part in whole.groupby("model", sort=False)
+    ]
 
 
 def comparison(table: pd.DataFrame) -> list[str]:
@@ -134,7 +146,7 @@ def law_in_words(kurtosis: float, shape: float) -> str:
     return "lighter-tailed than a Gaussian"
 
 
-def _finding(model: str, part: pd.DataFrame) -> Finding:
+def _finding(model: str, part: pd.DataFrame, record: Mapping[str, Any]) -> Finding:
     spoken_of = (name for name in ("qkx", "qk", "x") if name in set(part["quantity"]))
     quantity = next(spoken_of, None)
     if quantity is None:
@@ -149,7 +161,7 @@ def _finding(model: str, part: pd.DataFrame) -> Finding:
     headline = _headline(model, every, bursty, peaked)
     scales = len(peaked) > 0 and diagonal_is_enough(part)
     advice = _advice(bursty, peaked, scales=scales)
-    commands = _commands(model, scales=scales)
+    commands = _commands(model, record, scales=scales)
     return Finding(model, headline, _worst_block(worst), tuple(_laws(part)), advice, commands)
 
 
@@ -239,18 +251,54 @@ def _advice(bursty: pd.DataFrame, peaked: pd.DataFrame, *, scales: bool) -> str:
     return f"What to do: {what}"
 
 
-def _commands(model: str, *, scales: bool) -> tuple[str, ...]:
+def _commands(model: str, record: Mapping[str, Any], *, scales: bool) -> tuple[str, ...]:
     if not is_trainable(model):
         return ()
-    train = f"bpt train DATASET --model {model} --method"
-    diagonal = f"burst whiten --model {model} --method diagonal --out V.pt"
+    backbone = _options(
+        model=model, weights=_file(record.get("weights")), image_size=_image_size(model, record)
+    )
+    train = f"bpt train DATASET {backbone} --method"
+    whiten = f"burst whiten {backbone}{_images(record)}"
     return (
-        *([diagonal, f"{train} bpt-fwhiten --whitening V.pt"] if scales else []),
-        f"burst whiten --model {model} --out W.pt",
+        *(
+            [f"{whiten} --method diagonal --out V.pt", f"{train} bpt-fwhiten --whitening V.pt"]
+            if scales
+            else []
+        ),
+        f"{whiten} --out W.pt",
         f"{train} bpt-fwhiten --whitening W.pt",
         f"{train} bpt-bilinear",
         f"{train} vpt",
     )
+
+
+def _options(**values: object) -> str:
+    return shlex.join(
+        word
+        for name, value in values.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    )
+
+
+def _file(weights: str | None) -> str | None:
+    """Where weights were given as a file, or found in one."""
+    return weights if weights and Path(weights).is_file() else None
+
+
+def _image_size(model: str, record: Mapping[str, Any]) -> int | None:
+    """In pixels, where it may be another than the model's own."""
+    size, spec = (record.get("images") or {}).get("image_size"), known_backbone(model)
+    return None if spec and size == spec.image_size else size
+
+
+def _images(record: Mapping[str, Any]) -> str:
+    images = record.get("images") or {}
+    if "image_size" not in images or images["source"] == SAMPLE:
+        return ""
+    count = images["count"] + len(images["bad"])
+    given = _options(images=images["source"], num_images=count, seed=images["seed"] or None)
+    return f" {given}{' --skip-bad' if images['bad'] else ''}"
 
 
 def _numbers(rows: pd.DataFrame) -> str:

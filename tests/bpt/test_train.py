@@ -294,6 +294,18 @@ def test_the_epoch_is_chosen_on_val_and_test_is_read_once(recipe, tmp_path, monk
     assert read == ["val", "val", "val", "test"]
 
 
+@pytest.mark.parametrize("batch_size, rest", [(7, 3), (8, 0), (23, 1), (9, 6)])
+def test_images_that_fill_no_batch_are_left_out_and_said(recipe, tmp_path, batch_size, rest):
+    said = []
+    one = replace(recipe, batch_size=batch_size, epochs=1)
+    train(one, tmp_path / "run", say=said.append)
+    images = 24
+    (line,) = open_run(tmp_path / "run").metrics
+    assert line["step"] == (images - rest) // batch_size
+    told = f"each epoch leaves out {rest} of {images} training images, others each time"
+    assert any(told in text for text in said) == (rest * 10 >= images)
+
+
 def test_the_authors_protocol_trains_on_both_and_says_that_it_is_optimistic(recipe, tmp_path):
     result = train(replace(recipe, protocol="authors"), tmp_path)
     metrics = open_run(tmp_path).metrics

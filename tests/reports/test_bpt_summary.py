@@ -78,6 +78,13 @@ def test_several_seeds_are_one_training_whose_mean_counts(run):
     assert "One seed" not in text
 
 
+def test_a_tie_has_no_winner(run):
+    text = said(run(20), run(20, method="vpt"), run(20, method="spt"), run(3, method="linear"))
+    named = "bpt-bilinear, last:1; vpt, last:1; and spt, last:1"
+    assert f"Best on the test split are {named}: 66.7 % of 30 images." in text
+    assert "That is level with vpt, last:1, the best plain prompts (vpt) here" in text
+
+
 def test_seeds_that_one_alone_has_are_not_compared(run):
     """The three have the better mean, and with the seed that both have the worse one."""
     plain, *three = run(25, method="vpt"), *(run(n, seed=s) for s, n in enumerate((20, 29, 29)))

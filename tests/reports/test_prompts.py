@@ -79,8 +79,10 @@ def test_long_names_leave_a_confusion_its_room_and_its_title(count, letters, wor
     assert max(map(len, names)) <= 24 and len(set(names)) == count
 
 
-@pytest.mark.parametrize("largest, ticks", [(1, [1, 2]), (3, [1, 2]), (40, [1, 2, 5, 10, 20])])
-def test_images_are_counted_in_whole_numbers(largest, ticks):
+@pytest.mark.parametrize(
+    "largest, ticks", [(1, [1]), (3, [1, 2, 3]), (6, [1, 2, 6]), (40, [1, 2, 5, 10, 20, 40])]
+)
+def test_images_are_counted_in_whole_numbers_up_to_the_largest(largest, ticks):
     figure = reports.confusion_figure(np.diag([largest, 1, 0]), ("a", "b", "c"), "x")
     bar = figure.axes[1]
     low, high = bar.get_ylim()

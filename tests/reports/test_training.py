@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -43,6 +44,30 @@ def test_the_table_has_a_row_a_run_and_gaps_where_a_run_has_not_ended(runs):
     assert list(table.prompts) == [7, 8]
     assert table.test_accuracy.isna().tolist() == [True, False]
     assert table.test_accuracy[1] == 29.5 and table.test_images[1] == 40
+
+
+def test_a_row_names_its_folder_from_where_they_part(runs, tmp_path):
+    nested = [tmp_path / method / "seed_0" for method in ("vpt", "bpt-bilinear")]
+    for folder, run in zip(nested, runs, strict=True):
+        folder.mkdir()
+        shutil.copytree(run.folder, folder, dirs_exist_ok=True, ignore=lambda *_: ["seed_0"])
+    table = reports.compare([Run(nested[0], runs[0].config), Run(nested[1], runs[1].config)])
+    assert list(table.run) == ["vpt/seed_0", "bpt-bilinear/seed_0"]
+    assert list(reports.comparison_table(table).columns[0].cells) == list(table.run)
+    assert list(reports.compare(runs[:1]).run) == ["vpt"]
+
+
+@pytest.mark.parametrize("epochs, said", [(3, 30.0), (4, None)])
+def test_a_fold_of_a_search_has_what_its_last_epoch_came_to(runs, epochs, said):
+    recipe = Recipe(method="vpt", fold="1/2", epochs=epochs).to_dict()
+    (row,) = reports.compare([Run(runs[0].folder, runs[0].config | {"recipe": recipe})]).to_dict(
+        "records"
+    )
+    assert (row["val_accuracy"], row["test_accuracy"], row["protocol"]) == (
+        said,
+        None,
+        "fold 1 of 2",
+    )
 
 
 def test_a_probe_has_no_rate_since_its_features_were_kept(runs):

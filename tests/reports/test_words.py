@@ -1,5 +1,7 @@
 """Sentences say what the numbers say."""
 
+import shlex
+
 import pandas as pd
 import pytest
 
@@ -139,3 +141,24 @@ def test_nothing_is_advised_that_would_be_refused():
 
     assert commands("mae_tiny") and commands("timm:vit_tiny_patch16_224")
     assert not commands("hf:llama") and not commands("torchvision:vit_b_16")
+
+
+def test_commands_go_on_with_what_was_measured(tmp_path):
+    """Not with the packaged images, the model's own weights and size."""
+    weights = tmp_path / "my weights.pt"
+    weights.touch()
+    images = {"source": "my photos", "count": 38, "bad": [["a.jpg", "cut"]] * 2, "seed": 3}
+    record = {"weights": str(weights), "images": images | {"image_size": 96}}
+
+    def commands(record):
+        (found,) = reports.findings(table_of([5.0]), {"mae_tiny": record})
+        return found.commands
+
+    whiten, *trainings = commands(record)
+    backbone = ["--model", "mae_tiny", "--weights", str(weights), "--image-size", "96"]
+    drawn = ["--images", "my photos", "--num-images", "40", "--seed", "3", "--skip-bad"]
+    assert shlex.split(whiten) == ["burst", "whiten", *backbone, *drawn, "--out", "W.pt"]
+    assert all(shlex.split(one)[3:-2][:6] == backbone for one in trainings)
+    own = {"weights": "package:mae_tiny.safetensors", "images": {"source": "sample"}}
+    own["images"] |= {"count": 100, "bad": [], "seed": 0, "image_size": 64}
+    assert commands(own) == commands({}) == reports.findings(table_of([5.0]))[0].commands
