@@ -1,6 +1,7 @@
 """A trained run -> one file: plain prompt tokens and a head; or a program of `torch.export`."""
 
 import dataclasses
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -245,8 +246,10 @@ def _export_program(model: Model, backbone: Backbone, out: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     with torch.no_grad():
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    # To a file, a full disk ends the process.
+    torch.export.save(program, buffer := io.BytesIO())
     with write_atomically(out) as temporary:
-        torch.export.save(program, temporary)
+        temporary.write_bytes(buffer.getvalue())
 
 
 def read_exported(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -77,17 +77,19 @@ def confusion_matrix(
     """How often a run's best epoch takes each class for each other.
 
     Arguments and errors as of `evaluate_run`. Of the test split no image is read where the training
-    kept what it named each (`predictions.safetensors`); `data` and `device` are not used then.
+    kept what it named each (`predictions.safetensors`, which is checked); `data` and `device` are
+    not used then.
 
     Returns:
         (C, C) int64 counts of images: the row is the true class, the column the one named.
     """
-    kept = read_predictions(run.folder) if split == "test" else None
+    classes = len(run.classes)
+    kept = read_predictions(run.folder, classes=classes) if split == "test" else None
     if kept:
         named, labels = kept["predicted"], kept["labels"]
     else:
         _, named, labels = _answers(run, split, data, device)
-    counts = np.zeros((len(run.classes),) * 2, np.int64)
+    counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels.numpy(), named.numpy()), 1)
     return counts
 

@@ -81,14 +81,7 @@ class RunFolder:
         Raises:
             CheckpointError: metrics.jsonl is damaged.
         """
-        path = self.folder / METRICS
-        if not path.exists():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        found = [_parsed(line, path) for line in lines]
-        if not all(_is_epoch(line) for line in found):
-            raise CheckpointError(f"{path} is damaged: not all of its values are numbers")
-        return found
+        return read_metrics(self.folder)
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -98,7 +91,7 @@ class RunFolder:
             CheckpointError: it is damaged.
         """
         path = self.folder / RESULT
-        return _parsed(path.read_text(encoding="utf-8"), path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def trained_state(self) -> dict[str, Tensor]:
         """The trained tensors that were kept, on the CPU: of a classifier of its best epoch.
@@ -172,8 +165,8 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
     folder = Path(folder)
     path = folder / CONFIG
     try:
-        config = _parsed(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
+        config = read_json(path)
+    except OSError as error:
         raise CheckpointError(
             f"{folder} is not the folder of a run: it holds no readable {CONFIG}; "
             "name a folder that a training wrote, as `bpt train --out FOLDER` does"
@@ -253,6 +246,16 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What `save_json` wrote.
+
+    Raises:
+        CheckpointError: it is damaged.
+        OSError: it is not there, or cannot be read.
+    """
+    return _parsed(path.read_bytes(), path)
+
+
 def read_record(path: Path, kind: str) -> dict[str, Any]:
     """What many trainings came to: search.json or validate.json.
 
@@ -284,6 +287,21 @@ def save_metrics(folder: Path, metrics: list[dict[str, Any]]) -> None:
     with write_atomically(folder / METRICS) as temporary:
         lines = [json.dumps(one, allow_nan=False) + "\n" for one in metrics]
         temporary.write_text("".join(lines), "utf-8")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """What `save_metrics` wrote, an entry an epoch; empty where it is not there yet.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    found = [_parsed(line, path) for line in path.read_bytes().splitlines()]
+    if not all(_is_epoch(line) for line in found):
+        raise CheckpointError(f"{path} is damaged: not all of its lines are numbers of an epoch")
+    return found
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -321,24 +339,41 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return dict(content)
 
 
-def read_predictions(folder: Path) -> dict[str, Tensor] | None:
+def read_predictions(folder: Path, *, classes: float = math.inf) -> dict[str, Tensor] | None:
     """Of each test image the class that was named, `predicted`, and its own, `labels`; (N,) int64.
 
     None where there are none: no training came to its end, or an earlier version's did.
 
+    Args:
+        folder: of the run.
+        classes: how many there are; all numbers are below it.
+
     Raises:
-        CheckpointError: they are damaged.
+        CheckpointError: they are damaged, or are not of as many images as result.json says.
     """
     path = folder / PREDICTIONS
-    return dict(read_stored(path)[1]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    kept = dict(read_stored(path)[1])
+    found: list[Any] = [kept.get(name) for name in ("predicted", "labels")]
+    if not all(isinstance(one, Tensor) and one.dtype == torch.int64 for one in found):
+        raise CheckpointError(f"{path} is damaged: it holds no predicted and labels of torch.int64")
+    shapes = [tuple(one.shape) for one in found]
+    result = read_json(folder / RESULT) if (folder / RESULT).exists() else {}
+    images = result.get("test_images", found[0].numel())
+    if shapes != [(images,)] * 2:
+        raise CheckpointError(f"{path} is damaged: it is of {shapes} images, expected {images}")
+    if any(((one < 0) | (one >= classes)).any() for one in found):
+        raise CheckpointError(f"{path} is damaged: some of its numbers are no classes")
+    return kept
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
+def _parsed(content: bytes, path: Path) -> dict[str, Any]:
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is no JSON")
 
     try:
-        found = json.loads(text, parse_constant=refuse)
+        found = json.loads(content.decode(), parse_constant=refuse)
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(found, dict):
@@ -347,8 +382,8 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
 
 
 def _is_epoch(line: Mapping[str, Any]) -> bool:
-    """Whether a line of metrics.jsonl has numbers, and None where there are none."""
-    return all(
+    """Whether a line of metrics.jsonl is of an epoch, its values numbers, or None for none."""
+    return isinstance(line.get("epoch"), int) and all(
         isinstance(value, dict if name == "losses" else int | float | None)
         for name, value in line.items()
     )

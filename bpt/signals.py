@@ -53,7 +53,7 @@ class Signals:
 
     def _note(self, signum: int, _: FrameType | None) -> None:
         if signum == self.received:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(signum)
         self.received = self.received or signum
 
     def agreed(self) -> int | None:

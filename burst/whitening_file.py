@@ -86,11 +86,18 @@ def load_whitening(path: str | Path, model: nn.Module | Backbone | None = None) 
     try:
         per_block = [_diagnostics(entry) for entry in about.pop("per_block")]
         shape = len(per_block), int(about["dim"]), int(about["dim"])
-    except (LookupError, TypeError, ValueError) as error:
+        named, known = about["blocks"], range(int(about["model_blocks"]))
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{path} is damaged: its metadata lacks {error}") from error
     shapes = {name: tuple(tensors[name].shape) for name in expected}
     if shapes != {name: shape if name == "W" else shape[:2] for name in expected}:
         raise CheckpointError(f"{path} is damaged: its tensors are {shapes}, expected W {shape}")
+    blocks = [one.block for one in per_block]
+    if named != blocks or any(not isinstance(one, int) or one not in known for one in blocks):
+        raise CheckpointError(
+            f"{path} is damaged: its blocks are {named}, its entries of {blocks}, and the model "
+            f"has {known.stop}"
+        )
     if about.get("through_norm") and "qk_sha256" not in about:
         raise CheckpointError(
             f"{path} was made through the norm without its centring, by an earlier version; make "
@@ -135,8 +142,7 @@ def _diagnostics(entry: Mapping[str, float | None]) -> BlockDiagnostics:
 
 def _check_fits(path: str | Path, about: Mapping[str, Any], subject: Subject) -> None:
     described = describe_blocks(subject.model)
-    indices = about.get("blocks", [])
-    dims = sorted({one.dim or 0 for one in described if one.index in indices})
+    dims = sorted({one.dim or 0 for one in described if one.index in about["blocks"]})
     facts = {
         "number of blocks": (about.get("model_blocks"), len(described)),
         "d": (about.get("dim"), dims[0] if len(dims) == 1 else dims),

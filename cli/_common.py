@@ -147,7 +147,7 @@ def _what_is_missing(error: Exception) -> str:
 def reported_errors() -> Iterator[None]:
     """A user's mistake becomes one line on stderr and exit code 2; nothing else is caught.
 
-    A training that a signal ended says how to go on, and ends as shells expect it: 128 + signal.
+    What a signal ended ends as shells expect it, 128 + signal; a training says how to go on.
     Of several processes the first prints what all have, see `burst.distributed`; what one has
     alone, before they met, it prints itself.
     """
@@ -177,17 +177,18 @@ def reported_errors() -> Iterator[None]:
 
         tell(f"error: {out_of_memory(error)}; --device cpu needs none", alone=True)
         raise SystemExit(USER_ERROR) from None
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         tell("interrupted; nothing was half-written")
-        raise SystemExit(INTERRUPTED) from None
+        signum = next(iter(error.args), signal.SIGINT)  # Python's own does not say it
+        raise SystemExit(128 + signum) from None
 
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM unwinds like Ctrl-C, so that temporary files go."""
 
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    def interrupt(signum: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(signum)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

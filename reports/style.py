@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -293,10 +294,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> tuple[Path, Pat
     """
     png, pdf = Path(f"{os.fspath(path)}.png"), Path(f"{os.fspath(path)}.pdf")
     with house_style(), _laid_out(figure):
-        with write_atomically(png) as temporary:
-            figure.savefig(temporary, format="png")
-        with write_atomically(pdf) as temporary:
-            figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
+        for target, metadata in (png, None), (pdf, {"CreationDate": None}):
+            # To a file, a PDF tells a full disk as something else than an OSError.
+            figure.savefig(buffer := BytesIO(), format=target.suffix[1:], metadata=metadata)
+            with write_atomically(target) as temporary:
+                temporary.write_bytes(buffer.getvalue())
     return png, pdf
 
 

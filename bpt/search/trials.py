@@ -1,6 +1,5 @@
 """Trials and final trainings as run folders: what they are called, and what they say."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,6 @@ from bpt.search.grid import Point
 from bpt.search.halving import DIVERGED, Rung, Score
 from bpt.search.recipes import trial_recipe
 from bpt.train import ClassificationSession
-from burst.files import write_atomically
 from burst.progress import Progress
 
 RUNS = "runs"  # the folder within the search's that all of them lie in
@@ -79,7 +77,11 @@ class Trials:
         return Job(f"{_stem(method, point)}-seed{seed}", recipe, None)
 
     def score(self, method: str, point: Point, rung: int) -> Score | None:
-        """How good a trial was at a rung; None as long as it is not there."""
+        """How good a trial was at a rung; None as long as it is not there.
+
+        Raises:
+            CheckpointError: its metrics.jsonl is damaged.
+        """
         key = (method, point, rung)
         if key not in self._scores:
             found = self._read(method, point, rung)
@@ -94,33 +96,31 @@ class Trials:
         for number in [None] if fold is None else range(fold + 1):
             name = self.name(method, point, number)
             upto = epoch if number == fold else self.rungs[method][-1].epoch
-            lines = self._lines(name)[:upto]
+            lines = folder.read_metrics(self.out / name)[:upto]
             if len(lines) < upto:
                 return DIVERGED if self._diverged(name) else None
-            found.append([json.loads(line) for line in lines])
+            found.append(lines)
         if fold is None:
             return _best(found[0], self.images[0])
         return _together([lines[-1] for lines in found], self.images)
-
-    def _lines(self, name: str) -> list[str]:
-        """Of the epochs that there are."""
-        place = self.out / name / folder.METRICS
-        return place.read_text("utf-8").splitlines() if place.exists() else []
 
     def _diverged(self, name: str) -> bool:
         return (self.out / name / FAILED).exists()
 
     def epochs_of(self, name: str) -> int:
         """How many a training came to."""
-        return len(self._lines(name))
+        return len(folder.read_metrics(self.out / name))
 
     def result(self, job: Job) -> dict[str, Any] | None:
-        """What a final training came to; None as long as it is not at its end."""
+        """What a final training came to; None as long as it is not at its end.
+
+        Raises:
+            CheckpointError: its result.json is damaged.
+        """
         for name in (folder.RESULT, FAILED):
             place = self.out / job.name / name
             if place.exists():
-                content: dict[str, Any] = json.loads(place.read_text("utf-8"))
-                return content
+                return folder.read_json(place)
         return None
 
     def done(self, job: Job) -> bool:
@@ -150,8 +150,7 @@ class Trials:
                 opened=benchmark,
             )
         except NonFiniteLoss as error:
-            with write_atomically(place / FAILED) as temporary:
-                temporary.write_text(json.dumps({"diverged": str(error)}) + "\n", "utf-8")
+            folder.save_json(place / FAILED, {"diverged": str(error)})
 
 
 def _stem(method: str, point: Point) -> str:

@@ -103,6 +103,15 @@ def test_the_program_gives_the_same_logits_for_any_batch(runs, tmp_path):
         assert torch.allclose(program(images[:count]), model(images[:count]), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.usefixtures("short_files")
+def test_a_full_disk_leaves_no_part_of_a_program(runs, tmp_path):
+    model, program = tmp_path / "m.safetensors", tmp_path / "m.pt2"
+    with pytest.raises(OutputError, match=r"cannot write .*m\.pt2: File too large"):
+        export_run(open_run(runs / "bpt-fwhiten"), model, program=program)
+    assert list(tmp_path.iterdir()) == [model]
+
+
 def test_a_file_that_does_not_fit_is_refused(runs, tmp_path):
     path = tmp_path / "m.safetensors"
     export_run(open_run(runs / "bpt-bilinear"), path)

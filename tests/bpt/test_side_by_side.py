@@ -56,8 +56,9 @@ def test_a_second_signal_of_one_kind_interrupts_at_once_and_one_of_another_does_
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         assert signals.received == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             os.kill(os.getpid(), signal.SIGINT)
+    assert caught.value.args == (signal.SIGINT,)  # which makes the exit code
 
 
 @pytest.mark.parametrize(

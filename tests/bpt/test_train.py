@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from colours import write_images
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bpt
@@ -188,6 +188,28 @@ def test_a_run_keeps_the_class_that_each_test_image_was_given(recipe, whole):
     assert found["labels"].tolist() == split.labels.tolist()
     right = 100 * (found["predicted"] == found["labels"]).double().mean()
     assert float(right) == pytest.approx(open_run(whole).result["test_accuracy"])
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("predicted", lambda one: one + 3),
+        ("labels", lambda one: -one),  # NumPy would count -1 for the last class
+        ("labels", lambda one: one[:-1]),
+        ("labels", lambda one: one.double()),
+        ("predicted", lambda one: one[:, None]),
+        ("predicted", None),
+        (None, lambda one: one[:-1]),
+    ],
+)
+def test_answers_that_are_no_classes_of_the_test_images_are_told(copy, name, change):
+    path = copy / "predictions.safetensors"
+    for one in [name] if name else ["predicted", "labels"]:
+        answers = load_file(path)
+        found = answers.pop(one)
+        save_file(answers | ({one: change(found).contiguous()} if change else {}), path)
+    with pytest.raises(CheckpointError, match=r"predictions\.safetensors is damaged"):
+        bpt.confusion_matrix(open_run(copy))
 
 
 def test_what_is_confused_is_kept_and_of_an_older_run_read(whole, tmp_path, monkeypatch):
@@ -453,6 +475,8 @@ def test_a_folder_that_is_no_run_is_said(tmp_path):
         ("config.json", ("dataset", "classes", 2), 0),
         ("config.json", ("recipe", "model"), 3),
         ("metrics.jsonl", ("val_accuracy",), {}),
+        ("metrics.jsonl", ("epoch",), None),
+        ("metrics.jsonl", (), {}),
         ("result.json", ("images_per_second",), math.nan),
         ("result.json", (), [1]),
     ],
@@ -465,6 +489,14 @@ def test_a_value_of_the_wrong_type_in_a_runs_file_is_told(copy, name, path, valu
     inner[last] = value
     (copy / name).write_text(json.dumps(content[0]) + "\n")
     with pytest.raises(CheckpointError, match=rf"{name} is damaged"):
+        run = open_run(copy)
+        _ = run.metrics, run.result
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "result.json"])
+def test_bytes_of_a_runs_file_that_are_no_text_are_told(copy, name):
+    (copy / name).write_bytes(b'{"epoch": "\xff"}\n')
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged: 'utf-8' codec"):
         run = open_run(copy)
         _ = run.metrics, run.result
 

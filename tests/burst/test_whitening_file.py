@@ -209,6 +209,28 @@ def test_damaged_contents_are_refused(whitening, tmp_path):
             load_whitening(rewritten(path, **changes))
 
 
+@pytest.mark.parametrize("blocks", [None, 1, "01", {}, [0], [1, 0], [0, "1"], [0, 2], [0, 1.5]])
+def test_blocks_that_are_not_those_of_its_entries_are_refused(
+    blocks, backbone, whitening, tmp_path
+):
+    save_whitening(whitening, tmp_path / "W.pt")
+    about = json.loads(torch.load(tmp_path / "W.pt", weights_only=True)["metadata"])
+    path = rewritten(tmp_path / "W.pt", metadata=json.dumps(about | {"blocks": blocks}))
+    with pytest.raises(CheckpointError, match=r"W\.pt is damaged: its blocks are") as refusal:
+        load_whitening(path, backbone)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("block", [None, -1, 2, 1.5, "1", []])
+def test_an_entry_of_a_block_that_no_model_has_is_refused(block, backbone, whitening, tmp_path):
+    save_whitening(whitening, tmp_path / "W.pt")
+    about = json.loads(torch.load(tmp_path / "W.pt", weights_only=True)["metadata"])
+    about["blocks"][1] = about["per_block"][1]["block"] = block
+    path = rewritten(tmp_path / "W.pt", metadata=json.dumps(about))
+    with pytest.raises(CheckpointError, match=r"W\.pt is damaged: its blocks are"):
+        load_whitening(path, backbone)
+
+
 def test_another_suffix_is_refused_before_anything_is_written(whitening, tmp_path):
     with pytest.raises(OutputError, match=r"\.pt or \.safetensors"):
         save_whitening(whitening, tmp_path / "W.npz")

@@ -338,7 +338,7 @@ def deaf():
 def test_a_terminated_run_leaves_nothing_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(command.Steps, "__call__", lambda *_: signal.raise_signal(signal.SIGTERM))
     result = run("histogram", *QUICK, "--out", tmp_path)
-    assert result.exit_code == 130
+    assert result.exit_code == 143
     assert result.stderr == "interrupted; nothing was half-written\n"
     assert os.listdir(tmp_path) == []
 

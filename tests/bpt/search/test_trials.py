@@ -1,0 +1,25 @@
+"""Trials as run folders: what they say, and what is said of damaged ones."""
+
+import pytest
+
+from bpt import Recipe
+from bpt.search.grid import Point
+from bpt.search.halving import rungs
+from bpt.search.trials import Trials
+from burst import CheckpointError
+
+POINT = Point(0.1, 0.0)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"epoch": 1,', b"[]", b'{"epoch": "\xff"}'])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "diverged.json"])
+def test_a_damaged_file_of_a_trial_is_named(tmp_path, name, content):
+    recipe = Recipe(dataset="digits", model="mae_tiny", method="vpt")
+    marks = rungs(4, None, halving=True)
+    trials = Trials(tmp_path, {"vpt": recipe}, {"vpt": marks}, None, (500,), (0,), 0)
+    job = trials.final_job("vpt", POINT, 0)
+    file = tmp_path / job.name / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content + b"\n")
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged"):
+        _ = trials.score("vpt", POINT, 0), trials.result(job)
