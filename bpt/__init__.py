@@ -21,6 +21,7 @@ from bpt.dataset import (
     open_coco,
     open_dataset,
 )
+from bpt.dataset_images import dataset_images
 from bpt.detection.backbone import FineTunedMap, PromptedMap, detection_backbone
 from bpt.detection.construction import build_detector, restore_detector
 from bpt.detection.cost import DetectionCost, detection_cost, known_detection_cost
@@ -153,6 +154,7 @@ __all__ = [
     "check_dataset",
     "confusion_matrix",
     "data_root",
+    "dataset_images",
     "dataset_info",
     "dataset_sizes",
     "default_folder",

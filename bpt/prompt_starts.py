@@ -1,28 +1,22 @@
 """What prompts start from, out of the training images: whitening matrices and real tokens."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from bpt import run_folder as folder
 from bpt.construction import prompted_blocks
 from bpt.dataset import Split
+from bpt.dataset_images import image_stream
 from bpt.prompt_matrices import prompt_matrices, prompt_whitening
 from bpt.tokens import prompt_tokens
 from bpt.tuning import Tuning
 from burst.backbone import Backbone
 from burst.distributed import agreed, rank_and_size
-from burst.errors import BurstError, CheckpointError, ImageError
-from burst.images import ImageStream
+from burst.errors import CheckpointError
 from burst.progress import Say
 from burst.whitening import Whitening, whiten
 from burst.whitening_file import load_whitening, save_whitening
-
-NUM_IMAGES = 1000  # training images that matrices and tokens are taken from, where there are more
-BATCH_SIZE = 32
 
 
 def prompt_starts(
@@ -119,38 +113,4 @@ def tokens_for(recipe: Tuning, backbone: Backbone, train: Split, digest: str) ->
         num_prompts=recipe.num_prompts,
         kind=recipe.spt_tokens,
         seed=recipe.seed,
-    )
-
-
-def image_stream(split: Split, backbone: Backbone, *, seed: int, digest: str) -> ImageStream:
-    """Up to 1,000 images of a split, drawn with the seed, as `burst` reads images.
-
-    Args:
-        split: of a dataset.
-        backbone: as whose images they are prepared.
-        seed: of the draw.
-        digest: of the dataset; stands in the stream's fingerprint.
-    """
-    chosen = np.random.default_rng(seed).permutation(len(split))[:NUM_IMAGES]
-    names = [str(index) for index in chosen]  # an index, because two names may be equal
-    preprocess = backbone.preprocess
-
-    @contextmanager
-    def opener() -> Iterator[Callable[[str], Tensor]]:
-        def load(name: str) -> Tensor:
-            try:
-                return preprocess.centre(split[int(name)][0])
-            except ImageError as error:  # the stream would advise an option that bpt has not
-                raise BurstError(str(error)) from error
-
-        yield load
-
-    return ImageStream(
-        source=f"{len(chosen)} training images",
-        batches=[names[i : i + BATCH_SIZE] for i in range(0, len(names), BATCH_SIZE)],
-        fingerprint=digest,
-        opener=opener,
-        preprocess=preprocess,
-        skip_bad=False,
-        seed=seed,
     )

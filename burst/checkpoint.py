@@ -284,17 +284,13 @@ def _plain(path: Path, name: str, value: object) -> Tensor:
 
 
 def _check_size(found: _Found, expected: Named, model: nn.Module) -> None:
-    sizes, fits = [], ""
-    for state in (found.state, expected):
-        depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-        if depth and PATCHES in state and state[PATCHES].ndim == 4:
-            width, _, _, patch = state[PATCHES].shape
-            sizes.append(f"width {width}, depth {depth}, patch {patch}")
-            fits = fits or _name_of(width, depth, patch)
+    sizes = [size for state in (found.state, expected) if (size := _size_of(state))]
     attention = dict(model.named_modules()).get("blocks.0.attn")
     heads = found.heads, getattr(attention, "num_heads", None)
     if len(set(sizes)) > 1:
-        what = "holds a ViT of {}, but the model is of {}".format(*sizes)
+        texts = ("width {}, depth {}, patch {}".format(*size) for size in sizes)
+        what = "holds a ViT of {}, but the model is of {}".format(*texts)
+        fits = _name_of(found.state, *sizes[0])
     elif None not in heads and heads[0] != heads[1]:
         what, fits = "holds a ViT of {} heads, but the model has {}".format(*heads), ""
         if name := (getattr(model, "pretrained_cfg", None) or {}).get("architecture"):
@@ -305,11 +301,21 @@ def _check_size(found: _Found, expected: Named, model: nn.Module) -> None:
     raise CheckpointError(f"{found.path} {what}; choose the model that fits the file{such}")
 
 
-def _name_of(width: int, depth: int, patch: int) -> str:
-    """timm's plain ViT of these sizes at 224 pixels; empty where it has none."""
+def _size_of(state: Named) -> tuple[int, int, int] | None:
+    """Width, depth and patch of a ViT; None of anything else."""
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    if not depth or PATCHES not in state or state[PATCHES].ndim != 4:
+        return None
+    return state[PATCHES].shape[0], depth, state[PATCHES].shape[-1]
+
+
+def _name_of(state: Named, width: int, depth: int, patch: int) -> str:
+    """timm's ViT of these sizes, plain at 224 pixels or DINOv2's; empty where it has none."""
     from timm import is_model
 
-    name = f"vit_{VIT_NAMES.get((width, depth))}_patch{patch}_224"
+    kind = "dinov2" if "blocks.0.ls1.gamma" in state else "224"
+    registers = "reg4_" if {"reg_token", "register_tokens"} & state.keys() else ""
+    name = f"vit_{VIT_NAMES.get((width, depth))}_patch{patch}_{registers}{kind}"
     return f"timm:{name}" if is_model(name) else ""
 
 

@@ -78,7 +78,7 @@ def open_images(
             of range. Reading a bad image raises it while iterating.
         UnknownName: an interpolation or crop mode that is not known.
     """
-    _check_numbers(num_images=num_images, batch_size=batch_size, seed=seed)
+    check_numbers(num_images=num_images, batch_size=batch_size, seed=seed)
     preprocess = Preprocess(
         image_size=image_size,
         mean=mean,
@@ -255,7 +255,12 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _check_numbers(*, num_images: int | None, batch_size: int, seed: int) -> None:
+def check_numbers(*, num_images: int | None, batch_size: int, seed: int) -> None:
+    """Refuse numbers with which no image can be read.
+
+    Raises:
+        ImageError: it is named.
+    """
     if num_images is not None and num_images < 1:
         raise ImageError(f"num_images {num_images} must be at least 1")
     if batch_size < 1:
@@ -287,7 +292,7 @@ def _path(source: str | Path) -> Path:
     path = Path(source)
     if not str(source):
         raise ImageError(f"the image source is empty; expected `{SAMPLE}`, {ACCEPTED}")
-    if path.parent == Path() and not path.suffix and not _exists(path):
+    if path.parent == Path() and not path.suffix and not path_exists(path):
         raise ImageError(
             f"unknown image source {str(source)!r}: no such name (known: {SAMPLE}) and no such "
             f"file here; expected `{SAMPLE}`, {ACCEPTED}"
@@ -295,10 +300,11 @@ def _path(source: str | Path) -> Path:
     return path
 
 
-def _exists(path: Path) -> bool:
+def path_exists(path: Path) -> bool:
+    """Whether something lies there; a name that is too long is none."""
     try:
         return path.exists()
-    except OSError:  # such as a name too long for the file system
+    except OSError:
         return False
 
 

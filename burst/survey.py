@@ -206,19 +206,27 @@ def images_for(
         ImageError: see `open_images`; or the backbone does not read images, or not square ones.
         UnknownName: the backbone's interpolation or crop mode is not known.
     """
-    preprocess = backbone.preprocess
-    patches = getattr(getattr(backbone.model, "patch_embed", None), "num_patches", None)
-    side = preprocess.image_size // (patch_size(backbone.model) or 16)
-    tokens = patches or max(1, side**2)
-    device = next(backbone.model.parameters()).device
     return open_images(
         source,
         num_images=num_images,
-        batch_size=max(1, tokens_a_batch(device) // tokens),
-        **vars(preprocess),
+        batch_size=images_a_batch(backbone),
+        **vars(backbone.preprocess),
         seed=seed,
         skip_bad=skip_bad,
     )
+
+
+def images_a_batch(backbone: Backbone) -> int:
+    """The batch size of `images_for`.
+
+    Raises:
+        ImageError: the backbone does not read images, or not square ones.
+    """
+    patches = getattr(getattr(backbone.model, "patch_embed", None), "num_patches", None)
+    side = backbone.preprocess.image_size // (patch_size(backbone.model) or 16)
+    tokens = patches or max(1, side**2)
+    device = next(backbone.model.parameters()).device
+    return max(1, tokens_a_batch(device) // tokens)
 
 
 def survey(

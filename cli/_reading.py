@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from cli._common import plain_console
 from cli._panels import BACKBONE, DATA, MEASURED, OUTPUT, option
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ ImageSize = Annotated[
 ]
 Images = Annotated[
     str,
-    option("A folder, a zip or plain tar of images, an image, or `sample` (embedded).", DATA),
+    option(
+        "A folder, a zip or plain tar of images, an image, `sample` (embedded), or a name of "
+        "`bpt datasets`: its training images.",
+        DATA,
+    ),
 ]
 Text = Annotated[
     Path | None,
@@ -76,12 +81,51 @@ def open_inputs(
     count: int,
     seed: int,
     skip_bad: bool,
+    quiet: bool,
 ) -> "ImageStream | TextStream":
     """What the model reads: the text where one is given, else images."""
     import burst
 
-    if text is None:
+    if text is not None:
+        if images != SAMPLE:
+            raise burst.BurstError(f"--images {images} and --text {text}: give one of them")
+        return burst.text_for(backbone, text, num_sequences=count, seed=seed)
+    if not _is_dataset(images):
         return burst.images_for(backbone, images, num_images=count, seed=seed, skip_bad=skip_bad)
-    if images != SAMPLE:
-        raise burst.BurstError(f"--images {images} and --text {text}: give one of them")
-    return burst.text_for(backbone, text, num_sequences=count, seed=seed)
+    import bpt
+
+    log = plain_console(stderr=True)
+
+    def say(line: str) -> None:
+        log.print(line, highlight=False, soft_wrap=True)
+
+    return bpt.dataset_images(
+        backbone,
+        images,
+        num_images=count,
+        seed=seed,
+        skip_bad=skip_bad,
+        say=None if quiet else say,
+    )
+
+
+def _is_dataset(images: str) -> bool:
+    """Whether it is a dataset's name, and of no file or folder here.
+
+    Raises:
+        UnknownName: it can be no path either.
+    """
+    from burst.errors import UnknownName
+    from burst.images import path_exists
+
+    if images == SAMPLE or path_exists(Path(images)):
+        return False
+    import bpt
+
+    known = [info.name for info in bpt.known_datasets()]
+    if images.partition(":")[0] in known:
+        return True
+    if Path(images).name == images and not Path(images).suffix:
+        hint = "(nor is there a file or folder of that name)"
+        raise UnknownName("image source", images, [SAMPLE, *known], hint)
+    return False

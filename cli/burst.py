@@ -165,7 +165,13 @@ def histogram(
                 ()
                 if weights_alone
                 else open_inputs(
-                    backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad
+                    backbone,
+                    images,
+                    text,
+                    count=num_images,
+                    seed=seed,
+                    skip_bad=skip_bad,
+                    quiet=quiet or rank > 0,
                 )
             )
             with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
@@ -249,7 +255,13 @@ def whiten(
                 burst.make_folder(out.parent)
             backbone = open_backbone(model, weights, text, device=device, image_size=image_size)
             stream = open_inputs(
-                backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad
+                backbone,
+                images,
+                text,
+                count=num_images,
+                seed=seed,
+                skip_bad=skip_bad,
+                quiet=quiet or rank > 0,
             )
             with Steps(log, "batches", quiet=quiet or rank > 0) as progress:
                 whitening = burst.whiten(backbone, stream, options, progress=progress)
@@ -313,7 +325,13 @@ def report(
             for name, file in zip_longest(model, weights or []):
                 backbone = open_backbone(name, file, text, device=device, image_size=image_size)
                 stream = open_inputs(
-                    backbone, images, text, count=num_images, seed=seed, skip_bad=skip_bad
+                    backbone,
+                    images,
+                    text,
+                    count=num_images,
+                    seed=seed,
+                    skip_bad=skip_bad,
+                    quiet=quiet,
                 )
                 with Steps(log, f"{name}: batches", quiet=quiet) as progress:
                     survey = burst.survey(backbone, stream, options, progress=progress)

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bpt.construction import is_trainable
+from bpt.dataset_images import TRAINING_SPLIT
 from burst.backbone_spec import known_backbone
 from burst.errors import EmptyResult
 from burst.images import SAMPLE
@@ -297,7 +298,8 @@ def _images(record: Mapping[str, Any]) -> str:
     if "image_size" not in images or images["source"] == SAMPLE:
         return ""
     count = images["count"] + len(images["bad"])
-    given = _options(images=images["source"], num_images=count, seed=images["seed"] or None)
+    source = images["source"].removeprefix(TRAINING_SPLIT)
+    given = _options(images=source, num_images=count, seed=images["seed"] or None)
     return f" {given}{' --skip-bad' if images['bad'] else ''}"
 
 

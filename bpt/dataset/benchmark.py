@@ -196,6 +196,6 @@ def how_to_get(info: DatasetInfo) -> str:
     """What to do where it is missing, on one line."""
     if info.downloads:
         how = f"`bpt datasets --download {info.name}`"
-        return f"get it with {how}, or give its folder as data (--data)"
+        return f"get it with {how}, or give its folder as data (--data of `bpt`, or $BPT_DATA)"
     also = f", or a copy, not checked by us, from {' or '.join(info.copies)}" if info.copies else ""
     return f"get it from {info.source}{also}; expected {info.files} in the folder given as data"

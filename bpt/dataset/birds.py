@@ -14,17 +14,18 @@ CUB_FOLDER = "CUB_200_2011"
 OF_CUB, OF_NABIRDS = r"\d+\.\D.*", r"\d+"
 
 
-def open_birds(request: Request, name: str) -> Benchmark:
+def open_birds(request: Request, name: str, folder: str) -> Benchmark:
     """images.txt, image_class_labels.txt, train_test_split.txt and classes.txt, by image id.
 
     Classes are the ids that occur in image_class_labels.txt, in the order of their numbers: NABirds
-    lists inner nodes of its hierarchy in classes.txt too, and its ids have gaps.
+    lists inner nodes of its hierarchy in classes.txt too, and its ids have gaps. VPT's split files
+    may lie beside all these, or beside the archive, whose content becomes `folder`.
 
     Raises:
         ImageError: a file is missing or damaged, the files name different images or one twice, or
             an image is missing.
     """
-    if found := vpt_benchmark(request, name, prefix="images/"):
+    if found := vpt_benchmark(request, name, prefix="images/", unpacked=folder):
         return found
     root = request.root
     assert root is not None
@@ -95,7 +96,7 @@ CUB = DatasetInfo(
     copies=(FGVC_COPY,),
     files=f"{CUB_FOLDER}.tgz, or {CUB_FOLDER}/ with images.txt, image_class_labels.txt, "
     "train_test_split.txt, classes.txt and images/",
-    opener=partial(open_birds, name="cub"),
+    opener=partial(open_birds, name="cub", folder=CUB_FOLDER),
     layout=Layout(
         folders=(CUB_FOLDER, "cub", f"cub/{CUB_FOLDER}"),
         markers=("images.txt", "train.json"),
@@ -122,7 +123,7 @@ NABIRDS = DatasetInfo(
     copies=(FGVC_COPY,),
     files="nabirds.tar.gz, or nabirds/ with images.txt, image_class_labels.txt, "
     "train_test_split.txt, classes.txt and images/",
-    opener=partial(open_birds, name="nabirds"),
+    opener=partial(open_birds, name="nabirds", folder="nabirds"),
     layout=Layout(
         folders=("nabirds", "NABirds", "nabirds/nabirds"),
         markers=("images.txt", "train.json"),

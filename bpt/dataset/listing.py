@@ -64,7 +64,12 @@ class Listed:
 
 
 def vpt_benchmark(
-    request: Request, name: str, *, prefix: str = "", rename: Mapping[str, str] | None = None
+    request: Request,
+    name: str,
+    *,
+    prefix: str = "",
+    rename: Mapping[str, str] | None = None,
+    unpacked: str = "",
 ) -> Benchmark | None:
     """The dataset as train.json, val.json and test.json in its root split it; None without them.
 
@@ -77,6 +82,7 @@ def vpt_benchmark(
         name: of the dataset.
         prefix: what the paths are relative to, in the root.
         rename: paths that lie elsewhere.
+        unpacked: the folder of its archive; where it lies in the root, the images are in it.
 
     Raises:
         ImageError: one of the files is missing or damaged, or names images that are missing.
@@ -97,7 +103,7 @@ def vpt_benchmark(
             folders[one].add(PurePosixPath(path).parent.name)
     own = len({one for names in folders.values() for one in names}) == len(ids)
     names = [min(folders[one]) if own else str(one) for one in ids]
-    listed = Listed(root)
+    listed = Listed(find(root, unpacked) or root)
 
     def split(kind: str) -> Split:
         table = tables[kind]

@@ -8,9 +8,10 @@ import torch
 
 import burst
 from bpt import Recipe, eval_transform, open_dataset
+from bpt.dataset_images import image_stream
 from bpt.prompt_matrices import prompt_matrices
-from bpt.prompt_starts import image_stream, tokens_for, whitening_for
-from burst import BurstError, CheckpointError
+from bpt.prompt_starts import tokens_for, whitening_for
+from burst import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +25,6 @@ def found(colours):
 
 
 RECIPE = Recipe(dataset="folder", method="bpt-fwhiten", placement="first:2", num_prompts=4)
-
-
-def test_the_stream_holds_each_training_image_once_in_centre_crops(found, backbone):
-    stream = image_stream(found.train, backbone, seed=3, digest="x")
-    read = torch.cat(list(stream))
-    transform = eval_transform(backbone)
-    expected = torch.stack([transform(found.train[i][0]) for i in range(len(found.train))])
-    order = [int(name) for name in stream.names]
-    assert sorted(order) == list(range(len(found.train)))
-    assert torch.equal(read, expected[order])
 
 
 def test_the_matrices_are_those_of_burst_whiten_on_the_same_images(found, backbone):
@@ -74,14 +65,3 @@ def test_spt_starts_from_tokens_of_the_images(found, backbone):
     distance = torch.cdist(tokens, every).min(dim=1).values
     assert tuple(tokens.shape) == (4, 192)
     assert np.all(distance.numpy() < 1e-2)
-
-
-def test_a_broken_image_is_named_without_advice_that_bpt_does_not_have(colours, backbone, tmp_path):
-    import shutil
-
-    shutil.copytree(colours, tmp_path / "images")
-    (tmp_path / "images/train/red/2.png").write_bytes(b"broken")
-    found = open_dataset("folder", tmp_path / "images")
-    with pytest.raises(BurstError, match=r"train/red/2\.png") as caught:
-        list(image_stream(found.train, backbone, seed=0, digest="x"))
-    assert "skip_bad" not in str(caught.value)

@@ -218,13 +218,30 @@ def test_a_file_of_another_size_is_refused_with_both_sizes(tmp_path):
     assert "the model is of width 32, depth 2, patch 8" in text
 
 
-def test_a_file_of_another_size_names_the_model_that_it_fits(tmp_path):
-    sizes = {"embed_dim": 192, "num_heads": 3, "num_classes": 0}
-    torch.save(VisionTransformer(depth=12, **sizes).state_dict(), tmp_path / "tiny.pth")
-    torch.save(VisionTransformer(depth=6, **sizes).state_dict(), tmp_path / "six.pth")
-    text = refusal(tmp_path / "tiny.pth")
-    assert text.endswith("choose the model that fits the file, such as timm:vit_tiny_patch16_224")
-    assert refusal(tmp_path / "six.pth").endswith("fits the file")
+@pytest.mark.parametrize(
+    "width, depth, patch, more, name",
+    [
+        (768, 12, 16, (), "vit_base_patch16_224"),
+        (384, 12, 14, ("blocks.0.ls1.gamma",), "vit_small_patch14_dinov2"),
+        (1024, 24, 14, ("blocks.0.ls1.gamma",), "vit_large_patch14_dinov2"),
+        (1024, 24, 14, (), "vit_large_patch14_224"),
+        (768, 12, 14, ("blocks.0.ls1.gamma", "reg_token"), "vit_base_patch14_reg4_dinov2"),
+        (192, 6, 16, (), None),  # the rest have sizes, or parts, that no name of timm's has
+        (2560, 24, 14, (), None),
+        (768, 12, 16, ("blocks.0.ls1.gamma",), None),
+    ],
+)
+def test_a_file_of_another_size_names_the_model_that_it_fits(
+    width, depth, patch, more, name, tmp_path
+):
+    state = {f"blocks.{block}.norm1.weight": torch.zeros(width) for block in range(depth)}
+    state["patch_embed.proj.weight"] = torch.zeros(width, 3, patch, patch)
+    torch.save(state | dict.fromkeys(more, torch.zeros(width)), tmp_path / "file.pth")
+    with torch.device("meta"):
+        other = VisionTransformer(embed_dim=192, depth=12, num_heads=3)  # whose size has a name
+    text = refusal(tmp_path / "file.pth", other)
+    such = f", such as timm:{name}" if name else ""
+    assert text.endswith(f"choose the model that fits the file{such}")
 
 
 def test_a_wrong_shape_is_refused_with_both_shapes(tmp_path, state):

@@ -159,6 +159,8 @@ def test_commands_go_on_with_what_was_measured(tmp_path):
     drawn = ["--images", "my photos", "--num-images", "40", "--seed", "3", "--skip-bad"]
     assert shlex.split(whiten) == ["burst", "whiten", *backbone, *drawn, "--out", "W.pt"]
     assert all(shlex.split(one)[3:-2][:6] == backbone for one in trainings)
+    record["images"]["source"] = "the training split of cub"  # as `bpt.dataset_images` says it
+    assert shlex.split(commands(record)[0])[8:10] == ["--images", "cub"]
     own = {"weights": "package:mae_tiny.safetensors", "images": {"source": "sample"}}
     own["images"] |= {"count": 100, "bad": [], "seed": 0, "image_size": 64}
     assert commands(own) == commands({}) == reports.findings(table_of([5.0]))[0].commands

@@ -281,6 +281,30 @@ def test_vpt_files_decide_the_splits_and_a_missing_class_shifts_no_label(tmp_pat
     assert len(found.train) == 9 and found.classes[2].startswith("003.")
 
 
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize(
+    "name, archive", [("cub", "CUB_200_2011.tgz"), ("nabirds", "nabirds.tar.gz")]
+)
+def test_vpt_files_beside_an_archive_or_its_folder_split_its_images(
+    name, archive, packed, tmp_path
+):
+    place = tmp_path / "data" / name
+    base = getattr(layouts, name)(place)
+    paths = sorted(path.relative_to(base / "images").as_posix() for path in base.rglob("*.jpg"))
+    tables = {"train": paths[:9], "val": paths[9:10], "test": paths[10:]}
+    write_vpt(place, {kind: dict.fromkeys(some, 1) for kind, some in tables.items()})
+    if packed:
+        layouts.pack(place, place / archive, names=(base.name,))
+        shutil.rmtree(base)
+    for data in (tmp_path / "data", place):  # the first unpacks
+        found = open_dataset(name, data)
+        splits = {kind: getattr(found, kind) for kind in tables}
+        assert {kind: list(split.names) for kind, split in splits.items()} == {
+            kind: [f"images/{path}" for path in some] for kind, some in tables.items()
+        }
+        assert splits["train"][0][0].size == (24, 18)
+
+
 def test_vpt_files_of_cars_find_their_images_in_either_layout(tmp_path):
     rows = layouts.cars_rows()
     table = {
