@@ -18,7 +18,6 @@ from burst.survey import images_a_batch
 
 NUM_IMAGES = 1000  # training images that matrices and tokens are taken from, where there are more
 BATCH_SIZE = 32
-TRAINING_SPLIT = "the training split of "  # in a stream's source, before the name
 
 
 def dataset_images(
@@ -63,7 +62,10 @@ def dataset_images(
         backbone,
         seed=seed,
         digest=digest,
-        source=f"{TRAINING_SPLIT}{name}",
+        source=f"{name}:{data}"
+        if name == "folder"
+        else name,  # which alone has no place of its own
+        split="train",
         num_images=num_images,
         batch_size=batch_size,
         skip_bad=skip_bad,
@@ -71,12 +73,13 @@ def dataset_images(
 
 
 def image_stream(
-    split: Split,
+    images: Split,
     backbone: Backbone,
     *,
     seed: int,
     digest: str,
     source: str | None = None,
+    split: str | None = None,
     num_images: int | None = NUM_IMAGES,
     batch_size: int = BATCH_SIZE,
     skip_bad: bool | None = None,
@@ -84,16 +87,16 @@ def image_stream(
     """Images of a split, drawn with the seed, as `burst` reads images; called by their places.
 
     Args:
-        split: of a dataset.
+        images: a split of a dataset.
         backbone: as whose images they are prepared.
         seed: of the draw.
         digest: of the dataset; stands in the stream's fingerprint.
-        source: what the stream says that it is of; None: so many training images.
+        source, split: what the stream says that it is of; None: so many training images.
         num_images: at most so many; None: all of them.
         batch_size: images a batch.
         skip_bad: leave out images that cannot be read; None: no, and nobody can ask for it.
     """
-    chosen = np.random.default_rng(seed).permutation(len(split))[:num_images]
+    chosen = np.random.default_rng(seed).permutation(len(images))[:num_images]
     names = [str(index) for index in chosen]  # an index, because two names may be equal
     preprocess = backbone.preprocess
 
@@ -101,7 +104,7 @@ def image_stream(
     def opener() -> Iterator[Callable[[str], Tensor]]:
         def load(name: str) -> Tensor:
             try:
-                return preprocess.centre(split[int(name)][0])
+                return preprocess.centre(images[int(name)][0])
             except ImageError as error:
                 if skip_bad is not None:
                     raise
@@ -118,4 +121,5 @@ def image_stream(
         preprocess=preprocess,
         skip_bad=bool(skip_bad),
         seed=seed,
+        split=split,
     )

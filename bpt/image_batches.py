@@ -132,8 +132,8 @@ def _mixing(recipe: Recipe, classes: int) -> Mixing:
     return Mixing(classes=classes, **options)  # type: ignore[arg-type]
 
 
-def left_out(recipe: Recipe, images: int) -> str:
-    """How many images an epoch does not see, in words; nothing of less than a tenth of them."""
+def unseen_images(recipe: Recipe, images: int) -> str:
+    """How many images an epoch does not see, in words; nothing where that is below a tenth."""
     rest = images % recipe.batch_size
     if rest * 10 < images:
         return ""

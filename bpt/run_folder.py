@@ -383,7 +383,7 @@ def _parsed(content: bytes, path: Path) -> dict[str, Any]:
 
 def _is_epoch(line: Mapping[str, Any]) -> bool:
     """Whether a line of metrics.jsonl is of an epoch, its values numbers, or None for none."""
-    return isinstance(line.get("epoch"), int) and all(
+    return type(line.get("epoch")) is int and all(
         isinstance(value, dict if name == "losses" else int | float | None)
         for name, value in line.items()
     )

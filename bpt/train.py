@@ -29,7 +29,7 @@ from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.train import DetectionSession
 from bpt.diagnosis import diagnose_prompts, effective_rank, spread_images
 from bpt.engine import EpochState, Labelled, Scores, add_up, classify, make_trainer
-from bpt.image_batches import left_out
+from bpt.image_batches import unseen_images
 from bpt.model import NORM, PromptedViT
 from bpt.prompt_starts import prompt_starts
 from bpt.recipe import Recipe
@@ -165,14 +165,15 @@ class ClassificationSession(Session[Recipe, Labelled]):
         recipe, train = self.recipe, self.train_split
         digest = self.benchmark.digest
         starts = prompt_starts(recipe, self.backbone, train, digest, out=self.out, say=self.say)
-        for line in (*self.backbone.notes, *recipe.provenance(), left_out(recipe, len(train))):
-            if line:
-                self.say(line)
+        for line in (*self.backbone.notes, *recipe.provenance()):
+            self.say(line)
         self.model = build_model(recipe, self.backbone, len(self.benchmark.classes), **starts)
         self.config["parameters"] = count_parameters(self.model)
         self.epochs = batches_for(
             recipe, self.benchmark, self.backbone, train, self.model, say=self.say
         )
+        if unseen := unseen_images(recipe, len(train)):
+            self.say(unseen)
         # A probe's batches are features; prompts take images, or tokens in front of the first.
         linear = recipe.method == "linear"
         forward: Callable[[Tensor], Tensor] = self.model.head if linear else self.model

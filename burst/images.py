@@ -118,6 +118,7 @@ class ImageStream(NamedStream):
         fingerprint: sha256 in hex of the names and sizes in bytes of all images chosen, in order;
             the same for every shard. It says which files were read, not what was in them.
         seed: of the choice and order of the images; None if nobody drew them.
+        split: of a dataset, whose name the source is.
 
     Raises (while iterating):
         ImageError: an image cannot be read and `skip_bad` is off; or no image at all could be.
@@ -134,6 +135,7 @@ class ImageStream(NamedStream):
         preprocess: Preprocess,
         skip_bad: bool,
         seed: int | None = None,
+        split: str | None = None,
         is_part: bool = False,
     ) -> None:
         self.source = source
@@ -141,6 +143,7 @@ class ImageStream(NamedStream):
         self.skipped: list[tuple[str, str]] = []
         self.fingerprint = fingerprint
         self.seed = seed
+        self.split = split
         self.batch_names = batches
         self._opener = opener
         self._preprocess = preprocess
@@ -164,6 +167,7 @@ class ImageStream(NamedStream):
         how |= {"mean": list(how["mean"]), "std": list(how["std"])}
         return {
             "source": self.source,
+            **({"split": self.split} if self.split else {}),
             "fingerprint": self.fingerprint,
             "seed": self.seed,
             **how,
@@ -193,6 +197,7 @@ class ImageStream(NamedStream):
             preprocess=self._preprocess,
             skip_bad=self._skip_bad,
             seed=self.seed,
+            split=self.split,
             is_part=True,
         )
 

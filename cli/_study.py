@@ -79,6 +79,11 @@ def study(
         import burst
         import reports
 
+        if search and protocol == "published":
+            raise burst.BurstError(
+                "--search chooses on validation images, and those of BPT and SPT were published "
+                "without any: leave --search or --protocol published out"
+            )
         cells = reports.study_cells(
             name,
             dataset=dataset,

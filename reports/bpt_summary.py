@@ -38,11 +38,11 @@ def write_summary(section: Section, runs: Mapping[str, Run], table: pd.DataFrame
         trained = _by_training({label: runs[label] for label in part["label"]})
         where = f" of {name}" if parts.ngroups > 1 else ""
         best = [one for one in trained if isclose(one.accuracy, trained[0].accuracy)]
-        *others, last = (one.label for one in best)
+        *others, last = (f"{one.label}{_mean_of(len(one.runs))}" for one in best)
         are = f"are {'; '.join(others)}; and" if others else "is"
         section.text(
             f"Best on the test split{where} {are} {last}: {trained[0].accuracy:.1f} % of "
-            f"{_count(part['test_images'].iloc[0])}{_mean_of(len(trained[0].runs))}.",
+            f"{_count(part['test_images'].iloc[0])}.",
             strong=True,
         )
         if sentence := _beside_plain(trained):
@@ -81,7 +81,10 @@ class _Training:
 
 
 def _by_training(runs: Mapping[str, Run]) -> list[_Training]:
-    """By what was trained, best first. Of runs that are the same to the seed, the first counts."""
+    """By what was trained, best first, of equals plain prompts last.
+
+    Of runs that are the same to the seed, the first counts.
+    """
     found: dict[str, dict[int, tuple[str, Run]]] = {}
     for label, run in runs.items():
         found.setdefault(training_key(run), {}).setdefault(run.recipe.seed, (label, run))
@@ -91,11 +94,15 @@ def _by_training(runs: Mapping[str, Run]) -> list[_Training]:
         if len(seeds) > 1:
             label = label.replace(f", seed {run.recipe.seed}", "")
         trained.append(_Training(label, {seed: one for seed, (_, one) in sorted(seeds.items())}))
-    return sorted(trained, key=lambda one: one.accuracy, reverse=True)
+
+    def order(one: _Training) -> tuple[float, bool]:
+        return -round(one.accuracy, 9), one.first.recipe.method == "vpt"
+
+    return sorted(trained, key=order)
 
 
 def _mean_of(seeds: int) -> str:
-    return f", the mean of {seeds} seeds" if seeds > 1 else ""
+    return f" (the mean of {seeds} seeds)" if seeds > 1 else ""
 
 
 def _beside_plain(trained: Sequence[_Training]) -> str:

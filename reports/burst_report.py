@@ -307,11 +307,12 @@ def _how(section: Section, records: dict[str, dict[str, Any]]) -> None:
     for model, record in records.items():
         images = record["images"] or {"count": 0, "source": "none"}
         what = "Sequences" if images.get("kind") == "text" else "Images"
+        of_split = f"the {images['split']} split of " if "split" in images else ""
         seed = "" if record["seed"] is None else f", seed {record['seed']}"
         section.heading(model)
         lines = [
             f"Weights: {record['weights']}, SHA-256 {record['weights_sha256']}",
-            f"{what}: {images['count']} of {images['source']}{seed}",
+            f"{what}: {images['count']} of {of_split}{images['source']}{seed}",
             f"Convention: {record['options']['convention']}, tokens: {record['options']['tokens']}",
             f"Left out: {len(record['skipped_blocks'])} blocks; {record['nonfinite']} values that "
             "were not finite",

@@ -23,12 +23,15 @@ def readable(name: str) -> str:
 def folder_names(folders: Sequence[Path]) -> list[str]:
     """Folders, each from where they part: `vpt/seed_0` and `spt/seed_0`; of one its name.
 
+    Those that have nothing in common are told in full.
+
     Args:
         folders: at least one.
     """
-    places = [folder.absolute() for folder in folders]
-    common = os.path.commonpath([place.parent for place in places])
-    return [readable(place.relative_to(common).as_posix()) for place in places]
+    places = [Path(os.path.normpath(folder.absolute())) for folder in folders]
+    common = Path(os.path.commonpath([place.parent for place in places]))
+    near = common != Path(common.anchor)
+    return [readable(str(place.relative_to(common) if near else place)) for place in places]
 
 
 def shortened(name: str, most: int = MOST_LETTERS) -> str:

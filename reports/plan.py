@@ -19,7 +19,7 @@ from bpt import (
     training_cost,
 )
 from bpt.construction import check_trainable
-from bpt.image_batches import left_out
+from bpt.image_batches import unseen_images
 from burst.backbone_spec import known_backbone
 from burst.progress import spoken_time
 from reports.tables import facts_table
@@ -36,15 +36,14 @@ def training_plan_table(plan: TrainingPlan) -> Table:
     recipe, (train, val, test) = plan.recipe, plan.images
     splits = {"to train": train, "to choose the epoch": val, "to test": test}
     counted = ", ".join(f"{count:,} {use}" for use, count in splits.items() if count)
-    total = plan.steps * recipe.total_epochs
+    total, unseen = plan.steps * recipe.total_epochs, unseen_images(recipe, train)
     facts = {
         "method": _method(recipe, plan),
         "backbone": recipe.model + (f", {plan.depth} blocks" if plan.depth else ""),
         "trained": _parameters(plan),
         "images": f"{counted}; {plan.classes:,} classes",
         "steps": f"{recipe.epochs} epochs of {plan.steps:,}, {recipe.batch_size} images each: "
-        f"{total:,}",
-        "": left_out(recipe, train),
+        f"{total:,}{f'; {unseen}' if unseen else ''}",
         "operations": f"{plan.operations:.1e}" if plan.operations else "unknown",
         "time": f"about {spoken_time(plan.seconds)} on this {plan.device}, without reading images"
         if plan.seconds

@@ -64,7 +64,7 @@ METHODS = {
 OF_W = ("bpt-fwhiten", "bpt-twhiten")  # methods whose prompts are products with it
 # Rows that the paper took from VPT, whose supervised weights are not AugReg's, and from GateVPT.
 OF_VPT = ("full", "linear", "vpt-shallow", "vpt-deep")
-OF_THEIR_CODE = (*OF_VPT, "gatevpt")
+OF_OTHER_PAPERS = (*OF_VPT, "gatevpt")
 NUMBERS = {"num_prompts": int, "rank": int, "epochs": int, "train_fraction": float}
 
 
@@ -127,7 +127,7 @@ def protocol_of(row: Mapping[Any, Any]) -> str:
     split. On the fine-grained datasets the rows of VPT and GateVPT are of their code, which trains
     on the training images and chooses the epoch on the validation split.
     """
-    theirs = row["dataset"] in FGVC and row["method"] in OF_THEIR_CODE
+    theirs = row["dataset"] in FGVC and row["method"] in OF_OTHER_PAPERS
     return "standard" if theirs else "authors"
 
 

@@ -13,8 +13,10 @@ from rich.table import Table
 from bpt import DetectionRecipe, Recipe, make_recipe, study_search
 from bpt.dataset import without_place
 from bpt.published import SIZES
+from bpt.recipe import PROTOCOLS
 from burst import write_atomically
 from burst.backbone_spec import known_backbone
+from burst.errors import check_known
 from reports.plan import Planned, cost_table, planned
 from reports.published import (
     METRICS,
@@ -25,6 +27,7 @@ from reports.published import (
     settings,
 )
 
+PUBLISHED = "published"  # each number's own protocol
 # Said to differ where they were overridden.
 SHOWN = ("epochs", "schedule", "batch_size", "train_fraction", "image_size", "channels")
 
@@ -74,13 +77,15 @@ def study_cells(study: str, **overrides: Any) -> list[StudyCell]:  # noqa: ANN40
         study: one of `STUDIES`.
         **overrides: hyper-parameters that replace the table's: a miniature takes another dataset,
             backbone and number of epochs. Numbers of the table that then have the same training
-            are left out, but for the first. A `protocol` of "published" is each number's own.
+            are left out, but for the first, by whose protocol it is done. A `protocol` of
+            "published" is each number's own.
 
     Raises:
-        UnknownName: no such table.
+        UnknownName: no such table, or no such protocol.
         BurstError: see `recipe_for`.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
+    check_known("protocol", given.get("protocol", PUBLISHED), (*PROTOCOLS, PUBLISHED))
     cells: list[StudyCell] = []
     seen: set[str] = set()
     for row in published_numbers(study).to_dict("records"):
@@ -209,8 +214,9 @@ def _cell(study: str, row: Mapping[str, Any], given: Mapping[str, Any]) -> Study
     asked = asked_of(row)
     words = (study, row["dataset"], asked["model"], row["method"], row["setting"], row["metric"])
     recipe = make_recipe(**asked)
-    if given.get("protocol") == "published":
-        given = {**given, "protocol": protocol_of(row)}
+    if given.get("protocol") == PUBLISHED:
+        own = {"protocol": protocol_of(row)} if isinstance(recipe, Recipe) else {}
+        given = {name: value for name, value in given.items() if name != "protocol"} | own
     differs = tuple(
         name
         for name, value in given.items()

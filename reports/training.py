@@ -1,7 +1,7 @@
 """Trained runs as tables for a terminal, and compared in a figure."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, nan
 from typing import Any
 
 import pandas as pd
@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from rich.table import Table
+from rich.text import Text
 
 from bpt import Evaluation, Run
 from burst.errors import check_known
@@ -166,9 +167,17 @@ def compare(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def comparison_table(table: pd.DataFrame) -> Table:
-    """The rows of `compare`, for a terminal."""
-    shown = Table(box=None, pad_edge=False)
-    shown.add_column("run", overflow="fold")
+    """The rows of `compare`, for a terminal; of several the folders follow by their numbers."""
+    several = len(table) > 1
+    folders = "\n".join(f"{number}  {run}" for number, run in enumerate(table["run"], 1))
+    shown = Table(
+        box=None,
+        pad_edge=False,
+        caption=Text(folders) if several else None,  # no markup
+        caption_justify="left",
+    )
+    if several:
+        shown.add_column("run", justify="right")
     for name in (
         "method",
         "placement",
@@ -180,11 +189,11 @@ def comparison_table(table: pd.DataFrame) -> Table:
         "images/s",
     ):
         shown.add_column(name, justify="left" if name in ("method", "placement") else "right")
-    for row in table.to_dict("records"):
+    for number, row in enumerate(table.to_dict("records"), 1):
         numbers = [_number(row[name]) for name in ("val_accuracy", "test_accuracy")]
         best, rate = _number(row["best_epoch"], 0), _number(row["images_per_second"], 0)
-        start = [row["run"], row["method"], row["placement"], f"{row['prompts']:,}"]
-        shown.add_row(*start, str(row["epochs"]), best, *numbers, rate)
+        start = [row["method"], row["placement"], f"{row['prompts']:,}", str(row["epochs"])]
+        shown.add_row(*[str(number)] * several, *start, best, *numbers, rate)
     return shown
 
 
@@ -205,7 +214,7 @@ def draw_curves(ax: Axes, runs: Sequence[Run], quantity: str) -> list[Line2D]:
     for run in runs:
         name = quantity if quantity == LOSS else judged_by(run.metrics) or quantity
         epochs = [line["epoch"] for line in run.metrics]
-        values = [line[name] for line in run.metrics]
+        values = [line.get(name, nan) for line in run.metrics]
         lines += ax.plot(epochs, values, marker="o", markersize=3)
         drawn.append(name)
     kinds = [kind for name, kind in ACCURACIES.items() if name in drawn]

@@ -4,16 +4,17 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from bpt.construction import is_trainable
-from bpt.dataset_images import TRAINING_SPLIT
 from burst.backbone_spec import known_backbone
 from burst.errors import EmptyResult
 from burst.images import SAMPLE
+from burst.loading.common import RANDOM
 from burst.survey import Survey
 from reports.depth import MEASURES, whole_blocks
 from reports.style import percent, quantity_style
@@ -44,7 +45,8 @@ class Finding:
         burstiest: its burstiest block, in short; empty where nothing varies.
         laws: the law that each quantity follows, a sentence each.
         advice: what to do next.
-        commands: to do it with; none for a model that no prompts can be put on.
+        commands: to do it with; none for a model that no prompts can be put on, or that no name
+            of a command's stands for.
     """
 
     model: str
@@ -65,8 +67,8 @@ def findings(
 
     Args:
         table: rows of surveys; those of whole blocks count.
-        records: of each backbone its `Survey.record`. With them the commands have the weights, the
-            image size and the images that were measured; without, the defaults.
+        records: of each backbone its `Survey.record`. With them the commands are of the weights,
+            images and tokens that were measured; without, of the defaults.
 
     Raises:
         EmptyResult: neither response, nor tokens, nor weights of a backbone were measured.
@@ -253,13 +255,17 @@ def _advice(bursty: pd.DataFrame, peaked: pd.DataFrame, *, scales: bool) -> str:
 
 
 def _commands(model: str, record: Mapping[str, Any], *, scales: bool) -> tuple[str, ...]:
-    if not is_trainable(model):
+    spec, images = known_backbone(model), record.get("images") or {}
+    if not is_trainable(model) or not (spec or ":" in model):  # such as a module of one's own
         return ()
-    backbone = _options(
-        model=model, weights=_file(record.get("weights")), image_size=_image_size(model, record)
-    )
-    train = f"bpt train DATASET {backbone} --method"
-    whiten = f"burst whiten {backbone}{_images(record)}"
+    weights, size = record.get("weights"), images.get("image_size")
+    given = weights and (weights == RANDOM or Path(weights).is_file())
+    own_size = size == spec.image_size if spec else model.startswith("python:")
+    options = {"--model": model, "--weights": weights if given else None}
+    options["--image-size"] = None if own_size else size
+    backbone = _words(options)
+    train = f"bpt train {images['source'] if 'split' in images else 'DATASET'} {backbone} --method"
+    whiten = f"burst whiten {backbone}{_of_the_same(record)}"
     return (
         *(
             [f"{whiten} --method diagonal --out V.pt", f"{train} bpt-fwhiten --whitening V.pt"]
@@ -273,34 +279,24 @@ def _commands(model: str, record: Mapping[str, Any], *, scales: bool) -> tuple[s
     )
 
 
-def _options(**values: object) -> str:
-    return shlex.join(
-        word
-        for name, value in values.items()
-        if value is not None
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    )
+def _of_the_same(record: Mapping[str, Any]) -> str:
+    """The options of images, tokens and convention that a survey did not leave as they are."""
+    images, measured = record.get("images") or {}, record.get("options") or {}
+    usual: dict[str, Any] = {"--images": SAMPLE, "--num-images": 100, "--seed": 0}
+    usual |= {"--convention": "paper", "--tokens": "all"}
+    given = {name: measured.get(name[2:]) for name in ("--convention", "--tokens")}
+    if "image_size" in images:  # and not sequences of a text
+        count = images["count"] + len(images["bad"])
+        given |= {"--images": images["source"], "--num-images": count, "--seed": images["seed"]}
+    others = {name: value for name, value in given.items() if value not in (None, usual[name])}
+    words = " ".join(filter(None, [_words(others), "--skip-bad" if images.get("bad") else ""]))
+    return f" {words}" if words else ""
 
 
-def _file(weights: str | None) -> str | None:
-    """Where weights were given as a file, or found in one."""
-    return weights if weights and Path(weights).is_file() else None
-
-
-def _image_size(model: str, record: Mapping[str, Any]) -> int | None:
-    """In pixels, where it may be another than the model's own."""
-    size, spec = (record.get("images") or {}).get("image_size"), known_backbone(model)
-    return None if spec and size == spec.image_size else size
-
-
-def _images(record: Mapping[str, Any]) -> str:
-    images = record.get("images") or {}
-    if "image_size" not in images or images["source"] == SAMPLE:
-        return ""
-    count = images["count"] + len(images["bad"])
-    source = images["source"].removeprefix(TRAINING_SPLIT)
-    given = _options(images=source, num_images=count, seed=images["seed"] or None)
-    return f" {given}{' --skip-bad' if images['bad'] else ''}"
+def _words(options: Mapping[str, object]) -> str:
+    """As a shell takes them; those that are None are left out."""
+    known = ((name, str(value)) for name, value in options.items() if value is not None)
+    return shlex.join(chain.from_iterable(known))
 
 
 def _numbers(rows: pd.DataFrame) -> str:

@@ -192,10 +192,13 @@ class DatasetInfo:
     members: tuple[str, ...] = ()
 
 
+DATA = "data (--data of `bpt`, or $BPT_DATA)"
+
+
 def how_to_get(info: DatasetInfo) -> str:
     """What to do where it is missing, on one line."""
     if info.downloads:
         how = f"`bpt datasets --download {info.name}`"
-        return f"get it with {how}, or give its folder as data (--data of `bpt`, or $BPT_DATA)"
+        return f"get it with {how}, or give its folder as {DATA}"
     also = f", or a copy, not checked by us, from {' or '.join(info.copies)}" if info.copies else ""
-    return f"get it from {info.source}{also}; expected {info.files} in the folder given as data"
+    return f"get it from {info.source}{also}; expected {info.files} in the folder given as {DATA}"

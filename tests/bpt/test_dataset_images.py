@@ -41,7 +41,7 @@ def test_they_are_those_of_the_folder_that_the_training_split_lies_in(count, col
 
 def test_the_record_names_dataset_and_split(colours, backbone):
     record = dataset_images(backbone, "folder", colours, seed=3).record
-    assert record["source"] == "the training split of folder"
+    assert (record["source"], record.pop("split")) == (f"folder:{colours}", "train")
     assert record["fingerprint"] == open_dataset("folder", colours).digest
     theirs = burst.images_for(backbone, colours, seed=3).record
     assert record.keys() == theirs.keys()

@@ -383,6 +383,7 @@ def test_a_backbone_is_reported_on_one_page(tmp_path, monkeypatch):
     assert result.exit_code == 0 and "index.html" in result.stdout
     page = Path("page/index.html").read_text()
     assert f"{model} is" in page and "Whitening" not in page
+    assert f"burst whiten --model {model} --num-images 4 --out W.pt" in page
     assert len(pd.read_csv("page/statistics.csv")) == 2 * 3
 
 

@@ -39,7 +39,8 @@ def test_histogram_measures_the_training_images_of_a_dataset_that_is_named():
 def test_a_folder_here_comes_before_the_dataset_of_its_name(tmp_path):
     backbone = burst.load_backbone("mae_tiny")
     how = {"count": 100, "seed": 0, "skip_bad": False, "quiet": True}
-    assert open_inputs(backbone, "digits", None, **how).source == "the training split of digits"
+    digits = open_inputs(backbone, "digits", None, **how)
+    assert (digits.source, digits.split) == ("digits", "train")
     (tmp_path / "digits").mkdir()
     Image.effect_noise((90, 80), 40).save(tmp_path / "digits/0.png")
     found = open_inputs(backbone, "digits", None, **how)

@@ -116,6 +116,12 @@ def test_whitened_prompts_have_the_scale_that_their_numbers_were_published_with(
     assert all(cell.differs == () for cell in cells)
 
 
+def test_each_numbers_own_protocol_is_none_of_a_detector_and_no_other_word_is_taken():
+    assert reports.study_cells("coco_cascade", protocol="published")
+    with pytest.raises(UnknownName, match="published"):
+        reports.study_cells("variants", protocol="publishd")
+
+
 def test_an_unknown_table_is_refused():
     with pytest.raises(UnknownName, match="table11"):
         reports.study_cells("table12")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -53,8 +54,16 @@ def test_a_row_names_its_folder_from_where_they_part(runs, tmp_path):
         shutil.copytree(run.folder, folder, dirs_exist_ok=True, ignore=lambda *_: ["seed_0"])
     table = reports.compare([Run(nested[0], runs[0].config), Run(nested[1], runs[1].config)])
     assert list(table.run) == ["vpt/seed_0", "bpt-bilinear/seed_0"]
-    assert list(reports.comparison_table(table).columns[0].cells) == list(table.run)
-    assert list(reports.compare(runs[:1]).run) == ["vpt"]
+    assert str(reports.comparison_table(table).caption) == "1  vpt/seed_0\n2  bpt-bilinear/seed_0"
+    one = reports.compare([Run(nested[0] / ".." / "seed_0", runs[0].config)])
+    assert list(one.run) == ["seed_0"] and reports.comparison_table(one).caption is None
+
+
+def test_a_line_without_an_accuracy_is_a_gap(runs):
+    (runs[0].folder / "metrics.jsonl").write_text('{"epoch": 1}\n')
+    _, ax = plt.subplots()
+    (line,) = reports.draw_curves(ax, runs[:1], "val_accuracy")
+    assert math.isnan(line.get_ydata()[0])
 
 
 @pytest.mark.parametrize("epochs, said", [(3, 30.0), (4, None)])

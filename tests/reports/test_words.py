@@ -141,6 +141,7 @@ def test_nothing_is_advised_that_would_be_refused():
 
     assert commands("mae_tiny") and commands("timm:vit_tiny_patch16_224")
     assert not commands("hf:llama") and not commands("torchvision:vit_b_16")
+    assert not commands("VisionTransformer")  # a module, whose class no command loads
 
 
 def test_commands_go_on_with_what_was_measured(tmp_path):
@@ -148,7 +149,8 @@ def test_commands_go_on_with_what_was_measured(tmp_path):
     weights = tmp_path / "my weights.pt"
     weights.touch()
     images = {"source": "my photos", "count": 38, "bad": [["a.jpg", "cut"]] * 2, "seed": 3}
-    record = {"weights": str(weights), "images": images | {"image_size": 96}}
+    options = {"tokens": "patch", "convention": "paper"}
+    record = {"weights": str(weights), "images": images | {"image_size": 96}, "options": options}
 
     def commands(record):
         (found,) = reports.findings(table_of([5.0]), {"mae_tiny": record})
@@ -157,10 +159,16 @@ def test_commands_go_on_with_what_was_measured(tmp_path):
     whiten, *trainings = commands(record)
     backbone = ["--model", "mae_tiny", "--weights", str(weights), "--image-size", "96"]
     drawn = ["--images", "my photos", "--num-images", "40", "--seed", "3", "--skip-bad"]
-    assert shlex.split(whiten) == ["burst", "whiten", *backbone, *drawn, "--out", "W.pt"]
+    command = ["burst", "whiten", *backbone, "--tokens", "patch", *drawn, "--out", "W.pt"]
+    assert sorted(shlex.split(whiten)) == sorted(command)
+    assert all(one.startswith("bpt train DATASET ") for one in trainings)
     assert all(shlex.split(one)[3:-2][:6] == backbone for one in trainings)
-    record["images"]["source"] = "the training split of cub"  # as `bpt.dataset_images` says it
-    assert shlex.split(commands(record)[0])[8:10] == ["--images", "cub"]
+    record["images"] |= {"source": "cub", "split": "train"}
+    whiten, *trainings = commands(record | {"weights": "random"})
+    assert "--weights random" in whiten and "--images cub" in whiten
+    assert all(one.startswith("bpt train cub ") for one in trainings)
     own = {"weights": "package:mae_tiny.safetensors", "images": {"source": "sample"}}
     own["images"] |= {"count": 100, "bad": [], "seed": 0, "image_size": 64}
+    fewer = own | {"images": own["images"] | {"count": 8, "seed": 3}}
+    assert "whiten --model mae_tiny --num-images 8 --seed 3 --out" in commands(fewer)[0]
     assert commands(own) == commands({}) == reports.findings(table_of([5.0]))[0].commands
