@@ -177,13 +177,13 @@ def comparison_table(table: pd.DataFrame) -> Table:
         caption_justify="left",
     )
     if several:
-        shown.add_column("run", justify="right")
+        shown.add_column("", justify="right")
     for name in (
         "method",
         "placement",
         "prompts",
         "epochs",
-        "best epoch",
+        "best",
         "val %",
         "test %",
         "images/s",
