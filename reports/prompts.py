@@ -133,7 +133,8 @@ def values_figure(
             lines[label].label: draw_values(ax, one, lines[label]) for label, one in values.items()
         }
         typical = min(float(np.median(np.abs(one))) for one in values.values()) or 1e-3
-        ax.set_xscale("symlog", linthresh=typical)
+        # A whole power of ten: the ticks of one within the linear part would cover each other.
+        ax.set_xscale("symlog", linthresh=10.0 ** np.floor(np.log10(typical)))
         ax.set_yscale("log")
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="prompt value (symmetric log axis)", ylabel="density")

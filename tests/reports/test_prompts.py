@@ -91,6 +91,19 @@ def test_images_are_counted_in_whole_numbers_up_to_the_largest(largest, ticks):
     assert not [text for text in bar.get_yticklabels(minor=True) if text.get_text()]
 
 
+@pytest.mark.parametrize("typical", [0.0104, 0.03, 0.07, 2.0])
+def test_labels_of_prompt_values_do_not_cover_each_other(typical):
+    drawn = typical * np.random.default_rng(0).laplace(size=4000)
+    figure = reports.values_figure({"vpt": drawn, "bpt-twhiten": 60 * drawn})
+    (ax,) = figure.axes
+    figure.draw_without_rendering()
+    low, high = ax.get_xlim()
+    shown = [text for text in ax.get_xticklabels() if low <= text.get_position()[0] <= high]
+    boxes = sorted((text.get_window_extent() for text in shown), key=lambda box: box.x0)
+    assert len(boxes) >= 3
+    assert all(one.x1 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))
+
+
 def test_a_prompt_of_one_token_is_counted_in_whole_numbers():
     ax = Figure().subplots()
     draw_cosines(ax, np.ones((1, 4)))
