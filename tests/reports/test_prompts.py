@@ -1,5 +1,7 @@
 """Figures of prompts and confusions, against NumPy and scikit-learn."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -101,7 +103,7 @@ def test_labels_of_prompt_values_do_not_cover_each_other(typical):
     shown = [text for text in ax.get_xticklabels() if low <= text.get_position()[0] <= high]
     boxes = sorted((text.get_window_extent() for text in shown), key=lambda box: box.x0)
     assert len(boxes) >= 3
-    assert all(one.x1 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 def test_a_prompt_of_one_token_is_counted_in_whole_numbers():
