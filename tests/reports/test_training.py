@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.figure import Figure
 from ticks import seen_on_x
 
 import reports
@@ -61,8 +62,7 @@ def test_a_row_names_its_folder_from_where_they_part(runs, tmp_path):
 
 def test_a_line_without_an_accuracy_is_a_gap(runs):
     (runs[0].folder / "metrics.jsonl").write_text('{"epoch": 1}\n')
-    _, ax = plt.subplots()
-    (line,) = reports.draw_curves(ax, runs[:1], "val_accuracy")
+    (line,) = reports.draw_curves(Figure().subplots(), runs[:1], "val_accuracy")
     assert math.isnan(line.get_ydata()[0])
 
 
