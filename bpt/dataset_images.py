@@ -62,9 +62,7 @@ def dataset_images(
         backbone,
         seed=seed,
         digest=digest,
-        source=f"{name}:{data}"
-        if name == "folder"
-        else name,  # which alone has no place of its own
+        source=f"folder:{data}" if name == "folder" else name,  # that name alone says no place
         split="train",
         num_images=num_images,
         batch_size=batch_size,

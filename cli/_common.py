@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,8 @@ from cli._panels import MACHINE, OUTPUT, option
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from burst.progress import Say
 
 Device = Annotated[str, option("`auto`, `cpu`, `cuda`, `cuda:1` ...", MACHINE)]
 Devices = Annotated[str, option("One training at a time on each: auto, or cuda:0,cuda:1.", MACHINE)]
@@ -284,6 +287,12 @@ class Steps:
             self._console.print(f"{self._what} {done}/{total}", highlight=False)
 
 
+def said_on_stderr(*, quiet: bool) -> "Say | None":
+    """What prints a line on stderr, for the `say` of the libraries; None if quiet."""
+    log = plain_console(stderr=True)
+    return None if quiet else partial(log.print, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def training_told(*, quiet: bool) -> Iterator[dict[str, Any]]:
     """`progress` and `say` of trainings, on stderr: a bar on a terminal, and lines unless quiet.
@@ -297,13 +306,9 @@ def training_told(*, quiet: bool) -> Iterator[dict[str, Any]]:
     from burst.errors import BurstError
 
     log = plain_console(stderr=True)
-
-    def say(text: str) -> None:
-        log.print(text, highlight=False, soft_wrap=True)
-
     try:
         with Steps(log, "steps", quiet=quiet or not log.is_terminal) as progress:
-            yield {"progress": progress, "say": None if quiet else say}
+            yield {"progress": progress, "say": said_on_stderr(quiet=quiet)}
     except torch.OutOfMemoryError as error:
         raise BurstError(
             f"{out_of_memory(error)}; `bpt train` takes less with --accumulation 2 or more, "

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cli._common import plain_console
+from cli._common import said_on_stderr
 from cli._panels import BACKBONE, DATA, MEASURED, OUTPUT, option
 
 if TYPE_CHECKING:
@@ -94,18 +94,13 @@ def open_inputs(
         return burst.images_for(backbone, images, num_images=count, seed=seed, skip_bad=skip_bad)
     import bpt
 
-    log = plain_console(stderr=True)
-
-    def say(line: str) -> None:
-        log.print(line, highlight=False, soft_wrap=True)
-
     return bpt.dataset_images(
         backbone,
         images,
         num_images=count,
         seed=seed,
         skip_bad=skip_bad,
-        say=None if quiet else say,
+        say=said_on_stderr(quiet=quiet),
     )
 
 

@@ -78,8 +78,9 @@ def study(
         import bpt
         import burst
         import reports
+        from reports.study import PUBLISHED
 
-        if search and protocol == "published":
+        if search and protocol == PUBLISHED:
             raise burst.BurstError(
                 "--search chooses on validation images, and those of BPT and SPT were published "
                 "without any: leave --search or --protocol published out"

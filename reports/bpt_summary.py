@@ -37,7 +37,7 @@ def write_summary(section: Section, runs: Mapping[str, Run], table: pd.DataFrame
     for name, part in parts:
         trained = _by_training({label: runs[label] for label in part["label"]})
         where = f" of {name}" if parts.ngroups > 1 else ""
-        best = [one for one in trained if isclose(one.accuracy, trained[0].accuracy)]
+        best = [one for one in trained if one.accuracy == trained[0].accuracy]
         *others, last = (f"{one.label}{_mean_of(len(one.runs))}" for one in best)
         are = f"are {'; '.join(others)}; and" if others else "is"
         section.text(
@@ -72,8 +72,9 @@ class _Training:
 
     @property
     def accuracy(self) -> float:
-        """The mean over seeds, in percent."""
-        return fmean(float((run.result or {})["test_accuracy"]) for run in self.runs.values())
+        """The mean over seeds, in percent; without what rounding tells equal ones apart by."""
+        found = [float((run.result or {})["test_accuracy"]) for run in self.runs.values()]
+        return round(fmean(found), 9)
 
     @property
     def first(self) -> Run:
@@ -94,11 +95,7 @@ def _by_training(runs: Mapping[str, Run]) -> list[_Training]:
         if len(seeds) > 1:
             label = label.replace(f", seed {run.recipe.seed}", "")
         trained.append(_Training(label, {seed: one for seed, (_, one) in sorted(seeds.items())}))
-
-    def order(one: _Training) -> tuple[float, bool]:
-        return -round(one.accuracy, 9), one.first.recipe.method == "vpt"
-
-    return sorted(trained, key=order)
+    return sorted(trained, key=lambda one: (-one.accuracy, one.first.recipe.method == "vpt"))
 
 
 def _mean_of(seeds: int) -> str:

@@ -264,7 +264,8 @@ def _commands(model: str, record: Mapping[str, Any], *, scales: bool) -> tuple[s
     options = {"--model": model, "--weights": weights if given else None}
     options["--image-size"] = None if own_size else size
     backbone = _words(options)
-    train = f"bpt train {images['source'] if 'split' in images else 'DATASET'} {backbone} --method"
+    dataset = shlex.quote(images["source"]) if "split" in images else "DATASET"
+    train = f"bpt train {dataset} {backbone} --method"
     whiten = f"burst whiten {backbone}{_of_the_same(record)}"
     return (
         *(

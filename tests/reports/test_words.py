@@ -167,6 +167,8 @@ def test_commands_go_on_with_what_was_measured(tmp_path):
     whiten, *trainings = commands(record | {"weights": "random"})
     assert "--weights random" in whiten and "--images cub" in whiten
     assert all(one.startswith("bpt train cub ") for one in trainings)
+    record["images"]["source"] = "folder:my photos"
+    assert all(one.startswith("bpt train 'folder:my photos' ") for one in commands(record)[1:])
     own = {"weights": "package:mae_tiny.safetensors", "images": {"source": "sample"}}
     own["images"] |= {"count": 100, "bad": [], "seed": 0, "image_size": 64}
     fewer = own | {"images": own["images"] | {"count": 8, "seed": 3}}
