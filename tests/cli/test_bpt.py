@@ -335,6 +335,13 @@ def test_a_study_that_lacks_its_dataset_says_so(tmp_path):
     assert "table11" in refused("study", "table12")
 
 
+def test_each_numbers_own_protocol_is_taken_and_leaves_a_search_nothing_to_choose_on():
+    own = ("study", "fgvc_mae", "--protocol", "published", "--dry-run")
+    assert "cub-mae_vitb-full" in succeeded(*own).stdout
+    assert "leave --search or --protocol published out" in refused(*own, "--search")
+    assert "known: authors, last, published, standard" in refused(*own[:3], "publishd")
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [
