@@ -339,7 +339,7 @@ def test_each_numbers_own_protocol_is_taken_and_leaves_a_search_nothing_to_choos
     own = ("study", "fgvc_mae", "--protocol", "published", "--dry-run")
     assert "cub-mae_vitb-full" in succeeded(*own).stdout
     assert "leave --search or --protocol published out" in refused(*own, "--search")
-    assert "known: authors, last, published, standard" in refused(*own[:3], "publishd")
+    assert "did you mean published" in refused(*own[:3], "publishd")
 
 
 @pytest.mark.parametrize(
