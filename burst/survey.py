@@ -1,7 +1,7 @@
 """All blocks, quantities and heads of a model in one pass over batches -> one tidy table."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from burst.softmax import (
     softmax_table,
 )
 from burst.stream import NamedStream, Stream, as_stream
-from burst.survey_table import Counts, survey_table
+from burst.survey_table import Counts, statistics, survey_table
 
 QUANTITIES = ("qk", "x", "qkx", LOGITS)
 """What a survey can measure: see `SurveyOptions`."""
@@ -305,15 +305,19 @@ def survey(
     bad = tuple(one for part in parts for one in part.skipped)
     stream.check_some_read(bad)
     planned = isinstance(stream, NamedStream)
-    counts = _counts(parts, planned=planned)
-    histograms = {key: one.histogram for key, one in counts.items()}
+    histograms: dict[Key, Histogram] = {}
+    margins: dict[Key, Margins] = {}
+    rows: dict[Key, dict[str, float]] = {}
+    for key, counts in _counts(parts, planned=planned):
+        histograms[key], rows[key] = counts.histogram, statistics(counts)
+        if counts.margins:
+            margins[key] = counts.margins
     _check_complete(histograms, options, f"{subject.name} on {stream.source}")
     record = _record(subject, options, histograms)
     if options.need_images:
         read = sum(part.read for part in parts)
         record["images"] = stream.record | {"count": read, "bad": [list(one) for one in bad]}
-    table = survey_table(subject.name, subject.pretraining, counts)
-    margins = {key: one.margins for key, one in counts.items() if one.margins}
+    table = survey_table(subject.name, subject.pretraining, rows)
     weights = add_weights((part.softmax for part in parts), planned=planned)
     softmax = softmax_table(subject.name, subject.pretraining, weights)
     return Survey(table, histograms, skipped, omitted, bad, record, margins, softmax)
@@ -347,18 +351,24 @@ def _groups(stream: Stream, mine: Stream, rank: int, size: int) -> Groups:
     return GrowingGroups()
 
 
-def _counts(parts: Iterable[_Part], *, planned: bool) -> dict[Key, Counts]:
-    """Of all processes, which have parts of the same groups if these are planned, else others."""
-    found: dict[Key, Counts] = {}
+def _counts(parts: Iterable[_Part], *, planned: bool) -> Iterator[tuple[Key, Counts]]:
+    """Of all processes, which have parts of the same groups if these are planned, else others.
+
+    One row after the other, for a row's groups in full take some 10 MiB.
+    """
+    weights: dict[Key, Counted] = {}
     groups: dict[Key, dict[tuple[int, int], list[Counted]]] = {}
     for process, part in enumerate(parts):
-        found |= {key: Counts(one.histogram, None, ()) for key, one in part.of_weights.items()}
+        weights |= part.of_weights
         for key, counted in part.of_tokens.items():
             for group, some in counted.items():
                 name = 0 if planned else process, group
                 groups.setdefault(key, {}).setdefault(name, []).extend(some)
-    found |= {key: Counts.of(dict(sorted(one.items())).values()) for key, one in groups.items()}
-    return {key: found[key] for key in sorted(found, key=_order)}
+    for key in sorted([*weights, *groups], key=_order):
+        if key in weights:
+            yield key, Counts(weights[key].histogram, None, ())
+        else:
+            yield key, Counts.of(dict(sorted(groups[key].items())).values())
 
 
 def _check_complete(histograms: dict[Key, Histogram], options: SurveyOptions, what: str) -> None:

@@ -53,15 +53,17 @@ def _added(parts: Sequence[tuple[Histogram, Margins | None]]) -> tuple[Histogram
     return Histogram.total([hist for hist, _ in parts]), whole
 
 
-def survey_table(model: str, pretraining: str, counts: Mapping[Key, Counts]) -> pd.DataFrame:
+def survey_table(
+    model: str, pretraining: str, rows: Mapping[Key, Mapping[str, float]]
+) -> pd.DataFrame:
     """One row a key, with the columns `COLUMNS`; NaN where a statistic is not defined."""
-    rows = [
+    named = [
         {"model": model, "pretraining": pretraining}
         | {"block": block, "head": head, "quantity": quantity}
-        | statistics(one)
-        for (block, head, quantity), one in counts.items()
+        | dict(found)
+        for (block, head, quantity), found in rows.items()
     ]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(named, columns=list(COLUMNS))
 
 
 def statistics(counts: Counts) -> dict[str, float]:

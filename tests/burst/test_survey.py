@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -160,6 +161,17 @@ def test_heads_are_measured_beside_the_whole(backbone, images):
         hist = found.histograms[1, str(head), "qkx"]
         assert hist.count == y.size
         assert hist.moments.std == pytest.approx(y.std(), rel=1e-5)
+
+
+def test_the_groups_of_many_heads_are_not_all_kept_in_full(images):
+    heads, options = 16, SurveyOptions((0,), ("qkx",), per_head=True)
+    tracemalloc.start()
+    found = survey(backbone_of(vit(num_heads=heads)), images, options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    full = found.histograms[0, "all", "qkx"].values(flow=True).nbytes
+    groups = 7 * len(found.table)
+    assert peak < full * groups / 3
 
 
 def test_blocks_quantities_and_patch_tokens_can_be_chosen(backbone, images):
