@@ -13,8 +13,8 @@ from cli._panels import BACKBONE, DATA, MACHINE, PROMPTS, STEPS, option
 Model = Annotated[
     str | None,
     option(
-        "A name from `burst models`, or any timm ViT as timm:NAME; mae_tiny for digits and one's "
-        "own images, else mae_vitb.",
+        "A name from `burst models`, or a plain ViT of timm as timm:NAME, hf-hub:ORG/NAME or "
+        "python:MODULE:FUNCTION; mae_tiny for digits and one's own images, else mae_vitb.",
         BACKBONE,
     ),
 ]

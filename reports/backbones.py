@@ -12,7 +12,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from burst.errors import EmptyResult
 from burst.gauge import WHOLE
@@ -28,6 +28,7 @@ from reports.style import (
     house_style,
     law_style,
     legend_above,
+    marker_size,
     model_lines,
     quantity_style,
     whole_ticks,
@@ -37,6 +38,7 @@ REACH = 12.0  # standard deviations that an overlay shows
 LEAST_DENSITY = 1e-7
 LETTERS = 75  # of the models' names side by side over a page's columns
 ROW_HEIGHT = 1.2  # inches
+LEVELS = [digit * 10.0**power for power in range(6) for digit in (1, 3)]  # of kurtosis
 DISTANCES = {"ks_gaussian": "gaussian", "ks_laplace": "laplacian"}
 
 
@@ -169,6 +171,7 @@ def draw_distances(ax: Axes, table: pd.DataFrame) -> dict[str, Artist]:
             color=style.colour,
             ls=style.dashes,
             marker="o" if law == "gaussian" else "s",
+            ms=marker_size(len(part)),
         )
         handles[style.label] = line
     ax.xaxis.set_major_locator(whole_ticks(6))
@@ -198,7 +201,12 @@ def head_maps(table: pd.DataFrame, *, quantity: str) -> Figure:
         _name_columns(grid, models)
         grid[0].set_ylabel("block")
         symbol = quantity_style(quantity).symbol
-        bar = figure.colorbar(mesh, ax=list(grid), fraction=0.05, pad=0.02)
+        ticks = [sign * level for level in LEVELS if level <= reach for sign in (-1, 1)]
+        bar = figure.colorbar(
+            mesh, ax=list(grid), fraction=0.05, pad=0.02, ticks=sorted([0, *ticks])
+        )
+        bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        bar.minorticks_off()
         bar.set_label(f"excess kurtosis of a head's {symbol}")
         figure.supxlabel("head")
         figure.draw_without_rendering()

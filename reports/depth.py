@@ -30,10 +30,12 @@ from reports.style import (
     QUANTITIES,
     Line,
     blank_page,
+    from_zero,
     house_style,
     law_style,
     legend_above,
     literal,
+    marker_size,
     model_lines,
     quantity_style,
     whole_ticks,
@@ -181,6 +183,7 @@ def draw_measure(
                 color=style.colour,
                 ls=style.dashes,
                 marker=style.marker,
+                ms=marker_size(len(rows)),
                 label=style.label,
             )
             draw_band(ax, rows, measure.column, style.colour)
@@ -304,7 +307,7 @@ def scale_measure(ax: Axes, measure: Measure, values: pd.Series) -> None:
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     elif measure.column == "top1_energy":
-        ax.set_ylim(bottom=0)
+        from_zero(ax)
         ax.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
 

@@ -26,7 +26,8 @@ from reports.tables import named_backbone
 
 MEASURE = "share of the sum of the fourth powers of the entries of W_q W_k^T X^T"
 CAPTION = (
-    "% of the sum of fourth powers; patch: row,column from 0; ½: how few hold half; κ: kurtosis"
+    "% of the sum of fourth powers; patch: row,column from 0; ½: how few hold half; "
+    "κ: excess kurtosis"
 )
 ABOUT = (
     "A backbone's attention scores tokens by W_q W_kᵀ. The response W_q W_kᵀ Xᵀ of a block to a "
@@ -101,7 +102,7 @@ def save_maps(
 
 
 def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> Table:
-    """One line a photograph and block, for a terminal: kurtosis, largest patch and dimension.
+    """One line a photograph and block, for a terminal: largest patch and dimension.
 
     Args:
         maps: of the photographs.

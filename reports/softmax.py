@@ -12,8 +12,10 @@ from reports.style import (
     INK,
     PAGE_WIDTH,
     blank_page,
+    from_zero,
     house_style,
     legend_above,
+    marker_size,
     percent,
     whole_ticks,
 )
@@ -86,13 +88,15 @@ def softmax_words(table: pd.DataFrame) -> str:
 def _draw(ax: Axes, table: pd.DataFrame, column: str) -> dict[str, Artist]:
     whole = whole_blocks(table).sort_values("block")
     heads = table[table["head"].astype(str) != WHOLE]
-    (line,) = ax.plot(whole["block"], whole[column], color=INK, marker="o", lw=1.2)
+    (line,) = ax.plot(
+        whole["block"], whole[column], color=INK, marker="o", ms=marker_size(len(whole)), lw=1.2
+    )
     handles: dict[str, Artist] = {"heads together": line}
     draw_band(ax, whole, column, INK)
     if len(heads):
         (handles["one head"],) = ax.plot(
             heads["block"], heads[column], ls="", marker=".", ms=3, color="0.6", zorder=1
         )
-    ax.set_ylim(bottom=0)
+    from_zero(ax)
     ax.xaxis.set_major_locator(whole_ticks(5))
     return handles

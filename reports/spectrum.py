@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 from rich.console import RenderableType
@@ -31,8 +31,10 @@ from reports.style import (
     INK,
     PAGE_WIDTH,
     blank_page,
+    from_zero,
     house_style,
     legend_above,
+    marker_size,
     percent,
     save_figure,
     whole_ticks,
@@ -110,7 +112,8 @@ def draw_over_depth(ax: Axes, table: pd.DataFrame, column: str) -> dict[str, Art
     whole = whole_blocks(table).sort_values("block")
     heads = table[table["head"].astype(str) != WHOLE]
     with house_style():
-        (line,) = ax.plot(whole["block"], whole[column], color=INK, marker="o", lw=1.2)
+        size = marker_size(len(whole))
+        (line,) = ax.plot(whole["block"], whole[column], color=INK, marker="o", ms=size, lw=1.2)
         handles: dict[str, Artist] = {"heads together": line}
         if len(heads):
             (handles["one head"],) = ax.plot(
@@ -123,7 +126,7 @@ def draw_over_depth(ax: Axes, table: pd.DataFrame, column: str) -> dict[str, Art
         if column == "symmetric_share":
             ax.set_ylim(0, 1)
         else:
-            ax.set_ylim(bottom=0)
+            from_zero(ax)
         ax.xaxis.set_major_locator(whole_ticks(5))
     return handles
 
@@ -132,8 +135,14 @@ def _draw_null(ax: Axes, rows: pd.DataFrame, column: str, *, colour: str) -> Lin
     at, level = rows["block"].to_numpy(), rows[f"{column}_null"].to_numpy()
     if len(at) == 1:  # one point would not be seen
         at, level = at + np.array([-0.4, 0.4]), level.repeat(2)
-    (line,) = ax.plot(at, level, color=colour, ls=NULL_DASHES, lw=0.8)
+    (line,) = ax.plot(at, level, color=colour, ls=NULL_DASHES, lw=0.8, zorder=3)
+    if colour == HEAD_COLOUR:
+        line.set_path_effects(_halo(1.8))  # over dots of its colour
     return line
+
+
+def _halo(width: float) -> list[AbstractPathEffect]:
+    return [withStroke(linewidth=width, foreground="white")]
 
 
 def _halves(panels: int) -> list[slice]:
@@ -147,9 +156,11 @@ def _draw_lines(
     colours: Mapping[int, Any],
 ) -> None:
     many = len(values) > len(colours)
+    alpha = min(0.6, max(0.2, 60 / len(values))) if many else 1.0
     random: dict[tuple[int, float], Floats] = {}  # equal up to rounding where shapes are equal
     least = 1.0
-    for (block, head), one in values.items():
+    places = np.random.default_rng(0).permutation(len(values))  # or the last hide the first
+    for ((block, head), one), place in zip(values.items(), places, strict=True):
         relative = one / np.linalg.norm(one)
         drawn = np.where(relative > LEAST_VALUE * relative[0], relative, np.nan)
         ax.plot(
@@ -157,16 +168,18 @@ def _draw_lines(
             drawn,
             color=colours[block],
             lw=0.5 if many else 1.0,
-            alpha=0.6 if many else 1.0,
+            alpha=alpha,
+            zorder=2 + place / len(values),
         )
         null = nulls[block, head] / np.linalg.norm(nulls[block, head])
         random[len(null), round(float(null[0]), 9)] = null
         least = min(least, float(np.nanmin(drawn)))
     colour = HEAD_COLOUR if any(head != WHOLE for _, head in values) else INK
-    halo = [withStroke(linewidth=2.6, foreground="white")]  # over lines of all colours
     for null in random.values():
         index = np.arange(1, len(null) + 1)
-        ax.plot(index, null, color=colour, ls=NULL_DASHES, lw=1.4, zorder=3, path_effects=halo)
+        ax.plot(
+            index, null, color=colour, ls=NULL_DASHES, lw=1.4, zorder=3, path_effects=_halo(2.6)
+        )
     ax.set_yscale("log")
     ax.set_ylim(least / 1.5, 1.3)
     ax.yaxis.set_major_locator(LogLocator(numticks=7))

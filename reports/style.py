@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.legend import Legend
@@ -225,6 +226,16 @@ def decimals(value: float, count: int) -> str:
 def percent(share: float, count: int = 1) -> str:
     """A share of 1 in percent, with a blank before the sign and `count` decimals."""
     return f"{100 * share:.{count}f} %"
+
+
+def marker_size(count: int) -> float:
+    """Of a line's `count` points, in points: where they are many, smaller than their distance."""
+    return float(mpl.rcParams["lines.markersize"] * min(1.0, 20 / max(count, 1)))
+
+
+def from_zero(ax: Axes) -> None:
+    """The y axis from 0 to a little above all that is drawn, that no marker is cut off."""
+    ax.set_ylim(0, 1.06 * ax.dataLim.ymax)
 
 
 def whole_ticks(most: int = 10) -> MaxNLocator:

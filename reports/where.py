@@ -23,6 +23,7 @@ from reports.style import (
     house_style,
     legend_above,
     literal,
+    marker_size,
     percent,
     quantity_style,
     whole_ticks,
@@ -164,7 +165,8 @@ def _number(value: float) -> str:
 
 def _draw_lines(ax: Axes, table: pd.DataFrame) -> None:
     for name, (label, colour, dashes, marker) in LINES.items():
-        ax.plot(table["block"], table[name], color=colour, ls=dashes, marker=marker, label=label)
+        style = {"color": colour, "ls": dashes, "marker": marker, "ms": marker_size(len(table))}
+        ax.plot(table["block"], table[name], label=label, **style)
         draw_band(ax, table, name, colour)
     ax.axhline(0, color="0.6", lw=0.7, zorder=0)
 
@@ -177,5 +179,6 @@ def _draw_parts(ax: Axes, parts: dict[int, Decomposition]) -> None:
         ax.bar(blocks, height, bottom=np.where(height > 0, above, below), color=colour, label=label)
         above, below = above + height.clip(min=0), below + height.clip(max=0)
     kurtosis = [float(part.kurtosis) for part in parts.values()]
-    ax.plot(blocks, kurtosis, color=INK, marker="o", lw=0.7, label="their sum")
+    size = marker_size(len(blocks))
+    ax.plot(blocks, kurtosis, color=INK, marker="o", ms=size, lw=0.7, label="their sum")
     ax.axhline(0, color="0.6", lw=0.7, zorder=0)

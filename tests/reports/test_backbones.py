@@ -80,7 +80,11 @@ def test_a_map_of_heads_holds_their_kurtosis():
     mesh = draw_heads(plt.figure().add_subplot(), part, reach=3.0)
     expected = part["excess_kurtosis"].to_numpy().reshape(3, 4)
     assert np.array_equal(np.asarray(mesh.get_array()).reshape(3, 4), expected)
-    assert len(reports.head_maps(table, quantity="qk").axes) == 3  # two maps and the colour bar
+    maps = reports.head_maps(table.assign(excess_kurtosis=9.0), quantity="qk")
+    *_, bar = maps.axes  # beside the two maps
+    assert len(maps.axes) == 3
+    shown = [text.get_text() for text in bar.get_yticklabels()]
+    assert shown == ["−3", "−1", "0", "1", "3"]
     with pytest.raises(EmptyResult, match="per_head"):
         reports.head_maps(table, quantity="qkx")
     plt.close("all")

@@ -32,6 +32,13 @@ def test_a_line_is_the_whole_and_a_dot_a_head():
     assert len(dots.get_xdata()) == 4
 
 
+def test_no_marker_is_cut_off_where_attention_is_even():
+    entropy, *_ = softmax_figure(table_of(relative_entropy=(0.9999, 0.9998)), title="made").axes
+    low, high = entropy.get_ylim()
+    assert low == 0
+    assert high > 1.03
+
+
 def test_the_first_token_stands_for_models_without_a_class_token():
     assert "first_weight" in shown_measures(table_of())
     assert "first_weight" not in shown_measures(table_of(class_weight=(0.3, 0.2)))

@@ -58,6 +58,9 @@ def test_a_line_is_a_block_or_a_head_and_the_dashed_one_random_factors(found):
     colours = [line.get_color() for line in whole.get_lines()[:DEPTH]]
     assert len(set(colours)) == DEPTH
     assert heads.get_lines()[HEADS].get_color() == colours[1]
+    above = np.argsort([line.get_zorder() for line in heads.get_lines()])
+    assert above[-1] == DEPTH * HEADS  # random factors; of the others no block is above the rest
+    assert not np.array_equal(above, range(len(above)))
 
 
 def test_statistics_are_drawn_over_depth_beside_their_null(found):

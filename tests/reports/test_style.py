@@ -8,12 +8,14 @@ from PIL import Image
 
 from burst.errors import OutputError, UnknownName
 from reports.style import (
+    PAGE_WIDTH,
     QUANTITIES,
     blank_page,
     decimals,
     house_style,
     law_style,
     legend_above,
+    marker_size,
     model_lines,
     percent,
     quantity_style,
@@ -131,6 +133,12 @@ def test_models_have_different_colours_and_families_their_own():
 
 def test_more_models_than_colours_still_have_lines():
     assert len(model_lines(f"model {i}" for i in range(15))) == 15
+
+
+def test_markers_of_a_deep_model_stand_apart():
+    with house_style():
+        assert marker_size(12) == mpl.rcParams["lines.markersize"]
+        assert 48 * marker_size(48) < 0.8 * 72 * PAGE_WIDTH / 3  # a third of a page
 
 
 def test_unknown_names_are_refused():
