@@ -1,6 +1,7 @@
 """Work on several devices at once, each in a process of its own."""
 
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -18,6 +19,7 @@ from burst.errors import BurstError, one_line
 
 Result = dict[str, Any]
 Work = Callable[[str], Result | str]  # on a device
+_at_work = threading.Lock()  # in a process that was started here: is it?
 
 
 def side_by_side(
@@ -26,6 +28,8 @@ def side_by_side(
     report: Callable[[str, Result | str], None],
 ) -> None:
     """A thread a device hands it one work after another, in a process of its own.
+
+    The processes end with this one, however that ends: they save what they are at first.
 
     Args:
         works: by name what is called with a device there; it must pickle.
@@ -42,7 +46,7 @@ def side_by_side(
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
 
     def serve(device: str) -> None:
-        with ProcessPoolExecutor(1, mp_context=context, initializer=_leave_to_sigterm) as pool:
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_begin) as pool:
             while not raised:
                 try:
                     name, work = waiting.get_nowait()
@@ -50,9 +54,7 @@ def side_by_side(
                     return
                 try:
                     outcome = pool.submit(_guarded, work, device).result()
-                except KeyboardInterrupt:  # a second signal: it did not wait for the end of a step
-                    outcome = int(signal.SIGINT)
-                except Exception as error:  # a process that was killed, or out of memory
+                except (Exception, KeyboardInterrupt) as error:  # it was killed, or out of memory
                     outcome = f"its process ended: {error}"
                     if raised:  # it had nothing to save
                         return
@@ -77,18 +79,36 @@ def side_by_side(
         raise raised[0]
 
 
-def _leave_to_sigterm() -> None:
+def _begin() -> None:
     """Ctrl-C reaches these processes too, but ends them through the one that started them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever, with all its memory."""
+    parent, main = multiprocessing.parent_process(), threading.main_thread()
+    if parent is None or main.ident is None:
+        return
+    parent.join()
+    signal.pthread_kill(main.ident, signal.SIGTERM)  # which lets a training save
+    with _at_work:
+        os._exit(1)
 
 
 def _guarded(work: Work, device: str) -> Result | str | int:
-    """In another process; the number of a signal that interrupted it."""
-    try:
-        return work(device)
-    except Interrupted as error:
-        return error.signum
-    except BurstError as error:
-        return one_line(error)
-    except torch.OutOfMemoryError as error:
-        return out_of_memory(error)
+    """In another process; the number of a signal that interrupted it, in a training or not."""
+    with _at_work:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # locks are to go
+        try:
+            return work(device)
+        except KeyboardInterrupt:
+            return int(signal.SIGTERM)
+        except Interrupted as error:
+            return error.signum
+        except BurstError as error:
+            return one_line(error)
+        except torch.OutOfMemoryError as error:
+            return out_of_memory(error)
+        finally:
+            signal.signal(signal.SIGTERM, before)
