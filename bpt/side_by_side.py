@@ -5,10 +5,11 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,18 +19,21 @@ from burst.device import out_of_memory
 from burst.errors import BurstError, one_line
 
 Result = dict[str, Any]
-Work = Callable[[str], Result | str]  # on a device
+K = TypeVar("K")
+Work = Callable[[str], Result | str | None]  # on a device
+POLL = 1.0  # seconds between looks at what other processes do
 _at_work = threading.Lock()  # in a process that was started here: is it?
 
 
 def side_by_side(
-    works: Mapping[str, Work],
+    works: Mapping[K, Work],
     devices: Sequence[str],
-    report: Callable[[str, Result | str], None],
+    report: Callable[[K, Result | str | None], None],
 ) -> None:
     """A thread a device hands it one work after another, in a process of its own.
 
-    The processes end with this one, however that ends: they save what they are at first.
+    A work that gives None, as it belongs to others now, is called again later. The processes end
+    with this one, however that ends: they save what they are at first.
 
     Args:
         works: by name what is called with a device there; it must pickle.
@@ -39,7 +43,7 @@ def side_by_side(
     Raises:
         Interrupted: by SIGINT or SIGTERM, after each process has saved what it was at.
     """
-    waiting: queue.SimpleQueue[tuple[str, Work]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[tuple[K, Work]] = queue.SimpleQueue()
     for item in works.items():
         waiting.put(item)
     lock, raised = threading.Lock(), list[BaseException]()
@@ -63,6 +67,9 @@ def side_by_side(
                     return
                 with lock:
                     report(name, outcome)
+                if outcome is None:
+                    waiting.put((name, work))
+                    time.sleep(POLL)
 
     def interrupt(signum: int, _: FrameType | None) -> None:
         raised.append(Interrupted(signum, this_command()))
@@ -96,7 +103,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _guarded(work: Work, device: str) -> Result | str | int:
+def _guarded(work: Work, device: str) -> Result | str | int | None:
     """In another process; the number of a signal that interrupted it, in a training or not."""
     with _at_work:
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # locks are to go
