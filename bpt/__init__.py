@@ -40,7 +40,7 @@ from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.run_folder import DetectionRun
 from bpt.diagnosis import BlockDiagnosis, PromptDiagnosis, diagnose_prompts, prompt_diagnosis
 from bpt.engine import Scores, evaluate
-from bpt.errors import DownloadError, Interrupted, NonFiniteLoss, RunExists
+from bpt.errors import DownloadError, Interrupted, NonFiniteLoss, RunBusy, RunExists
 from bpt.export import export_run, load_exported
 from bpt.fine_tuning import FineTunedViT, layer_decay_groups
 from bpt.gates import Gates
@@ -136,6 +136,7 @@ __all__ = [
     "PublishedRecipe",
     "Recipe",
     "Run",
+    "RunBusy",
     "RunExists",
     "Scores",
     "SearchCost",

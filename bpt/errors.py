@@ -1,6 +1,7 @@
 """What a training or a download ends with, beside the errors of `burst.errors`.
 
 RunExists      a folder that holds a run: of another recipe, or one to go on with
+RunBusy        a folder that another process trains in
 NonFiniteLoss  a training whose loss is infinite or NaN
 Interrupted    a training that a signal ended; it can be gone on with
 DownloadError  a dataset's file that a server does not give, or gives wrong
@@ -11,6 +12,10 @@ from burst.errors import BurstError
 
 class RunExists(BurstError):
     """A folder that holds a run already: of another recipe, or one to go on with."""
+
+
+class RunBusy(BurstError):
+    """A folder that another process trains in now."""
 
 
 class NonFiniteLoss(BurstError):

@@ -24,9 +24,8 @@ from bpt.model import TrainedModule
 from bpt.signals import Signals, resume_command
 from bpt.tuning import Tuning
 from burst.device import choose_device
-from burst.distributed import agreed, gather, process_group, rank_and_size
+from burst.distributed import agreed, gather, rank_and_size
 from burst.errors import BurstError, OutputError
-from burst.files import make_folder
 from burst.progress import Progress, Say
 
 T = TypeVar("T")
@@ -94,17 +93,17 @@ class Session(ABC, Generic[R, B]):
     ) -> dict[str, Any]:
         """Train, or go on, and leave a run folder; what result.json holds, see `run`.
 
+        Whoever calls has locked the folder: no other process trains in it.
+
         Raises:
             RunExists, NonFiniteLoss, Interrupted, BurstError: see `bpt.train`.
         """
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        with process_group(backend) as (rank, _):
-            chosen = choose_device(device)  # in the group: all hear of a process without one
-            if rank > 0:
-                progress = say = None
-            session = cls(recipe, Path(out), chosen, progress, say)
-            session.opened = opened
-            return session.open(resume=resume) or session.run(until)
+        chosen = choose_device(device)
+        if rank_and_size()[0] > 0:
+            progress = say = None
+        session = cls(recipe, Path(out), chosen, progress, say)
+        session.opened = opened
+        return session.open(resume=resume) or session.run(until)
 
     @abstractmethod
     def _open(self) -> None:
@@ -141,8 +140,6 @@ class Session(ABC, Generic[R, B]):
         self.begun = agreed(lambda: folder.open_run(self.out).recipe if going_on else None)
         self._open()
         self._check_processes()
-        if self.writes:
-            make_folder(self.out)
         return agreed(lambda: existing_result(self.out, self.recipe, self.config, resume=resume))
 
     def _check_processes(self) -> None:

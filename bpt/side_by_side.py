@@ -1,13 +1,15 @@
 """Work on several devices at once, each in a process of its own."""
 
 import multiprocessing
+import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,15 +19,21 @@ from burst.device import out_of_memory
 from burst.errors import BurstError, one_line
 
 Result = dict[str, Any]
-Work = Callable[[str], Result | str]  # on a device
+K = TypeVar("K")
+Work = Callable[[str], Result | str | None]  # on a device
+POLL = 1.0  # seconds between looks at what other processes do
+_at_work = threading.Lock()  # in a process that was started here: is it?
 
 
 def side_by_side(
-    works: Mapping[str, Work],
+    works: Mapping[K, Work],
     devices: Sequence[str],
-    report: Callable[[str, Result | str], None],
+    report: Callable[[K, Result | str | None], None],
 ) -> None:
     """A thread a device hands it one work after another, in a process of its own.
+
+    A work that gives None, as it belongs to others now, is called again later. The processes end
+    with this one, however that ends: they save what they are at first.
 
     Args:
         works: by name what is called with a device there; it must pickle.
@@ -35,14 +43,14 @@ def side_by_side(
     Raises:
         Interrupted: by SIGINT or SIGTERM, after each process has saved what it was at.
     """
-    waiting: queue.SimpleQueue[tuple[str, Work]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[tuple[K, Work]] = queue.SimpleQueue()
     for item in works.items():
         waiting.put(item)
     lock, raised = threading.Lock(), list[BaseException]()
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
 
     def serve(device: str) -> None:
-        with ProcessPoolExecutor(1, mp_context=context, initializer=_leave_to_sigterm) as pool:
+        with ProcessPoolExecutor(1, mp_context=context, initializer=_begin) as pool:
             while not raised:
                 try:
                     name, work = waiting.get_nowait()
@@ -50,9 +58,7 @@ def side_by_side(
                     return
                 try:
                     outcome = pool.submit(_guarded, work, device).result()
-                except KeyboardInterrupt:  # a second signal: it did not wait for the end of a step
-                    outcome = int(signal.SIGINT)
-                except Exception as error:  # a process that was killed, or out of memory
+                except (Exception, KeyboardInterrupt) as error:  # it was killed, or out of memory
                     outcome = f"its process ended: {error}"
                     if raised:  # it had nothing to save
                         return
@@ -61,6 +67,9 @@ def side_by_side(
                     return
                 with lock:
                     report(name, outcome)
+                if outcome is None:
+                    waiting.put((name, work))
+                    time.sleep(POLL)
 
     def interrupt(signum: int, _: FrameType | None) -> None:
         raised.append(Interrupted(signum, this_command()))
@@ -77,18 +86,36 @@ def side_by_side(
         raise raised[0]
 
 
-def _leave_to_sigterm() -> None:
+def _begin() -> None:
     """Ctrl-C reaches these processes too, but ends them through the one that started them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _guarded(work: Work, device: str) -> Result | str | int:
-    """In another process; the number of a signal that interrupted it."""
-    try:
-        return work(device)
-    except Interrupted as error:
-        return error.signum
-    except BurstError as error:
-        return one_line(error)
-    except torch.OutOfMemoryError as error:
-        return out_of_memory(error)
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever, with all its memory."""
+    parent, main = multiprocessing.parent_process(), threading.main_thread()
+    if parent is None or main.ident is None:
+        return
+    parent.join()
+    signal.pthread_kill(main.ident, signal.SIGTERM)  # which lets a training save
+    with _at_work:
+        os._exit(1)
+
+
+def _guarded(work: Work, device: str) -> Result | str | int | None:
+    """In another process; the number of a signal that interrupted it, in a training or not."""
+    with _at_work:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # locks are to go
+        try:
+            return work(device)
+        except KeyboardInterrupt:
+            return int(signal.SIGTERM)
+        except Interrupted as error:
+            return error.signum
+        except BurstError as error:
+            return one_line(error)
+        except torch.OutOfMemoryError as error:
+            return out_of_memory(error)
+        finally:
+            signal.signal(signal.SIGTERM, before)

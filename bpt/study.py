@@ -1,26 +1,31 @@
 """Many trainings, one after another or side by side on several devices; finished ones stay."""
 
 import functools
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
 from bpt.cost import dataset_sizes
 from bpt.detection.recipe import DetectionRecipe
-from bpt.errors import Interrupted
+from bpt.errors import Interrupted, RunBusy
 from bpt.published import published_rate
 from bpt.recipe import Recipe
 from bpt.search import SearchCost, SearchOptions, search_methods
 from bpt.search.cost import most_costs
 from bpt.search.recipes import as_it_stands
 from bpt.search.record import is_crossed
-from bpt.side_by_side import Result, side_by_side
+from bpt.side_by_side import POLL, Result, side_by_side
 from bpt.signals import this_command
-from bpt.train import train_seeds
+from bpt.train import check_seeds, seeds_summary, train_seed
 from burst.errors import BurstError, one_line
+from burst.files import make_folder
+from burst.lock import if_alone
 from burst.progress import Progress, Say
 
 AnyRecipe = Recipe | DetectionRecipe
+Training = tuple[str, int | None]  # a recipe's name and a seed; None: a search, and all seeds
 
 
 def run_study(
@@ -36,7 +41,8 @@ def run_study(
     """Train each recipe with each seed, into out/NAME/seed_N. The same call again goes on.
 
     What is finished is not trained again, what was interrupted goes on from its last state. A
-    training that fails does not stop the others.
+    training that fails does not stop the others. Several at once, on one machine or on several
+    with one disk, share the trainings: what another process trains is waited for at the end.
 
     Args:
         recipes: by the name of their folder.
@@ -57,30 +63,97 @@ def run_study(
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; what runs was saved.
-        BurstError: no device.
+        BurstError: no device, no seed or one twice.
+        OutputError: `out` cannot be made or written.
     """
     if not devices:
         raise BurstError("a study needs at least one device")
+    check_seeds(seeds)
     tell = say or (lambda _: None)
-    found: dict[str, Result | str] = {}
-
-    def report(name: str, outcome: Result | str) -> None:
-        found[name] = outcome
-        tell(f"{len(found)}/{len(recipes)} {name}: {describe(outcome)}")
-
-    if len(devices) == 1:
-        for name, recipe in recipes.items():
-            tell(f"{len(found) + 1}/{len(recipes)} {name}")
-            place = Path(out) / name
-            outcome = _run_one(recipe, seeds, place, search, devices[0], progress, say)
-            report(name, outcome)
+    with if_alone(make_folder(out) / "study", say=tell):
+        pass  # processes share the folder by locks: where it has none, that is said once
+    works: dict[Training, Callable[..., Result | str | None]] = {}
+    for name, recipe in recipes.items():
+        place = Path(out) / name
+        if search and _is_searched(recipe):
+            one = functools.partial(_search_one, recipe, seeds, place / "search")
+            works[name, None] = functools.partial(_run, one)
+            continue
+        for seed in seeds:
+            one = functools.partial(train_seed, recipe, seed, place, resume=True)
+            works[name, seed] = functools.partial(_run, one)
+    outcomes = _Outcomes(list(recipes), seeds, Path(out), tell)
+    if len(devices) > 1:
+        side_by_side(works, devices, outcomes.add)
     else:
-        works = {
-            name: functools.partial(_run_one, recipe, seeds, Path(out) / name, search)
-            for name, recipe in recipes.items()
-        }
-        side_by_side(works, devices, report)
-    return {name: found[name] for name in recipes if name in found}
+        _one_by_one(works, outcomes, device=devices[0], progress=progress, say=say)
+    return {name: outcomes.found[name] for name in recipes if name in outcomes.found}
+
+
+class _Outcomes:
+    """What comes of each recipe, as its trainings end."""
+
+    def __init__(self, names: Sequence[str], seeds: Sequence[int], out: Path, say: Say) -> None:
+        self.found: dict[str, Result | str] = {}
+        self._names, self._seeds, self._out, self._say = names, seeds, out, say
+        self._results: dict[str, dict[int, Result]] = {name: {} for name in names}
+        self._begun: set[str] = set()
+        self._held: set[Training] = set()
+
+    def begin(self, name: str) -> None:
+        """Say that it does, once."""
+        if name not in self._begun:
+            self._begun.add(name)
+            self._say(f"{len(self._begun)}/{len(self._names)} {name}")
+
+    def add(self, training: Training, outcome: Result | str | None) -> None:
+        """Of one training; None: another process has it. The first failure of a recipe counts."""
+        name, seed = training
+        if outcome is None:
+            if training not in self._held:
+                self._held.add(training)
+                self._say(f"{name}: another process trains seed {seed}")
+        elif seed is None or isinstance(outcome, str):
+            self._end(name, outcome)
+        else:
+            results = self._results[name]
+            results[seed] = outcome
+            if len(results) == len(self._seeds):
+                self._end(name, self._summary(name))
+
+    def _end(self, name: str, outcome: Result | str) -> None:
+        if name not in self.found:
+            self.found[name] = outcome
+            self._say(f"{len(self.found)}/{len(self._names)} {name}: {describe(outcome)}")
+
+    def _summary(self, name: str) -> Result | str:
+        results = [self._results[name][seed] for seed in self._seeds]
+        try:
+            return seeds_summary(self._seeds, results, self._out / name)
+        except BurstError as error:
+            return one_line(error)
+
+
+def _one_by_one(
+    works: Mapping[Training, Callable[..., Result | str | None]],
+    outcomes: _Outcomes,
+    *,
+    device: str,
+    progress: Progress | None,
+    say: Say | None,
+) -> None:
+    """In this process: what another one trains comes later, and a failure ends its recipe."""
+    waiting = deque(works)
+    while waiting:
+        training = waiting.popleft()
+        if training[0] in outcomes.found:
+            continue
+        outcomes.begin(training[0])
+        outcome = works[training](device, progress=progress, say=say)
+        outcomes.add(training, outcome)
+        if outcome is None:
+            waiting.append(training)
+            time.sleep(POLL)
 
 
 def study_search(recipe: AnyRecipe, seeds: Sequence[int]) -> SearchCost | None:
@@ -130,21 +203,17 @@ def describe(outcome: Result | str) -> str:
     return ", ".join(parts) or "nothing to score"
 
 
-def _run_one(
-    recipe: AnyRecipe,
-    seeds: Sequence[int],
-    out: Path,
-    search: bool,
+def _run(
+    work: Callable[..., Result],
     device: str,
     progress: Progress | None = None,
     say: Say | None = None,
-) -> Result | str:
+) -> Result | str | None:
+    """What comes of it, or in one line why nothing; None: another process has it."""
     try:
-        if search and _is_searched(recipe):
-            return _search_one(recipe, seeds, out / "search", device, progress, say)
-        return train_seeds(
-            recipe, seeds, out, device=device, resume=True, progress=progress, say=say
-        )
+        return work(device=device, progress=progress, say=say)
+    except RunBusy:
+        return None
     except Interrupted as error:
         raise Interrupted(error.signum, this_command()) from error
     except BurstError as error:
@@ -155,6 +224,7 @@ def _search_one(
     recipe: Recipe,
     seeds: Sequence[int],
     out: Path,
+    *,
     device: str,
     progress: Progress | None,
     say: Say | None,

@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,17 @@ from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.train import DetectionSession
 from bpt.diagnosis import diagnose_prompts, effective_rank, spread_images
 from bpt.engine import EpochState, Labelled, Scores, add_up, classify, make_trainer
+from bpt.errors import RunBusy
 from bpt.image_batches import unseen_images
 from bpt.model import NORM, PromptedViT
 from bpt.prompt_starts import prompt_starts
 from bpt.recipe import Recipe
 from bpt.session import Session
-from burst.distributed import agreed, first_alone, is_first_process, rank_and_size
+from burst.distributed import agreed, first_alone, is_first_process, process_group, rank_and_size
 from burst.errors import BurstError
+from burst.files import make_folder
 from burst.loading.common import required
+from burst.lock import if_alone
 from burst.progress import Progress, Say
 from burst.provenance import provenance
 
@@ -79,6 +82,7 @@ def train(
 
     Raises:
         RunExists: `out` holds a run, and `resume` is not given or the recipe is another.
+        RunBusy: another process trains in `out` now.
         NonFiniteLoss: the training diverged; what was saved stays.
         Interrupted: by SIGINT or SIGTERM, after a step and with its state saved.
         BurstError: its subclasses for what `open_dataset`, `load_backbone`, `build_model` and
@@ -88,9 +92,35 @@ def train(
     if until is not None and not 1 <= until <= recipe.total_epochs:
         raise BurstError(f"until is {until}; it must lie in 1..{recipe.total_epochs}, the epochs")
     options = {"device": device, "resume": resume, "until": until, "progress": progress, "say": say}
-    if isinstance(recipe, DetectionRecipe):
-        return DetectionSession.train(recipe, out, **options)  # type: ignore[arg-type]
-    return ClassificationSession.train(recipe, out, **options)  # type: ignore[arg-type]
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with process_group(backend), _alone_in(Path(out)):
+        if isinstance(recipe, DetectionRecipe):
+            return DetectionSession.train(recipe, out, **options)  # type: ignore[arg-type]
+        return ClassificationSession.train(recipe, out, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Make a run folder, which no other process trains in meanwhile; if it stays empty, it goes."""
+    with ExitStack() as held:
+
+        def hold() -> None:
+            if not out.exists():
+                held.callback(_remove_if_empty, out)
+            make_folder(out)
+            if not held.enter_context(if_alone(out / folder.CONFIG)):
+                raise RunBusy(
+                    f"another process trains in {out} now; wait for its end, or choose another "
+                    "folder (--out)"
+                )
+
+        agreed(hold)
+        yield
+
+
+def _remove_if_empty(out: Path) -> None:
+    with suppress(OSError):
+        out.rmdir()
 
 
 def train_seeds(
@@ -112,14 +142,46 @@ def train_seeds(
     Raises:
         BurstError: no seed, or one twice; else see `train`.
     """
+    check_seeds(seeds)
+    options = {"device": device, "resume": resume, "progress": progress, "say": say}
+    results = [train_seed(recipe, seed, out, **options) for seed in seeds]  # type: ignore[arg-type]
+    return seeds_summary(seeds, results, out)
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """
+    Raises:
+        BurstError: no seed, or one twice.
+    """
     if not seeds or len(set(seeds)) < len(seeds):
         raise BurstError(f"seeds {list(seeds)} must be at least one, and no two the same")
-    results = []
-    for seed in seeds:
-        one = dataclasses.replace(recipe, seed=seed)
-        where = Path(out) / f"seed_{seed}"
-        tell = _prefixed(say, f"seed {seed}: ")
-        results.append(train(one, where, device=device, resume=resume, progress=progress, say=tell))
+
+
+def train_seed(
+    recipe: Recipe | DetectionRecipe,
+    seed: int,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """One of `train_seeds`, without the summary."""
+    one = dataclasses.replace(recipe, seed=seed)
+    tell = None if say is None else lambda text: say(f"seed {seed}: {text}")
+    where = Path(out) / f"seed_{seed}"
+    return train(one, where, device=device, resume=resume, progress=progress, say=tell)
+
+
+def seeds_summary(
+    seeds: Sequence[int], results: Sequence[Mapping[str, Any]], out: str | Path
+) -> dict[str, Any]:
+    """What `train_seeds` returns, of what `train` gave for each seed; and `out`/summary.json.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     summary: dict[str, Any] = {"seeds": list(seeds), "label": results[0]["label"]}
     numbers = [_scores_of(result) for result in results]
     for name in numbers[0]:
@@ -312,7 +374,3 @@ class ClassificationSession(Session[Recipe, Labelled]):
             f"loss {line['train_loss']:.3f}  train {line['train_accuracy']:.1f} %  {chosen}"
             f"{line['images_per_second']:.0f} images/s"
         )
-
-
-def _prefixed(say: Say | None, prefix: str) -> Say | None:
-    return None if say is None else lambda text: say(prefix + text)

@@ -1,10 +1,11 @@
-"""A work for `bpt.side_by_side` that a spawned process can import."""
+"""Works for `bpt.side_by_side` that a spawned process can import."""
 
 import time
 from pathlib import Path
 
 from bpt.errors import Interrupted
 from bpt.signals import Signals
+from burst.lock import if_alone
 
 
 def save_when_told(place, device):
@@ -16,3 +17,10 @@ def save_when_told(place, device):
         time.sleep(0.5)
         Path(place, f"{device}.saved").write_text(str(int(signals.received)))
     raise Interrupted(signals.received, "the command")
+
+
+def hold_a_lock(place, device):
+    """Until it is ended: as a process that opens its dataset, before a training can save."""
+    with if_alone(Path(place, "run")):
+        Path(place, f"{device}.began").touch()
+        time.sleep(100)

@@ -17,8 +17,8 @@ import torch
 from bpt.recipe import Recipe
 from bpt.search.options import SearchOptions
 from bpt.search.record import RECORD
-from bpt.search.worker import POLL, Worker
-from bpt.side_by_side import side_by_side
+from bpt.search.worker import Worker
+from bpt.side_by_side import POLL, side_by_side
 from burst.errors import BurstError
 from burst.files import make_folder
 from burst.lock import if_alone
@@ -104,7 +104,7 @@ def _share(
         while not ended.wait(POLL):
             search.tell()
 
-    def report(name: str, outcome: dict[str, Any] | str) -> None:
+    def report(name: str, outcome: dict[str, Any] | str | None) -> None:
         if isinstance(outcome, str):
             failed.append(outcome)
             search.say(f"{name}: {outcome}")

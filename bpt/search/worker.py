@@ -16,7 +16,7 @@ from bpt.dataset import Benchmark, fold_of
 from bpt.errors import Interrupted, RunExists
 from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
-from bpt.run_folder import Run, other_files, read_record, save_json
+from bpt.run_folder import CONFIG, Run, other_files, read_record, save_json
 from bpt.search.news import News
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.plan import Course, all_work, courses, first_size
@@ -32,6 +32,7 @@ from bpt.search.record import (
 )
 from bpt.search.same import other_recipes, other_runs
 from bpt.search.trials import Job, Trials
+from bpt.side_by_side import POLL
 from bpt.signals import this_command
 from burst.files import write_atomically
 from burst.loading.common import required
@@ -40,7 +41,6 @@ from burst.progress import Progress, Say
 from burst.provenance import provenance
 
 TABLE = "search.csv"
-POLL = 1.0  # seconds between looks at what processes do
 
 
 class Worker:
@@ -126,7 +126,7 @@ class Worker:
 
     def _take(self, job: Job, device: str, progress: Progress | None) -> bool:
         """Run a job, if no other process has it; whether there is something new."""
-        with if_alone(self.trials.out / job.name) as alone:
+        with if_alone(self.trials.out / job.name / CONFIG) as alone:
             if not alone:
                 return False
             if self.trials.done(job):

@@ -12,6 +12,7 @@ from burst.errors import BurstError
 
 ENDS = [
     errors.RunExists("there is a run"),
+    errors.RunBusy("another process trains"),
     errors.NonFiniteLoss("the loss is nan"),
     errors.Interrupted(2, "bpt train --resume"),
 ]
@@ -34,5 +35,5 @@ def test_they_are_errors_of_burst_that_bpt_exports():
 
 
 def test_an_interruption_says_how_to_go_on():
-    assert str(ENDS[2]) == "interrupted and saved; to go on: bpt train --resume"
-    assert ENDS[2].signum == 2
+    assert str(ENDS[-1]) == "interrupted and saved; to go on: bpt train --resume"
+    assert ENDS[-1].signum == 2

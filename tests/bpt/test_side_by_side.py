@@ -1,5 +1,6 @@
 """Processes at work beside this one, and what a signal does to them."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -12,14 +13,17 @@ from bpt.signals import Signals, resume_command, this_command
 
 PROGRAM = """
 import functools
+import multiprocessing
 import os
 
+import saves_when_told
 from bpt import Interrupted
 from bpt.side_by_side import side_by_side
-from saves_when_told import save_when_told
 
 os.setsid()
-work = functools.partial(save_when_told, place)
+context = multiprocessing.get_context(method)
+multiprocessing.get_context = lambda _: context
+work = functools.partial(getattr(saves_when_told, work), place)
 try:
     side_by_side({"one": work}, ["cpu"], print)
 except Interrupted as error:
@@ -28,27 +32,57 @@ except Interrupted as error:
 
 
 @pytest.fixture
-def program(forkserver, tmp_path):
-    """It is at work, in a group of its own."""
-    names = {"place": str(tmp_path), "rank": 0, "environment": {}}
-    process = forkserver.Process(target=exec, args=(START + PROGRAM, names))  # may have children
-    process.start()
-    deadline = time.monotonic() + LIMIT
-    while not (tmp_path / "cpu.began").exists():
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.05)
-    yield process
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def started(forkserver, tmp_path):
+    """Starts a work, in a group of its own; a pipe that ends with the last process of it."""
+    processes = []
+
+    def start(work, method="fork"):  # which costs no seconds of imports
+        ended, open_there = multiprocessing.Pipe(duplex=False)
+        names = {"place": str(tmp_path), "rank": 0, "environment": {}}
+        names |= {"work": work, "method": method, "held": open_there}
+        process = forkserver.Process(target=exec, args=(START + PROGRAM, names))  # has children
+        process.start()
+        processes.append(process)
+        open_there.close()
+        deadline = time.monotonic() + LIMIT
+        while not (tmp_path / "cpu.began").exists():
+            assert process.is_alive() and time.monotonic() < deadline
+            time.sleep(0.05)
+        return process, ended
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_ctrl_c_which_reaches_all_processes_lets_each_save_first(program, tmp_path):
+def test_ctrl_c_which_reaches_all_processes_lets_each_save_first(started, tmp_path):
+    program, _ = started("save_when_told", "spawn")
     os.killpg(program.pid, signal.SIGINT)
     program.join(LIMIT)
     assert program.exitcode == 0
     assert (tmp_path / "cpu.saved").read_text() in ("2", "15")  # whichever came first
     assert (tmp_path / "stdout0").read_text() == "interrupted by 2\n"
     assert "Traceback" not in (tmp_path / "stderr0").read_text()
+
+
+def test_ctrl_c_outside_a_training_leaves_no_lock(started, tmp_path):
+    program, _ = started("hold_a_lock")
+    assert (tmp_path / ".run.lock").exists()
+    os.killpg(program.pid, signal.SIGINT)
+    program.join(LIMIT)
+    assert not (tmp_path / ".run.lock").exists()
+    assert (tmp_path / "stdout0").read_text() == "interrupted by 2\n"
+    assert "Traceback" not in (tmp_path / "stderr0").read_text()
+
+
+def test_processes_whose_parent_was_killed_save_and_end(started, tmp_path):
+    program, ended = started("save_when_told")
+    program.kill()
+    assert ended.poll(LIMIT)
+    with pytest.raises(EOFError):
+        ended.recv()
+    assert (tmp_path / "cpu.saved").read_text() == "15"
 
 
 def test_a_second_signal_of_one_kind_interrupts_at_once_and_one_of_another_does_not():

@@ -3,10 +3,12 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 
 import bpt
 from bpt import Interrupted, Recipe, dataset_sizes, run_study
@@ -59,6 +61,32 @@ def test_several_devices_share_the_runs(recipes, finished, tmp_path, monkeypatch
     monkeypatch.setattr(multiprocessing, "get_context", {"spawn": forkserver}.get)
     shared = run_study(recipes, tmp_path, seeds=(0, 1), devices=("cpu", "cpu"))
     assert shared == finished[1]
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ("cpu", "cpu")], ids=len)
+def test_what_another_process_trains_is_passed_over_and_then_waited_for(
+    devices, recipes, finished, tmp_path, monkeypatch, forkserver
+):
+    monkeypatch.setattr(multiprocessing, "get_context", {"spawn": forkserver}.get)
+    for name in ("study", "side_by_side"):
+        monkeypatch.setattr(f"bpt.{name}.POLL", 0.01)
+    shutil.copytree(finished[0] / "one", tmp_path / "one")
+    (tmp_path / "one" / "seed_0" / "result.json").unlink()
+    lock = FileLock(tmp_path / "one" / "seed_0" / ".config.json.lock", thread_local=False)
+    lock.acquire()
+    told = []
+
+    def say(line):
+        told.append(line)
+        if line.startswith("1/2 two: test accuracy"):
+            lock.release()
+
+    two = {name: recipes[name] for name in ("one", "two")}
+    found = run_study(two, tmp_path, seeds=(0, 1), devices=devices, say=say)
+    assert found == {name: finished[1][name] for name in two}
+    assert told.count("one: another process trains seed 0") == 1
+    assert told[-1].startswith("2/2 one: test accuracy")
+    assert list(tmp_path.rglob("*.lock")) == []
 
 
 def test_a_study_needs_a_device(recipes, tmp_path):

@@ -54,9 +54,13 @@ def test_a_rate_nobody_published_is_searched_and_the_table_says_which(
 
 def test_what_was_published_is_not_searched(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(bpt.study, "train_seeds", lambda recipe, *_, **__: asked.append(recipe))
+
+    def train_seed(recipe, *_, **__):
+        asked.append(recipe)
+        return {"label": "", "scores": {}}
+
+    monkeypatch.setattr(bpt.study, "train_seed", train_seed)
     recipe = bpt.recipe_for("cub", method="bpt-fwhiten", prompt_scale="paper")
-    monkeypatch.setattr(bpt.study, "describe", lambda _: "")
     run_study({"one": recipe}, tmp_path, devices=("cpu",), search=True)
     assert asked == [recipe]
 

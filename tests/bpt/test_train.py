@@ -25,6 +25,7 @@ from bpt import (
     Interrupted,
     NonFiniteLoss,
     Recipe,
+    RunBusy,
     RunExists,
     engine,
     evaluate_run,
@@ -36,6 +37,7 @@ from bpt import (
 from bpt.run_folder import load_checkpoint, save_checkpoint
 from bpt.train import ClassificationSession
 from burst import BurstError, CheckpointError, OutputError
+from burst.lock import if_alone
 
 TIMED = {"seconds", "images_per_second"}
 
@@ -381,6 +383,20 @@ def test_a_run_is_not_overwritten_and_not_gone_on_with_by_another_recipe(recipe,
         train(replace(recipe, epochs=1, lr=0.1), copy, resume=True)
     assert train(replace(recipe, epochs=1, workers=1), copy, resume=True) == result
     assert before == {path.name: path.read_bytes() for path in copy.iterdir()}
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(recipe, copy):
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    told = f"another process trains in {copy} now"
+    with if_alone(copy / "config.json"), pytest.raises(RunBusy, match=told):
+        train(recipe, copy, resume=True)
+    assert before == {path.name: path.read_bytes() for path in copy.iterdir()}
+
+
+def test_what_cannot_be_trained_leaves_no_folder(recipe, tmp_path):
+    with pytest.raises(BurstError, match="does not exist"):
+        train(replace(recipe, data="nowhere"), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_images_are_another_run(recipe, colours, copy, tmp_path):
