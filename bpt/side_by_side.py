@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -50,26 +50,33 @@ def side_by_side(
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
 
     def serve(device: str) -> None:
-        with ProcessPoolExecutor(1, mp_context=context, initializer=_begin) as pool:
-            while not raised:
-                try:
-                    name, work = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    outcome = pool.submit(_guarded, work, device).result()
-                except (Exception, KeyboardInterrupt) as error:  # it was killed, or out of memory
-                    outcome = f"its process ended: {error}"
-                    if raised:  # it had nothing to save
-                        return
-                if isinstance(outcome, int):
-                    raised.append(Interrupted(outcome, this_command()))
-                    return
-                with lock:
-                    report(name, outcome)
-                if outcome is None:
-                    waiting.put((name, work))
-                    time.sleep(POLL)
+        while not raised and not waiting.empty():
+            with ProcessPoolExecutor(1, mp_context=context, initializer=_begin) as pool:
+                while not raised and serve_one(pool, device):
+                    pass
+
+    def serve_one(pool: ProcessPoolExecutor, device: str) -> bool:
+        """Whether there was a work, and its process lives: a killed one can take no other."""
+        try:
+            name, work = waiting.get_nowait()
+        except queue.Empty:
+            return False
+        alive = True
+        try:
+            outcome = pool.submit(_guarded, work, device).result()
+        except (Exception, KeyboardInterrupt) as error:
+            if raised:  # it had nothing to save
+                return False
+            outcome, alive = f"its process ended: {error}", not isinstance(error, BrokenExecutor)
+        if isinstance(outcome, int):
+            raised.append(Interrupted(outcome, this_command()))
+            return False
+        with lock:
+            report(name, outcome)
+        if outcome is None:
+            waiting.put((name, work))
+            time.sleep(POLL)
+        return alive
 
     def interrupt(signum: int, _: FrameType | None) -> None:
         raised.append(Interrupted(signum, this_command()))

@@ -1,5 +1,7 @@
 """Works for `bpt.side_by_side` that a spawned process can import."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -17,6 +19,16 @@ def save_when_told(place, device):
         time.sleep(0.5)
         Path(place, f"{device}.saved").write_text(str(int(signals.received)))
     raise Interrupted(signals.received, "the command")
+
+
+def be_killed(device):
+    """As by a machine that has no memory left."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def name_the_device(device):
+    """At once."""
+    return {"device": device}
 
 
 def hold_a_lock(place, device):

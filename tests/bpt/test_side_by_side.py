@@ -8,7 +8,9 @@ from contextlib import suppress
 
 import pytest
 from processes import LIMIT, START
+from saves_when_told import be_killed, name_the_device
 
+from bpt.side_by_side import side_by_side
 from bpt.signals import Signals, resume_command, this_command
 
 PROGRAM = """
@@ -83,6 +85,15 @@ def test_processes_whose_parent_was_killed_save_and_end(started, tmp_path):
     with pytest.raises(EOFError):
         ended.recv()
     assert (tmp_path / "cpu.saved").read_text() == "15"
+
+
+def test_a_killed_process_costs_its_own_work_alone(forkserver, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forkserver)
+    found = {}
+    works = {"one": name_the_device, "two": be_killed, "three": name_the_device}
+    side_by_side(works, ["cpu"], found.__setitem__)
+    assert found["one"] == found["three"] == {"device": "cpu"}
+    assert found["two"].startswith("its process ended: ")
 
 
 def test_a_second_signal_of_one_kind_interrupts_at_once_and_one_of_another_does_not():
