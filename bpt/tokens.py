@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -125,5 +124,7 @@ def _chosen(drawn: _Reservoir, count: int, kind: str, seed: int) -> Tensor:
         raise ShapeError(f"the images have {drawn.seen} tokens, too few for {count} prompts")
     rows = np.stack(drawn.rows)
     if kind == "kmeans":
+        from sklearn.cluster import KMeans
+
         rows = KMeans(count, n_init=1, random_state=seed).fit(rows).cluster_centers_
     return torch.from_numpy(np.ascontiguousarray(rows, np.float32))

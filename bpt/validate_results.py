@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 from bpt.run_folder import open_run
 from bpt.search.paired import BASELINES, LEVEL, compared, holm, paired_difference, right_answers
@@ -199,6 +199,6 @@ def _of_seeds(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any
     if float(np.ptp(values)) < SAME:  # seeds that agree to the digit say nothing of others
         return found
     error = float(np.std(values, ddof=1)) / math.sqrt(count)
-    reach = float(stats.t.isf((1 - LEVEL) / 2, count - 1)) * error
-    p_value = 2 * float(stats.t.sf(abs(mean) / error, count - 1))
+    reach = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error
+    p_value = 2 * float(stdtr(count - 1, -abs(mean) / error))
     return found | {"low": mean - reach, "high": mean + reach, "p_value": p_value}

@@ -4,17 +4,20 @@ import importlib.metadata
 import platform
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 DISTRIBUTION = "attention-burstiness"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "boost-histogram")
 
+_version = cache(importlib.metadata.version)  # of what is imported, so it stays
+
 
 def version() -> str:
     """This library's version; "not installed" where its distribution is not."""
     try:
-        return importlib.metadata.version(DISTRIBUTION)
+        return _version(DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
@@ -42,7 +45,7 @@ def provenance(*libraries: str) -> dict[str, Any]:
         "versions": {
             DISTRIBUTION: version(),
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in (*_PACKAGES, *libraries)},
+            **{name: _version(name) for name in (*_PACKAGES, *libraries)},
         },
         "machine": f"{platform.system()} {platform.machine()}",
     }

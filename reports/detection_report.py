@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from burst.errors import EmptyResult
 from burst.files import make_folder, write_atomically
@@ -264,6 +263,8 @@ def _sign_test(matching: Matching) -> str:
     text = f"{second} finds more objects in {ahead:,} images, {first} in {behind:,}."
     if not ahead + behind:
         return text
+    from scipy.stats import binomtest
+
     chance = binomtest(ahead, ahead + behind).pvalue
     return (
         f"{text} Were it a toss-up in each of them, a split as uneven would come with probability "

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
-from scipy import stats
+from scipy.special import stdtrit
 
 from bpt import open_run
 from bpt.run_folder import read_record
@@ -211,7 +211,7 @@ def flatness(accuracies: Sequence[float] | Floats) -> Flatness | None:
     residuals = ends - ends.mean() - slope * x
     squares = float(residuals @ residuals)
     error = math.sqrt(squares / (last - 2) / (x @ x)) * _by_likeness(residuals, squares)
-    reach = float(stats.t.ppf(0.975, last - 2)) * error
+    reach = float(stdtrit(last - 2, 0.975)) * error
     return Flatness(last, slope, error, slope - reach, slope + reach)
 
 

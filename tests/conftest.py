@@ -1,5 +1,6 @@
 """What all tests share: seeds, no display, processes, the real images where they are."""
 
+import gc
 import os
 import resource
 import signal
@@ -20,12 +21,20 @@ settings.load_profile("same")
 if not torch.cuda.is_available():  # read when Triton is first imported, by whatever test
     os.environ["TRITON_INTERPRET"] = "1"
 ROOT = Path(__file__).parents[1]
+gc.disable()  # until all tests are known: what is imported and collected stays, and is a lot
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    torch.manual_seed(0)
-    np.random.default_rng(0)
+    if torch.cuda.is_available():
+        torch.manual_seed(0)
+    else:  # of devices that are not there torch keeps a list, with a traceback each: milliseconds
+        torch.default_generator.manual_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")

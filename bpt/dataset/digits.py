@@ -4,8 +4,6 @@ import dataclasses
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
 from bpt.dataset.split import Split
@@ -18,6 +16,8 @@ class _Digits:
     """Name -> image: "17" is image 17."""
 
     def __init__(self) -> None:
+        from sklearn.datasets import load_digits
+
         values = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
         self.images = np.pad(values, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
 
@@ -30,6 +30,9 @@ def open_digits(request: Request) -> Benchmark:
 
     The splits keep the share of each class and are always the same. A mirrored digit is none.
     """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     labels = load_digits().target.astype(np.int64)
     train, val, test = SIZES
     rest, tested = train_test_split(

@@ -5,7 +5,6 @@ import re
 import warnings
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold
 
 from bpt.dataset.benchmark import Benchmark
 from bpt.dataset.split import Labels, Split, cut
@@ -59,6 +58,8 @@ def all_training_images(benchmark: Benchmark) -> Split:
 
 def _folds(labels: Labels, count: int, name: str) -> list[np.ndarray]:
     """Of each fold the places that it holds out, in order."""
+    from sklearn.model_selection import StratifiedKFold
+
     most = int(np.bincount(labels).max(initial=0))
     if most < count:
         raise BurstError(

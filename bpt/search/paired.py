@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from bpt.run_folder import PREDICTIONS, read_predictions
 from burst.errors import BurstError, CheckpointError, ShapeError
@@ -115,10 +115,10 @@ def paired_difference(
 
     def reach(p: float) -> float:
         """Half an interval that misses with this probability."""
-        of_one = t.isf(p / 2, images - 1)
+        of_one = stdtrit(images - 1, p / 2)  # of the lower end; only its square counts
         total = of_one**2 * of_images
         if seeds > 1:
-            total = max(total + t.isf(p / 2, seeds - 1) ** 2 * of_seeds, of_one**2 * alone)
+            total = max(total + stdtrit(seeds - 1, p / 2) ** 2 * of_seeds, of_one**2 * alone)
         return float(np.sqrt(total / (seeds * images)))
 
     p_value = 1.0

@@ -432,7 +432,7 @@ def test_from_the_command_to_the_number(method, colours, tmp_path):
     if method == "lora":
         pytest.importorskip("peft", reason="install the extra [peft]")
     options = () if method == "bitfit" else ("--bottleneck", 3)
-    options += ("--image-size", 128, "--views", 2, "--checkpoint-activations")
+    options += ("--image-size", 64, "--views", 2, "--checkpoint-activations")
     dataset, out = f"folder:{colours}", tmp_path / "run"
     shown = typed(
         "train", dataset, "--method", method, "--epochs", 1, *SMALL, *options, "--out", out
@@ -467,7 +467,7 @@ def test_from_the_command_to_the_number(method, colours, tmp_path):
 def test_interrupted_lora_comes_to_the_same_bits(peft, colours, tmp_path):
     recipe = Recipe(
         dataset="folder", data=str(colours), method="lora", model="timm:test_vit",
-        weights="random", epochs=2, batch_size=8,
+        weights="random", image_size=32, epochs=2, batch_size=8,
     )  # fmt: skip
 
     def stop(done, total):

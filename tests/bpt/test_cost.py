@@ -119,13 +119,13 @@ def test_a_cache_holds_what_was_told_and_the_blocks_in_front_see_no_more(
     monkeypatch.setattr(PrefixBatches, "_prefix", counted)
     recipe = Recipe(
         dataset=f"folder:{colours}", method="vpt", num_prompts=2, placement="last:2", epochs=3,
-        batch_size=8, image_size=32, **options,
+        batch_size=8, image_size=32, model="timm:test_vit", weights="random", **options,
     )  # fmt: skip
     sizes = dataset_sizes(recipe)
     bpt.train(recipe, tmp_path / "run", device="cpu")
     plan = bpt.plan_training(recipe, device="cpu")
     rows = [one.stat().st_size for one in (tmp_path / "cache").rglob("rows.npy")]
-    assert plan.kept == kept_bytes(recipe, sizes, VitShape(12, 192, 17))
+    assert plan.kept == kept_bytes(recipe, sizes, VitShape(6, 64, 5))
     assert plan.kept <= sum(rows) < plan.kept + 200 * len(rows)  # and a header each
     assert seen == kept_images(recipe, sizes) + 1  # and one to see the shape
 

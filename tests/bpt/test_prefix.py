@@ -45,6 +45,7 @@ def recipe_of(colours, **changes):
         "data": str(colours),
         "model": "timm:test_vit",
         "weights": "random",
+        "image_size": 32,
         "method": "vpt",
         "placement": "last:2",
         "num_prompts": 4,
@@ -155,7 +156,7 @@ def test_bfloat16_is_kept_as_such_and_close(colours, tmp_path, monkeypatch):
     recipe = recipe_of(colours, augmentation="none", precision="bfloat16")
     said = []
     train(recipe, tmp_path / "kept", say=said.append)
-    assert "101 tokens x 64 bfloat16: 113.6 KiB" in said[0]
+    assert "5 tokens x 64 bfloat16: 5.6 KiB" in said[1]
     monkeypatch.setattr(bpt.frozen_batches, "stored_rows", lambda *_, **__: None)
     train(recipe, tmp_path / "plain")
     for one, other in zip(numbers(tmp_path / "kept"), numbers(tmp_path / "plain"), strict=True):
@@ -200,13 +201,13 @@ def test_no_room_is_said_with_numbers_and_the_images_are_read_instead(
     colours, tmp_path, root, monkeypatch
 ):
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(bpt.cache.shutil, "disk_usage", lambda _: usage(100_000))
+    monkeypatch.setattr(bpt.cache.shutil, "disk_usage", lambda _: usage(10_000))
     said = []
     recipe = recipe_of(colours, augmentation="flip")
     train(recipe, tmp_path / "run", say=said.append)
     full = [line for line in said if "are computed again each time" in line]
     assert len(full) == 3
-    assert "9 images x 101 tokens x 64 float32: 227.2 KiB, and 97.7 KiB are free" in full[0]
+    assert "9 images x 5 tokens x 64 float32: 11.2 KiB, and 9.8 KiB are free" in full[0]
     assert not any(name.startswith("folder-timm") for name in folders(root))
 
 

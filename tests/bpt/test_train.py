@@ -53,12 +53,13 @@ def _single_thread():
 
 @pytest.fixture(scope="module")
 def recipe(colours):
-    """Of timm's own model for tests: 6 blocks of width 64."""
+    """Of timm's own model for tests: 6 blocks of width 64; at 32 pixels it has four patches."""
     return Recipe(
         dataset="folder",
         data=str(colours),
         model="timm:test_vit",
         weights="random",
+        image_size=32,
         placement="last:1",
         num_prompts=4,
         rank=2,
@@ -70,7 +71,7 @@ def recipe(colours):
 @pytest.fixture(scope="module")
 def packaged(recipe):
     """The same of a pretrained model: 12 blocks of width 192."""
-    return replace(recipe, model="mae_tiny", weights=None)
+    return replace(recipe, model="mae_tiny", weights=None, image_size=None)
 
 
 @pytest.fixture(scope="module")
@@ -596,7 +597,7 @@ def test_a_signal_during_an_evaluation_loses_nothing(recipe, whole, tmp_path, mo
     monkeypatch.undo()
     said = []
     train(recipe, tmp_path / "run", resume=True, say=said.append)
-    assert "resumed" in said[0]
+    assert any("resumed" in line for line in said)
     same_end(tmp_path / "run", whole)
 
 

@@ -16,8 +16,9 @@ def device(request):
         pytest.skip("a GPU is here: the kernels are compiled for it, not interpreted")
     assert (request.param == "cpu") == _triton.INTERPRETED, "Triton was imported too early"
     if request.param == "cpu":
-        from interpreter import obstacle
+        from interpreter import obstacle, patch_once_a_launch
 
         if why := obstacle():
             pytest.skip(why)
+        patch_once_a_launch()
     return torch.device(request.param)

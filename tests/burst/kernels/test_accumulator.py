@@ -191,7 +191,7 @@ def test_more_tiles_than_a_device_keeps_rows_for(monkeypatch):
 
 
 def test_hundreds_of_additions_lose_nothing(kind):
-    batches = [torch.randn(20) + 30 for _ in range(600)]
+    batches = [torch.randn(20) + 30 for _ in range(300)]
     found = accumulate(kind)
     for x in batches:
         found.add(x)

@@ -502,7 +502,7 @@ def test_every_axis_has_counters_and_wide_ones_only_those_in_memory():
 
 def test_a_survey_counts_with_triton_what_it_counts_with_torch(device):
     """On a GPU "auto" is Triton; in the interpreter it has to be named."""
-    backbone = backbone_of(vit().to(device))
+    backbone = backbone_of(vit(num_heads=2).to(device))
     images = images_for(backbone, "sample", num_images=2)
     fast = "auto" if device.type == "cuda" else "triton"
     found, known = (

@@ -37,6 +37,11 @@ LAWS = {
 EDGES = [RegularAxis(10, -5.0, 5.0), RegularAxis(37, 0.1, 0.7), RegularAxis(4096, 4.97, 5.03)]
 
 
+def sizes(device, *on_a_gpu):
+    """As many tiles of the interpreter's, a quarter as wide."""
+    return on_a_gpu if device.type == "cuda" else [-(-size // 4) for size in on_a_gpu]
+
+
 def small_integers(*shape, device="cpu"):
     return torch.randint(-3, 4, shape).float().to(device)
 
@@ -73,7 +78,8 @@ def assert_same(fast: Histogram, reference: Histogram) -> None:
 
 @pytest.mark.parametrize("axis", AXES, ids=str)
 def test_a_product_of_integers_is_counted_exactly(axis, device):
-    a, b = small_integers(130, 20, device=device), small_integers(20, 70, device=device)
+    m, k, n = sizes(device, 130, 20, 200)
+    a, b = small_integers(m, k, device=device), small_integers(k, n, device=device)
     fast = matmul_histogram(a, b, axis, backend="triton")
     assert fast.precision == "tf32x3"
     assert_same(fast, matmul_histogram(a, b, axis, backend="reference"))
@@ -82,13 +88,15 @@ def test_a_product_of_integers_is_counted_exactly(axis, device):
 @pytest.mark.parametrize("m, k, n", SHAPES)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_shape_and_precision_counts_integers_exactly(m, k, n, precision, device):
+    if m > 100:
+        m, k, n = sizes(device, m, k, n)
     a, b = small_integers(m, k, device=device), small_integers(n, k, device=device).mT
     fast = matmul_histogram(a, b, AXES[4], backend="triton", precision=precision)
     assert fast.precision == precision
     assert_same(fast, matmul_histogram(a, b, AXES[4], backend="reference"))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shape=st.tuples(*[st.integers(0, 40)] * 3),
     dtypes=st.tuples(*[st.sampled_from([torch.float32, torch.float16, torch.bfloat16])] * 2),
@@ -110,7 +118,8 @@ def test_any_size_dtype_and_stride(shape, dtypes, transposed, step, precision, d
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("axis", [FloatAxis(), EDGES[1]], ids=str)
 def test_a_tensor_of_any_law_is_counted_exactly(law, axis, device):
-    x = LAWS[law](20_003).to(device)
+    (size,) = sizes(device, 32_003)
+    x = LAWS[law](size).to(device)
     assert_same(histogram(x, axis, backend="triton"), histogram(x, axis, backend="reference"))
 
 
@@ -120,7 +129,7 @@ def test_every_way_of_counting_finds_the_same(axis, counter, device):
     """The first tile is all zeros, and its neighbours are not; some lie outside any window."""
     if counter not in counters_for(axis):
         pytest.skip(f"{axis} is not counted in {counter}")
-    x = torch.randn(30_000).to(device) * 5
+    x = torch.randn(14_000).to(device) * 5
     x[:4096], x[5000:5100] = 0.0, x[5000:5100] * 1e-9
     x[4096:4100] = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0])
     fast = in_one_cut(axis, INTERPRETED[counter], x)
@@ -191,7 +200,7 @@ def test_nothing_and_nothing_but_nan(device):
 def test_a_view_is_counted_as_it_is(view, device, monkeypatch):
     from burst.kernels import _triton
 
-    monkeypatch.setattr(_triton, "COPY", 500)
+    monkeypatch.setattr(_triton, "COPY", 1000)
     x = view(torch.randn(70, 40).to(device))
     assert_same(histogram(x, backend="triton"), histogram(x, backend="reference"))
 
@@ -212,12 +221,13 @@ def test_a_launch_takes_only_as_many_columns_as_its_counters_bear(device, monkey
     [("ieee", 2.0**-18), ("tf32x3", 2.0**-18), ("tf32", 2.0**-9), ("bf16", 2.0**-6)],
 )
 def test_the_product_is_as_precise_as_promised(precision, bound, device):
-    """A product of one entry is its own minimum: its error, against sum_k |a b|."""
-    for _ in range(5):
-        a, b = torch.randn(1, 100, device=device), torch.randn(100, 1, device=device)
-        found = matmul_histogram(a, b, backend="triton", precision=precision).moments.minimum
-        exact = (a.double() @ b.double()).item()
-        assert abs(found - exact) <= bound * (a.abs().double() @ b.abs().double()).item()
+    """A product of two entries is its own minimum and maximum: its error, against sum_k |a b|."""
+    for _ in range(2):
+        a, b = torch.randn(1, 100, device=device), torch.randn(100, 2, device=device)
+        found = matmul_histogram(a, b, backend="triton", precision=precision).moments
+        (exact,), (most,) = a.double() @ b.double(), a.abs().double() @ b.abs().double()
+        for one, place in ((found.minimum, exact.argmin()), (found.maximum, exact.argmax())):
+            assert abs(one - exact[place].item()) <= bound * most[place].item()
 
 
 @pytest.mark.gpu
