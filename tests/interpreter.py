@@ -31,15 +31,20 @@ def obstacle() -> str | None:
 def patch_once_a_launch() -> None:
     """The interpreter looks through triton.language at each call of a function: 40 % of its time.
 
-    What one call replaces there the others of the launch find replaced.
+    What one call replaces there the others of the launch find replaced. It stays as slow as it is
+    where a version of Triton has other insides.
     """
     from triton.runtime import interpreter
 
+    if not (hasattr(interpreter, "_patch_lang") and hasattr(interpreter, "GridExecutor")):
+        return
     launch, patch = interpreter.GridExecutor.__call__, interpreter._patch_lang
     done: set[frozenset[int]] = set()
 
     def patch_new(function):
-        seen = frozenset(id(one) for one in function.__globals__.values() if one in (tl, tl.core))
+        seen = frozenset(
+            id(one) for one in function.__globals__.values() if one is tl or one is tl.core
+        )
         if seen in done:
             return None
         done.add(seen)
