@@ -4,11 +4,13 @@ import importlib.metadata
 import platform
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 DISTRIBUTION = "attention-burstiness"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "boost-histogram")
+_version = cache(importlib.metadata.version)  # a search asks at each of its trainings
 
 
 def version() -> str:
@@ -42,7 +44,7 @@ def provenance(*libraries: str) -> dict[str, Any]:
         "versions": {
             DISTRIBUTION: version(),
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in (*_PACKAGES, *libraries)},
+            **{name: _version(name) for name in (*_PACKAGES, *libraries)},
         },
         "machine": f"{platform.system()} {platform.machine()}",
     }
