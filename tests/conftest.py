@@ -1,5 +1,6 @@
 """What all tests share: seeds, no display, processes, the real images where they are."""
 
+import gc
 import os
 import resource
 import signal
@@ -19,7 +20,15 @@ settings.register_profile("same", derandomize=True, deadline=None)  # each time,
 settings.load_profile("same")
 if not torch.cuda.is_available():  # read when Triton is first imported, by whatever test
     os.environ["TRITON_INTERPRET"] = "1"
+gc.disable()  # until all tests are collected: a quarter of the time of their imports
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_collection_finish():
+    """What was imported is gone through once, and set aside: nothing of it becomes garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -415,7 +415,8 @@ def test_a_backbone_is_reported_on_one_page_that_says_why(tmp_path, monkeypatch)
         assert f">{section}<" in page
     assert ">Spectrum of the weights<" in page and "crops of two photographs" in page
     name = "python-mine_to_report-small"
-    figures = {f"{what}_{name}" for what in ("where", "softmax", "spectrum", "depth_qkx")}
+    figures = {f"{what}_{name}" for what in ("where", "softmax", "spectrum")}
+    figures |= {f"depth_{quantity}_{name}" for quantity in ("qk", "x", "qkx")}
     assert figures <= {file.stem for file in Path("page").glob("*.png")}
 
 
