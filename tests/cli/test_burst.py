@@ -20,8 +20,8 @@ import timm
 import torch
 from huggingface_hub import constants
 from PIL import Image
-from support import in_thread
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from typed import Typed
 
@@ -360,22 +360,37 @@ main()
 """
 
 
-def launched(place, *arguments):
-    """What two processes of torchrun's own agent printed, which are forked and so import little.
+@pytest.fixture
+def launched(forkserver):
+    """Two processes of torchrun's own agent, which are forked and so import little.
 
-    In a thread, as the agent takes a process's signals where it has the first one.
+    Of `burst` with these arguments: what each printed. The agent takes signals, and keeps them.
     """
-    logs = DefaultLogsSpecs(log_dir=str(place), redirects=Std.ALL)
-    group = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "start_method": "forkserver"}
-    rendezvous = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "two"}
-    config = LaunchConfig(**group, **rendezvous, logs_specs=logs, monitor_interval=0.1)
-    typed = {"arguments": [str(one) for one in arguments]}
-    in_thread(elastic_launch(config, exec), IN_A_GROUP, typed)
-    return [file.read_text() for file in sorted(place.rglob("stdout.log"))]
+    taken = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {one: signal.getsignal(one) for one in taken}
+
+    def launch(logs, *arguments):
+        group = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "max_restarts": 0}
+        meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "two"}
+        config = LaunchConfig(
+            **group,
+            **meeting,
+            start_method="forkserver",
+            logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
+        )
+        try:
+            elastic_launch(config, exec)(IN_A_GROUP, {"arguments": [str(x) for x in arguments]})
+        except ChildFailedError:
+            pytest.fail("\n".join(one.read_text() for one in sorted(logs.rglob("stderr.log"))))
+        return [file.read_text() for file in sorted(logs.rglob("stdout.log"))]
+
+    yield launch
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
-@pytest.mark.usefixtures("one_thread", "forkserver")
-def test_two_processes_count_what_one_counts(tmp_path):
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_count_what_one_counts(tmp_path, launched):
     """As a user's `torchrun` starts them."""
     measured = ["--num-images", "66", "--blocks", "11", "--quantity", "qkx"]  # 64 and 2 images
     arguments = ["histogram", *measured, "--json", "--quiet"]
