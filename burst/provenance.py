@@ -10,6 +10,7 @@ from typing import Any
 
 DISTRIBUTION = "attention-burstiness"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "boost-histogram")
+_version = cache(importlib.metadata.version)  # a search asks at each of its trainings
 
 _version = cache(importlib.metadata.version)  # of what is imported, so it stays
 

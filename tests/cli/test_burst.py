@@ -20,6 +20,9 @@ import timm
 import torch
 from huggingface_hub import constants
 from PIL import Image
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from typed import Typed
 
 import burst
@@ -30,7 +33,6 @@ from cli._common import run as run_command
 
 SHIPPED = Path(burst.__file__).parent / "weights" / "mae_tiny.safetensors"
 QUICK = ("--num-images", "2", "--blocks", "0,11")
-SCRIPT = "from cli.burst import main; main()"
 TYPED = Typed(command.app)
 run, refused = TYPED.run, TYPED.refused
 
@@ -52,11 +54,13 @@ def test_histogram_alone_prints_a_line_a_block():
 
 
 def test_histogram_writes_what_python_computes(tmp_path):
-    result = run("histogram", *QUICK, "--seed", "3", "--out", tmp_path / "out", "--quiet")
+    asked = ("--quantity", "x", "--seed", "3", "--out", tmp_path / "out")  # two figures
+    result = run("histogram", *QUICK, *asked, "--quiet")
     assert (result.exit_code, result.output) == (0, "")
     backbone = burst.load_backbone("mae_tiny")
     images = burst.images_for(backbone, "sample", num_images=2, seed=3)
-    expected = burst.survey(backbone, images, burst.SurveyOptions(blocks=(0, 11))).table
+    options = burst.SurveyOptions(blocks=(0, 11), quantities=("x",))
+    expected = burst.survey(backbone, images, options).table
     table = pd.read_csv(tmp_path / "out" / "statistics.csv", dtype={"head": str})
     pd.testing.assert_frame_equal(table, expected)
 
@@ -343,38 +347,75 @@ def test_a_terminated_run_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+IN_A_GROUP = """
+import sys
+
+import torch
+
+torch.set_num_threads(1)
+sys.argv = ["burst", *arguments]
+from cli.burst import main
+
+main()
+"""
+
+
+@pytest.fixture
+def launched(forkserver):
+    """Two processes of torchrun's own agent, which are forked and so import little.
+
+    Of `burst` with these arguments: what each printed. The agent takes signals, and keeps them.
+    """
+    taken = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {one: signal.getsignal(one) for one in taken}
+
+    def launch(logs, *arguments):
+        group = {"min_nodes": 1, "max_nodes": 1, "nproc_per_node": 2, "max_restarts": 0}
+        meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "two"}
+        config = LaunchConfig(
+            **group,
+            **meeting,
+            start_method="forkserver",
+            logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=Std.ALL),
+        )
+        try:
+            elastic_launch(config, exec)(IN_A_GROUP, {"arguments": [str(x) for x in arguments]})
+        except ChildFailedError:
+            pytest.fail("\n".join(one.read_text() for one in sorted(logs.rglob("stderr.log"))))
+        return [file.read_text() for file in sorted(logs.rglob("stdout.log"))]
+
+    yield launch
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
 @pytest.mark.usefixtures("one_thread")
-def test_two_processes_count_what_one_counts(tmp_path):
-    """By `torchrun` and the console script, as a user starts them."""
+def test_two_processes_count_what_one_counts(tmp_path, launched):
+    """As a user's `torchrun` starts them."""
     measured = ["--num-images", "66", "--blocks", "11", "--quantity", "qkx"]  # 64 and 2 images
     arguments = ["histogram", *measured, "--json", "--quiet"]
     one = run(*arguments)
-    (tmp_path / "burst").write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    two = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", tmp_path / "burst", *arguments, "--out", tmp_path],
-        capture_output=True, text=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("[\n") == 1
+    out = tmp_path / "out"
+    shown, silent = launched(tmp_path / "logs", *arguments, "--out", out)
+    assert shown.count("[\n") == 1 and "[\n" not in silent
     # Where torch is older, words of Gloo's stand in front of the table.
-    texts = [text[text.index("[\n") :] for text in (one.stdout, two.stdout)]
+    texts = [text[text.index("[\n") :] for text in (one.stdout, shown)]
     whole, shared = (pd.DataFrame(json.JSONDecoder().raw_decode(text)[0]) for text in texts)
     exact = ["block", "quantity", "count", "min", "max", "abs_q50", "gini", "ggd_shape"]
     pd.testing.assert_frame_equal(whole[exact], shared[exact], check_exact=True)
     pd.testing.assert_frame_equal(whole, shared, rtol=1e-9)
-    assert json.loads((tmp_path / "run.json").read_text())["processes"] == 2
+    assert json.loads((out / "run.json").read_text())["processes"] == 2
 
 
 SMALL = """
 from timm.models.vision_transformer import VisionTransformer
 
 def small():
-    return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2)
+    return VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=1, num_heads=2)
 """
 
 
-def test_a_backbone_is_reported_on_one_page(tmp_path, monkeypatch):
+def test_a_backbone_is_reported_on_one_page_that_says_why(tmp_path, monkeypatch):
     (tmp_path / "mine_to_report.py").write_text(SMALL)
     monkeypatch.chdir(tmp_path)
     model = "python:mine_to_report:small"
@@ -384,7 +425,14 @@ def test_a_backbone_is_reported_on_one_page(tmp_path, monkeypatch):
     page = Path("page/index.html").read_text()
     assert f"{model} is" in page and "Whitening" not in page
     assert f"burst whiten --model {model} --num-images 4 --out W.pt" in page
-    assert len(pd.read_csv("page/statistics.csv")) == 2 * 3
+    assert len(pd.read_csv("page/statistics.csv")) == 3
+    for section in ("Where it sits", "The extremes themselves", "What softmax sees"):
+        assert f">{section}<" in page
+    assert ">Spectrum of the weights<" in page and "crops of two photographs" in page
+    name = "python-mine_to_report-small"
+    figures = {f"{what}_{name}" for what in ("where", "softmax", "spectrum")}
+    figures |= {f"depth_{quantity}_{name}" for quantity in ("qk", "x", "qkx")}
+    assert figures <= {file.stem for file in Path("page").glob("*.png")}
 
 
 def test_without_a_model_the_small_one_is_reported(tmp_path):

@@ -3,6 +3,7 @@
 import inspect
 import json
 
+import pandas as pd
 import pytest
 import typer
 from colours import write_images
@@ -39,7 +40,7 @@ def run(images, *arguments):
     )
 
 
-def test_every_option_reaches_the_trainings(images, tmp_path):
+def test_every_option_reaches_the_trainings_and_the_page_tells_of_them(images, tmp_path):
     out = tmp_path / "out"
     found = run(
         images, "--methods", "linear, vpt", "--out", out, "--seeds", "3", "--folds", "3",
@@ -66,6 +67,9 @@ def test_every_option_reaches_the_trainings(images, tmp_path):
     assert lines[3:-1] == record["sentences"]
     assert lines[-1] == f"written to {out}; the page: {out}/index.html"
     assert "9 validation images are fewer than 500" in found.stderr
+    assert "3-fold cross-validation" in (out / "index.html").read_text()
+    tested = [one["test"]["mean"] for one in record["methods"]]
+    assert list(pd.read_csv(out / "methods.csv")["test"]) == pytest.approx(tested)
     again = run(
         images, "--methods", "linear,vpt", "--out", out, "--seeds", "3", "--folds", "3",
         "--lrs", "0.01,0.1", "--weight-decays", "0.002", "--max-trials", "2",

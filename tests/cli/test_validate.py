@@ -1,4 +1,4 @@
-"""`bpt validate` and the page of `bpt search`, as a user types them."""
+"""`bpt validate` as a user types it."""
 
 import functools
 import json
@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from colours import write_images
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -88,18 +87,3 @@ def test_another_backbone_is_refused_in_one_line(place):
     result = run(command.app, "validate", place / "W.pt", "--model", "mae_tiny")
     assert result.exit_code == 2 and result.stdout == ""
     assert result.stderr.count("\n") == 1 and "does not fit mae_tiny" in result.stderr
-
-
-def test_a_search_ends_with_its_page(tmp_path):
-    images = write_images(tmp_path / "images")
-    out = tmp_path / "out"
-    rates = ("--lrs", "0.01", "--weight-decays", "0", "--seeds", "0", "--epochs", "1")
-    small = ("--batch-size", "6", "--folds", "2", "--devices", "cpu", "--out", out)
-    result = run(
-        command.app, "search", f"folder:{images}", "--methods", "linear", *rates, *small, "--json"
-    )
-    assert result.exit_code == 0, result.output
-    (one,) = json.loads(result.stdout)["methods"]
-    table = pd.read_csv(out / "methods.csv")
-    assert table["test"][0] == pytest.approx(one["test"]["mean"])
-    assert "2-fold cross-validation" in (out / "index.html").read_text()

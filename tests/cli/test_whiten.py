@@ -17,8 +17,8 @@ def run(*arguments):
     return RUNNER.invoke(command.app, ["whiten", *(str(argument) for argument in arguments)])
 
 
-def test_whiten_alone_writes_matrices_that_fit_the_default_model(tmp_path):
-    result = run("--out", tmp_path / "W.pt")
+def test_without_a_model_whiten_writes_matrices_that_fit_the_default_model(tmp_path):
+    result = run("--out", tmp_path / "W.pt", "--num-images", "10")
     assert result.exit_code == 0, result.output
     assert "written to" in result.stdout
     stored = torch.load(tmp_path / "W.pt", weights_only=True)

@@ -1,4 +1,4 @@
-"""The notebooks run without a network, with fewer images and epochs than they have.
+"""The notebooks run without a network, with fewer images, epochs and blocks than they have.
 
 Of the detectors any scenes are drawn where none is chosen: so little training may find nothing.
 """
@@ -18,8 +18,14 @@ LESS = {
         "matching, choice.scenes,": "matching, choice.scenes or matching.scenes,",
     },
     "evaluate_prompt": {'dataset="digits"': 'dataset="folder:IMAGES"'},
-    "histograms": {"num_images=40": "num_images=8"},
-    "whitening": {"num_images=100": "num_images=16"},
+    "histograms": {
+        "num_images=40": "num_images=8",
+        "per_head=True": "per_head=True, blocks=(0, 1)",
+    },
+    "whitening": {
+        "num_images=100": "num_images=16",
+        "chosen_blocks(whitening)": "chosen_blocks(whitening)[:1]",
+    },
 }
 
 

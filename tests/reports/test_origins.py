@@ -6,7 +6,6 @@ from support import DEPTH, backbone_of, vit
 
 import burst
 from burst.survey import SurveyOptions, images_for, survey
-from reports.burst_report import BackboneReport, save_burst_report
 from reports.origins import extremes_words, measured_origins, where_frame
 
 
@@ -50,15 +49,3 @@ def test_massive_dimensions_are_named_or_said_to_be_missing(measured):
     sentences = extremes_words(measured[1].extremes)
     assert len(sentences) == 2
     assert all("massive" in one or "than chance would give" in one for one in sentences)
-
-
-def test_the_page_has_the_sections_that_say_why(measured, tmp_path):
-    one, origins = measured
-    files = save_burst_report([BackboneReport(one, origins=origins)], tmp_path, seed=0)
-    page = files[0].read_text()
-    titles = ("Where it sits", "The extremes themselves", "What softmax sees")
-    for title in (*titles, "Spectrum of the weights"):
-        assert f">{title}<" in page
-    assert "crops of two photographs" in page
-    names = {file.name for file in files}
-    assert {f"where_{one.record['model']}.png", f"spectrum_{one.record['model']}.pdf"} <= names

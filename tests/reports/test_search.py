@@ -157,10 +157,10 @@ def test_a_search_that_has_just_begun_has_a_page(tmp_path):
 
 
 def page_of_trials(folder, record):
-    """The page of a search that has no runs yet, with one figure of the three."""
+    """The page of a search that has just begun: without a figure, each of which takes a second."""
     record["differences"] = []
     for one in record["methods"]:
-        one["runs"] = []
+        one |= {"trials": [], "runs": []}
     (folder / "search.json").write_text(json.dumps(record))
     return reports.save_search_report(folder)[0].read_text()
 
