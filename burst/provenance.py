@@ -12,8 +12,6 @@ DISTRIBUTION = "attention-burstiness"
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "boost-histogram")
 _version = cache(importlib.metadata.version)  # a search asks at each of its trainings
 
-_version = cache(importlib.metadata.version)  # of what is imported, so it stays
-
 
 def version() -> str:
     """This library's version; "not installed" where its distribution is not."""

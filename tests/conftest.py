@@ -20,19 +20,11 @@ settings.register_profile("same", derandomize=True, deadline=None)  # each time,
 settings.load_profile("same")
 if not torch.cuda.is_available():  # read when Triton is first imported, by whatever test
     os.environ["TRITON_INTERPRET"] = "1"
-gc.disable()  # until all tests are collected: a quarter of the time of their imports
 ROOT = Path(__file__).parents[1]
 gc.disable()  # until all tests are known: what is imported and collected stays, and is a lot
 
 
 def pytest_collection_finish():
-    gc.freeze()
-    gc.enable()
-
-
-def pytest_collection_finish():
-    """What was imported is gone through once, and set aside: nothing of it becomes garbage."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 
