@@ -1,5 +1,6 @@
 """Trials and final trainings as run folders: what they are called, and what they say."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,6 +152,18 @@ class Trials:
             )
         except NonFiniteLoss as error:
             folder.save_json(place / FAILED, {"diverged": str(error)})
+
+
+def trial_seed_of(out: Path) -> int | None:
+    """The seed of the trials in a search's folder, by their names; None where there are none.
+
+    Folds are of trials alone. Where there are none, a final training is of a point that was tried
+    with the trials' seed, so that no seed has more runs than that.
+    """
+    names = [place.parent.name for place in (out / RUNS).glob(f"*/*/{folder.CONFIG}")]
+    found = [one for name in names if (one := re.search(r"-seed(\d+)(-fold\d+of\d+)?$", name))]
+    seeds = [int(one[1]) for one in [one for one in found if one[2]] or found]
+    return max(sorted(seeds), key=seeds.count) if seeds else None
 
 
 def _stem(method: str, point: Point) -> str:

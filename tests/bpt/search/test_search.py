@@ -233,6 +233,21 @@ def test_seeds_without_that_of_the_trials_are_refused(base, whole):
         search_methods(base, METHODS, whole[0], options=options, devices=("cpu",))
 
 
+def test_without_its_record_the_trials_keep_their_seed_and_nothing_is_trained_anew(
+    base, whole, tmp_path
+):
+    out = tmp_path / "search"
+    shutil.copytree(whole[0], out)
+    before = sessions(out)
+    (out / "search.json").unlink()  # as the error of a damaged one says
+    options = replace(OPTIONS, seeds=(1, 0))
+    record = search_methods(base, METHODS, out, options=options, devices=("cpu",))
+    assert record["trial_seed"] == 0 and sessions(out) == before
+    assert [one["trials"] for one in record["methods"]] == [
+        one["trials"] for one in whole[1]["methods"]
+    ]
+
+
 @pytest.fixture(scope="module")
 def whitened(base, tmp_path_factory):
     """The folder of a search of whitened prompts, by one rate, after which vpt alone was asked."""

@@ -5,7 +5,7 @@ import pytest
 from bpt import Recipe
 from bpt.search.grid import Point
 from bpt.search.halving import rungs
-from bpt.search.trials import Trials
+from bpt.search.trials import Trials, trial_seed_of
 from burst import CheckpointError
 
 POINT = Point(0.1, 0.0)
@@ -23,3 +23,18 @@ def test_a_damaged_file_of_a_trial_is_named(tmp_path, name, content):
     file.write_bytes(content + b"\n")
     with pytest.raises(CheckpointError, match=rf"{name} is damaged"):
         _ = trials.score("vpt", POINT, 0), trials.result(job)
+
+
+@pytest.mark.parametrize(
+    "runs, seed",
+    [
+        ((), None),
+        (("lr0.1-wd0-seed3-fold1of2", "lr0.1-wd0-seed0", "lr0.1-wd0-seed1"), 3),
+        (("lr0.1-wd0-seed1", "lr0.1-wd0-seed12", "lr0.4-wd0-seed12"), 12),
+    ],
+)
+def test_the_seed_of_trials_is_told_by_what_lies_there(tmp_path, runs, seed):
+    for name in runs:
+        (tmp_path / "runs/vpt" / name).mkdir(parents=True)
+        (tmp_path / "runs/vpt" / name / "config.json").touch()
+    assert trial_seed_of(tmp_path) == seed
