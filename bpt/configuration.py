@@ -24,6 +24,7 @@ from burst.backbone import Backbone
 from burst.distributed import rank_and_size
 from burst.errors import BurstError
 from burst.files import safe_name, sha256_of
+from burst.loading.common import RANDOM
 from burst.progress import Say
 from burst.provenance import provenance
 
@@ -82,7 +83,7 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
     splits = {"train": benchmark.train, "val": benchmark.val, "test": benchmark.test}
     return {
         "kind": folder.KIND,
-        "recipe": recipe.to_dict(),
+        "recipe": recipe_record(recipe),
         "dataset": {
             "name": benchmark.name,
             "source": benchmark.source,
@@ -101,6 +102,14 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
         "processes": rank_and_size()[1],
         **provenance(*recipe.libraries),
     }
+
+
+def recipe_record(recipe: Tuning) -> dict[str, Any]:
+    """A recipe in config.json, its weights found from any working folder."""
+    found = recipe.to_dict()
+    if recipe.weights not in (None, RANDOM):
+        found["weights"] = str(Path(recipe.weights).absolute())
+    return found
 
 
 def backbone_record(backbone: Backbone) -> dict[str, Any]:

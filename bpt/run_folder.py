@@ -32,6 +32,7 @@ from bpt.tuning import Tuning
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError
 from burst.files import write_atomically
+from burst.loading.common import RANDOM
 from burst.weightfile import read_stored
 from burst.whitening_file import load_whitening
 
@@ -109,10 +110,16 @@ class RunFolder:
         """The backbone that it was trained on, images cropped as then.
 
         Raises:
-            CheckpointError: its weights are others now.
+            CheckpointError: its weights are others now, or not there.
             BurstError: else see `burst.load_backbone`.
         """
         recipe, about = self.recipe, self.config["backbone"]
+        if recipe.weights not in (None, RANDOM) and not Path(recipe.weights).exists():
+            raise CheckpointError(
+                f"{self.folder} was trained on the weights {recipe.weights}, which are not there; "
+                "put them there, or name the file that they are now to evaluate, predict or export "
+                "(--weights FILE, in Python open_run(FOLDER, weights=FILE))"
+            )
         backbone = open_backbone(recipe, device)
         if backbone.weights_sha256 != about["weights_sha256"]:
             raise CheckpointError(
@@ -156,8 +163,12 @@ class Run(RunFolder):
         return restore_model(self.recipe, backbone, count, state, whitening=whitening), backbone
 
 
-def open_run(folder: str | Path) -> "Run | DetectionRun":
+def open_run(folder: str | Path, *, weights: str | Path | None = None) -> "Run | DetectionRun":
     """The run in a folder that `train` or `pull_prompt` wrote.
+
+    Args:
+        folder: where it lies.
+        weights: where the backbone's lie now, if they were moved.
 
     Raises:
         CheckpointError: there is no run, or its config.json is damaged.
@@ -180,8 +191,11 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
     kinds: dict[str, type[Run | DetectionRun]] = {
         **{KIND: Run, SHARED_KIND: SharedRun, DETECTION_KIND: DetectionRun}
     }
-    run = kinds[kind](folder, config)
     try:
+        if weights is not None:
+            moved = {**config["recipe"], "weights": str(Path(weights).absolute())}
+            config = {**config, "recipe": moved}
+        run = kinds[kind](folder, config)
         _ = run.recipe, run.classes, config["backbone"]["weights_sha256"]
         _ = kind != SHARED_KIND or config["sha256"]
         if not all(isinstance(one, str) for one in (run.recipe.model, *run.classes)):

@@ -383,10 +383,12 @@ def test_a_run_is_not_overwritten_and_not_gone_on_with_by_another_recipe(recipe,
     assert before == {path.name: path.read_bytes() for path in copy.iterdir()}
 
 
-def test_other_images_are_another_run(recipe, colours, copy, tmp_path):
+@pytest.mark.parametrize("behind_a_colon", [False, True])
+def test_other_images_are_another_run(recipe, colours, copy, tmp_path, behind_a_colon):
     other = tmp_path / "images"
     shutil.copytree(colours, other)
-    moved = replace(recipe, epochs=1, data=str(other))
+    place = {"dataset": f"folder:{other}", "data": None} if behind_a_colon else {"data": str(other)}
+    moved = replace(recipe, epochs=1, **place)
     assert train(moved, copy, resume=True)  # the same images elsewhere
     (other / "train/red/0.png").unlink()
     with pytest.raises(RunExists, match="other images"):
