@@ -12,7 +12,7 @@ result.json          the end: what the test split says
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from burst.errors import BurstError, CheckpointError
 from burst.files import write_atomically
 from burst.loading.common import RANDOM
 from burst.weightfile import read_stored
+from burst.whitening import Whitening
 from burst.whitening_file import load_whitening
 
 if TYPE_CHECKING:
@@ -44,12 +45,15 @@ SHARED_KIND = "bpt shared run 1"
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 PROMPT, WHITENING, CHECKPOINT = "prompt.safetensors", "whitening.safetensors", "checkpoint.pt"
 PREDICTIONS = "predictions.safetensors"
+USED_WHITENING = "used_whitening"  # of config.json: the fingerprint of what WHITENING holds
+# Earlier versions noted the file's SHA-256 alone, which is another each time that it is made.
+WHITENING_KEYS = ("fingerprint", "sha256")
 # What identifies the files that a run was made of, whatever their paths.
 IDENTITY = {
     "images": ("dataset", "digest"),
     "masks or crowds": ("dataset", "objects_digest"),
     "weights": ("backbone", "weights_sha256"),
-    "whitening": ("whitening", "sha256"),
+    "whitening": ("whitening", *WHITENING_KEYS),
 }
 
 
@@ -133,12 +137,32 @@ class RunFolder:
         """Block -> what its prompt is multiplied by, where that is frozen: (d, d), or (d,) gains.
 
         Raises:
-            CheckpointError: see `load_whitening`.
+            CheckpointError: see `used_whitening`.
         """
         if self.recipe.method not in FROZEN:
             return {}
-        used = load_whitening(self.folder / WHITENING, backbone)
-        return prompt_matrices(used, self.recipe.method)
+        return prompt_matrices(self.used_whitening(backbone), self.recipe.method)
+
+    def used_whitening(self, backbone: Backbone) -> Whitening:
+        """What its prompts are multiplied by, or begin with, see `prompt_whitening`.
+
+        Raises:
+            CheckpointError: it is missing, or another file lies in its place; or see
+                `load_whitening`.
+        """
+        path = self.folder / WHITENING
+        advice = "get the run's own back, or train anew"
+        if not path.exists():
+            raise CheckpointError(
+                f"{self.folder} lacks its {WHITENING}, the matrices that it was trained with; "
+                f"{advice}"
+            )
+        used = load_whitening(path, backbone)
+        if self.config.get(USED_WHITENING, used.fingerprint) != used.fingerprint:
+            raise CheckpointError(
+                f"{path} holds other matrices than {self.folder} was trained with; {advice}"
+            )
+        return used
 
 
 @dataclass(frozen=True)
@@ -229,7 +253,7 @@ def check_same(run: RunFolder, recipe: Tuning, config: Mapping[str, Any]) -> Non
 
 def identity(config: Mapping[str, Any]) -> dict[str, str | None]:
     """Of each kind of file that a run is made of, what a configuration says of it."""
-    return {what: (config.get(part) or {}).get(key) for what, (part, key) in IDENTITY.items()}
+    return {what: (config.get(part) or {}).get(key) for what, (part, key, *_) in IDENTITY.items()}
 
 
 def other_files(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
@@ -239,14 +263,19 @@ def other_files(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
     is what a run is too old to have noted down.
     """
 
-    def differs(part: str, key: str) -> bool:
-        asked = config.get(part) or {}
-        if key not in asked or part not in run.config:
-            return False
-        noted = run.config[part]
-        return noted is None or (key in noted and noted[key] != asked[key])
+    return [
+        f"other {what}"
+        for what, (part, *keys) in IDENTITY.items()
+        if part in run.config and differs(run.config[part], config.get(part) or {}, keys)
+    ]
 
-    return [f"other {what}" for what, place in IDENTITY.items() if differs(*place)]
+
+def differs(noted: Mapping[str, Any] | None, asked: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether two records of a file differ in the first of these keys that both have."""
+    if noted is None:
+        return any(key in asked for key in keys)
+    shared = [key for key in keys if key in asked and key in noted]
+    return bool(shared) and noted[shared[0]] != asked[shared[0]]
 
 
 def finite(value: float) -> float | None:

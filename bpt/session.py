@@ -28,6 +28,7 @@ from burst.distributed import agreed, gather, process_group, rank_and_size
 from burst.errors import BurstError, OutputError
 from burst.files import make_folder
 from burst.progress import Progress, Say
+from burst.whitening_file import load_whitening
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -169,6 +170,9 @@ class Session(ABC, Generic[R, B]):
         """
         self._build()
         if self.writes and not (self.out / folder.CONFIG).exists():
+            if self.recipe.needs_whitening:
+                used = load_whitening(self.out / folder.WHITENING)
+                self.config[folder.USED_WHITENING] = used.fingerprint
             folder.save_json(self.out / folder.CONFIG, self.config)
         state = agreed(lambda: folder.load_checkpoint(self.out))
         done = self._load(state) if state else self.trainer.start()

@@ -51,8 +51,18 @@ def test_what_is_saved_comes_back(suffix, backbone, whitening, tmp_path):
         for name in ("W", "eigenvalues", "mean", "variances"):
             assert torch.equal(getattr(found, name), getattr(whitening, name))
         assert found.blocks == whitening.blocks
+        assert found.fingerprint == whitening.fingerprint
         assert found.record == json.loads(json.dumps(whitening.record))
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("name", ["floor", "qk_sha256", "W", "variances", "created"])
+def test_a_fingerprint_tells_what_a_whitening_is_not_when_it_was_made(name, whitening):
+    if name in ("W", "variances"):
+        changed = dataclasses.replace(whitening, **{name: getattr(whitening, name) + 1})
+    else:
+        changed = dataclasses.replace(whitening, record=whitening.record | {name: 0.5})
+    assert (changed.fingerprint == whitening.fingerprint) == (name == "created")
 
 
 @pytest.mark.usefixtures("short_files")
