@@ -241,12 +241,16 @@ def test_an_entry_of_a_block_that_no_model_has_is_refused(block, backbone, white
         load_whitening(path, backbone)
 
 
-def test_another_suffix_is_refused_before_anything_is_written(whitening, tmp_path):
+def test_another_suffix_or_too_long_a_name_is_refused_before_anything_is_written(
+    whitening, tmp_path
+):
     with pytest.raises(OutputError, match=r"\.pt or \.safetensors"):
         save_whitening(whitening, tmp_path / "W.npz")
     with pytest.raises(OutputError, match=r"\.pt or \.safetensors"):
         check_whitening_path("W")
     check_whitening_path("W.pt")
+    with pytest.raises(OutputError, match="File name too long"):
+        check_whitening_path(tmp_path / f"{'W' * 253}.pt")
     assert not os.listdir(tmp_path)
 
 
