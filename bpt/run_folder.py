@@ -12,7 +12,7 @@ result.json          the end: what the test split says
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -289,40 +289,17 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, needs: Iterable[str] = ()) -> dict[str, Any]:
     """What `save_json` wrote.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged, or lacks one of the keys that are needed.
         OSError: it is not there, or cannot be read.
     """
-    return _parsed(path.read_bytes(), path)
-
-
-def read_record(path: Path, kind: str) -> dict[str, Any]:
-    """What many trainings came to: search.json or validate.json.
-
-    Args:
-        path: of the file.
-        kind: as its `kind` says, such as "bpt search 1", the number being that of its form.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it is of another kind.
-    """
-    command = kind.rpartition(" ")[0]
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.parent} holds no readable {path.name}; name a folder that `{command}` wrote"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is damaged, {error}; delete it, and the same `{command}` writes it anew"
-        ) from error
-    if not isinstance(content, dict) or content.get("kind") != kind:
-        raise CheckpointError(f"{path} is not what `{command}` of this version writes")
-    return content
+    found = _parsed(path.read_bytes(), path)
+    if lacking := [name for name in needs if name not in found]:
+        raise CheckpointError(f"{path} is damaged: it lacks {', '.join(lacking)}")
+    return found
 
 
 def save_metrics(folder: Path, metrics: list[dict[str, Any]]) -> None:
@@ -332,17 +309,20 @@ def save_metrics(folder: Path, metrics: list[dict[str, Any]]) -> None:
         temporary.write_text("".join(lines), "utf-8")
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, *, needs: Iterable[str] = ()) -> list[dict[str, Any]]:
     """What `save_metrics` wrote, an entry an epoch; empty where it is not there yet.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged, or an epoch lacks a number that is needed.
     """
     path = folder / METRICS
     if not path.exists():
         return []
     found = [_parsed(line, path) for line in path.read_bytes().splitlines()]
-    if not all(_is_epoch(line) for line in found):
+    needed = [*needs]
+    if not all(
+        _is_epoch(line) and all(line.get(one) is not None for one in needed) for line in found
+    ):
         raise CheckpointError(f"{path} is damaged: not all of its lines are numbers of an epoch")
     return found
 

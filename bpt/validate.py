@@ -12,7 +12,8 @@ from typing import Any
 from bpt.configuration import whitening_identity
 from bpt.errors import Interrupted, RunExists
 from bpt.recipe import Recipe
-from bpt.run_folder import WHITENING_KEYS, differs, read_record, save_json
+from bpt.records import read_record
+from bpt.run_folder import WHITENING_KEYS, differs, save_json
 from bpt.search import SearchOptions, search_methods
 from bpt.search.record import is_crossed
 from bpt.study import run_study

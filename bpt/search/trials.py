@@ -18,6 +18,8 @@ from burst.progress import Progress
 
 RUNS = "runs"  # the folder within the search's that all of them lie in
 FAILED = "diverged.json"  # in a run's folder: why it has no more epochs
+VALIDATION = ("val_accuracy", "val_loss")  # of an epoch's line, what trials are compared by
+OUTCOME = ("val_accuracy", "test_accuracy", "best_epoch")  # of result.json, what a record takes
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Trials:
         for number in [None] if fold is None else range(fold + 1):
             name = self.name(method, point, number)
             upto = epoch if number == fold else self.rungs[method][-1].epoch
-            lines = folder.read_metrics(self.out / name)[:upto]
+            lines = folder.read_metrics(self.out / name, needs=VALIDATION)[:upto]
             if len(lines) < upto:
                 return DIVERGED if self._diverged(name) else None
             found.append(lines)
@@ -118,10 +120,10 @@ class Trials:
         Raises:
             CheckpointError: its result.json is damaged.
         """
-        for name in (folder.RESULT, FAILED):
+        for name, needs in ((folder.RESULT, ("parameters", *OUTCOME)), (FAILED, ())):
             place = self.out / job.name / name
             if place.exists():
-                return folder.read_json(place)
+                return folder.read_json(place, needs=needs)
         return None
 
     def done(self, job: Job) -> bool:

@@ -16,7 +16,8 @@ from bpt.dataset import Benchmark, fold_of
 from bpt.errors import Interrupted, RunExists
 from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
-from bpt.run_folder import Run, other_files, read_record, save_json
+from bpt.records import read_record
+from bpt.run_folder import Run, other_files, save_json
 from bpt.search.news import News
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.plan import Course, all_work, courses, first_size

@@ -512,6 +512,20 @@ def test_a_truncated_file_of_a_run_is_named(copy, name):
         _ = run.metrics, run.load_model()
 
 
+@pytest.mark.parametrize("part", ["prompts.5.left", "head.bias"])
+def test_the_state_of_another_training_is_not_gone_on_with(recipe, copy, part):
+    state = load_checkpoint(copy)
+    tensors = state["trainer"]["model"]
+    state["trainer"]["model"] = {name: one for name, one in tensors.items() if name != part}
+    save_checkpoint(copy, state)
+    (copy / "result.json").unlink()
+    says = rf"checkpoint\.pt is of another training, or damaged: .*{part} is missing; .* delete it"
+    with pytest.raises(CheckpointError, match=says):
+        train(replace(recipe, epochs=1), copy, resume=True)
+    (copy / "checkpoint.pt").unlink()
+    assert train(replace(recipe, epochs=1), copy, resume=True)["epochs"] == 1
+
+
 def test_a_full_disk_loses_nothing_that_was_saved(recipe, whole, tmp_path, monkeypatch):
     from burst import files
 

@@ -1,5 +1,7 @@
 """Trials as run folders: what they say, and what is said of damaged ones."""
 
+from itertools import product
+
 import pytest
 
 from bpt import Recipe
@@ -11,8 +13,14 @@ from burst import CheckpointError
 POINT = Point(0.1, 0.0)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"epoch": 1,', b"[]", b'{"epoch": "\xff"}'])
-@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json", "diverged.json"])
+DAMAGED = (b"", b'{"epoch": 1,', b"[]", b'{"epoch": "\xff"}')
+FOREIGN = (("metrics.jsonl", b'{"epoch": 1}'), ("result.json", b'{"test_images": 12}'))
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [*product(("metrics.jsonl", "result.json", "diverged.json"), DAMAGED), *FOREIGN],
+)
 def test_a_damaged_file_of_a_trial_is_named(tmp_path, name, content):
     recipe = Recipe(dataset="digits", model="mae_tiny", method="vpt")
     marks = rungs(4, None, halving=True)
