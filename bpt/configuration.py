@@ -1,5 +1,6 @@
 """What a training opens, and what its run folder says of it."""
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from bpt.recipe import Recipe
 from bpt.tuning import Tuning
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size
-from burst.errors import BurstError
+from burst.errors import BurstError, CheckpointError
 from burst.files import safe_name, sha256_of
+from burst.loading.common import RANDOM
 from burst.progress import Say
 from burst.provenance import provenance
+from burst.whitening_file import load_whitening
 
 
 def default_folder(recipe: Tuning, *, several: bool = False) -> Path:
@@ -82,7 +85,7 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
     splits = {"train": benchmark.train, "val": benchmark.val, "test": benchmark.test}
     return {
         "kind": folder.KIND,
-        "recipe": recipe.to_dict(),
+        "recipe": recipe_record(recipe),
         "dataset": {
             "name": benchmark.name,
             "source": benchmark.source,
@@ -101,6 +104,14 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
         "processes": rank_and_size()[1],
         **provenance(*recipe.libraries),
     }
+
+
+def recipe_record(recipe: Tuning) -> dict[str, Any]:
+    """A recipe in config.json, its weights found from any working folder."""
+    found = recipe.to_dict()
+    if recipe.weights not in (None, RANDOM):
+        found["weights"] = str(Path(recipe.weights).absolute())
+    return found
 
 
 def backbone_record(backbone: Backbone) -> dict[str, Any]:
@@ -125,7 +136,15 @@ def whitening_record(recipe: Tuning) -> dict[str, str] | None:
     file = Path(recipe.whitening) if recipe.whitening else None
     if file is None or not file.is_file():
         return None
-    return {"source": str(file), "sha256": sha256_of(file)}
+    return {"source": str(file), **whitening_identity(file)}
+
+
+def whitening_identity(file: Path) -> dict[str, str]:
+    """`WHITENING_KEYS` of a whitening file; without its fingerprint where it cannot be read."""
+    found = {"sha256": sha256_of(file)}
+    with suppress(CheckpointError):
+        found["fingerprint"] = load_whitening(file).fingerprint
+    return found
 
 
 def existing_result(

@@ -60,7 +60,7 @@ class SharedRun(Run):
         """
         self.check()
         model, backbone, _ = open_exported(
-            self.folder / MODEL, weights, device=device, trusted=False
+            self.folder / MODEL, weights or self.recipe.weights, device=device, trusted=False
         )
         return model, backbone
 

@@ -35,10 +35,9 @@ def prompt_starts(
     """
     starts: dict[str, dict[int, Tensor]] = {}
     if recipe.needs_whitening:
-        kept = out / folder.WHITENING
         # Without a configuration it is the leftover of a start that never came to be a run.
-        there = kept.exists() and (out / folder.CONFIG).exists()
-        whitening = agreed(lambda: load_whitening(kept, backbone) if there else None)
+        begun = (out / folder.CONFIG).exists()
+        whitening = agreed(lambda: folder.open_run(out).used_whitening(backbone) if begun else None)
         if whitening is None:
             if recipe.whitening is None:
                 say("whitening matrices from training images")
@@ -47,7 +46,7 @@ def prompt_starts(
                 say(warning)
             whitening = prompt_whitening(made, recipe.prompt_options)
             if rank_and_size()[0] == 0:
-                save_whitening(whitening, kept)
+                save_whitening(whitening, out / folder.WHITENING)
         starts["whitening"] = prompt_matrices(whitening, recipe.method)
     if recipe.method == "spt":
         say(f"prompts start from {recipe.spt_tokens} tokens of training images")

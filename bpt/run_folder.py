@@ -12,7 +12,7 @@ result.json          the end: what the test split says
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,9 @@ from bpt.tuning import Tuning
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError
 from burst.files import write_atomically
+from burst.loading.common import RANDOM
 from burst.weightfile import read_stored
+from burst.whitening import Whitening
 from burst.whitening_file import load_whitening
 
 if TYPE_CHECKING:
@@ -43,12 +45,15 @@ SHARED_KIND = "bpt shared run 1"
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 PROMPT, WHITENING, CHECKPOINT = "prompt.safetensors", "whitening.safetensors", "checkpoint.pt"
 PREDICTIONS = "predictions.safetensors"
+USED_WHITENING = "used_whitening"  # of config.json: the fingerprint of what WHITENING holds
+# Earlier versions noted the file's SHA-256 alone, which is another each time that it is made.
+WHITENING_KEYS = ("fingerprint", "sha256")
 # What identifies the files that a run was made of, whatever their paths.
 IDENTITY = {
     "images": ("dataset", "digest"),
     "masks or crowds": ("dataset", "objects_digest"),
     "weights": ("backbone", "weights_sha256"),
-    "whitening": ("whitening", "sha256"),
+    "whitening": ("whitening", *WHITENING_KEYS),
 }
 
 
@@ -109,10 +114,16 @@ class RunFolder:
         """The backbone that it was trained on, images cropped as then.
 
         Raises:
-            CheckpointError: its weights are others now.
+            CheckpointError: its weights are others now, or not there.
             BurstError: else see `burst.load_backbone`.
         """
         recipe, about = self.recipe, self.config["backbone"]
+        if recipe.weights not in (None, RANDOM) and not Path(recipe.weights).exists():
+            raise CheckpointError(
+                f"{self.folder} was trained on the weights {recipe.weights}, which are not there; "
+                "put them there, or name the file that they are now to evaluate, predict or export "
+                "(--weights FILE, in Python open_run(FOLDER, weights=FILE))"
+            )
         backbone = open_backbone(recipe, device)
         if backbone.weights_sha256 != about["weights_sha256"]:
             raise CheckpointError(
@@ -126,12 +137,32 @@ class RunFolder:
         """Block -> what its prompt is multiplied by, where that is frozen: (d, d), or (d,) gains.
 
         Raises:
-            CheckpointError: see `load_whitening`.
+            CheckpointError: see `used_whitening`.
         """
         if self.recipe.method not in FROZEN:
             return {}
-        used = load_whitening(self.folder / WHITENING, backbone)
-        return prompt_matrices(used, self.recipe.method)
+        return prompt_matrices(self.used_whitening(backbone), self.recipe.method)
+
+    def used_whitening(self, backbone: Backbone) -> Whitening:
+        """What its prompts are multiplied by, or begin with, see `prompt_whitening`.
+
+        Raises:
+            CheckpointError: it is missing, or another file lies in its place; or see
+                `load_whitening`.
+        """
+        path = self.folder / WHITENING
+        advice = "get the run's own back, or train anew"
+        if not path.exists():
+            raise CheckpointError(
+                f"{self.folder} lacks its {WHITENING}, the matrices that it was trained with; "
+                f"{advice}"
+            )
+        used = load_whitening(path, backbone)
+        if self.config.get(USED_WHITENING, used.fingerprint) != used.fingerprint:
+            raise CheckpointError(
+                f"{path} holds other matrices than {self.folder} was trained with; {advice}"
+            )
+        return used
 
 
 @dataclass(frozen=True)
@@ -156,8 +187,12 @@ class Run(RunFolder):
         return restore_model(self.recipe, backbone, count, state, whitening=whitening), backbone
 
 
-def open_run(folder: str | Path) -> "Run | DetectionRun":
+def open_run(folder: str | Path, *, weights: str | Path | None = None) -> "Run | DetectionRun":
     """The run in a folder that `train` or `pull_prompt` wrote.
+
+    Args:
+        folder: where it lies.
+        weights: where the backbone's lie now, if they were moved.
 
     Raises:
         CheckpointError: there is no run, or its config.json is damaged.
@@ -180,8 +215,11 @@ def open_run(folder: str | Path) -> "Run | DetectionRun":
     kinds: dict[str, type[Run | DetectionRun]] = {
         **{KIND: Run, SHARED_KIND: SharedRun, DETECTION_KIND: DetectionRun}
     }
-    run = kinds[kind](folder, config)
     try:
+        if weights is not None:
+            moved = {**config["recipe"], "weights": str(Path(weights).absolute())}
+            config = {**config, "recipe": moved}
+        run = kinds[kind](folder, config)
         _ = run.recipe, run.classes, config["backbone"]["weights_sha256"]
         _ = kind != SHARED_KIND or config["sha256"]
         if not all(isinstance(one, str) for one in (run.recipe.model, *run.classes)):
@@ -215,7 +253,7 @@ def check_same(run: RunFolder, recipe: Tuning, config: Mapping[str, Any]) -> Non
 
 def identity(config: Mapping[str, Any]) -> dict[str, str | None]:
     """Of each kind of file that a run is made of, what a configuration says of it."""
-    return {what: (config.get(part) or {}).get(key) for what, (part, key) in IDENTITY.items()}
+    return {what: (config.get(part) or {}).get(key) for what, (part, key, *_) in IDENTITY.items()}
 
 
 def other_files(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
@@ -225,14 +263,19 @@ def other_files(run: RunFolder, config: Mapping[str, Any]) -> list[str]:
     is what a run is too old to have noted down.
     """
 
-    def differs(part: str, key: str) -> bool:
-        asked = config.get(part) or {}
-        if key not in asked or part not in run.config:
-            return False
-        noted = run.config[part]
-        return noted is None or (key in noted and noted[key] != asked[key])
+    return [
+        f"other {what}"
+        for what, (part, *keys) in IDENTITY.items()
+        if part in run.config and differs(run.config[part], config.get(part) or {}, keys)
+    ]
 
-    return [f"other {what}" for what, place in IDENTITY.items() if differs(*place)]
+
+def differs(noted: Mapping[str, Any] | None, asked: Mapping[str, Any], keys: Sequence[str]) -> bool:
+    """Whether two records of a file differ in the first of these keys that both have."""
+    if noted is None:
+        return any(key in asked for key in keys)
+    shared = [key for key in keys if key in asked and key in noted]
+    return bool(shared) and noted[shared[0]] != asked[shared[0]]
 
 
 def finite(value: float) -> float | None:
@@ -246,40 +289,17 @@ def save_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, needs: Iterable[str] = ()) -> dict[str, Any]:
     """What `save_json` wrote.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged, or lacks one of the keys that are needed.
         OSError: it is not there, or cannot be read.
     """
-    return _parsed(path.read_bytes(), path)
-
-
-def read_record(path: Path, kind: str) -> dict[str, Any]:
-    """What many trainings came to: search.json or validate.json.
-
-    Args:
-        path: of the file.
-        kind: as its `kind` says, such as "bpt search 1", the number being that of its form.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or it is of another kind.
-    """
-    command = kind.rpartition(" ")[0]
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.parent} holds no readable {path.name}; name a folder that `{command}` wrote"
-        ) from error
-    except ValueError as error:
-        raise CheckpointError(
-            f"{path} is damaged, {error}; delete it, and the same `{command}` writes it anew"
-        ) from error
-    if not isinstance(content, dict) or content.get("kind") != kind:
-        raise CheckpointError(f"{path} is not what `{command}` of this version writes")
-    return content
+    found = _parsed(path.read_bytes(), path)
+    if lacking := [name for name in needs if name not in found]:
+        raise CheckpointError(f"{path} is damaged: it lacks {', '.join(lacking)}")
+    return found
 
 
 def save_metrics(folder: Path, metrics: list[dict[str, Any]]) -> None:
@@ -289,17 +309,20 @@ def save_metrics(folder: Path, metrics: list[dict[str, Any]]) -> None:
         temporary.write_text("".join(lines), "utf-8")
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path, *, needs: Iterable[str] = ()) -> list[dict[str, Any]]:
     """What `save_metrics` wrote, an entry an epoch; empty where it is not there yet.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: it is damaged, or an epoch lacks a number that is needed.
     """
     path = folder / METRICS
     if not path.exists():
         return []
     found = [_parsed(line, path) for line in path.read_bytes().splitlines()]
-    if not all(_is_epoch(line) for line in found):
+    needed = [*needs]
+    if not all(
+        _is_epoch(line) and all(line.get(one) is not None for one in needed) for line in found
+    ):
         raise CheckpointError(f"{path} is damaged: not all of its lines are numbers of an epoch")
     return found
 

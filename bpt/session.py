@@ -25,8 +25,9 @@ from bpt.signals import Signals, resume_command
 from bpt.tuning import Tuning
 from burst.device import choose_device
 from burst.distributed import agreed, gather, rank_and_size
-from burst.errors import BurstError, OutputError
+from burst.errors import BurstError, CheckpointError, OutputError
 from burst.progress import Progress, Say
+from burst.whitening_file import load_whitening
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -166,6 +167,9 @@ class Session(ABC, Generic[R, B]):
         """
         self._build()
         if self.writes and not (self.out / folder.CONFIG).exists():
+            if self.recipe.needs_whitening:
+                used = load_whitening(self.out / folder.WHITENING)
+                self.config[folder.USED_WHITENING] = used.fingerprint
             folder.save_json(self.out / folder.CONFIG, self.config)
         state = agreed(lambda: folder.load_checkpoint(self.out))
         done = self._load(state) if state else self.trainer.start()
@@ -267,10 +271,22 @@ class Session(ABC, Generic[R, B]):
             folder.save_checkpoint(self.out, content)
 
     def _load(self, state: dict[str, Any]) -> EpochState:
-        """Take over a saved state; how far its epoch was."""
-        self.epoch, self.seconds, self.metrics = state["epoch"], state["seconds"], state["metrics"]
-        self.trainer.load(state["trainer"])
-        done, within = self.trainer.start(), state["within"]
+        """Take over a saved state; how far its epoch was.
+
+        Raises:
+            CheckpointError: it is that of another training.
+        """
+        try:
+            self.epoch, self.seconds = state["epoch"], state["seconds"]
+            self.metrics, within = state["metrics"], state["within"]
+            self.model.load_trained_state(state["trainer"]["model"])
+            self.trainer.load(state["trainer"])
+        except (LookupError, TypeError, ValueError, CheckpointError) as error:
+            raise CheckpointError(
+                f"{self.out / folder.CHECKPOINT} is of another training, or damaged: {error}; "
+                "get the run's own back, or delete it, and the run is trained from its start"
+            ) from error
+        done = self.trainer.start()
         if within:
             done.step, done.seconds = within["step"], within["seconds"]
             if self.writes:  # the sums of all processes, so one takes them

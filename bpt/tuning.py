@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from typing import Any, Self
 
+from bpt.dataset import without_place
 from bpt.gates import START
 from bpt.machine import FREE_ON_RESUME, RENAMED, Machine
 from bpt.methods import METHODS, check_used
@@ -182,8 +183,13 @@ class Tuning(Machine):
         return replace(recipe, prompt_scale="paper", floor=floor)
 
     def differences(self, other: "Tuning") -> list[str]:
-        """Names of what differs, apart from what may differ between two parts of one training."""
-        mine, theirs = self.to_dict(), other.to_dict()
+        """Names of what differs, apart from what may differ between two parts of one training.
+
+        Where one's own images lie is no difference: whether they are the same is for their digest.
+        """
+        mine, theirs = (
+            {**one.to_dict(), "dataset": without_place(one.dataset)} for one in (self, other)
+        )
         free = FREE_ON_RESUME | (frozenset() if self.needs_whitening else frozenset(OF_MATRICES))
         return [name for name in mine if mine[name] != theirs.get(name) and name not in free]
 

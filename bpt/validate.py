@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bpt.configuration import whitening_identity
 from bpt.errors import Interrupted, RunExists
 from bpt.recipe import Recipe
-from bpt.run_folder import read_record, save_json
+from bpt.records import read_record
+from bpt.run_folder import WHITENING_KEYS, differs, save_json
 from bpt.search import SearchOptions, search_methods
 from bpt.search.record import is_crossed
 from bpt.study import run_study
 from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 from bpt.validate_results import benchmark_record
 from burst.errors import BurstError, one_line
-from burst.files import make_folder, sha256_of
+from burst.files import make_folder
 from burst.progress import Progress, Say
 from burst.provenance import provenance
 
@@ -102,9 +104,9 @@ def _train(
 
 def _start(plan: ValidationPlan, folder: Path) -> dict[str, Any]:
     """What validate.json says before anything is trained."""
-    digest, path = sha256_of(plan.whitening), folder / FILE
+    found, path = whitening_identity(Path(plan.whitening)), folder / FILE
     before = read_record(path, KIND) if path.exists() else {}
-    if before and before["whitening"]["sha256"] != digest:
+    if before and differs(before["whitening"], found, WHITENING_KEYS):
         raise RunExists(
             f"{folder} holds the validation of another whitening, {before['whitening']['path']}; "
             "choose another folder"
@@ -114,7 +116,7 @@ def _start(plan: ValidationPlan, folder: Path) -> dict[str, Any]:
         "kind": KIND,
         "whitening": {
             "path": str(plan.whitening),
-            "sha256": digest,
+            **found,
             "weights_sha256": plan.about.get("weights_sha256"),
             **{name: plan.about.get(name) for name in about},
         },

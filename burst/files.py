@@ -26,19 +26,19 @@ def all_of(places: str | Path | Iterable[str | Path]) -> list[str | Path]:
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place when the block ends well.
 
-    Missing folders are made. After an error, or an interruption, the temporary file is removed
-    and whatever `path` held before is still there.
+    A link stays one: what it leads to is replaced. Missing folders are made. After an error, or an
+    interruption, the temporary file is removed and whatever `path` held before is still there.
 
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full. An OSError of the
             block that is about another file, such as one that it reads, comes through as it is.
     """
-    target = Path(path)
+    target, place = Path(path), Path(os.path.realpath(path))
     with _told_as(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
-        )
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # A part of its name, which may be as long as the file system takes.
+        prefix, suffix = f".{target.stem[:16]}-", target.suffix
+        handle, name = tempfile.mkstemp(dir=place.parent, prefix=prefix, suffix=suffix)
         os.close(handle)
     temporary = Path(name)
     try:
@@ -49,7 +49,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
                 raise OutputError(f"cannot write {target}: {_reason(error)}") from error
             raise
         with _told_as(target):
-            _settle(temporary, target)
+            _settle(temporary, place)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -109,6 +109,16 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise OutputError(f"cannot write into {folder}: {_reason(error)}") from error
     return folder
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Refuse a name that is too long for the file system, before long work starts.
+
+    Raises:
+        OutputError: it is, or leads where nobody may look.
+    """
+    with _told_as(Path(path)), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(path)
 
 
 def safe_name(text: str) -> str:

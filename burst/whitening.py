@@ -4,10 +4,12 @@ whiten          one pass over images -> Whitening
 whiten_moments  the same from moments that were kept: another method costs no second pass
 """
 
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from math import nan
 from typing import Any, NamedTuple, TypeVar
 
@@ -106,6 +108,21 @@ class Whitening:
     blocks: tuple[BlockDiagnostics, ...]
     record: dict[str, Any] = field(repr=False)
     variances: Tensor | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex of the tensors, of the options and of the query and key weights.
+
+        Not of what does not decide them: when they were made, by which command, of images where.
+        """
+        decides = ("qk_sha256", *(one.name for one in fields(WhiteningOptions)))
+        about = {name: self.record.get(name) for name in decides}
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for tensor in (self.W, self.eigenvalues, self.mean, self.variances):
+            digest.update(f"\n{None if tensor is None else tuple(tensor.shape)}\n".encode())
+            if tensor is not None:
+                digest.update(tensor.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
 
 
 def whiten(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from burst.adapters import describe_blocks
 from burst.backbone import Backbone
 from burst.errors import CheckpointError, OutputError
-from burst.files import write_atomically
+from burst.files import check_name, write_atomically
 from burst.fingerprint import Subject, identity, model_differences, subject_of
 from burst.weightfile import DAMAGE, read_stored
 from burst.whitening import BlockDiagnostics, Whitening
@@ -31,10 +31,11 @@ def check_whitening_path(path: str | Path) -> None:
     """Say before long work whether `save_whitening` knows this kind of file.
 
     Raises:
-        OutputError: the suffix is neither .pt nor .safetensors.
+        OutputError: the suffix is neither .pt nor .safetensors, or the name is too long.
     """
     if Path(path).suffix not in SUFFIXES:
         raise OutputError(f"cannot write {path}: a whitening is saved as {' or '.join(SUFFIXES)}")
+    check_name(path)
 
 
 def save_whitening(whitening: Whitening, path: str | Path) -> None:

@@ -24,7 +24,7 @@ from cli._common import (
 )
 from cli._datasets import datasets
 from cli._hub import pull, push
-from cli._panels import DATA, OUTPUT, option
+from cli._panels import BACKBONE, DATA, OUTPUT, option
 from cli._reading import Style
 from cli._search import search
 from cli._study import study
@@ -40,6 +40,9 @@ app = typer.Typer(
 add_version(app)
 
 Run = Annotated[Path, typer.Argument(help="The folder of a run, as `bpt train --out` wrote it.")]
+Moved = Annotated[
+    str | None, option("Where the backbone's checkpoint lies, if it moved.", BACKBONE)
+]
 
 
 TRAIN, RUNS, SHARE = "Train", "Use what was trained", "Share on the hub"
@@ -60,6 +63,7 @@ def evaluate(
         option("train, val or test; of a detector train or val (the default).", DATA),
     ] = None,
     data: Annotated[str | None, option("Where the dataset lies, if it moved.", DATA)] = None,
+    weights: Moved = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -71,7 +75,7 @@ def evaluate(
 
         with burst.process_group() as (rank, _):
             path, above = None, ""
-            run = bpt.open_run(folder)
+            run = bpt.open_run(folder, weights=weights)
             if isinstance(run, bpt.DetectionRun):
                 scores, path = bpt.evaluate_detector(run, split or "val", data=data, device=device)
                 record: dict[str, Any] = scores.values
@@ -110,6 +114,7 @@ def predict(
     out: Annotated[
         Path, option("Of a detector: folder for the pictures that it draws.", OUTPUT)
     ] = Path("predictions"),
+    weights: Moved = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -121,7 +126,7 @@ def predict(
         import bpt
         import reports
 
-        run = bpt.open_run(folder)
+        run = bpt.open_run(folder, weights=weights)
         bad: list[str] = []
         if isinstance(run, bpt.DetectionRun):
             check_not_typed(context, ("top",), f"is for classifiers; {folder} is a detector")
@@ -155,13 +160,14 @@ def export(
             "A .pt2 file: the whole model, as torch.export traces it. Not of a detector.", OUTPUT
         ),
     ] = None,
+    weights: Moved = None,
 ) -> None:
     """Write a run's trained model for use elsewhere, every prompt as plain tokens."""
     with reported_errors():
         import bpt
         import burst
 
-        run = bpt.open_run(folder)
+        run = bpt.open_run(folder, weights=weights)
         if not isinstance(run, bpt.DetectionRun):
             bpt.export_run(run, out, program=program)
         elif program is None:

@@ -66,7 +66,8 @@ def save_bpt_report(
 
     Raises:
         EmptyResult: no run, or one that has no epoch behind it.
-        CheckpointError: see `Run.load_model`.
+        CheckpointError: what a run says of its epochs is damaged. What needs its model, which
+            cannot be loaded, is left out; the page says why.
         OutputError: the folder cannot be written.
     """
     if not runs:
@@ -131,19 +132,25 @@ def _prompts(
         "Norm of the prompts' gradient (mean of each epoch), their largest value, and the least of "
         "the blocks' effective ranks by energy, over the optimiser's steps.",
     )
-    learned = {label: prompt_values(run) for label, run in prompted.items()}
-    values = {label: np.concatenate([*one.values()]) for label, one in learned.items()}
-    files += section.figure(
-        values_figure(values, lines=lines),
-        folder / "prompt_values",
-        "Distribution of the learned values, as the model sees them (products multiplied out).",
-    )
-    files += section.figure(
-        cosine_figure({label: one[min(one)] for label, one in learned.items()}),
-        folder / "prompt_cosines",
-        "Cosines between the prompts of the first prompted block: prompts that are alike do the "
-        "same work twice.",
-    )
+    learned = {}
+    for label, run in prompted.items():
+        try:
+            learned[label] = prompt_values(run)
+        except BurstError as error:
+            section.text(f"{label}: {error}")
+    if learned:
+        values = {label: np.concatenate([*one.values()]) for label, one in learned.items()}
+        files += section.figure(
+            values_figure(values, lines=lines),
+            folder / "prompt_values",
+            "Distribution of the learned values, as the model sees them (products multiplied out).",
+        )
+        files += section.figure(
+            cosine_figure({label: one[min(one)] for label, one in learned.items()}),
+            folder / "prompt_cosines",
+            "Cosines between the prompts of the first prompted block: prompts that are alike do "
+            "the same work twice.",
+        )
     for label, run in prompted.items():
         if run.recipe.method == "gatevpt":
             _gates(section, label, run)

@@ -15,7 +15,7 @@ from rich.table import Table
 from scipy.special import stdtrit
 
 from bpt import open_run
-from bpt.run_folder import read_record
+from bpt.records import read_record
 from bpt.search.record import KIND, RECORD
 from burst.errors import CheckpointError
 from burst.files import write_atomically

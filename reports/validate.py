@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table
 
 from bpt import PlannedMethod, SearchCost, ValidationPlan
-from bpt.run_folder import read_record
+from bpt.records import read_record
 from bpt.validate import FILE, KIND
 from burst.files import make_folder
 from reports.page import Page, Section

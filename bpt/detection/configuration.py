@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bpt.configuration import backbone_record, whitening_record
+from bpt.configuration import backbone_record, recipe_record, whitening_record
 from bpt.dataset import Split, class_fraction
 from bpt.dataset.coco import CocoDataset, CocoSplit
 from bpt.detection.evaluate import DetectionScores
@@ -34,7 +34,7 @@ def detection_configuration(
     """What config.json says before the parameters are counted."""
     return {
         "kind": DETECTION_KIND,
-        "recipe": recipe.to_dict(),
+        "recipe": recipe_record(recipe),
         "choices": recipe.choices(),
         "dataset": {
             "name": coco.name,

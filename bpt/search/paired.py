@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-from bpt.run_folder import PREDICTIONS, read_predictions
+from bpt.run_folder import PREDICTIONS, RESULT, read_predictions
 from burst.errors import BurstError, CheckpointError, ShapeError
 
 LEVEL = 0.95
@@ -62,7 +62,10 @@ def right_answers(runs: Iterable[Path]) -> NDArray[np.bool_]:
 def _answers(run: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(N,) the class that was named of each test image, and its own."""
     if (answers := read_predictions(run)) is None:
-        raise CheckpointError(f"{run} holds no {PREDICTIONS}: it never came to its test")
+        why = "it never came to its test"
+        if (run / RESULT).exists():
+            why = f"delete its {RESULT}, and the command that trained it tests it again"
+        raise CheckpointError(f"{run} holds no {PREDICTIONS}: {why}")
     return answers["predicted"].numpy(), answers["labels"].numpy()
 
 

@@ -19,7 +19,7 @@ from bpt.search.paired import (
     right_answers,
 )
 from bpt.search.plan import Course
-from bpt.search.trials import Trials
+from bpt.search.trials import OUTCOME, Trials
 
 RECORD, KIND = "search.json", "bpt search 1"
 AXES = {"lr": "learning rate", "weight_decay": "weight decay"}
@@ -39,8 +39,7 @@ def method_record(trials: Trials, method: str, course: Course) -> dict[str, Any]
         if result is None or "diverged" in result:
             continue
         counts = result["parameters"]
-        names = ("val_accuracy", "test_accuracy", "best_epoch")
-        runs.append({"seed": seed, **{one: result[one] for one in names}, "folder": job.name})
+        runs.append({"seed": seed, **{one: result[one] for one in OUTCOME}, "folder": job.name})
     counts = counts or _counts(trials.runs(method))
     values = [one["test_accuracy"] for one in runs]
     return {

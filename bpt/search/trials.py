@@ -1,5 +1,6 @@
 """Trials and final trainings as run folders: what they are called, and what they say."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from burst.progress import Progress
 
 RUNS = "runs"  # the folder within the search's that all of them lie in
 FAILED = "diverged.json"  # in a run's folder: why it has no more epochs
+VALIDATION = ("val_accuracy", "val_loss")  # of an epoch's line, what trials are compared by
+OUTCOME = ("val_accuracy", "test_accuracy", "best_epoch")  # of result.json, what a record takes
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Trials:
         for number in [None] if fold is None else range(fold + 1):
             name = self.name(method, point, number)
             upto = epoch if number == fold else self.rungs[method][-1].epoch
-            lines = folder.read_metrics(self.out / name)[:upto]
+            lines = folder.read_metrics(self.out / name, needs=VALIDATION)[:upto]
             if len(lines) < upto:
                 return DIVERGED if self._diverged(name) else None
             found.append(lines)
@@ -117,10 +120,10 @@ class Trials:
         Raises:
             CheckpointError: its result.json is damaged.
         """
-        for name in (folder.RESULT, FAILED):
+        for name, needs in ((folder.RESULT, ("parameters", *OUTCOME)), (FAILED, ())):
             place = self.out / job.name / name
             if place.exists():
-                return folder.read_json(place)
+                return folder.read_json(place, needs=needs)
         return None
 
     def done(self, job: Job) -> bool:
@@ -151,6 +154,18 @@ class Trials:
             )
         except NonFiniteLoss as error:
             folder.save_json(place / FAILED, {"diverged": str(error)})
+
+
+def trial_seed_of(out: Path) -> int | None:
+    """The seed of the trials in a search's folder, by their names; None where there are none.
+
+    Folds are of trials alone. Where there are none, a final training is of a point that was tried
+    with the trials' seed, so that no seed has more runs than that.
+    """
+    names = [place.parent.name for place in (out / RUNS).glob(f"*/*/{folder.CONFIG}")]
+    found = [one for name in names if (one := re.search(r"-seed(\d+)(-fold\d+of\d+)?$", name))]
+    seeds = [int(one[1]) for one in [one for one in found if one[2]] or found]
+    return max(sorted(seeds), key=seeds.count) if seeds else None
 
 
 def _stem(method: str, point: Point) -> str:

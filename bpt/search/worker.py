@@ -16,7 +16,8 @@ from bpt.dataset import Benchmark, fold_of
 from bpt.errors import Interrupted, RunExists
 from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
-from bpt.run_folder import CONFIG, Run, other_files, read_record, save_json
+from bpt.records import read_record
+from bpt.run_folder import CONFIG, Run, other_files, save_json
 from bpt.search.news import News
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.plan import Course, all_work, courses, first_size
@@ -31,7 +32,7 @@ from bpt.search.record import (
     trial_rows,
 )
 from bpt.search.same import other_recipes, other_runs
-from bpt.search.trials import Job, Trials
+from bpt.search.trials import Job, Trials, trial_seed_of
 from bpt.side_by_side import POLL
 from bpt.signals import this_command
 from burst.files import write_atomically
@@ -68,6 +69,7 @@ class Worker:
         self.max_trials = options.most_trials(first_size(self.grids))
         there = (out / RECORD).exists()
         self.before = before = read_record(out / RECORD, KIND) if there else {}
+        trial_seed = before.get("trial_seed", trial_seed_of(out))
         self.trials = Trials(
             out,
             recipes,
@@ -75,7 +77,7 @@ class Worker:
             self.folds,
             _sizes(benchmark, self.folds),
             options.seeds,
-            before.get("trial_seed", before.get("seeds", options.seeds)[0]),
+            options.seeds[0] if trial_seed is None else trial_seed,
         )
         self.news = News(self.trials, self.say)
 
@@ -156,8 +158,8 @@ class Worker:
             differing += other_recipes(before, method_recipes(self.base, list(methods)))
             if self.options.halving and not is_halved(before):
                 differing.append("halving False, not True")
-            if self.trials.trial_seed not in self.options.seeds:
-                differing.append(f"trials of seed {self.trials.trial_seed}, which is not asked for")
+        if self.trials.trial_seed not in self.options.seeds:
+            differing.append(f"trials of seed {self.trials.trial_seed}, which is not asked for")
         self._refuse(differing)
         self._refuse(self._other_files({name: mine[0] for name, mine in runs.items() if mine}))
         if not before:

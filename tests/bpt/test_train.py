@@ -400,10 +400,12 @@ def test_what_cannot_be_trained_leaves_no_folder(recipe, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_images_are_another_run(recipe, colours, copy, tmp_path):
+@pytest.mark.parametrize("behind_a_colon", [False, True])
+def test_other_images_are_another_run(recipe, colours, copy, tmp_path, behind_a_colon):
     other = tmp_path / "images"
     shutil.copytree(colours, other)
-    moved = replace(recipe, epochs=1, data=str(other))
+    place = {"dataset": f"folder:{other}", "data": None} if behind_a_colon else {"data": str(other)}
+    moved = replace(recipe, epochs=1, **place)
     assert train(moved, copy, resume=True)  # the same images elsewhere
     (other / "train/red/0.png").unlink()
     with pytest.raises(RunExists, match="other images"):
@@ -525,6 +527,20 @@ def test_a_truncated_file_of_a_run_is_named(copy, name):
     with pytest.raises(CheckpointError, match=name):
         run = open_run(copy)
         _ = run.metrics, run.load_model()
+
+
+@pytest.mark.parametrize("part", ["prompts.5.left", "head.bias"])
+def test_the_state_of_another_training_is_not_gone_on_with(recipe, copy, part):
+    state = load_checkpoint(copy)
+    tensors = state["trainer"]["model"]
+    state["trainer"]["model"] = {name: one for name, one in tensors.items() if name != part}
+    save_checkpoint(copy, state)
+    (copy / "result.json").unlink()
+    says = rf"checkpoint\.pt is of another training, or damaged: .*{part} is missing; .* delete it"
+    with pytest.raises(CheckpointError, match=says):
+        train(replace(recipe, epochs=1), copy, resume=True)
+    (copy / "checkpoint.pt").unlink()
+    assert train(replace(recipe, epochs=1), copy, resume=True)["epochs"] == 1
 
 
 def test_a_full_disk_loses_nothing_that_was_saved(recipe, whole, tmp_path, monkeypatch):

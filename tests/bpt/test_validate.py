@@ -1,5 +1,6 @@
 """A whitening on benchmarks: what is tried, where prompts may stand, and what is said of it."""
 
+import dataclasses
 import json
 import shutil
 
@@ -250,6 +251,11 @@ def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_pa
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     again = bpt.validate_whitening(plan, tmp_path, devices=("cpu",))
     assert again["benchmarks"] == record["benchmarks"]
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    made = burst.load_whitening(place / "W.pt")
+    anew = dataclasses.replace(made, record=made.record | {"created": "another day"})
+    burst.save_whitening(anew, place / "anew.pt")
+    bpt.validate_whitening(dataclasses.replace(plan, whitening=place / "anew.pt"), tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     longer = bpt.plan_validation(place / "W.pt", **options, **SMALL | {"num_prompts": 5})
     with pytest.raises(bpt.RunExists, match="on cub with num_prompts 4, not 5"):

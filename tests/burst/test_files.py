@@ -5,7 +5,7 @@ import os
 import pytest
 
 from burst.errors import OutputError
-from burst.files import make_folder, sha256_of, write_atomically
+from burst.files import check_name, make_folder, sha256_of, write_atomically
 
 
 def test_the_file_appears_whole_with_its_folders(tmp_path):
@@ -24,6 +24,30 @@ def test_the_file_is_as_readable_as_any_other(tmp_path):
         path.write_text("1")
     (tmp_path / "two").write_text("2")
     assert (tmp_path / "one").stat().st_mode == (tmp_path / "two").stat().st_mode
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path, there):
+    kept = tmp_path / "elsewhere" / "kept.csv"
+    if there:
+        kept.parent.mkdir()
+        kept.write_text("old")
+    (link := tmp_path / "table.csv").symlink_to("elsewhere/kept.csv")
+    with write_atomically(link) as path:
+        path.write_text("new")
+    assert link.is_symlink() and not kept.is_symlink() and kept.read_text() == "new"
+    assert os.listdir(kept.parent) == ["kept.csv"]
+
+
+@pytest.mark.parametrize("stem", ["w" * 252, "漢" * 84])
+def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path, stem):
+    target = tmp_path / f"{stem}.pt"
+    check_name(target)
+    with write_atomically(target) as path:
+        path.write_text("1")
+    assert target.read_text() == "1"
+    with pytest.raises(OutputError, match="cannot write .*: File name too long"):
+        check_name(tmp_path / f"{stem}w.pt")
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

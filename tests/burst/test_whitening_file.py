@@ -51,8 +51,18 @@ def test_what_is_saved_comes_back(suffix, backbone, whitening, tmp_path):
         for name in ("W", "eigenvalues", "mean", "variances"):
             assert torch.equal(getattr(found, name), getattr(whitening, name))
         assert found.blocks == whitening.blocks
+        assert found.fingerprint == whitening.fingerprint
         assert found.record == json.loads(json.dumps(whitening.record))
     assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("name", ["floor", "qk_sha256", "W", "variances", "created"])
+def test_a_fingerprint_tells_what_a_whitening_is_not_when_it_was_made(name, whitening):
+    if name in ("W", "variances"):
+        changed = dataclasses.replace(whitening, **{name: getattr(whitening, name) + 1})
+    else:
+        changed = dataclasses.replace(whitening, record=whitening.record | {name: 0.5})
+    assert (changed.fingerprint == whitening.fingerprint) == (name == "created")
 
 
 @pytest.mark.usefixtures("short_files")
@@ -231,12 +241,16 @@ def test_an_entry_of_a_block_that_no_model_has_is_refused(block, backbone, white
         load_whitening(path, backbone)
 
 
-def test_another_suffix_is_refused_before_anything_is_written(whitening, tmp_path):
+def test_another_suffix_or_too_long_a_name_is_refused_before_anything_is_written(
+    whitening, tmp_path
+):
     with pytest.raises(OutputError, match=r"\.pt or \.safetensors"):
         save_whitening(whitening, tmp_path / "W.npz")
     with pytest.raises(OutputError, match=r"\.pt or \.safetensors"):
         check_whitening_path("W")
     check_whitening_path("W.pt")
+    with pytest.raises(OutputError, match="File name too long"):
+        check_whitening_path(tmp_path / f"{'W' * 253}.pt")
     assert not os.listdir(tmp_path)
 
 

@@ -215,6 +215,29 @@ def test_an_export_is_written_and_gives_the_runs_answers(trained, tmp_path):
     assert torch.allclose(model(images), theirs(images), atol=1e-5)
 
 
+def test_weights_of_ones_own_are_found_from_any_folder_or_where_they_are_now(
+    few, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(burst.find_backbone("mae_tiny").on_disk(), "own.safetensors")
+    options = ("--weights", "own.safetensors", "--out", "run", "--quiet", *ONCE)
+    succeeded("train", f"folder:{few}", *options)
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    uses = (("predict", few), ("evaluate",), ("export", "--out", "m.safetensors"))
+    for command_name, *words in uses:
+        succeeded(command_name, tmp_path / "run", *words)
+    (tmp_path / "own.safetensors").rename("moved.safetensors")
+    for command_name, *words in uses:
+        assert f"weights {tmp_path}/own.safetensors, which are not there" in refused(
+            command_name, tmp_path / "run", *words
+        )
+        succeeded(command_name, tmp_path / "run", *words, "--weights", "moved.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert bpt.load_exported("away/m.safetensors")
+
+
 def test_runs_are_compared_in_a_table_and_a_page(trained, tmp_path):
     out, _ = trained
     other, link = shutil.copytree(out, tmp_path / "other"), tmp_path / "link"

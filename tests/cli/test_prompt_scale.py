@@ -1,6 +1,7 @@
 """The scale of whitened prompts: from the option that is typed to the numbers in the run folder."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -155,17 +156,46 @@ def test_a_run_goes_on_with_the_whitening_that_it_was_begun_with_wherever_it_lie
     for name, count in (("a.pt", 6), ("b.pt", 5)):
         sample = burst.images_for(backbone, "sample", num_images=count)
         options = burst.WhiteningOptions(blocks=(BLOCK,), floor=1e-3)
-        burst.save_whitening(burst.whiten(backbone, sample, options), tmp_path / name)
+        made = burst.whiten(backbone, sample, options)
+        burst.save_whitening(made, tmp_path / name)
+        later = replace(made, record=made.record | {"created": "another day"})
+        burst.save_whitening(later, tmp_path / f"anew_{name}")
     (tmp_path / "moved.pt").write_bytes((tmp_path / "a.pt").read_bytes())
     command = ("train", f"folder:{images}", *SMALL, "--device", "cpu", "--method", "bpt-fwhiten")
     given = (*command, "--out", tmp_path / "given")
     succeeded(*given, "--whitening", tmp_path / "a.pt")
-    succeeded(*given, "--whitening", tmp_path / "moved.pt", "--resume")
+    for name in ("moved.pt", "anew_a.pt"):
+        succeeded(*given, "--whitening", tmp_path / name, "--resume")
     succeeded(*given, "--resume")
     assert "other whitening" in refused(*given, "--whitening", tmp_path / "b.pt", "--resume")
     made = (*command, "--out", tmp_path / "made")
     succeeded(*made)
     assert "other whitening" in refused(*made, "--whitening", tmp_path / "a.pt", "--resume")
+    config = json.loads((tmp_path / "given/config.json").read_text())
+    del config["whitening"]["fingerprint"]  # as an earlier version left it
+    (tmp_path / "given/config.json").write_text(json.dumps(config))
+    succeeded(*given, "--whitening", tmp_path / "moved.pt", "--resume")
+    assert "other whitening" in refused(*given, "--whitening", tmp_path / "anew_a.pt", "--resume")
+
+
+def test_a_run_takes_no_other_matrices_for_its_own(diagonal, tmp_path):
+    out = shutil.copytree(diagonal.folder, tmp_path / "run")
+    used = burst.load_whitening(out / "whitening.safetensors")
+    other = replace(used, W=2 * used.W)
+    burst.save_whitening(other, out / "whitening.safetensors")
+    assert "holds other matrices than" in refused(
+        "export", out, "--out", tmp_path / "m.safetensors"
+    )
+    (out / "result.json").unlink()
+    again = ("--method", "bpt-dwhiten", *SMALL, "--device", "cpu", "--resume", "--out", out)
+    assert "holds other matrices than" in refused("train", diagonal.recipe.dataset, *again)
+    config = json.loads((out / "config.json").read_text())
+    del config["used_whitening"]  # of an earlier version, which did not note it
+    (out / "config.json").write_text(json.dumps(config))
+    assert bpt.open_run(out).load_model()
+    (out / "whitening.safetensors").unlink()
+    said = refused("export", out, "--out", tmp_path / "m.safetensors")
+    assert f"{out} lacks its whitening.safetensors" in said and "burst whiten" not in said
 
 
 @pytest.mark.parametrize(

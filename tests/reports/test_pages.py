@@ -1,6 +1,7 @@
 """The pages: every number in them, nothing asked of a network, and right in a real browser."""
 
 import base64
+import copy
 import dataclasses
 import io
 import json
@@ -165,6 +166,17 @@ def test_runs_are_compared_with_all_that_was_promised(bpt_page, runs):
     for run in runs[:2]:
         kept = run.result["prompt_diagnosis"]["blocks"][0]
         assert f"{kept['effective_rank']:.4g}" in page and f"{kept['prompt_rms']:.4g}" in page
+
+
+def test_a_run_whose_weights_are_gone_costs_the_page_its_prompts_alone(runs, tmp_path):
+    lost, here = (dataclasses.replace(run, config=copy.deepcopy(run.config)) for run in runs[:2])
+    lost.config["recipe"]["weights"] = "/gone/weights.pth"
+    for kept, figures in (([lost, here], {"prompt_values", "prompt_cosines"}), ([lost], set())):
+        reports.save_bpt_report(kept, out := tmp_path / str(len(kept)), confusion=False)
+        assert "trained on the weights /gone/weights.pth, which are not" in (
+            out / "index.html"
+        ).read_text().replace("\n", " ")
+        assert {path.stem for path in out.glob("*.png")} == {"curves", "prompt_traces"} | figures
 
 
 def test_a_run_looks_alike_in_all_figures_of_a_page(runs, tmp_path, monkeypatch):

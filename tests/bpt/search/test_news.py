@@ -73,6 +73,7 @@ def test_seeds_are_said_when_their_results_are_there(trials):
     news.begin(found, "1 methods")
     place = trials.out / trials.final_job("vpt", POINTS[0], 1).name
     place.mkdir(parents=True)
-    (place / "result.json").write_text('{"test_accuracy": 41.25}')
+    result = {"parameters": {}, "val_accuracy": 40.0, "test_accuracy": 41.25, "best_epoch": 1}
+    (place / "result.json").write_text(json.dumps(result))
     news.tell(found)
     assert [line.partition("  (")[0] for line in said[1:]] == ["vpt seed 1: test 41.2 %"]

@@ -83,6 +83,10 @@ def test_runs_of_other_images_or_without_answers_are_refused(tmp_path):
         right_answers([tmp_path / "a", tmp_path / "b"])
     with pytest.raises(CheckpointError, match="c holds no predictions"):
         right_answers([tmp_path / "a", tmp_path / "c"])
+    (tmp_path / "b" / PREDICTIONS).unlink()
+    (tmp_path / "b" / "result.json").touch()
+    with pytest.raises(CheckpointError, match=r"b holds no predictions.*: delete its result\.json"):
+        right_answers([tmp_path / "a", tmp_path / "b"])
     (tmp_path / "b" / PREDICTIONS).write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="b/predictions"):
         right_answers([tmp_path / "b"])

@@ -23,7 +23,7 @@ import bpt.search.options as module
 import burst
 from bpt import Interrupted, Recipe, RunExists, SearchOptions, search_base, search_methods
 from bpt.search.recipes import method_recipes
-from burst import BurstError, UnknownName
+from burst import BurstError, CheckpointError, UnknownName
 
 METHODS = ("spt", "vpt")
 LRS = (2e-4, 6e-4)  # where trials, seeds and methods differ; colours are learned by heart at 0.01
@@ -231,6 +231,33 @@ def test_seeds_without_that_of_the_trials_are_refused(base, whole):
     options = replace(OPTIONS, seeds=(3, 1))
     with pytest.raises(RunExists, match="holds a search with trials of seed 0, which is not asked"):
         search_methods(base, METHODS, whole[0], options=options, devices=("cpu",))
+
+
+def test_without_its_record_the_trials_keep_their_seed_and_nothing_is_trained_anew(
+    base, whole, tmp_path
+):
+    out = tmp_path / "search"
+    shutil.copytree(whole[0], out)
+    before = sessions(out)
+    (out / "search.json").unlink()  # as the error of a damaged one says
+    options = replace(OPTIONS, seeds=(1, 0))
+    record = search_methods(base, METHODS, out, options=options, devices=("cpu",))
+    assert record["trial_seed"] == 0 and sessions(out) == before
+    assert [one["trials"] for one in record["methods"]] == [
+        one["trials"] for one in whole[1]["methods"]
+    ]
+
+
+def test_a_training_whose_answers_are_lost_is_tested_again_as_the_error_says(base, whole, tmp_path):
+    out = tmp_path / "search"
+    shutil.copytree(whole[0], out)
+    run = out / whole[1]["methods"][0]["runs"][1]["folder"]
+    (run / "predictions.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=rf"{run} holds no .*: delete its result\.json, and"):
+        search_methods(base, METHODS, out, options=OPTIONS, devices=("cpu",))
+    (run / "result.json").unlink()
+    record = search_methods(base, METHODS, out, options=OPTIONS, devices=("cpu",))
+    assert found_in(record) == found_in(whole[1])
 
 
 @pytest.fixture(scope="module")
