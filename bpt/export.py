@@ -224,7 +224,7 @@ def exported_backbone(
     if needed is not None and not Path(needed).is_file():
         raise CheckpointError(
             f"{path} belongs to weights of {kept['name']} that are not here: {needed}, SHA-256 "
-            f"{kept['weights_sha256']}; put the file there, or give it as weights"
+            f"{kept['weights_sha256']}; put the file there, or name it (--weights FILE)"
         )
     backbone = load_backbone(
         kept["name"],

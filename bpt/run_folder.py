@@ -195,7 +195,7 @@ def open_run(folder: str | Path, *, weights: str | Path | None = None) -> "Run |
         weights: where the backbone's lie now, if they were moved.
 
     Raises:
-        CheckpointError: there is no run, or its config.json is damaged.
+        CheckpointError: there is no run, or its config.json is damaged; or no such weights.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -215,6 +215,8 @@ def open_run(folder: str | Path, *, weights: str | Path | None = None) -> "Run |
     kinds: dict[str, type[Run | DetectionRun]] = {
         **{KIND: Run, SHARED_KIND: SharedRun, DETECTION_KIND: DetectionRun}
     }
+    if weights is not None and not Path(weights).exists():
+        raise CheckpointError(f"{weights} does not exist: it is to hold the weights of {folder}")
     try:
         if weights is not None:
             moved = {**config["recipe"], "weights": str(Path(weights).absolute())}

@@ -142,12 +142,10 @@ def _one_by_one(
     progress: Progress | None,
     say: Say | None,
 ) -> None:
-    """In this process: what another one trains comes later, and a failure ends its recipe."""
+    """In this process: what another one trains comes later."""
     waiting = deque(works)
     while waiting:
         training = waiting.popleft()
-        if training[0] in outcomes.found:
-            continue
         outcomes.begin(training[0])
         outcome = works[training](device, progress=progress, say=say)
         outcomes.add(training, outcome)

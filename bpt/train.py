@@ -101,12 +101,15 @@ def train(
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Make a run folder, which no other process trains in meanwhile; if it stays empty, it goes."""
+    """Make a run folder, which no other process trains in meanwhile.
+
+    If it stays empty, it goes, with the folders above it that were made for it.
+    """
     with ExitStack() as held:
 
         def hold() -> None:
-            if not out.exists():
-                held.callback(_remove_if_empty, out)
+            made = [one for one in (out, *out.parents) if not one.exists()]
+            held.callback(_remove_while_empty, made)
             make_folder(out)
             if not held.enter_context(if_alone(out / folder.CONFIG)):
                 raise RunBusy(
@@ -118,9 +121,10 @@ def _alone_in(out: Path) -> Iterator[None]:
         yield
 
 
-def _remove_if_empty(out: Path) -> None:
+def _remove_while_empty(folders: Sequence[Path]) -> None:
     with suppress(OSError):
-        out.rmdir()
+        for one in folders:
+            one.rmdir()
 
 
 def train_seeds(

@@ -38,7 +38,7 @@ REACH = 12.0  # standard deviations that an overlay shows
 LEAST_DENSITY = 1e-7
 LETTERS = 75  # of the models' names side by side over a page's columns
 ROW_HEIGHT = 1.2  # inches
-LEVELS = [digit * 10.0**power for power in range(6) for digit in (1, 3)]  # of kurtosis
+LEVELS = (0.3, 1, 3, 10, 30)  # of excess kurtosis; powers of ten where it goes beyond
 DISTANCES = {"ks_gaussian": "gaussian", "ks_laplace": "laplacian"}
 
 
@@ -192,7 +192,7 @@ def head_maps(table: pd.DataFrame, *, quantity: str) -> Figure:
     if heads.empty:
         raise EmptyResult("no head to draw: measure with per_head")
     models = list(heads["model"].unique())
-    reach = max(3.0, float(heads["excess_kurtosis"].abs().max()))
+    reach = 1.01 * max(3.0, float(heads["excess_kurtosis"].abs().max()))  # 3 has a tick
     with house_style():
         figure = blank_page(PAGE_WIDTH, 3.3)
         grid = figure.subplots(1, len(models), squeeze=False)[0]
@@ -201,7 +201,8 @@ def head_maps(table: pd.DataFrame, *, quantity: str) -> Figure:
         _name_columns(grid, models)
         grid[0].set_ylabel("block")
         symbol = quantity_style(quantity).symbol
-        ticks = [sign * level for level in LEVELS if level <= reach for sign in (-1, 1)]
+        levels = LEVELS if reach < 100 else 10.0 ** np.arange(math.floor(math.log10(reach)) + 1)
+        ticks = [sign * level for level in levels if level <= reach for sign in (-1, 1)]
         bar = figure.colorbar(
             mesh, ax=list(grid), fraction=0.05, pad=0.02, ticks=sorted([0, *ticks])
         )

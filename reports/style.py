@@ -234,8 +234,12 @@ def marker_size(count: int) -> float:
 
 
 def from_zero(ax: Axes) -> None:
-    """The y axis from 0 to a little above all that is drawn, that no marker is cut off."""
-    ax.set_ylim(0, 1.06 * ax.dataLim.ymax)
+    """The y axis, or a shared one, from 0 to above all that is drawn: no marker is cut off.
+
+    The margin above values that differ little would be as little.
+    """
+    _, top = ax.get_ylim()
+    ax.set_ylim(0, 1.04 * top)
 
 
 def whole_ticks(most: int = 10) -> MaxNLocator:

@@ -396,7 +396,7 @@ def test_a_folder_that_another_process_trains_in_is_refused(recipe, copy):
 
 def test_what_cannot_be_trained_leaves_no_folder(recipe, tmp_path):
     with pytest.raises(BurstError, match="does not exist"):
-        train(replace(recipe, data="nowhere"), tmp_path / "run")
+        train(replace(recipe, data="nowhere"), tmp_path / "made" / "for" / "run")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -234,6 +234,7 @@ def test_weights_of_ones_own_are_found_from_any_folder_or_where_they_are_now(
             command_name, tmp_path / "run", *words
         )
         succeeded(command_name, tmp_path / "run", *words, "--weights", "moved.safetensors")
+    assert "nowhere does not exist" in refused("evaluate", tmp_path / "run", "--weights", "nowhere")
     monkeypatch.chdir(tmp_path)
     assert bpt.load_exported("away/m.safetensors")
 

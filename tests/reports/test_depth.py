@@ -256,6 +256,16 @@ def test_several_models_have_a_row_a_quantity_and_a_line_a_model(table):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_no_row_of_several_models_is_cut_off(table):
+    frame = table(MODELS)
+    rises = frame["quantity"].map({"qk": 1.0, "x": 2.0, "qkx": 3.0})
+    frame = frame.assign(top1_energy=frame["top1_energy"] * rises)
+    for ax in depth_lines(frame).axes[1::3]:
+        assert ax.get_ylim()[0] == 0
+        assert ax.get_ylim()[1] > frame["top1_energy"].max()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_lines_differ_in_colour_and_without_it(table):
     lines = depth_lines(table(MODELS)).axes[0].lines[: len(MODELS)]
     for look in ("get_color", "get_marker", "get_linestyle"):
