@@ -148,7 +148,7 @@ class Trainer(ABC, Generic[B]):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: TrainedModule,
         network: Callable[..., Any],
         optimizer: torch.optim.Optimizer,
         *,
@@ -261,9 +261,11 @@ class Trainer(ABC, Generic[B]):
 
         Each process takes its own random state. Of another number of processes none fits, and each
         keeps the one that it has.
+
+        Raises:
+            CheckpointError: see `TrainedModule.load_trained_state`.
         """
-        for name, parameter in self.trained.items():
-            parameter.copy_(state["model"][name])
+        self.model.load_trained_state(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average:

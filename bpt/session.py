@@ -279,7 +279,6 @@ class Session(ABC, Generic[R, B]):
         try:
             self.epoch, self.seconds = state["epoch"], state["seconds"]
             self.metrics, within = state["metrics"], state["within"]
-            self.model.load_trained_state(state["trainer"]["model"])
             self.trainer.load(state["trainer"])
         except (LookupError, TypeError, ValueError, CheckpointError) as error:
             raise CheckpointError(

@@ -21,7 +21,7 @@ from bpt.signals import this_command
 from bpt.train import check_seeds, seeds_summary, train_seed
 from burst.errors import BurstError, one_line
 from burst.files import make_folder
-from burst.lock import if_alone
+from burst.lock import warn_without_locks
 from burst.progress import Progress, Say
 
 AnyRecipe = Recipe | DetectionRecipe
@@ -70,8 +70,7 @@ def run_study(
         raise BurstError("a study needs at least one device")
     check_seeds(seeds)
     tell = say or (lambda _: None)
-    with if_alone(make_folder(out) / "study", say=tell):
-        pass  # processes share the folder by locks: where it has none, that is said once
+    warn_without_locks(make_folder(out), tell)
     works: dict[Training, Callable[..., Result | str | None]] = {}
     for name, recipe in recipes.items():
         place = Path(out) / name

@@ -147,8 +147,8 @@ def train_seeds(
         BurstError: no seed, or one twice; else see `train`.
     """
     check_seeds(seeds)
-    options = {"device": device, "resume": resume, "progress": progress, "say": say}
-    results = [train_seed(recipe, seed, out, **options) for seed in seeds]  # type: ignore[arg-type]
+    options = {"device": device, "resume": resume, "progress": progress}
+    results = [train_seed(recipe, seed, out, say=say, **options) for seed in seeds]
     return seeds_summary(seeds, results, out)
 
 
@@ -166,16 +166,13 @@ def train_seed(
     seed: int,
     out: str | Path,
     *,
-    device: str = "auto",
-    resume: bool = False,
-    progress: Progress | None = None,
     say: Say | None = None,
+    **options: Any,  # noqa: ANN401
 ) -> dict[str, Any]:
-    """One of `train_seeds`, without the summary."""
+    """One of `train_seeds`, without the summary; other options as of `train`."""
     one = dataclasses.replace(recipe, seed=seed)
     tell = None if say is None else lambda text: say(f"seed {seed}: {text}")
-    where = Path(out) / f"seed_{seed}"
-    return train(one, where, device=device, resume=resume, progress=progress, say=tell)
+    return train(one, Path(out) / f"seed_{seed}", say=tell, **options)
 
 
 def seeds_summary(

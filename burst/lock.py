@@ -36,6 +36,16 @@ def if_alone(target: Path, *, say: Say | None = None) -> Iterator[bool]:
         yield True
 
 
+def warn_without_locks(folder: Path, say: Say) -> None:
+    """Say once, before processes share a folder by locks, if its file system has none.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    with if_alone(folder / "shared", say=say):
+        pass
+
+
 @contextmanager
 def one_at_a_time(target: Path, what: str, *, say: Say | None = None) -> Iterator[None]:
     """Keep other processes away while the block makes `target`, which it must look for first.

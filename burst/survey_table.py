@@ -54,13 +54,13 @@ def _added(parts: Sequence[tuple[Histogram, Margins | None]]) -> tuple[Histogram
 
 
 def survey_table(
-    model: str, pretraining: str, rows: Mapping[Key, Mapping[str, float]]
+    model: str, pretraining: str, rows: Mapping[Key, dict[str, float]]
 ) -> pd.DataFrame:
     """One row a key, with the columns `COLUMNS`; NaN where a statistic is not defined."""
     named = [
         {"model": model, "pretraining": pretraining}
         | {"block": block, "head": head, "quantity": quantity}
-        | dict(found)
+        | found
         for (block, head, quantity), found in rows.items()
     ]
     return pd.DataFrame(named, columns=list(COLUMNS))

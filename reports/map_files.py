@@ -102,7 +102,7 @@ def save_maps(
 
 
 def map_table(maps: Sequence[TokenMap], blocks: Iterable[int] | None = None) -> Table:
-    """One line a photograph and block, for a terminal: largest patch and dimension.
+    """One line a photograph and block, for a terminal: excess kurtosis, what is largest.
 
     Args:
         maps: of the photographs.

@@ -16,12 +16,11 @@ import torch
 
 from bpt.recipe import Recipe
 from bpt.search.options import SearchOptions
-from bpt.search.record import RECORD
 from bpt.search.worker import Worker
 from bpt.side_by_side import POLL, side_by_side
 from burst.errors import BurstError
 from burst.files import make_folder
-from burst.lock import if_alone
+from burst.lock import warn_without_locks
 from burst.progress import Progress, Say
 
 MOST_ON_CPU = 4  # processes, unless asked for more
@@ -76,8 +75,7 @@ def search_methods(
     search = Worker(base, methods, Path(out), asked, say=say)
     search.check_start()
     make_folder(out)
-    with if_alone(Path(out) / RECORD, say=search.say):
-        pass  # processes share the folder by locks: where it has none, that is said once
+    warn_without_locks(Path(out), search.say)
     search.save()
     if len(devices) == 1:
         search.work(devices[0], progress=progress)
