@@ -93,7 +93,8 @@ def detection_cost(
     test = forward + _heads(recipe, shape, classes, AFTER, FOUND)
     epochs, every = recipe.total_epochs, recipe.eval_every
     trained = epochs * train_images
-    evaluated = (1 + (epochs // every if every else 0)) * val_images
+    on_the_way = (epochs - 1) // every if every else 0
+    evaluated = (on_the_way + 1) * val_images
     operations = trained * train + evaluated * test
     return DetectionCost(trained + evaluated, operations, recipe.precision)
 

@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -47,6 +46,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
 
     model: Detector
     trainer: DetectorTrainer
+    last_scores: DetectionScores | None = None  # where the last epoch was scored on the way
 
     def _open(self) -> None:
         recipe = self.recipe
@@ -103,11 +103,13 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
 
     def _evaluated(self, done: EpochState) -> tuple[dict[str, Any], dict[str, Tensor]]:
         loss, images, *losses, grad_norm = add_up(done.sums.clone()).tolist()
-        every = self.recipe.eval_every
-        due = every > 0 and (self.epoch + 1) % every == 0
+        ended, every = self.epoch + 1, self.recipe.eval_every
+        last = ended == self.recipe.total_epochs
         trained = self.model.trained_state()
         self._check_finite(trained)
-        scores = self._scored() if due else None
+        due = every > 0 and ended % every == 0
+        scores = self._scored(keep=last) if due else None
+        self.last_scores = scores if last else None
         names = loss_names(self.recipe.detector)
         return {
             "loss": loss / images,
@@ -122,9 +124,11 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
         return line is self.metrics[-1]
 
     def _result(self) -> dict[str, Any]:
-        state = agreed(lambda: folder.open_run(self.out).trained_state())
-        self.model.load_trained_state(state)
-        scores = self._scored(kept=self.out / DETECTIONS)
+        scores = self.last_scores
+        if scores is None:
+            state = agreed(lambda: folder.open_run(self.out).trained_state())
+            self.model.load_trained_state(state)
+            scores = self._scored(keep=True)
         result = {
             "label": LABEL,
             "epochs": self.recipe.total_epochs,
@@ -141,8 +145,8 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
             folder.save_json(self.out / folder.RESULT, result)
         return result
 
-    def _scored(self, kept: Path | None = None) -> DetectionScores:
-        """Of the validation images; what was found is kept first, whatever scoring comes to."""
+    def _scored(self, *, keep: bool) -> DetectionScores:
+        """Of the validation images; what is found is kept first, whatever scoring comes to."""
         self.say(f"scoring {len(self.coco.val)} validation images")
         self.model.eval()
         found = detect(
@@ -150,8 +154,8 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
         )
 
         def scored() -> DetectionScores:
-            if kept is not None:
-                save_results(kept, found)
+            if keep:
+                save_results(self.out / DETECTIONS, found)
             return average_precision(self.coco.val.ground_truth(), found)
 
         return agreed(scored)

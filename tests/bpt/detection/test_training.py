@@ -210,6 +210,13 @@ def test_the_cost_of_the_papers_run_is_about_what_the_operations_add_up_to():
     assert again.operations > found.operations
 
 
+@pytest.mark.parametrize("every, evaluations", [(0, 1), (1, 4), (2, 2), (3, 2), (4, 1), (9, 1)])
+def test_cost_counts_each_evaluation_once(every, evaluations):
+    four = recipe(schedule="4", eval_every=every)
+    found = detection_cost(four, Shape(3, 32, 8), classes=3, train_images=10, val_images=1000)
+    assert found.images == 4 * 10 + evaluations * 1000
+
+
 def test_memory_counts_what_a_step_keeps():
     model = build_detector(recipe(), backbone(), CLASSES)
     shape = Shape(3, 32, 8)
