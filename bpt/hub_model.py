@@ -28,10 +28,11 @@ class PromptClassifier(nn.Module):
 
     def __init__(self, model: Model, backbone: Backbone, classes: Sequence[str]) -> None:
         super().__init__()
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.requires_grad_(False)
         self.classes: tuple[str, ...] = tuple(classes)
         self.backbone: str = backbone.name
         self.transform: Preprocess = backbone.preprocess
+        self.eval()
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
         """What the model reads of an image, (3, H, W), or of several, (B, 3, H, W): float32.

@@ -21,8 +21,9 @@ from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 from bpt.validate_results import benchmark_record
 from burst.errors import BurstError, one_line
 from burst.files import make_folder
+from burst.lock import one_at_a_time
 from burst.progress import Progress, Say
-from burst.provenance import provenance
+from burst.provenance import command_line, provenance
 
 FILE, KIND = "validate.json", "bpt validate 1"
 
@@ -39,12 +40,15 @@ def validate_whitening(
 
     Methods with published rates are trained with each seed, into OUT/DATASET/runs; the rates of the
     others are searched first, in OUT/DATASET/search, see `search_methods`. A method that fails does
-    not stop the rest. OUT/validate.json is written after each benchmark.
+    not stop the rest. OUT/validate.json is written after each benchmark. Several calls at once, of
+    the same benchmarks or of others, share the folder.
 
     Returns:
         The content of validate.json: `sentences`, one a benchmark; `benchmarks`, each with its
-        `methods`, their test accuracies in percent (detectors: box AP) and the paired
-        `differences` to vpt and to linear in points; `missing`, `notes`, and what it was done with.
+        `methods`, their test accuracies in percent (detectors: box AP), the paired `differences`
+        to vpt and to linear in points, and its `seeds`, `placement` and `command`; `pending`, the
+        benchmarks that were begun and are not at their end; `complete`, whether there are none;
+        `missing`, `notes`, and what it was done with.
 
     Raises:
         RunExists: `out` holds the validation of another whitening, or one by other recipes.
@@ -53,18 +57,26 @@ def validate_whitening(
         OutputError: `out` cannot be written.
     """
     folder, tell = make_folder(out), say or (lambda _: None)
-    record = _start(plan, folder)
-    entries = {entry["dataset"]: entry for entry in record["benchmarks"]}
+    record = _save(plan, folder)
     for one in plan.benchmarks:
         tell(f"{one.dataset}, found in {one.place}")
         results = _train(plan, one, folder / one.folder, devices, progress, say)
-        entries[one.dataset] = benchmark_record(plan, one, folder, *results)
-        record["benchmarks"] = list(entries.values())
-        record["sentences"] = [found["sentence"] for found in record["benchmarks"]]
-        save_json(folder / FILE, record)
-        tell(entries[one.dataset]["sentence"])
-    record["complete"] = True
-    save_json(folder / FILE, record)
+        entry = benchmark_record(plan, one, folder, *results)
+        record = _save(plan, folder, entry)
+        tell(entry["sentence"])
+    return record
+
+
+def read_validation(folder: Path) -> dict[str, Any]:
+    """The content of the validate.json in a folder.
+
+    Raises:
+        CheckpointError: see `read_record`.
+    """
+    record = read_record(folder / FILE, KIND)
+    # A version before said it once for all benchmarks.
+    said = {name: record[name] for name in ("seeds", "placement", "command") if name in record}
+    record["benchmarks"] = [{**said, **entry} for entry in record["benchmarks"]]
     return record
 
 
@@ -102,17 +114,42 @@ def _train(
     return ended, search
 
 
-def _start(plan: ValidationPlan, folder: Path) -> dict[str, Any]:
-    """What validate.json says before anything is trained."""
-    found, path = whitening_identity(Path(plan.whitening)), folder / FILE
-    before = read_record(path, KIND) if path.exists() else {}
+def _save(
+    plan: ValidationPlan, folder: Path, entry: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write validate.json as it stands now, with a benchmark that has ended; what it holds."""
+    with one_at_a_time(folder / FILE, "writes"):
+        before = read_validation(folder) if (folder / FILE).exists() else {}
+        record = _record(plan, folder, before, entry)
+        save_json(folder / FILE, record)
+    return record
+
+
+def _record(
+    plan: ValidationPlan,
+    folder: Path,
+    before: Mapping[str, Any],
+    entry: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What was there before, by this call or others, with what is planned, or what has ended."""
+    found = whitening_identity(Path(plan.whitening))
     if before and differs(before["whitening"], found, WHITENING_KEYS):
         raise RunExists(
             f"{folder} holds the validation of another whitening, {before['whitening']['path']}; "
             "choose another folder"
         )
     about = ("method", "floor", "shrinkage", "convention", "through_norm", "blocks", "images")
-    record = {
+    recipes = _recipes(plan, before.get("recipes", {}), folder)
+    entries = {one["dataset"]: one for one in before.get("benchmarks", [])}
+    planned = [one.dataset for one in plan.benchmarks]
+    pending = before.get("pending", planned)
+    if entry is None:
+        pending = list(dict.fromkeys([*pending, *planned]))
+    else:
+        entries[entry["dataset"]] = {**entry, "command": command_line()}
+        pending = [name for name in pending if name != entry["dataset"]]
+    missing = {**before.get("missing", {}), **plan.missing}
+    return {
         "kind": KIND,
         "whitening": {
             "path": str(plan.whitening),
@@ -122,18 +159,15 @@ def _start(plan: ValidationPlan, folder: Path) -> dict[str, Any]:
         },
         "model": plan.model,
         "weights": plan.weights,
-        "placement": plan.placement,
-        "seeds": list(plan.seeds),
-        "complete": False,
-        "recipes": _recipes(plan, before.get("recipes", {}), folder),
-        "benchmarks": before.get("benchmarks", []),
-        "missing": dict(plan.missing),
-        "notes": list(plan.notes),
-        "sentences": before.get("sentences", []),
+        "complete": not pending,
+        "pending": pending,
+        "recipes": recipes,
+        "benchmarks": list(entries.values()),
+        "missing": {name: how for name, how in missing.items() if name not in recipes},
+        "notes": list(dict.fromkeys([*before.get("notes", []), *plan.notes])),
+        "sentences": [one["sentence"] for one in entries.values()],
         **provenance(),
     }
-    save_json(path, record)
-    return record
 
 
 def _recipes(plan: ValidationPlan, before: Mapping[str, Any], folder: Path) -> dict[str, Any]:

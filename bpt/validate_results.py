@@ -51,6 +51,8 @@ def benchmark_record(
     entry = {
         "dataset": one.dataset,
         "place": one.place,
+        "placement": plan.placement,
+        "seeds": list(plan.seeds),
         "metric": metric,
         "search": f"{place}/search" if isinstance(search, Mapping) else None,
         "methods": found,

@@ -50,9 +50,14 @@ def push(
                 line += f"bpt push {folder} {repository}{' --private' if private else ''}"
                 plain_console().print(line, highlight=False, soft_wrap=True)
             return
+        asks = not yes
+        if asks and not _on_terminal():
+            raise burst.BurstError(
+                "nobody is there to be asked before the upload; look at what would be pushed with "
+                "--dry-run, and push it with --yes"
+            )
         with tempfile.TemporaryDirectory() as temporary:
             files = write_hub_folder(run, Path(temporary), repository)
-            asks = _on_terminal() and not yes
             if asks or not quiet:
                 _show(files, f"to {repository}{', private if it is new' if private else ''}")
             if asks:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -257,11 +258,25 @@ def _show(
 def _next_commands(recipe: "Recipe | DetectionRecipe", runs: list[Path]) -> dict[str, list[str]]:
     """What it is for -> the words of a command that works as it stands."""
     commands = {}
-    kind, _, path = recipe.dataset.partition(":")
-    if place := path or (recipe.data if kind == "folder" else None):  # one's own photos
-        test = Path(place) / "test"
-        photos = test if test.is_dir() else Path(place)
+    if photos := _own_photos(recipe):
         commands["to name what is in photos"] = ["bpt", "predict", str(runs[0]), str(photos)]
     page = runs[0].parent / "report" if len(runs) > 1 else runs[0] / "report"
     commands["for a page of it"] = ["bpt", "report", *map(str, runs), "--out", str(page)]
     return commands
+
+
+def _own_photos(recipe: "Recipe | DetectionRecipe") -> Path | None:
+    """Photos to try a training on one's own with; None of a benchmark."""
+    from bpt.dataset.coco_layout import image_place, own_jsons
+    from burst.errors import ImageError
+
+    kind, _, path = recipe.dataset.partition(":")
+    if kind == "coco" and path:
+        with suppress(ImageError):  # they may be gone by now
+            found = own_jsons(Path(path).expanduser())
+            return image_place(found, found.val or found.train)
+        return None
+    if kind != "folder":
+        return None
+    place = Path(path or recipe.data or "").expanduser()
+    return place / "test" if (place / "test").is_dir() else place

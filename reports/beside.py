@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bpt import Recipe, Run, make_recipe
+from bpt import Recipe, Run, dataset_info, make_recipe
 from bpt.methods import USED_BY
 from burst.backbone_spec import known_backbones
 from reports.published import (
@@ -34,8 +34,8 @@ def beside_published(runs: Mapping[str, Run]) -> pd.DataFrame:
     """Each run beside the paper's number that is nearest to it.
 
     Columns: label, ours, published, difference (points), table, row (what the number is of), and
-    differs (pretraining, dataset, backbone, weights, and every hyper-parameter that is not the
-    published one). Both accuracies are in percent.
+    differs (pretraining, dataset, images of it, backbone, weights, and every hyper-parameter that
+    is not the published one). Both accuracies are in percent.
 
     Source: arXiv 2506.22908, see `published`.
     """
@@ -96,6 +96,7 @@ def _differences(run: Run, row: Mapping[Any, Any], theirs: Recipe) -> list[str]:
         "method": recipe.method != theirs.method,
         "pretraining": kinds.get(recipe.model) != kinds[theirs.model],
         "dataset": run.config["dataset"]["name"] != row["dataset"],
+        "images": _has_other_images(run),
         "backbone": recipe.model != theirs.model,
         "weights": bool(recipe.weights) or of_other_weights(row),
     }
@@ -113,3 +114,14 @@ def _differences(run: Run, row: Mapping[Any, Any], theirs: Recipe) -> list[str]:
         and recipe.method in USED_BY.get(name, (recipe.method,))
     ]
     return [name for name, other in told.items() if other] + found
+
+
+def _has_other_images(run: Run) -> bool:
+    """Whether a benchmark has not the images that were published, as far as counts tell."""
+    about, recipe = run.config["dataset"], run.recipe
+    counts = tuple(about.get(name) for name in ("train", "val", "test"))
+    if None in counts:
+        return False
+    cut = recipe.train_fraction not in (None, 1) or recipe.train_list or recipe.fold
+    info = dataset_info(about["name"])
+    return bool(info.unlike_published(counts, all_to_train=not cut))

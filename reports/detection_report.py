@@ -217,8 +217,8 @@ def _scores(section: Section, named: Runs, ended: Runs, folder: Path) -> list[Pa
     first = next(iter(ended.values())).result or {}
     caption = (
         "AP: mean over IoU 0.50 to 0.95; AP50, AP75: at one IoU; APs, APm, APl: of objects below "
-        f"32², below 96², and above, in square pixels. {first['images']:,} images, by "
-        f"{first['evaluator']}."
+        "32², below 96², and above, in square pixels, of a mask by its own area. "
+        f"{first['images']:,} images, by {first['evaluator']}."
     )
     figure = scores_figure(ended, lines=model_lines(named))  # as the curves have it
     return section.figure(figure, folder / "scores", caption)

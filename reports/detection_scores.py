@@ -17,6 +17,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from bpt import make_recipe
+from bpt.detection.cost import OFFICIAL_SIZES
+from bpt.detection.published import OFFICIAL
 from bpt.machine import FREE_ON_RESUME
 from reports.alike import named_datasets
 from reports.detections import Record
@@ -366,5 +368,11 @@ def _trained_differently(run: DetectorRun, row: Mapping[Hashable, Any]) -> list[
     ours = recipe.to_dict()
     ours["train_fraction"] = None if ours["train_fraction"] == 1 else ours["train_fraction"]
     differing = [name for name in theirs if name not in FREE and ours[name] != theirs[name]]
-    differing += ["dataset"] * (run.config["dataset"]["name"] != "coco")
+    about = run.config["dataset"]
+    if about["name"] != OFFICIAL:
+        differing.append("dataset")
+    elif about["val"] != OFFICIAL_SIZES[2] or (
+        not ours["train_fraction"] and about["train"] != OFFICIAL_SIZES[1]
+    ):
+        differing.append("images")
     return differing + ["weights"] * bool(recipe.weights)

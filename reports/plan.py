@@ -19,6 +19,7 @@ from bpt import (
     training_cost,
 )
 from bpt.construction import check_trainable
+from bpt.detection.published import OFFICIAL
 from bpt.image_batches import unseen_images
 from burst.backbone_spec import known_backbone
 from burst.progress import spoken_time
@@ -69,12 +70,19 @@ def detection_plan_table(recipe: DetectionRecipe, folder: Path | None = None) ->
         "method": f"{recipe.detector} on {recipe.method}{place}",
         "backbone": f"{recipe.model}, images of {recipe.size} pixels",
         "steps": f"{recipe.total_epochs} epochs, {recipe.batch_size} images a step",
-        "images seen": f"{cost.images:,}" if cost else "unknown",
+        "images seen": _seen(recipe, cost),
         "operations": f"{cost.operations:.1e}" if cost else "unknown",
         "time": f"about {spoken_time(3600 * cost.hours)} on one H100" if cost else "unknown",
         "run folder": str(folder or default_folder(recipe)),
     }
     return facts_table(facts)
+
+
+def _seen(recipe: DetectionRecipe, cost: DetectionCost | None) -> str:
+    if cost is None:
+        return "unknown"
+    published = recipe.dataset == OFFICIAL  # which is not opened for that
+    return f"{cost.images:,}{', of COCO as it was published' if published else ''}"
 
 
 def search_plan_table(costs: Mapping[str, SearchCost]) -> Table:

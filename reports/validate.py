@@ -10,8 +10,7 @@ import pandas as pd
 from rich.table import Table
 
 from bpt import PlannedMethod, SearchCost, ValidationPlan
-from bpt.records import read_record
-from bpt.validate import FILE, KIND
+from bpt.validate import read_validation
 from burst.files import make_folder
 from reports.page import Page, Section
 from reports.plan import cost_table, planned
@@ -30,9 +29,9 @@ def open_validation(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of the validate.json in a folder.
 
     Raises:
-        CheckpointError: see `read_record`.
+        CheckpointError: there is none, it is damaged, or it is of another version.
     """
-    return read_record(Path(folder) / FILE, KIND)
+    return read_validation(Path(folder))
 
 
 def save_validation(
@@ -118,7 +117,8 @@ def _planned(method: PlannedMethod, search: SearchCost | None, seeds: int) -> li
 
 def _found(section: Section, record: Mapping[str, Any]) -> None:
     if not record["complete"]:
-        section.text("The validation is not at its end yet: more will follow.", strong=True)
+        more = ", ".join(record.get("pending", [])) or "more"
+        section.text(f"The validation is not at its end yet: {more} will follow.", strong=True)
     for sentence in record["sentences"]:
         section.text(sentence, strong=True)
     section.text(
@@ -160,7 +160,11 @@ def _differences(section: Section, record: Mapping[str, Any], place: Path) -> li
 
 def _benchmark(section: Section, entry: Mapping[str, Any], folder: Path) -> None:
     section.text(entry["sentence"], strong=True)
-    section.text(f"Found in {entry['place']}.")
+    seeds = ", ".join(str(seed) for seed in entry["seeds"])
+    section.text(
+        f"Found in {entry['place']}. Prompts stand {entry['placement']}. Seeds {seeds}, the same "
+        "for every method."
+    )
     lines = []
     for one in entry["methods"]:
         line = f"{one['method']}: {one['rates']} rates"
@@ -190,17 +194,16 @@ def _how(section: Section, record: Mapping[str, Any]) -> None:
     made = record["whitening"]
     images = made["images"] or {}
     sources = [source.get("source") for source in images.get("sources", [])]
-    seeds = ", ".join(str(seed) for seed in record["seeds"])
     section.items(
         [
             f"Whitening {made['path']}, SHA-256 {made['sha256']}: {made['method']}, floor "
             f"{made['floor']}, from {images.get('count')} images ({', '.join(map(str, sources))}).",
             f"Backbone {record['model']}, weights SHA-256 {made['weights_sha256']}.",
-            f"Prompts stand {record['placement']}. Seeds {seeds}, the same for every method.",
             "bpt-fwhiten multiplies prompts by W, bpt-dwhiten by the variances in the same file.",
             "Classifiers are compared image by image on the test split; detectors by seed alone.",
         ]
     )
     section.text("To repeat it, or to go on with it:")
-    section.code(shlex.join(record["command"]))
+    typed = [*(entry["command"] for entry in record["benchmarks"]), record["command"]]
+    section.code("\n".join(dict.fromkeys(map(shlex.join, typed))))
     section.versions(record["versions"])

@@ -123,7 +123,10 @@ def detector(name="run", found=(), box=30.0, mask=25.0, ended=True, images=6, **
         {
             "command": ["bpt", "train", "coco"],
             "parameters": counts,
-            "dataset": {"name": "coco", "source": "/data", "digest": "d1", "categories": 2},
+            "dataset": {
+                **{"name": "coco", "source": "/data", "digest": "d1", "categories": 2},
+                **{"train": 117_266, "val": 5_000},
+            },
             "backbone": {"weights_source": "a file", "weights_sha256": "ab"},
         },
         metrics,

@@ -63,12 +63,7 @@ def check_dataset(
         sizes = opened.sizes
         splits = (opened.train, opened.val, opened.test)
         reading = [split.__getitem__ for split in splits if split]
-    expected = zip(("train", "val", "test"), info.sizes or sizes, sizes, strict=True)
-    mismatches = [
-        f"{found:,} {kind} images instead of {count:,}"
-        for kind, count, found in expected
-        if found != count
-    ]
+    mismatches = info.unlike_published(sizes)
     if info.classes not in (None, classes):
         mismatches.append(f"{classes} classes instead of {info.classes}")
     unreadable = []

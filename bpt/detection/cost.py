@@ -10,6 +10,7 @@ from bpt.detection.configuration import training_images
 from bpt.detection.construction import HIDDEN
 from bpt.detection.masks import POOLED_SIDE as MASK_SIDE
 from bpt.detection.proposals import AFTER
+from bpt.detection.published import OFFICIAL
 from bpt.detection.pyramid import POOLED, STRIDES
 from bpt.detection.recipe import DetectionRecipe, detection_patch
 from bpt.placement import parse_placement
@@ -25,7 +26,7 @@ KEPT_OF_MAPS, KEPT_OF_BOXES, KEPT_OF_MASKS = 10, 9, 12
 
 
 # COCO 2017's classes, training images with an object that is no crowd, validation images.
-OFFICIAL, OFFICIAL_SIZES = "coco", (80, 117_266, 5_000)
+OFFICIAL_SIZES = 80, 117_266, 5_000
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def photo(trained):
 
 def test_what_is_pushed_is_shown_and_comes_back_as_the_same_function(hub, trained, photo):
     run, _ = trained
-    result = succeeded("push", run.folder, NAME)
+    result = succeeded("push", run.folder, NAME, "--yes")
     stored = hub.repositories[NAME].files
     assert sorted(stored) == sorted(FILES)
     for name in FILES:
@@ -98,6 +98,7 @@ def test_what_is_pushed_is_shown_and_comes_back_as_the_same_function(hub, traine
     pulled = bpt.open_run("colours").folder
     assert {one.name: one.read_bytes() for one in pulled.iterdir()} == stored
     model = bpt.load_prompt("colours")
+    assert not any(part.training for part in model.modules())
     own, backbone = run.load_model()
     batch = model.preprocess([photo, photo.rotate(90, expand=True)])
     transform = eval_transform(backbone)
@@ -200,7 +201,7 @@ def test_a_dry_run_writes_what_would_be_pushed_and_asks_nobody(hub, trained):
     run, _ = trained
     result = succeeded("push", run.folder, NAME, "--dry-run")
     assert "nothing was pushed" in result.stdout and hub.asked == []
-    succeeded("push", run.folder, NAME)
+    succeeded("push", run.folder, NAME, "--yes")
     stored = hub.repositories[NAME].files
     for name in ("README.md", "metrics.jsonl", "result.json"):
         assert (bpt.open_run("colours").folder / name).read_bytes() == stored[name]
@@ -254,9 +255,9 @@ def test_absolute_paths_are_cut_to_their_last_part(given, told):
 
 
 def test_a_new_repository_is_private_if_it_is_asked_for(hub, trained):
-    succeeded("push", trained[0].folder, NAME, "--private")
+    succeeded("push", trained[0].folder, NAME, "--yes", "--private")
     assert hub.repositories[NAME].private
-    succeeded("push", trained[0].folder, NAME)  # again: it stays what it is
+    succeeded("push", trained[0].folder, NAME, "--yes")  # again: it stays what it is
     assert hub.repositories[NAME].private
 
 
@@ -271,12 +272,18 @@ def test_who_is_there_is_shown_the_files_and_asked(quiet, hub, trained, monkeypa
     assert NAME in hub.repositories
 
 
+def test_where_nobody_can_be_asked_only_yes_publishes(hub, trained):
+    told = refused("push", trained[0].folder, NAME)
+    assert "nobody is there to be asked" in told and "--yes" in told
+    assert hub.asked == []
+
+
 @pytest.mark.parametrize("token, said", [(None, "wants a login"), ("hf_other", "forbids it (403)")])
 def test_who_may_not_write_is_told_so(hub, trained, monkeypatch, token, said):
     monkeypatch.delenv("HF_TOKEN")
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    assert said in refused("push", trained[0].folder, NAME)
+    assert said in refused("push", trained[0].folder, NAME, "--yes")
     assert not hub.repositories
 
 
@@ -286,13 +293,13 @@ def test_who_may_not_write_is_told_so(hub, trained, monkeypatch, token, said):
 def test_a_push_that_fails_leaves_the_repository_as_it_was(hub, trained, path, method):
     hub.add(NAME, {"README.md": b"old"})
     hub.break_(path, method=method, status=503)
-    assert "503" in refused("push", trained[0].folder, NAME)
+    assert "503" in refused("push", trained[0].folder, NAME, "--yes")
     assert hub.repositories[NAME].files == {"README.md": b"old"}
 
 
 def test_without_a_hub_nothing_is_pushed_or_pulled(hub, trained, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    assert "no connection to the hub" in refused("push", trained[0].folder, NAME)
+    assert "no connection to the hub" in refused("push", trained[0].folder, NAME, "--yes")
     assert "no connection to the hub" in refused("pull", NAME)
     with pytest.raises(CheckpointError, match="no connection to the hub"):
         bpt.load_prompt(NAME)
@@ -305,9 +312,9 @@ def test_what_cannot_be_pushed_is_refused_before_anything_is_asked(hub, trained,
     unfinished = tmp_path / "unfinished"
     shutil.copytree(run.folder, unfinished)
     (unfinished / "result.json").unlink()
-    assert "not at its end" in refused("push", unfinished, NAME)
+    assert "not at its end" in refused("push", unfinished, NAME, "--yes")
     assert "add --dry-run" in refused("push", run.folder, NAME, "--out", "x")
-    assert "not the folder of a run" in refused("push", tmp_path, NAME)
+    assert "not the folder of a run" in refused("push", tmp_path, NAME, "--yes")
     assert hub.asked == []
 
 

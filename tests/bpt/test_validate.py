@@ -17,6 +17,7 @@ import bpt
 import bpt.search.recipes
 import bpt.validate
 import burst
+import reports
 from bpt.run_folder import PREDICTIONS
 from bpt.search import SearchOptions
 from bpt.search.recipes import LOOP, method_recipes
@@ -268,6 +269,43 @@ def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_pa
     other = bpt.plan_validation(whitening_file(place, (0,), name="other.pt"), **options)
     with pytest.raises(bpt.RunExists, match="another whitening"):
         bpt.validate_whitening(other, tmp_path)
+
+
+def test_calls_of_other_benchmarks_and_seeds_share_a_folder(place, tmp_path, monkeypatch):
+    """One runs from start to end while the other trains, as in two terminals."""
+    shutil.copytree(place / "data/cub/CUB_200_2011/images", tmp_path / "birds")
+    own, out = f"folder:{tmp_path / 'birds'}", tmp_path / "out"
+    asked = {"data": place / "data", "methods": ("vpt", "bpt-fwhiten")}
+    cub = bpt.plan_validation(place / "W.pt", datasets=["cub", "dogs"], seeds=(0,), **asked)
+    birds = bpt.plan_validation(
+        place / "W.pt", datasets=[own], seeds=(0, 1), placement="last:1", **asked
+    )
+
+    def train(plan, one, *_):
+        if one.dataset == "cub":
+            before = bpt.validate.read_validation(out)
+            assert (before["pending"], before["complete"]) == (["cub"], False)
+            there = bpt.validate_whitening(birds, out)
+            assert (there["pending"], there["complete"]) == (["cub"], False)
+        return {}, "nothing was trained"
+
+    monkeypatch.setattr(bpt.validate, "_train", train)
+    record = bpt.validate_whitening(cub, out)
+    assert record == bpt.validate.read_validation(out)
+    assert (record["pending"], record["complete"]) == ([], True)
+    found = [(one["dataset"], one["seeds"], one["placement"]) for one in record["benchmarks"]]
+    assert found == [(own, [0, 1], "last:1"), ("cub", [0], "shallow")]
+    assert len(record["sentences"]) == 2 and set(record["missing"]) == {"dogs"}
+    shown = reports.save_validation(out)[0].read_text()
+    assert "last:1. Seeds 0, 1, the same" in shown and "shallow. Seeds 0, the same" in shown
+
+
+def test_a_record_that_says_seeds_once_for_all_is_read(tmp_path):
+    said = {"seeds": [0, 1], "placement": "shallow", "command": ["bpt", "validate", "W.pt"]}
+    entry = {"dataset": "cub", "sentence": "cub: nothing to compare."}
+    record = {"kind": bpt.validate.KIND, "whitening": {}, "benchmarks": [entry], **said}
+    (tmp_path / "validate.json").write_text(json.dumps(record))
+    assert bpt.validate.read_validation(tmp_path)["benchmarks"] == [entry | said]
 
 
 def test_a_method_that_lost_a_seed_is_shown_and_compared_with_nothing(place, tmp_path):

@@ -3,14 +3,16 @@
 import json
 
 import pytest
-from coco_sets import content, write_images, write_json
+from coco_sets import content, write_images, write_json, zipped
 from colours import write_images as write_colours
 from PIL import Image
 from shapes import SHAPES, write_shapes
 from typed import Typed
 
 import bpt
+from bpt.detection.recipe import DetectionRecipe
 from cli import bpt as command
+from cli._training import _own_photos
 
 SMALL = ("--image-size", "64", "--channels", "8", "--batch-size", "2", "--device", "cpu")
 PROMPT = ("--num-prompts", "4", "--rank", "2")
@@ -31,6 +33,20 @@ def runs(shapes, tmp_path_factory):
     said = succeeded("train", *options, *PROMPT, "--out", folder / "prompts")
     succeeded("train", *options, "--method", "linear", "--out", folder / "linear")
     return folder / "linear", folder / "prompts", said
+
+
+def test_photos_to_try_it_on_are_offered_where_they_lie(shapes, runs, tmp_path):
+    (hint,) = [line for line in runs[2].stdout.splitlines() if line.startswith("to name what")]
+    assert hint.endswith(f"bpt predict {runs[1]} {shapes}")
+    packed, made = tmp_path / "packed", content()
+    for kind in ("train", "val"):
+        write_json(packed / f"annotations/instances_{kind}2017.json", made)
+        write_images(tmp_path / kind, made)
+        zipped(tmp_path / kind, packed / f"{kind}2017.zip")
+    assert _own_photos(DetectionRecipe(dataset=f"coco:{packed}")) == packed / "val2017.zip"
+    assert _own_photos(DetectionRecipe(dataset=f"coco:{tmp_path / 'gone'}")) is None
+    assert _own_photos(DetectionRecipe(dataset="coco")) is None
+    assert _own_photos(bpt.Recipe(dataset="vtab:cifar")) is None
 
 
 def test_a_training_says_what_it_will_take_its_losses_and_its_scores(runs):

@@ -51,6 +51,23 @@ def test_what_the_method_makes_no_use_of_does_not_differ(tmp_path):
     assert reports.beside_published({"x": bpt.Run(tmp_path, config)})["differs"][0] == ""
 
 
+@pytest.mark.parametrize(
+    "counts, given, differs",
+    [
+        ((5_394, 600, 5_794), {}, ""),
+        ((5_394, 600, 500), {}, "images"),
+        ((300, 30, 5_794), {}, "images"),
+        ((539, 600, 5_794), {"train_fraction": 0.1}, "train_fraction"),
+        ((539, 600, 500), {"train_fraction": 0.1}, "images, train_fraction"),
+    ],
+)
+def test_a_part_of_a_benchmark_is_not_what_the_paper_trained_on(tmp_path, counts, given, differs):
+    recipe = bpt.recipe_for("cub", protocol="authors", **given)
+    about = {"name": "cub", **dict(zip(("train", "val", "test"), counts, strict=True))}
+    run = bpt.Run(tmp_path, {"recipe": recipe.to_dict(), "dataset": about})
+    assert reports.beside_published({"x": run})["differs"][0] == differs
+
+
 def test_another_scale_of_whitened_prompts_and_other_pixels_are_named(tmp_path):
     assert beside(tmp_path, method="bpt-fwhiten").differs == "prompt_scale"
     assert beside(tmp_path, model="sup_vitb").differs == "normalisation"

@@ -247,6 +247,21 @@ def test_a_run_stands_beside_the_papers_row_of_its_detector_and_method():
     assert table.loc["w"]["row"].tolist() == ["none"] and table.loc["x"].shape[0] == 6
 
 
+@pytest.mark.parametrize(
+    "counts, given, differs",
+    [
+        ({"val": 79}, {}, "images"),
+        ({"train": 80}, {}, "images"),
+        ({"train": 11_727}, {"train_fraction": 0.1}, "train_fraction"),
+        ({"name": "coco:mine", "train": 80, "val": 79}, {}, "dataset"),
+    ],
+)
+def test_a_part_of_coco_is_not_what_the_paper_trained_on(counts, given, differs):
+    run = detector("x", method="bpt-bilinear", placement="last:4", **given)
+    run.config["dataset"] |= counts
+    assert set(reports.beside_published_detectors({"x": run})["differs"]) == {differs}
+
+
 def test_every_run_has_a_bar_of_its_height_and_none_where_there_is_no_object():
     runs = {"A": detector("a", box=30.0, mask=20.0), "B": detector("b", box=40.0, mask=30.0)}
     figure = reports.scores_figure(runs)

@@ -43,13 +43,15 @@ RECORD = {
     },
     "model": "mae_tiny",
     "weights": None,
-    "placement": "shallow",
-    "seeds": [0, 1],
     "complete": True,
+    "pending": [],
     "benchmarks": [
         {
             "dataset": "digits",
             "place": "scikit-learn",
+            "placement": "shallow",
+            "seeds": [0, 1],
+            "command": ["bpt", "validate", "W.pt", "--datasets", "digits"],
             "metric": "test_accuracy",
             "search": None,
             "methods": [
@@ -67,6 +69,9 @@ RECORD = {
         {
             "dataset": "coco",
             "place": "/data/coco",
+            "placement": "deep",
+            "seeds": [0],
+            "command": ["bpt", "validate", "W.pt"],
             "metric": "box_AP",
             "search": None,
             "methods": [method("vpt", 40.0), method("bpt-fwhiten", 40.6)],
@@ -96,7 +101,10 @@ def test_the_sentences_come_first_and_every_number_is_there(made):
     assert "94.75 ± 0.40" in html and "every trial of it diverged" in html
     assert "1 of 12 blocks" in html and "get it with `bpt datasets --download dogs`" in html
     assert "Some rates were searched here and others published" in html
-    assert "not at its end yet" not in html and "bpt validate W.pt" in html
+    assert "not at its end yet" not in html
+    assert "bpt validate W.pt --datasets digits\nbpt validate W.pt<" in html
+    assert "Prompts stand shallow. Seeds 0, 1, the" in html
+    assert "Prompts stand deep. Seeds 0, the" in html
     table = pd.read_csv(folder / "benchmarks.csv", keep_default_na=False)
     assert list(table["dataset"]) == ["digits"] * 4 + ["coco"] * 2
     assert table["test"][2] == "94.75" and table["test"][3] == ""
@@ -112,10 +120,11 @@ def test_accuracies_and_average_precisions_have_a_figure_each(made):
 
 
 def test_a_validation_that_has_just_begun_has_a_page_that_says_so(tmp_path):
-    begun = RECORD | {"complete": False, "benchmarks": [], "sentences": []}
+    begun = RECORD | {"complete": False, "pending": ["cub", "dogs"], "benchmarks": []}
+    begun["sentences"] = []
     (tmp_path / "validate.json").write_text(json.dumps(begun))
     html = reports.save_validation(tmp_path)[0].read_text()
-    assert "not at its end yet" in html and "Nothing has ended yet" in html
+    assert "not at its end yet: cub, dogs will" in html and "Nothing has ended yet" in html
 
 
 def test_what_is_no_validation_is_refused(tmp_path):
