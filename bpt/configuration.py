@@ -1,5 +1,6 @@
 """What a training opens, and what its run folder says of it."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,12 @@ import torch
 from bpt import run_folder as folder
 from bpt.construction import open_backbone
 from bpt.dataset import (
+    SPLITS,
     Benchmark,
+    DatasetInfo,
     Split,
     all_training_images,
+    dataset_info,
     file_name,
     fold_of,
     open_dataset,
@@ -65,7 +69,32 @@ def open_benchmark(
         train_list=recipe.train_list,
         say=say,
     )
+    if say and recipe.fold is None:
+        sizes, splits = benchmark.sizes, untouched_splits(recipe)
+        say_unlike_published(dataset_info(recipe.dataset), sizes, say, splits=splits)
     return fold_of(benchmark, recipe.fold)
+
+
+def untouched_splits(recipe: Recipe) -> tuple[str, ...]:
+    """Those of which the recipe asks for all images, as they were published."""
+    if recipe.fold is not None:
+        return ("test",)
+    if recipe.train_fraction in (None, 1) and recipe.train_list is None:
+        return SPLITS
+    return ("val", "test") if dataset_info(recipe.dataset).own_validation else ("test",)
+
+
+def say_unlike_published(
+    info: DatasetInfo,
+    sizes: tuple[int, int, int],
+    say: Say,
+    *,
+    splits: Sequence[str] = SPLITS,
+) -> None:
+    """Say, where it is so, that a benchmark is not whole; see `DatasetInfo.unlike_published`."""
+    if differing := info.unlike_published(sizes, splits=splits):
+        words = f"{info.name} is not as published: {', '.join(differing)}"
+        say(f"{words}; published numbers are of other images")
 
 
 def backbone_for(recipe: Recipe, benchmark: Benchmark, device: str | torch.device) -> Backbone:

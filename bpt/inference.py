@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from bpt.configuration import open_benchmark
-from bpt.dataset import Benchmark, FileOpener
+from bpt.dataset import SPLITS, Benchmark, FileOpener
 from bpt.engine import Scores, autocast, classify
 from bpt.loading import eval_batches
 from bpt.run_folder import Run, read_predictions
@@ -23,8 +23,6 @@ from burst.distributed import rank_and_size
 from burst.errors import BurstError, CheckpointError, ImageError, check_known, one_line
 from burst.files import all_of
 from burst.progress import Say
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from burst.errors import CheckpointError
 
 # By kind what is read in any case: objects, or lists of objects.
-PARTS = {"bpt search 1": ("methods",), "bpt validate 1": ("whitening", "benchmarks")}
+PARTS = {"bpt search 1": ("methods",), "bpt validate 1": ("whitening", "benchmarks", "recipes")}
 
 
 def read_record(path: Path, kind: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bpt.run_folder import open_run
 from bpt.search.paired import BASELINES, LEVEL, compared, holm, paired_difference, right_answers
 from bpt.search.record import is_crossed
 from bpt.validate_plan import PlannedBenchmark, ValidationPlan
+from burst.provenance import command_line
 
 SPOKEN = {
     "bpt-fwhiten": "prompts whitened with W",
@@ -53,6 +54,7 @@ def benchmark_record(
         "place": one.place,
         "placement": plan.placement,
         "seeds": list(plan.seeds),
+        "command": command_line(),
         "metric": metric,
         "search": f"{place}/search" if isinstance(search, Mapping) else None,
         "methods": found,

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from bpt import Recipe, Run, dataset_info, make_recipe
+from bpt.configuration import untouched_splits
+from bpt.dataset import SPLITS
 from bpt.methods import USED_BY
 from burst.backbone_spec import known_backbones
 from reports.published import (
@@ -72,7 +74,7 @@ def _nearest(label: str, run: Run, known: list[tuple[dict[Any, Any], Recipe]]) -
         return OTHER_KIND * other_kind + sum(WEIGHTS.get(name, 0) for name in names)
 
     best, theirs = min(known, key=distance)
-    differs = _differences(run, best, theirs)
+    differs = _differences(run, best, theirs) + ["images"] * _has_other_images(run)
     ours = (run.result or {}).get("test_accuracy", np.nan)
     words = (best["method"], best["pretraining"], best["backbone"], best["dataset"])
     setting = f" ({best['setting']})" if best["setting"] else ""
@@ -96,7 +98,6 @@ def _differences(run: Run, row: Mapping[Any, Any], theirs: Recipe) -> list[str]:
         "method": recipe.method != theirs.method,
         "pretraining": kinds.get(recipe.model) != kinds[theirs.model],
         "dataset": run.config["dataset"]["name"] != row["dataset"],
-        "images": _has_other_images(run),
         "backbone": recipe.model != theirs.model,
         "weights": bool(recipe.weights) or of_other_weights(row),
     }
@@ -118,10 +119,7 @@ def _differences(run: Run, row: Mapping[Any, Any], theirs: Recipe) -> list[str]:
 
 def _has_other_images(run: Run) -> bool:
     """Whether a benchmark has not the images that were published, as far as counts tell."""
-    about, recipe = run.config["dataset"], run.recipe
-    counts = tuple(about.get(name) for name in ("train", "val", "test"))
-    if None in counts:
-        return False
-    cut = recipe.train_fraction not in (None, 1) or recipe.train_list or recipe.fold
-    info = dataset_info(about["name"])
-    return bool(info.unlike_published(counts, all_to_train=not cut))
+    about = run.config["dataset"]
+    counts = tuple(about.get(name) for name in SPLITS)
+    info, splits = dataset_info(about["name"]), untouched_splits(run.recipe)
+    return None not in counts and bool(info.unlike_published(counts, splits=splits))

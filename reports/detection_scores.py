@@ -174,8 +174,8 @@ def beside_published_detectors(runs: Mapping[str, DetectorRun]) -> pd.DataFrame:
 
     Columns: label, metric (as in our results), ours and published (percent), difference (points),
     row (of the paper), differs (the hyper-parameters that are not the published ones, and dataset,
-    model, placement and weights that are not the paper's). A run that the paper has no row of has
-    one line without a number.
+    images of it, model, placement and weights that are not the paper's). A run that the paper has
+    no row of has one line without a number.
 
     Source: arXiv 2506.22908, its poster.
     """

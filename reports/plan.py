@@ -26,7 +26,8 @@ from burst.progress import spoken_time
 from reports.tables import facts_table
 
 GPU_HOURS = (
-    "GPU hours are arithmetic: of classifiers on an A100 in bfloat16, of detectors on an H100."
+    "GPU hours are arithmetic: of classifiers on an A100 in bfloat16, of detectors on an H100; of "
+    "benchmarks as they were published."
 )
 
 Cost = TrainingCost | DetectionCost

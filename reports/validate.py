@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table
 
 from bpt import PlannedMethod, SearchCost, ValidationPlan
-from bpt.validate import read_validation
+from bpt.validate_record import read_validation
 from burst.files import make_folder
 from reports.page import Page, Section
 from reports.plan import cost_table, planned
@@ -117,8 +117,12 @@ def _planned(method: PlannedMethod, search: SearchCost | None, seeds: int) -> li
 
 def _found(section: Section, record: Mapping[str, Any]) -> None:
     if not record["complete"]:
-        more = ", ".join(record.get("pending", [])) or "more"
-        section.text(f"The validation is not at its end yet: {more} will follow.", strong=True)
+        begun = ", ".join(record["pending"])
+        section.text(
+            f"Begun, and not at their end yet: {begun}. The commands at the end of this page go on "
+            "with them.",
+            strong=True,
+        )
     for sentence in record["sentences"]:
         section.text(sentence, strong=True)
     section.text(
@@ -204,6 +208,6 @@ def _how(section: Section, record: Mapping[str, Any]) -> None:
         ]
     )
     section.text("To repeat it, or to go on with it:")
-    typed = [*(entry["command"] for entry in record["benchmarks"]), record["command"]]
+    typed = [entry["command"] for entry in record["benchmarks"]] + [*record["pending"].values()]
     section.code("\n".join(dict.fromkeys(map(shlex.join, typed))))
     section.versions(record["versions"])

@@ -9,7 +9,7 @@ vtab:TASK      VTAB-1k, 19 tasks of 1,000 images, such as vtab:cifar
 For detection `open_coco` opens "coco", and "coco:PATH" for one's own set in its format.
 """
 
-from bpt.dataset.benchmark import Benchmark, DatasetInfo, how_to_get
+from bpt.dataset.benchmark import SPLITS, Benchmark, DatasetInfo, how_to_get
 from bpt.dataset.check import CheckedDataset, check_dataset
 from bpt.dataset.coco import Categories, CocoDataset, CocoSplit, open_coco
 from bpt.dataset.coco_annotations import Annotations, CocoObjects, coco_masks, encode_mask
@@ -28,6 +28,7 @@ from bpt.dataset.registry import (
 from bpt.dataset.split import FileOpener, Split, class_fraction, hold_out
 
 __all__ = [
+    "SPLITS",
     "Annotations",
     "Benchmark",
     "Categories",

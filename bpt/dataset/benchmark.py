@@ -13,7 +13,6 @@ from bpt.dataset.download import RemoteFile
 from bpt.dataset.place import Layout
 from bpt.dataset.split import Split, class_fraction, cut, hold_out
 from burst.errors import BurstError, ImageError, check_share
-from burst.progress import Say
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +147,9 @@ class Request:
 FGVC_COPY = "huggingface.co/datasets/XiN0919/FGVC"
 
 
+SPLITS = ("train", "val", "test")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """What is known of a dataset before it is opened.
@@ -193,29 +195,20 @@ class DatasetInfo:
     members: tuple[str, ...] = ()
 
     def unlike_published(
-        self, sizes: tuple[int, int, int], *, all_to_train: bool = True
+        self, sizes: tuple[int, int, int], *, splits: Sequence[str] = SPLITS
     ) -> list[str]:
         """Which splits have more or fewer images than were published, in words.
 
         Args:
             sizes: images of train, val and test.
-            all_to_train: false where a part of the training images was asked for.
+            splits: those to compare.
         """
         published = self.sizes or sizes
         return [
             f"{found:,} {split} images instead of {count:,}"
-            for split, count, found in zip(("train", "val", "test"), published, sizes, strict=True)
-            if found != count and (all_to_train or split == "test")
+            for split, count, found in zip(SPLITS, published, sizes, strict=True)
+            if split in splits and found != count
         ]
-
-
-def say_unlike_published(
-    info: DatasetInfo, sizes: tuple[int, int, int], say: Say, *, all_to_train: bool = True
-) -> None:
-    """Say, where it is so, that a dataset is not whole; see `DatasetInfo.unlike_published`."""
-    if differing := info.unlike_published(sizes, all_to_train=all_to_train):
-        words = f"{info.name} is not as published: {', '.join(differing)}"
-        say(f"{words}; published numbers are of other images")
 
 
 DATA = "data (--data of `bpt`, or $BPT_DATA)"

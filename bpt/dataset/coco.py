@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from bpt.dataset.benchmark import DatasetInfo, how_to_get, say_unlike_published
+from bpt.dataset.benchmark import DatasetInfo, how_to_get
 from bpt.dataset.coco_annotations import Annotations, CocoObjects, Integers, coco_masks
 from bpt.dataset.coco_json import read_annotations
 from bpt.dataset.coco_layout import (
@@ -217,8 +217,7 @@ def open_coco(
     Args:
         name: "coco" for COCO's own files, or "coco:PLACE" for any set: a folder, zip or tar.
         data: for "coco": the folder that it lies in; `data_root()` if not given.
-        say: called with a line before long work, and where COCO has not the images that were
-            published.
+        say: called with a line before long work.
 
     Raises:
         UnknownName: it is neither.
@@ -241,8 +240,6 @@ def open_coco(
         found = official_jsons(base)
         source = str(base)
     train, val, notes = _splits(found, say)
-    if say and not colon:
-        say_unlike_published(INFO, (len(train), len(val), 0), say)
     return CocoDataset(name, source, _categories(train), train, val, tuple(notes))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request
+from bpt.dataset.benchmark import SPLITS, Benchmark, DatasetInfo, Request
 from bpt.dataset.by_name import SHARES, split_by_name
 from bpt.dataset.duplicates import same_bytes
 from bpt.dataset.labels_file import by_labels, is_table, labels_in
@@ -17,7 +17,6 @@ from bpt.dataset.split import FileOpener, Split
 from burst.archive import IMAGE_SUFFIXES
 from burst.errors import ImageError, some
 
-SPLITS = ("train", "val", "test")
 MOST_LOOKED_INTO = 200_000
 
 

@@ -3,13 +3,7 @@
 from pathlib import Path
 
 from bpt.dataset import birds, cars, coco, digits, dogs, flowers, folder, imagenet, vtab
-from bpt.dataset.benchmark import (
-    Benchmark,
-    DatasetInfo,
-    Request,
-    how_to_get,
-    say_unlike_published,
-)
+from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request, how_to_get
 from bpt.dataset.download import fetch
 from bpt.dataset.place import place_of, prepare
 from burst.errors import BurstError, ImageError, UnknownName, check_known
@@ -84,8 +78,7 @@ def open_dataset(
             is embedded.
         train_fraction: share of each class's training images to take, see `class_fraction`.
         train_list: for imagenet: a text file that names the training images.
-        say: called with a line before long work, with the dataset's `notes`, and where it has not
-            the images that were published.
+        say: called with a line before long work, and with the dataset's `notes`.
 
     Raises:
         UnknownName: no such name; the nearest are offered.
@@ -128,8 +121,6 @@ def open_dataset(
     if say:
         for note in benchmark.notes:
             say(note)
-        whole = train_fraction in (None, 1) and train_list is None
-        say_unlike_published(info, benchmark.sizes, say, all_to_train=whole)
     return benchmark
 
 

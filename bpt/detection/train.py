@@ -8,7 +8,9 @@ from typing import Any, cast
 from torch import Tensor
 
 from bpt import run_folder as folder
+from bpt.configuration import say_unlike_published
 from bpt.construction import open_backbone, prompted_blocks
+from bpt.dataset import dataset_info
 from bpt.dataset.coco import CocoSplit, open_coco
 from bpt.detection.backbone import Trunk, detection_backbone
 from bpt.detection.configuration import (
@@ -25,6 +27,7 @@ from bpt.detection.inference import detect
 from bpt.detection.jitter import Jitter
 from bpt.detection.loading import train_batches
 from bpt.detection.objects import Batch
+from bpt.detection.published import OFFICIAL
 from bpt.detection.recipe import DetectionRecipe
 from bpt.detection.results import save_results
 from bpt.detection.run_folder import DETECTIONS
@@ -51,6 +54,9 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
     def _open(self) -> None:
         recipe = self.recipe
         self.coco = first_alone(lambda: open_coco(recipe.dataset, recipe.data, say=self.say))
+        if recipe.dataset == OFFICIAL:
+            sizes = len(self.coco.train), len(self.coco.val), 0
+            say_unlike_published(dataset_info(OFFICIAL), sizes, self.say)
         self.backbone = open_backbone(recipe, self.device)
         detection_backbone(self.backbone, recipe.size)  # what cannot be built shows now
         prompted_blocks(recipe, self.backbone)

@@ -21,6 +21,7 @@ import reports
 from bpt.run_folder import PREDICTIONS
 from bpt.search import SearchOptions
 from bpt.search.recipes import LOOP, method_recipes
+from bpt.validate_record import KIND, read_validation
 from bpt.validate_results import _differences, _of_seeds, benchmark_record, sentence
 
 SMALL = {"epochs": 1, "batch_size": 6, "num_prompts": 4}
@@ -283,16 +284,15 @@ def test_calls_of_other_benchmarks_and_seeds_share_a_folder(place, tmp_path, mon
 
     def train(plan, one, *_):
         if one.dataset == "cub":
-            before = bpt.validate.read_validation(out)
-            assert (before["pending"], before["complete"]) == (["cub"], False)
+            assert set(read_validation(out)["pending"]) == {"cub"}
             there = bpt.validate_whitening(birds, out)
-            assert (there["pending"], there["complete"]) == (["cub"], False)
+            assert (set(there["pending"]), there["complete"]) == ({"cub"}, False)
         return {}, "nothing was trained"
 
     monkeypatch.setattr(bpt.validate, "_train", train)
     record = bpt.validate_whitening(cub, out)
-    assert record == bpt.validate.read_validation(out)
-    assert (record["pending"], record["complete"]) == ([], True)
+    assert record == read_validation(out)
+    assert (record["pending"], record["complete"]) == ({}, True)
     found = [(one["dataset"], one["seeds"], one["placement"]) for one in record["benchmarks"]]
     assert found == [(own, [0, 1], "last:1"), ("cub", [0], "shallow")]
     assert len(record["sentences"]) == 2 and set(record["missing"]) == {"dogs"}
@@ -300,12 +300,53 @@ def test_calls_of_other_benchmarks_and_seeds_share_a_folder(place, tmp_path, mon
     assert "last:1. Seeds 0, 1, the same" in shown and "shallow. Seeds 0, the same" in shown
 
 
+def test_what_was_begun_and_not_gone_on_with_stays_pending(place, tmp_path, monkeypatch):
+    plans = {
+        name: bpt.plan_validation(
+            place / "W.pt", data=place / "data", datasets=names, methods=("vpt", "bpt-fwhiten")
+        )
+        for name, names in {"both": ["cub", "digits"], "cub": ["cub", "dogs"]}.items()
+    }
+    ends = {"cub"}
+
+    def train(plan, one, *_):
+        if one.dataset not in ends:
+            raise KeyboardInterrupt
+        return {}, "nothing was trained"
+
+    monkeypatch.setattr(bpt.validate, "_train", train)
+    for _ in range(2):  # what has ended is not pending again
+        with pytest.raises(KeyboardInterrupt):
+            bpt.validate_whitening(plans["both"], tmp_path)
+        assert set(read_validation(tmp_path)["pending"]) == {"digits"}
+    again = bpt.validate_whitening(plans["cub"], tmp_path)
+    assert (set(again["pending"]), again["complete"]) == ({"digits"}, False)
+    ends.add("digits")
+    shutil.copy(place / "W.pt", tmp_path / "W.pt")
+    both = dataclasses.replace(plans["both"], whitening=tmp_path / "W.pt")
+
+    def gone(*arguments):
+        (tmp_path / "W.pt").unlink(missing_ok=True)
+        return train(*arguments)
+
+    monkeypatch.setattr(bpt.validate, "_train", gone)  # each training has its own copy of it
+    assert bpt.validate_whitening(both, tmp_path)["complete"]
+    lost = {"cub": "get it again", "dogs": "get it"}
+    later = dataclasses.replace(plans["cub"], benchmarks=plans["both"].benchmarks[1:], missing=lost)
+    assert set(bpt.validate_whitening(later, tmp_path)["missing"]) == {"dogs"}  # cub has numbers
+
+
 def test_a_record_that_says_seeds_once_for_all_is_read(tmp_path):
-    said = {"seeds": [0, 1], "placement": "shallow", "command": ["bpt", "validate", "W.pt"]}
-    entry = {"dataset": "cub", "sentence": "cub: nothing to compare."}
-    record = {"kind": bpt.validate.KIND, "whitening": {}, "benchmarks": [entry], **said}
+    said = {"seeds": [0], "placement": "deep", "command": ["bpt", "validate", "W.pt"]}
+    runs = [{"seed": seed, "folder": f"cub/{seed}"} for seed in (0, 1)]
+    methods = [{"method": "linear", "placement": None, "runs": runs}]
+    entry = {"dataset": "cub", "methods": methods, "sentence": "cub: nothing to compare."}
+    there = {"benchmarks": [entry], "recipes": {"cub": {}, "dogs": {}}, **said}
+    record = {"kind": KIND, "whitening": {}, **there}
     (tmp_path / "validate.json").write_text(json.dumps(record))
-    assert bpt.validate.read_validation(tmp_path)["benchmarks"] == [entry | said]
+    found = read_validation(tmp_path)
+    assert found["benchmarks"] == [entry | said | {"seeds": [0, 1]}]
+    assert found["pending"] == {"dogs": said["command"]}
 
 
 def test_a_method_that_lost_a_seed_is_shown_and_compared_with_nothing(place, tmp_path):

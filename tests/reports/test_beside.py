@@ -58,7 +58,7 @@ def test_what_the_method_makes_no_use_of_does_not_differ(tmp_path):
         ((5_394, 600, 500), {}, "images"),
         ((300, 30, 5_794), {}, "images"),
         ((539, 600, 5_794), {"train_fraction": 0.1}, "train_fraction"),
-        ((539, 600, 500), {"train_fraction": 0.1}, "images, train_fraction"),
+        ((539, 600, 500), {"train_fraction": 0.1}, "train_fraction, images"),
     ],
 )
 def test_a_part_of_a_benchmark_is_not_what_the_paper_trained_on(tmp_path, counts, given, differs):

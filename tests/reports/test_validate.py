@@ -44,7 +44,8 @@ RECORD = {
     "model": "mae_tiny",
     "weights": None,
     "complete": True,
-    "pending": [],
+    "pending": {},
+    "recipes": {},
     "benchmarks": [
         {
             "dataset": "digits",
@@ -101,7 +102,7 @@ def test_the_sentences_come_first_and_every_number_is_there(made):
     assert "94.75 ± 0.40" in html and "every trial of it diverged" in html
     assert "1 of 12 blocks" in html and "get it with `bpt datasets --download dogs`" in html
     assert "Some rates were searched here and others published" in html
-    assert "not at its end yet" not in html
+    assert "not at their end yet" not in html
     assert "bpt validate W.pt --datasets digits\nbpt validate W.pt<" in html
     assert "Prompts stand shallow. Seeds 0, 1, the" in html
     assert "Prompts stand deep. Seeds 0, the" in html
@@ -120,11 +121,12 @@ def test_accuracies_and_average_precisions_have_a_figure_each(made):
 
 
 def test_a_validation_that_has_just_begun_has_a_page_that_says_so(tmp_path):
-    begun = RECORD | {"complete": False, "pending": ["cub", "dogs"], "benchmarks": []}
-    begun["sentences"] = []
+    pending = {"cub": ["bpt", "validate", "W.pt", "--datasets", "cub"], "dogs": ["bpt", "v"]}
+    begun = RECORD | {"complete": False, "pending": pending, "benchmarks": [], "sentences": []}
     (tmp_path / "validate.json").write_text(json.dumps(begun))
     html = reports.save_validation(tmp_path)[0].read_text()
-    assert "not at its end yet: cub, dogs will" in html and "Nothing has ended yet" in html
+    assert "not at their end yet: cub, dogs." in html and "Nothing has ended yet" in html
+    assert "bpt validate W.pt --datasets cub\nbpt v<" in html
 
 
 def test_what_is_no_validation_is_refused(tmp_path):
