@@ -158,7 +158,8 @@ class RunFolder:
                 f"{advice}"
             )
         used = load_whitening(path, backbone)
-        if self.config.get(USED_WHITENING, used.fingerprint) != used.fingerprint:
+        noted = self.config.get(USED_WHITENING)  # not of runs of versions before
+        if noted is not None and noted != used.fingerprint:
             raise CheckpointError(
                 f"{path} holds other matrices than {self.folder} was trained with; {advice}"
             )
