@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from bpt.configuration import open_benchmark
 from bpt.construction import build_model, open_backbone
+from bpt.diagnosis import effective_rank
 from bpt.image_batches import ImageBatches
 from bpt.model import PromptedViT
 from bpt.optimisation import make_optimizer, schedule
@@ -54,13 +55,6 @@ CASES = {
     "xavier-sgd": BILINEAR | {"optimizer": "sgd"},
     "balanced-sgd": BALANCED | {"optimizer": "sgd"},
 }
-
-
-def effective_rank(matrix: Tensor) -> float:
-    """exp of the entropy of the normalised squared singular values."""
-    energy = torch.linalg.svdvals(matrix.detach().double()).square()
-    share = energy / energy.sum()
-    return float(torch.special.entr(share).sum().exp())
 
 
 def plain_rms(width: int, patch_size: int) -> float:

@@ -17,9 +17,9 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from timeit import timeit
 
 import numpy as np
 import torch
@@ -82,12 +82,6 @@ WAYS: dict[str, Callable[[torch.Tensor, torch.Tensor], object]] = {
 }
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def peak_mib() -> float:
     """Highest resident memory of this process so far.
 
@@ -116,7 +110,7 @@ def streaming(skip_notebook: bool) -> list[Row]:
             slow = way not in (bare, ours, with_margins)
             if (slow and repeat > 4) or (way is in_a_notebook and (repeat or skip_notebook)):
                 continue
-            times[name].append(timed(lambda way=way: way(a, x)))
+            times[name].append(timeit(lambda way=way: way(a, x), number=1))
     base = statistics.median(times["bare product"][1:])
     rows: list[Row] = []
     for name, seconds in times.items():
@@ -177,7 +171,7 @@ def survey_overhead(count: int) -> list[Row]:
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(8 if count <= 100 else 4):
         for name, work in works.items():
-            times[name].append(timed(work))
+            times[name].append(timeit(work, number=1))
     median = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
     base = median["forward"] + median["products"]
     names = {

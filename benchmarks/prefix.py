@@ -12,8 +12,8 @@ import argparse
 import os
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from timeit import timeit
 from unittest.mock import patch
 
 import numpy as np
@@ -26,12 +26,6 @@ from bpt.engine import make_trainer
 from bpt.prefix import Wanted, stored_rows
 
 CLASSES = 200
-
-
-def seconds(work: Callable[[], object]) -> float:
-    before = time.perf_counter()
-    work()
-    return time.perf_counter() - before
 
 
 def steps(name: str, weights: str | None, options: argparse.Namespace) -> dict[str, Callable]:
@@ -93,7 +87,7 @@ def main() -> None:
         times: dict[str, list[float]] = {key: [] for key in work}
         for _ in range(options.repeats + 1):
             for key, one in work.items():
-                times[key].append(seconds(one))
+                times[key].append(timeit(one, number=1))
         rates = {key: options.batch / statistics.median(found[1:]) for key, found in times.items()}
         for key, rate in rates.items():
             kind = key.partition(",")[0]

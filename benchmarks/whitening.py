@@ -15,9 +15,9 @@ import csv
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
+from timeit import timeit
 
 import numpy as np
 import torch
@@ -78,12 +78,6 @@ def one_svd_after_the_other(factors: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def worst_error(matrices: list[Tensor], factors: list[Tensor]) -> float:
     errors = []
     for w, factor in zip(matrices, factors, strict=True):
@@ -115,7 +109,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeats + 1):
         for name, way in ways.items():
-            times[name].append(timed(way))
+            times[name].append(timeit(way, number=1))
     load = os.getloadavg()[0]
     print(
         f"{platform.machine()}, {os.cpu_count()} cores (load {load:.1f}), "

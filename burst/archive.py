@@ -92,6 +92,18 @@ def open_tar(path: Path) -> tarfile.TarFile:
         raise
 
 
+def check_end(tar: tarfile.TarFile) -> None:
+    """Refuse a tar, read to its end, that was cut short or overwritten there.
+
+    Raises:
+        tarfile.ReadError: a header that tarfile cannot read, which it takes for the end.
+    """
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError("it ends in the middle of a member")
+
+
 def reason(error: BaseException) -> str:
     """What an error says, on one line; its type where it says nothing by itself."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -247,11 +259,7 @@ def _list_tar(path: Path) -> _Tar:
                 extents[member.name] = (member.offset_data, member.size)
             elif member.islnk() and member.linkname in extents:
                 extents[member.name] = extents[member.linkname]
-        # tarfile takes a header cut short or overwritten for the end of the archive.
-        assert tar.fileobj is not None
-        tar.fileobj.seek(tar.offset)
-        if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise tarfile.ReadError("it ends in the middle of a member")
+        check_end(tar)
     visible = {name: extent for name, extent in extents.items() if _visible(name)}
     images = {str(PurePosixPath(n)): extent for n, extent in visible.items() if _is_image(n)}
     return _Tar(path, images, len(visible) - len(images))

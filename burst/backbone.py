@@ -76,7 +76,6 @@ class Backbone:
         weights_source: a path, URL, `package:FILE` or `NAME==VERSION:FILE`; or `random`.
         weights_sha256: of the weight file, of several one after the other; None if random, or if
             a library keeps no file of it.
-        spec: the entry of the registry; None for any other model.
         report: how the file was read, and what of it was left aside; None if random or if the
             library does not tell.
         kind: what it reads: `image`, `text`, or another word, such as `video`, of which only the
@@ -98,7 +97,6 @@ class Backbone:
     weights_sha256: str | None
     crop_fraction: float = 0.875
     crop_mode: str = "center"
-    spec: BackboneSpec | None = None
     report: LoadReport | None = None
     kind: str = "image"
     resized_from: tuple[int, int] | None = None
@@ -267,7 +265,6 @@ def _load_registered(spec: BackboneSpec, options: LoadOptions) -> Backbone:
         crop_mode=spec.crop_mode,
         weights_source=source,
         weights_sha256=report.sha256 if report else None,
-        spec=spec,
         report=report,
     )
     if options.image_size in (None, spec.image_size):

@@ -18,7 +18,7 @@ from burst.adapters import select_blocks
 from burst.backbone import Backbone
 from burst.distributed import rank_and_size, together
 from burst.errors import BurstError, EmptyResult, check_known
-from burst.fingerprint import Subject, check_tokens, qk_sha256, subject_of
+from burst.fingerprint import Subject, check_tokens, subject_of
 from burst.forward import TOKENS, read_tokens
 from burst.progress import Progress
 from burst.second_moments import SecondMoments, TokenMoments
@@ -171,7 +171,7 @@ class _Collector:
             self._tokens,
             items,
             (),
-            qk_sha256=qk_sha256(self._subject.model),
+            qk_sha256=self._subject.qk_sha256,
         )
 
 

@@ -291,7 +291,8 @@ def ks_distance(hist: Histogram | Bins, law: Law) -> float:
     """Kolmogorov-Smirnov distance sup |F_sample - F_law|, taken over the ends of the bins.
 
     Both are known exactly there, the least and the greatest value included, so this is a lower
-    bound of the distance to the sample; `ks_error_bound` says by how much at most.
+    bound of the distance to the sample. It falls short of that by at most the largest share that a
+    bin has of the sample: inside a bin both functions only rise.
 
     NaN where the law's parameters are, and where the sample is empty, lies in a single bin or has
     under- or overflow.
@@ -301,30 +302,10 @@ def ks_distance(hist: Histogram | Bins, law: Law) -> float:
     bins = Bins.of(hist)
     if not bins.resolved:
         return nan
-    sample, model = _cdfs(bins, law)
-    return float(np.abs(sample - model).max())
-
-
-def ks_error_bound(hist: Histogram | Bins, law: Law) -> float:
-    """The most by which `ks_distance` can fall short of the sample's own distance.
-
-    Both distribution functions rise through a bin, so inside they part by at most the difference
-    at one end plus the smaller of the bin's two probabilities. The bound is the largest of these
-    minima, hence at most the largest bin's share of the sample. NaN as for `ks_distance`.
-    """
-    bins = Bins.of(hist)
-    if not bins.resolved:
-        return nan
-    sample, model = _cdfs(bins, law)
-    return float(np.minimum(np.diff(sample), np.diff(model)).max())
-
-
-def _cdfs(bins: Bins, law: Law) -> tuple[Floats, Floats]:
-    """Distribution functions of the sample and of the law, at the ends of the bins."""
     points = bins.edges.copy()
     points[0], points[-1] = bins.signed.lo[0], bins.signed.hi[-1]
     sample = np.append(0.0, np.cumsum(bins.counts)) / bins.counts.sum()
-    return sample, law.cdf(points)
+    return float(np.abs(sample - law.cdf(points)).max())
 
 
 def _unfit(bins: Bins) -> str:

@@ -130,10 +130,13 @@ def safe_name(text: str) -> str:
     return re.sub(r"[^\w.+-]", "-", text)
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def sha256_of(*paths: str | os.PathLike[str]) -> str:
+    """Hexadecimal SHA-256 of the bytes of a file, or of several, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with Path(path).open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

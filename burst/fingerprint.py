@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from burst.projection import projection
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is measured, and what a record says of it."""
+    """A model that is measured, and what a record says of it: one for each measurement."""
 
     model: nn.Module
     name: str
@@ -23,6 +24,11 @@ class Subject:
     weights_source: str | None = None
     weights_sha256: str | None = None
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def qk_sha256(self) -> str | None:
+        """That of the weights when it is first asked for: reading them all takes time."""
+        return qk_sha256(self.model)
 
 
 def subject_of(model: nn.Module | Backbone, name: str | None = None) -> Subject:
@@ -92,7 +98,7 @@ def identity(model: nn.Module | Backbone | Subject) -> dict[str, Any]:
         "pretraining": subject.pretraining,
         "weights": subject.weights_source,
         "weights_sha256": subject.weights_sha256,
-        "qk_sha256": qk_sha256(subject.model),
+        "qk_sha256": subject.qk_sha256,
         "notes": list(subject.notes),
     }
 

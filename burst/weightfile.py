@@ -1,7 +1,6 @@
 """A weight file's bytes -> what it stores; nothing that it stores is ever run."""
 
 import argparse
-import hashlib
 import json
 import pickle
 import re
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from burst.errors import CheckpointError
+from burst.files import sha256_of
 
 EXPECTED = "expected a torch file (.pth, .pt, .bin), a .safetensors or a Flax .npz"
 IN_A_FOLDER = ("model.safetensors.index.json", "model.safetensors")  # as transformers saves them
@@ -70,11 +70,7 @@ def sha256_of_stored(path: Path) -> str:
     """Hexadecimal SHA-256 of the file, or of the shards of a model, one after the other."""
     path = _meant(path)
     shards = sorted(set(_weight_map(path).values())) if _kind(path) == "index" else [path.name]
-    digest = hashlib.sha256()
-    for name in shards:
-        with (path.parent / name).open("rb") as stream:
-            hashlib.file_digest(stream, lambda: digest)
-    return digest.hexdigest()
+    return sha256_of(*(path.parent / name for name in shards))
 
 
 def _meant(path: Path) -> Path:

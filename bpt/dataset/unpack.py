@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from burst.archive import DAMAGED, reason
+from burst.archive import DAMAGED, check_end, reason
 from burst.errors import ImageError, OutputError
 from burst.files import make_folder_atomically
 from burst.lock import one_at_a_time
@@ -38,7 +38,7 @@ def unpack(archive: Path, target: Path, *, top: str | None = None, say: Say | No
         else:
             with tarfile.open(archive) as tar:
                 tar.extractall(part, filter="data")
-                _check_end(tar)
+                check_end(tar)
         made = part / top if top else part
         if not made.is_dir():
             raise ImageError(f"{archive} holds no folder {top}; is it another archive?")
@@ -60,7 +60,7 @@ def unpack_nested(archive: Path, target: Path, *, say: Say | None = None) -> Pat
                 stream = outer.extractfile(member) if name.suffix == ".tar" else None
                 if stream is not None:
                     _unpack_inner(stream, part / name.stem)
-            _check_end(outer)
+            check_end(outer)
         return part
 
     return _make(archive, target, fill, say)
@@ -70,15 +70,7 @@ def _unpack_inner(stream: IO[bytes], folder: Path) -> None:
     folder.mkdir()
     with tarfile.open(fileobj=stream) as inner:
         inner.extractall(folder, filter="data")
-        _check_end(inner)
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """Tarfile takes a header cut short or overwritten for the end of the archive."""
-    assert tar.fileobj is not None
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError("it ends in the middle of a member")
+        check_end(inner)
 
 
 def _make(archive: Path, target: Path, fill: Callable[[Path], Path], say: Say | None) -> Path:

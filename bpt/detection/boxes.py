@@ -14,6 +14,10 @@ from bpt.detection.objects import Targets
 
 Weights = tuple[float, float, float, float]
 
+THRESHOLD = 0.05  # of scores
+OVERLAP = 0.5  # intersection over union above which the worse of two boxes of a class goes
+MOST = 100  # of the boxes of an image
+
 
 class Matches(NamedTuple):
     """Which target each of n boxes is of.
@@ -82,26 +86,16 @@ def match(boxes: Tensor, targets: Targets, matcher: Matcher) -> Matches:
     return Matches(labels.masked_fill(found == matcher.BETWEEN_THRESHOLDS, -1), indices)
 
 
-def select(
-    boxes: Tensor,
-    scores: Tensor,
-    *,
-    threshold: float = 0.05,
-    overlap: float = 0.5,
-    most: int = 100,
-) -> Found:
-    """What one image shows: scores over the threshold, of each class without doubles, the best.
+def select(boxes: Tensor, scores: Tensor) -> Found:
+    """What one image shows: scores over `THRESHOLD`, of each class without doubles, the best.
 
     Args:
         boxes: (n, C, 4), for each class its own, or (n, 1, 4) for all.
         scores: (n, 1 + C), background first.
-        threshold: of scores.
-        overlap: the intersection over union above which the worse of two boxes of a class goes.
-        most: how many are kept.
     """
     scores = scores[:, 1:]
-    region, column = torch.where(scores > threshold)
+    region, column = torch.where(scores > THRESHOLD)
     boxes, scores = boxes.expand(-1, scores.shape[1], -1)[region, column], scores[region, column]
     kept = torch.where(nonempty(boxes))[0]
-    kept = kept[batched_nms(boxes[kept], scores[kept], column[kept], overlap)[:most]]
+    kept = kept[batched_nms(boxes[kept], scores[kept], column[kept], OVERLAP)[:MOST]]
     return Found(boxes[kept], scores[kept], column[kept] + 1)

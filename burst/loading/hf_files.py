@@ -1,9 +1,8 @@
 """What lies in a folder of `save_pretrained`, or of a repository that is fetched to be such."""
 
-import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -119,16 +118,6 @@ def find_files(name: str) -> HfFiles:
     with _explained(name, place):
         snapshot = hub.fetch_hub_file(place, "config.json").parent
     return HfFiles(name, snapshot, hub.pinned(place, snapshot))
-
-
-def sha256_of_all(files: Sequence[Path]) -> str:
-    """Hexadecimal SHA-256 of the bytes of files, one after the other; of one file, its own."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextmanager

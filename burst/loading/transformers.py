@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from burst.backbone import NO_IMAGES, Backbone
 from burst.checkpoint import LoadReport, load_checkpoint
 from burst.errors import CheckpointError, UnsupportedModel, some
+from burst.files import sha256_of
 from burst.loading.common import (
     RANDOM,
     Foreign,
@@ -25,7 +26,7 @@ from burst.loading.common import (
     seeded,
     timm_image_facts,
 )
-from burst.loading.hf_files import PROCESSOR, HfFiles, find_files, sha256_of_all, silent
+from burst.loading.hf_files import PROCESSOR, HfFiles, find_files, silent
 from burst.loading.image_processor import processor_facts
 from burst.loading.tokenizer import tokenizer_of
 from burst.weightfile import read_stored, sha256_of_stored
@@ -200,7 +201,7 @@ def _pretrained(wanted: _Wanted) -> tuple[Any, dict[str, Any]]:
         rest = whole.state_dict() if name else ()  # else the whole is what is wanted
         aside = grouped(key for key in rest if not key.startswith(f"{name}."))
     _check_loaded(files, type(model), found)
-    sha256 = sha256_of_all(weights)
+    sha256 = sha256_of(*weights)
     dropped = dict.fromkeys(aside, _no_part(kind))
     layout = f"transformers, {weights[0].suffix[1:]}, {len(weights)} file(s)"
     report = LoadReport(weights[0], layout, sha256, len(model.state_dict()), dropped)

@@ -141,6 +141,9 @@ def test_a_folder_is_made_and_left_empty(tmp_path):
     assert os.listdir(tmp_path / "a" / "b") == []
 
 
-def test_the_hash_is_that_of_the_bytes(tmp_path):
-    (tmp_path / "x").write_bytes(b"burst")
-    assert sha256_of(tmp_path / "x") == hashlib.sha256(b"burst").hexdigest()
+def test_the_hash_is_that_of_the_bytes_of_one_file_after_the_other(tmp_path):
+    first, second = tmp_path / "x", tmp_path / "y"
+    first.write_bytes(b"burst")
+    second.write_bytes(b"iness")
+    assert sha256_of(first) == hashlib.sha256(b"burst").hexdigest()
+    assert sha256_of(first, second) == hashlib.sha256(b"burstiness").hexdigest()

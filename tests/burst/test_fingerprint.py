@@ -9,8 +9,9 @@ import timm
 import torch
 from support import DEPTH, DIM, HEADS, backbone_of, vit
 
+from burst import fingerprint
 from burst.backbone import load_backbone
-from burst.collect import collect_moments
+from burst.collect import collect_moments, collect_split
 from burst.errors import BurstError, UnsupportedModel
 from burst.fingerprint import model_differences, qk_sha256
 from burst.second_moments import TokenMoments
@@ -108,6 +109,21 @@ def test_every_record_holds_the_fingerprint(seeds):
     assert survey(first, images).record["qk_sha256"] == expected
     assert whiten(first, images).record["qk_sha256"] == expected
     assert collect_moments(first, images).qk_sha256 == expected
+
+
+def test_a_measurement_reads_the_weights_once_and_the_next_sees_what_they_are_then(monkeypatch):
+    backbone, read = backbone_of(vit().requires_grad_(False)), []
+    monkeypatch.setattr(fingerprint, "qk_sha256", lambda model: read.append(model) or "0" * 64)
+    images = images_for(backbone, "sample", num_images=6)
+    moments, held_out = collect_split(backbone, images, 0.5)
+    assert len(read) == 1
+    whiten_moments(backbone, moments, held_out=held_out)
+    assert len(read) == 2
+    monkeypatch.undo()
+    before = collect_moments(backbone, images)
+    backbone.model.blocks[0].attn.qkv.weight[0, 0] += 1
+    assert collect_moments(backbone, images).qk_sha256 == qk_sha256(backbone.model)
+    assert before.qk_sha256 != qk_sha256(backbone.model)
 
 
 def test_moments_of_before_are_told_by_name_and_file(tmp_path):

@@ -124,7 +124,7 @@ def test_of_two_at_once_one_unpacks_and_the_other_waits(tmp_path, monkeypatch):
         said.append(line)
         waits.set()
 
-    monkeypatch.setattr(unpacking, "_check_end", check_end)
+    monkeypatch.setattr(unpacking, "check_end", check_end)
     with ThreadPoolExecutor() as pool:
         both = [pool.submit(unpack, archive, tmp_path / "out", say=say) for _ in range(2)]
     assert [tree(one.result()) for one in both] == [FILES, FILES]
