@@ -40,6 +40,7 @@ from reports.style import (
     whole_ticks,
 )
 from reports.tables import captioned, named_backbone
+from reports.terminal import where_written
 
 Floats = NDArray[np.float64]
 
@@ -260,11 +261,7 @@ def spectrum_notes(spectrum: Spectrum, *, files: Sequence[Path]) -> list[str]:
     """What a reader of the table must also know, one line each."""
     notes = list(spectrum.record.get("notes", []))
     notes += [f"left out: {one.name}: {one.reason}" for one in spectrum.skipped]
-    if spectrum.record["per_head"] and not files:
-        notes.append("each head's numbers: --out DIR or --json")
-    if files:
-        notes.append(f"written to {files[0].parent}: {', '.join(file.name for file in files)}")
-    return notes
+    return notes + where_written(files, per_head=spectrum.record["per_head"])
 
 
 def save_spectrum(spectrum: Spectrum, out: str | os.PathLike[str]) -> list[Path]:
