@@ -34,6 +34,7 @@ from reports.style import (
     house_style,
     law_style,
     legend_above,
+    percent,
     save_figure,
     whole_ticks,
 )
@@ -176,7 +177,7 @@ def whitening_table(whitening: Whitening, pairs: Pairs) -> RenderableType:
             f"{one.condition_number:.1e}",
             f"{one.effective_rank:.1f}",
             str(one.kept),
-            f"{one.kept_variance:.3%}",
+            percent(one.kept_variance, 3),
             f"{one.whiteness_error:.3f}",
             *([] if full else [f"{one.variance_error:.3f}"]),
             "→".join(f"{value:.2f}" for value in kurtosis),
