@@ -29,12 +29,11 @@ from bpt.run_folder import (
     SHARED_KIND,
     Run,
     RunFolder,
-    save_json,
     save_metrics,
 )
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError
-from burst.files import sha256_of
+from burst.files import save_json, sha256_of
 from burst.loading.python import CODE
 
 MODEL, CARD = "model.safetensors", "README.md"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bpt import PromptDiagnosis, PromptedViT, Run, confusion_matrix, prompt_diagnosis
 from bpt.methods import USED_BY
 from burst.errors import BurstError
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, save_table
 from reports.alike import OF_WHITENED, told_apart
 from reports.beside import beside_published
 from reports.bpt_summary import write_summary
@@ -94,10 +94,8 @@ def save_bpt_report(
     _published(page.section("Beside the published numbers"), beside)
     page.section("Every number").frame(table, "Click a heading to sort. Accuracies in percent.")
     how_made(page.section("How it was made"), named)
-    for name, frame in (("runs.csv", table), ("published.csv", beside)):
-        with write_atomically(folder / name) as path:
-            frame.to_csv(path, index=False)
-        files.append(folder / name)
+    files.append(save_table(folder / "runs.csv", table))
+    files.append(save_table(folder / "published.csv", beside))
     return [page.save(folder / "index.html"), *files]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, save_table
 from reports.alike import differing, told_apart
 from reports.detection_figures import Opener, side_by_side_figure
 from reports.detection_scores import (
@@ -98,10 +98,7 @@ def save_detection_report(
     _published(page.section("Beside the published numbers"), beside)
     page.section("Every number").frame(table, "Click a heading to sort. APs in percent.")
     how_made(page.section("How it was made"), named)
-    for name, frame in frames.items():
-        with write_atomically(folder / f"{name}.csv") as path:
-            frame.to_csv(path, index=False)
-        files.append(folder / f"{name}.csv")
+    files += [save_table(folder / f"{name}.csv", frame) for name, frame in frames.items()]
     return [page.save(folder / "index.html"), *files]
 
 

@@ -1,6 +1,5 @@
 """The spectrum of W_q W_k^T: its figure, its tables, in words, and the files of a run."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from burst.errors import EmptyResult
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, save_json, save_table, write_atomically
 from burst.gauge import WHOLE
 from burst.provenance import provenance
 from burst.spectrum import Spectrum
@@ -293,11 +292,9 @@ def save_spectrum(spectrum: Spectrum, out: str | os.PathLike[str]) -> list[Path]
         "omitted": list(spectrum.omitted),
         "skipped_blocks": [vars(block) for block in spectrum.skipped],
     }
-    with write_atomically(folder / "spectrum.csv") as path:
-        spectrum.table.to_csv(path, index=False)
+    save_table(folder / "spectrum.csv", spectrum.table)
     with write_atomically(folder / "singular_values.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    with write_atomically(folder / "run.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+    save_json(folder / "run.json", record)
     names = ("spectrum.csv", "singular_values.npz", "run.json")
     return [folder / name for name in names] + list(save_figure(figure, folder / "spectrum"))
