@@ -127,7 +127,6 @@ def configuration(recipe: Recipe, benchmark: Benchmark, backbone: Backbone) -> d
             **backbone_record(backbone),
             "image_size": list(backbone.image_size),
             "resized_from": list(backbone.resized_from) if backbone.resized_from else None,
-            "notes": list(backbone.notes),
         },
         "whitening": whitening_record(recipe),
         "processes": rank_and_size()[1],
@@ -154,6 +153,7 @@ def backbone_record(backbone: Backbone) -> dict[str, Any]:
         "crop_mode": backbone.crop_mode,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
+        "notes": list(backbone.notes),
     }
 
 

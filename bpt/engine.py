@@ -51,6 +51,16 @@ class Scores:
     images: int
 
 
+def standard_error(accuracy: float, images: int) -> float:
+    """Of an accuracy in percent over so many images: sqrt(p (1 - p) / n), in percent.
+
+    >>> standard_error(50.0, 2500)
+    1.0
+    """
+    share = accuracy / 100
+    return 100 * math.sqrt(share * (1 - share) / images)
+
+
 def evaluate(
     model: Callable[[Tensor], Tensor],
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],

@@ -23,11 +23,11 @@ from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError, OutputError
 from burst.files import write_atomically
 from burst.loading.common import RANDOM
+from burst.loading.python import CODE
 from burst.provenance import provenance
 
 KIND = "bpt model 1"
 SUFFIX, PROGRAM_SUFFIX = ".safetensors", ".pt2"
-CODE = "python:"  # how the name of a backbone begins that is code, see `burst.load_backbone`
 CROP = ("interpolation", "crop_fraction", "crop_mode")
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from bpt.construction import Model
-from bpt.export import CODE, export_run, open_exported, read_exported, write_exported
 from bpt.export import KIND as EXPORTED
+from bpt.export import export_run, open_exported, read_exported, write_exported
 from bpt.model_card import model_card
 from bpt.run_folder import (
     CONFIG,
@@ -29,12 +29,12 @@ from bpt.run_folder import (
     SHARED_KIND,
     Run,
     RunFolder,
-    save_json,
     save_metrics,
 )
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError
-from burst.files import sha256_of
+from burst.files import save_json, sha256_of
+from burst.loading.python import CODE
 
 MODEL, CARD = "model.safetensors", "README.md"
 FILES = (MODEL, CONFIG, RESULT, METRICS, CARD)

@@ -1,6 +1,5 @@
 """The card of a prompt that is shared: what it is, how good, from which data and backbone."""
 
-import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from bpt.dataset import dataset_info
+from bpt.engine import standard_error
 from bpt.methods import METHODS
 from burst.backbone_spec import BackboneSpec, known_backbones
 from burst.errors import UnknownName
@@ -61,16 +61,6 @@ def model_card(config: Mapping[str, Any], result: Mapping[str, Any], repository:
         _training(config),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def standard_error(accuracy: float, images: int) -> float:
-    """Of an accuracy in percent over so many images: sqrt(p (1 - p) / n), in percent.
-
-    >>> standard_error(90.0, 900)
-    1.0
-    """
-    share = accuracy / 100
-    return 100 * math.sqrt(share * (1 - share) / images)
 
 
 def backbone_spec(name: str) -> BackboneSpec | None:

@@ -24,6 +24,7 @@ from bpt.recipe import Recipe
 from burst.backbone import Backbone, load_backbone
 from burst.backbone_spec import known_backbone
 from burst.device import choose_device
+from burst.loading.python import CODE
 
 LONG_ENOUGH = 0.5  # seconds of a measurement
 MEASURED = {"cpu": 4, "cuda": 64}  # images at once in it, at most
@@ -211,7 +212,7 @@ def _backbone(recipe: Recipe) -> Backbone | None:
 
 def _missing_weights(recipe: Recipe) -> str:
     spec = known_backbone(recipe.model)
-    own = recipe.model.startswith("python:")
+    own = recipe.model.startswith(CODE)
     if own or recipe.weights or (spec and spec.on_disk()):
         return ""
     if spec is None:

@@ -1,9 +1,9 @@
 """What many trainings came to: search.json and validate.json, read back."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from bpt.run_folder import read_json
 from burst.errors import CheckpointError
 
 # By kind what is read in any case: objects, or lists of objects.
@@ -22,19 +22,18 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
     """
     command = kind.rpartition(" ")[0]
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise CheckpointError(
             f"{path.parent} holds no readable {path.name}; name a folder that `{command}` wrote"
         ) from error
-    except ValueError as error:
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{path} is damaged, {error}; delete it, and the same `{command}` writes it anew"
+            f"{error}; delete it, and the same `{command}` writes it anew"
         ) from error
-    whole = isinstance(content, dict) and content.get("kind") == kind
-    if not whole or not all(_is_part(content.get(name)) for name in PARTS[kind]):
+    if content.get("kind") != kind or not all(_is_part(content.get(name)) for name in PARTS[kind]):
         raise CheckpointError(f"{path} is not what `{command}` of this version writes")
-    return dict(content)
+    return content
 
 
 def _is_part(part: object) -> bool:

@@ -286,14 +286,8 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def save_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON, whole or not at all."""
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
-
-
 def read_json(path: Path, *, needs: Iterable[str] = ()) -> dict[str, Any]:
-    """What `save_json` wrote.
+    """What `burst.files.save_json` wrote.
 
     Raises:
         CheckpointError: it is damaged, or lacks one of the keys that are needed.

@@ -26,6 +26,7 @@ from bpt.tuning import Tuning
 from burst.device import choose_device
 from burst.distributed import agreed, gather, rank_and_size
 from burst.errors import BurstError, CheckpointError, OutputError
+from burst.files import save_json
 from burst.progress import Progress, Say
 from burst.whitening_file import load_whitening
 
@@ -170,7 +171,7 @@ class Session(ABC, Generic[R, B]):
             if self.recipe.needs_whitening:
                 used = load_whitening(self.out / folder.WHITENING)
                 self.config[folder.USED_WHITENING] = used.fingerprint
-            folder.save_json(self.out / folder.CONFIG, self.config)
+            save_json(self.out / folder.CONFIG, self.config)
         state = agreed(lambda: folder.load_checkpoint(self.out))
         done = self._load(state) if state else self.trainer.start()
         with self.signals, self._events() as events:

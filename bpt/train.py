@@ -37,7 +37,7 @@ from bpt.recipe import Recipe
 from bpt.session import Session
 from burst.distributed import agreed, first_alone, is_first_process, process_group, rank_and_size
 from burst.errors import BurstError
-from burst.files import make_folder
+from burst.files import make_folder, save_json
 from burst.loading.common import required
 from burst.lock import if_alone
 from burst.progress import Progress, Say
@@ -191,7 +191,7 @@ def seeds_summary(
             spread = statistics.stdev(values) if len(values) > 1 else None
             summary[name] = {"values": values, "mean": statistics.mean(values), "std": spread}
     if is_first_process():
-        folder.save_json(Path(out) / "summary.json", summary)
+        save_json(Path(out) / "summary.json", summary)
     return summary
 
 
@@ -307,7 +307,7 @@ class ClassificationSession(Session[Recipe, Labelled]):
                 result[name] = {key: line[key] for key in ("epoch", "test_accuracy")}
         if self.writes:
             folder.save_tensors(self.out / folder.PREDICTIONS, predicted)
-            folder.save_json(self.out / folder.RESULT, result)
+            save_json(self.out / folder.RESULT, result)
         return result
 
     def _evaluate(self, split: str) -> Scores:

@@ -7,8 +7,9 @@ from typing import Any
 from bpt.configuration import whitening_identity
 from bpt.errors import RunExists
 from bpt.records import read_record
-from bpt.run_folder import WHITENING_KEYS, differs, save_json
+from bpt.run_folder import WHITENING_KEYS, differs
 from bpt.validate_plan import PlannedBenchmark, ValidationPlan
+from burst.files import save_json
 from burst.lock import one_at_a_time
 from burst.provenance import command_line, provenance
 

@@ -3,15 +3,20 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from burst.errors import OutputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PART = ".part-"  # what a folder begins with that is being made
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # how writing on may fail
@@ -52,6 +57,29 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             _settle(temporary, place)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write JSON, whole or not at all; gives `path`.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot hold; give None for it.
+        OutputError: see `write_atomically`.
+    """
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
+    return path
+
+
+def save_table(path: Path, table: "pd.DataFrame") -> Path:
+    """Write a table as CSV without its index, whole or not at all; gives `path`.
+
+    Raises:
+        OutputError: see `write_atomically`.
+    """
+    with write_atomically(path) as temporary:
+        table.to_csv(temporary, index=False)
+    return path
 
 
 @contextlib.contextmanager

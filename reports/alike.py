@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
-from typing import Any, Protocol
+from pathlib import Path, PurePath
+from typing import Any, Protocol, TypeVar
 
 from bpt import Run
 from bpt.machine import FREE_ON_RESUME
@@ -15,15 +15,26 @@ OF_METHODS = {name for name, users in USED_BY.items() if users != TRAINED_ON_IMA
 FREE = FREE_ON_RESUME | OF_METHODS | {"method", "seed", "precision", "cache", *RATES}
 FREE |= {"dataset", "train_list"}  # told by the digest of the images
 SPOKEN = {"digest": "images"}
+OF_WHITENED = ("prompt_scale", "null_gain", "floor")
+PLAIN = ("detector", "model", "schedule")  # their values say what they are
 
 
 class Trained(Protocol):
-    """What is read of a run: its recipe, and what config.json says of its dataset."""
+    """What is read of any run, of a classifier or a detector."""
 
+    @property
+    def folder(self) -> Path: ...  # noqa: D102
     @property
     def recipe(self) -> Any: ...  # noqa: ANN401, D102
     @property
     def config(self) -> Mapping[str, Any]: ...  # noqa: D102
+    @property
+    def metrics(self) -> Sequence[Mapping[str, Any]]: ...  # noqa: D102
+    @property
+    def result(self) -> Mapping[str, Any] | None: ...  # noqa: D102
+
+
+AnyRun = TypeVar("AnyRun", bound=Trained)
 
 
 def conditions(run: Run) -> dict[str, Any]:
@@ -76,11 +87,18 @@ def named_datasets(runs: Iterable[Trained]) -> list[str]:
     ]
 
 
-def told_apart(parts: Sequence[Mapping[str, str]]) -> list[str]:
-    """A text a run: method and placement, and in order what more is needed until all differ.
+def told_apart(runs: Sequence[AnyRun], names: Iterable[str]) -> dict[str, AnyRun]:
+    """The runs by method and placement, and by what more of `names` is needed until all differ.
 
-    What images it is of is told wherever these differ. Those that nothing tells apart are numbered.
+    What images a run is of is told wherever these differ. Those that nothing tells apart, not even
+    their folders' names, are numbered.
     """
+    parts = []
+    for run, dataset in zip(runs, named_datasets(runs), strict=True):
+        recipe = run.recipe
+        part = {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
+        part |= {name: _told(recipe, name) for name in names}
+        parts.append(part | {"dataset": dataset, "folder": run.folder.name})
     used = ["method", "placement"]
     if len({part["dataset"] for part in parts}) > 1:
         used.append("dataset")
@@ -94,7 +112,18 @@ def told_apart(parts: Sequence[Mapping[str, str]]) -> list[str]:
     for part in parts:
         text = readable(", ".join(filter(None, (part[one] for one in used))))
         texts.append(text if text not in texts else f"{text} ({len(texts) + 1})")
-    return texts
+    return dict(zip(texts, runs, strict=True))
+
+
+def _told(recipe: Any, name: str) -> str:  # noqa: ANN401  of either kind
+    value = getattr(recipe, name)
+    if name == "image_size":
+        return f"{value} pixels" if value else ""
+    if name == "train_fraction":
+        return f"{name} {value or 1:g}"
+    if name in OF_WHITENED and not recipe.needs_whitening:
+        return ""
+    return str(value) if name in PLAIN else f"{name} {value}"
 
 
 def _joined(kind: str, place: str) -> str:

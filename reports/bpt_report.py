@@ -1,9 +1,6 @@
 """Several trainings as one page: curves, prompts, what is confused, and the paper's numbers."""
 
-import dataclasses
-import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +11,12 @@ from numpy.typing import NDArray
 
 from bpt import PromptDiagnosis, PromptedViT, Run, confusion_matrix, prompt_diagnosis
 from bpt.methods import USED_BY
-from burst.errors import BurstError, EmptyResult
-from burst.files import make_folder, write_atomically
-from burst.provenance import provenance
-from reports.alike import named_datasets, told_apart
-from reports.beside import beside_published, shade
+from burst.errors import BurstError
+from burst.files import make_folder, save_table
+from reports.alike import OF_WHITENED, told_apart
+from reports.beside import beside_published
 from reports.bpt_summary import write_summary
-from reports.page import Cell, Page, Section, cell
+from reports.page import Page, Section, cell
 from reports.prompts import (
     confusion_figure,
     cosine_figure,
@@ -30,6 +26,7 @@ from reports.prompts import (
     trace_figure,
     values_figure,
 )
+from reports.run_page import check_begun, how_made, show_differences
 from reports.style import Line, model_lines
 from reports.training import compare, comparison_figure
 
@@ -40,7 +37,10 @@ LEAD = (
     "spt starts them from real tokens; bpt whitens them, or learns them as a product of two "
     "matrices, because what they meet in attention is bursty (arXiv 2506.22908).",
 )
-TOLD = ("protocol", "epochs", "batch_size", "lr", "seed")
+TOLD = (
+    *("model", "image_size", "train_fraction", "protocol", "epochs", "batch_size", "lr", "seed"),
+    *OF_WHITENED,
+)
 
 
 def save_bpt_report(
@@ -70,11 +70,7 @@ def save_bpt_report(
             cannot be loaded, is left out; the page says why.
         OutputError: the folder cannot be written.
     """
-    if not runs:
-        raise EmptyResult("no run to report")
-    for run in runs:
-        if not run.metrics:
-            raise EmptyResult(f"{run.folder} has no epoch behind it yet; go on with --resume")
+    check_begun(runs)
     folder, named = make_folder(out), labels(runs)
     table = compare(runs)
     table.insert(0, "label", list(named))
@@ -97,29 +93,15 @@ def save_bpt_report(
         files += _confusion(page.section("What is confused"), named, folder, data, device)
     _published(page.section("Beside the published numbers"), beside)
     page.section("Every number").frame(table, "Click a heading to sort. Accuracies in percent.")
-    _how(page.section("How it was made"), named)
-    for name, frame in (("runs.csv", table), ("published.csv", beside)):
-        with write_atomically(folder / name) as path:
-            frame.to_csv(path, index=False)
-        files.append(folder / name)
+    how_made(page.section("How it was made"), named)
+    files.append(save_table(folder / "runs.csv", table))
+    files.append(save_table(folder / "published.csv", beside))
     return [page.save(folder / "index.html"), *files]
 
 
 def labels(runs: Sequence[Run]) -> dict[str, Run]:
     """The runs by what tells them apart: method, placement, images, and what else differs."""
-    parts = []
-    for run, dataset in zip(runs, named_datasets(runs), strict=True):
-        recipe = run.recipe
-        part = {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
-        part |= {"model": recipe.model, "dataset": dataset}
-        part["image_size"] = f"{recipe.image_size} pixels" if recipe.image_size else ""
-        part["train_fraction"] = f"train_fraction {recipe.train_fraction or 1:g}"
-        part |= {name: f"{name} {getattr(recipe, name)}" for name in TOLD}
-        for name in ("prompt_scale", "null_gain", "floor"):
-            part[name] = f"{name} {getattr(recipe, name)}" if recipe.needs_whitening else ""
-        part["folder"] = run.folder.name
-        parts.append(part)
-    return dict(zip(told_apart(parts), runs, strict=True))
+    return told_apart(runs, TOLD)
 
 
 def _prompts(
@@ -253,32 +235,4 @@ def _published(section: Section, beside: pd.DataFrame) -> None:
         "the difference, the last column what else differs: a difference with much in that column "
         "says little."
     )
-    rows = []
-    for line in beside.to_dict("records"):
-        row = [cell(value) for value in line.values()]
-        row[3] = Cell(row[3].text, row[3].number, shade(line["difference"]))
-        rows.append(row)
-    section.table([str(name) for name in beside.columns], rows, "Percent, and points")
-
-
-def _how(section: Section, runs: dict[str, Run]) -> None:
-    made = provenance()
-    section.code(shlex.join(made["command"]))
-    for label, run in runs.items():
-        section.heading(label)
-        recipe, backbone = run.recipe, run.config["backbone"]
-        defaults = {one.name: one.default for one in dataclasses.fields(recipe)}
-        chosen = {
-            name: value
-            for name, value in recipe.to_dict().items()
-            if name != "origins" and value != defaults[name]
-        }
-        lines = [
-            f"Command: {shlex.join(run.config['command'])}",
-            f"Hyper-parameters: {json.dumps(chosen)}",
-            f"Weights: {backbone['weights_source']}, SHA-256 {backbone['weights_sha256']}",
-            f"Dataset: {run.config['dataset']['source']}, digest {run.config['dataset']['digest']}",
-            f"Parameters: {run.config['parameters']}",
-        ]
-        section.items([*lines, *backbone.get("notes", []), *recipe.provenance()])
-    section.versions(made["versions"])
+    show_differences(section, beside, "Percent, and points")

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isclose, sqrt
+from math import hypot, isclose
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from bpt import Run
+from bpt.engine import standard_error
 from bpt.run_folder import PREDICTIONS
 from bpt.search.paired import LEVEL, paired_difference, right_answers
 from reports.alike import conditions, differing, training_key
@@ -165,10 +166,9 @@ def _difference(pairs: Sequence[tuple[Run, Run]], compared: int) -> tuple[float,
             f"with a 95 % interval of {found.low:+.1f} to {found.high:+.1f}, by the "
             f"{found.images:,} test images{seeds}{verdict}"
         )
-    shares = [fmean((run.result or {})["test_accuracy"] / 100 for run in side) for side in sides]
-    points = 100 * (shares[0] - shares[1])
+    best, plain = (fmean((run.result or {})["test_accuracy"] for run in side) for side in sides)
     count = (pairs[0][0].result or {}).get("test_images")
     if not count:
-        return points, "of which nobody knows how sure it is"
-    error = 100 * sqrt(sum(share * (1 - share) for share in shares) / count)
-    return points, f"with a standard error of {error:.1f}, by the {count:,} test images"
+        return best - plain, "of which nobody knows how sure it is"
+    error = hypot(standard_error(best, count), standard_error(plain, count))
+    return best - plain, f"with a standard error of {error:.1f}, by the {count:,} test images"

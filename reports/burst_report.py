@@ -1,6 +1,5 @@
 """What was measured of one or several backbones, as one page with all figures and tables."""
 
-import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import pandas as pd
 
 from burst.backbone import Backbone
 from burst.errors import EmptyResult
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, save_json, save_table
 from burst.gauge import WHOLE
 from burst.histogram import Histogram
 from burst.progress import Progress
@@ -146,11 +145,8 @@ def save_burst_report(
     files += _whitenings(page, backbones, folder)
     _every_number(page.section("Every number"), table)
     _how(page.section("How it was made"), records)
-    with write_atomically(folder / "statistics.csv") as path:
-        table.to_csv(path, index=False)
-    with write_atomically(folder / "run.json") as path:
-        path.write_text(json.dumps(records, indent=2) + "\n")
-    files += [folder / "statistics.csv", folder / "run.json"]
+    files.append(save_table(folder / "statistics.csv", table))
+    files.append(save_json(folder / "run.json", records))
     return [page.save(folder / "index.html"), *files]
 
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,16 @@ def open_survey_runs(
     Raises:
         EmptyResult: fewer than two runs.
         CheckpointError: no survey there, or a damaged one.
-        BurstError: as many steps as runs were expected, no two the same.
+        BurstError: as many steps as runs were expected, finite, no two the same.
     """
     if len(paths) < 2:
         raise EmptyResult(f"{len(paths)} run given; a comparison needs at least two")
     surveys = [Survey.load(_file(Path(path))) for path in paths]
     found: Sequence[float | None] = steps if steps is not None else _steps(paths, surveys)
-    if len(found) != len(paths) or (steps is not None and len(set(steps)) < len(steps)):
-        given = ", ".join(f"{step:g}" for step in steps or ())
-        raise BurstError(f"steps {given} for {len(paths)} runs; give each its own")
+    numbers = set(filter(isfinite, steps or ()))
+    if steps is not None and not len(numbers) == len(steps) == len(paths):
+        given = ", ".join(f"{step:g}" for step in steps)
+        raise BurstError(f"steps {given} for {len(paths)} runs; give each a number of its own")
     labels = _labels([Path(path) for path in paths])
     return [SurveyRun(*one) for one in zip(labels, surveys, found, strict=True)]
 

@@ -1,7 +1,6 @@
 """What differs between surveys as one page: words first, then figures and every number."""
 
 import dataclasses
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, save_json, save_table
 from burst.provenance import provenance
 from burst.survey import Survey
 from reports.comparison import (
@@ -73,11 +72,8 @@ def save_comparison(runs: Sequence[SurveyRun], out: str | os.PathLike[str]) -> l
     )
     record = _record(runs)
     _how(page.section("How it was made"), runs, record)
-    with write_atomically(folder / "comparison.csv") as path:
-        table.to_csv(path, index=False)
-    with write_atomically(folder / "run.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
-    files += [folder / "comparison.csv", folder / "run.json"]
+    files.append(save_table(folder / "comparison.csv", table))
+    files.append(save_json(folder / "run.json", record))
     return [page.save(folder / "index.html"), *files]
 
 

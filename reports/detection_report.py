@@ -1,19 +1,14 @@
 """Trained detectors as one page: APs, classes, who finds what, pictures, the paper's numbers."""
 
-import json
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from burst.errors import EmptyResult
-from burst.files import make_folder, write_atomically
-from burst.provenance import provenance
-from reports.alike import differing, named_datasets, told_apart
-from reports.beside import shade
+from burst.files import make_folder, save_table
+from reports.alike import differing, told_apart
 from reports.detection_figures import Opener, side_by_side_figure
 from reports.detection_scores import (
     KINDS,
@@ -35,8 +30,9 @@ from reports.detections import (
     match_detections,
     who_finds_what,
 )
-from reports.page import Cell, Page, Section, cell
+from reports.page import Page, Section
 from reports.published import METRICS
+from reports.run_page import check_begun, how_made, show_differences
 from reports.style import model_lines
 
 Runs = Mapping[str, DetectorRun]
@@ -46,6 +42,7 @@ LEAD = (
     "larger than the prompts, so what prompts add is seen only beside a run without them (linear).",
 )
 ENOUGH_IMAGES = 1000
+TOLD = ("detector", "model", "schedule", "image_size", "lr", "seed")
 ALIKE = ("detector", "dataset", "model", "schedule", "lr", *OF_TRAINING)
 
 
@@ -80,11 +77,7 @@ def save_detection_report(
         BurstError: pycocotools is not installed.
         OutputError: the folder cannot be written.
     """
-    if not runs:
-        raise EmptyResult("no run to report")
-    for run in runs:
-        if not run.metrics:
-            raise EmptyResult(f"{run.folder} has no epoch behind it yet; go on with --resume")
+    check_begun(runs)
     folder, named = make_folder(out), detector_labels(runs)
     ended = {label: run for label, run in named.items() if run.result is not None}
     table, beside = compare_detectors(named), beside_published_detectors(named)
@@ -104,26 +97,14 @@ def save_detection_report(
         files += _pictures(page.section("In pictures"), matching, choice, opener, folder)
     _published(page.section("Beside the published numbers"), beside)
     page.section("Every number").frame(table, "Click a heading to sort. APs in percent.")
-    _how(page.section("How it was made"), named)
-    for name, frame in frames.items():
-        with write_atomically(folder / f"{name}.csv") as path:
-            frame.to_csv(path, index=False)
-        files.append(folder / f"{name}.csv")
+    how_made(page.section("How it was made"), named)
+    files += [save_table(folder / f"{name}.csv", frame) for name, frame in frames.items()]
     return [page.save(folder / "index.html"), *files]
 
 
 def detector_labels(runs: Sequence[DetectorRun]) -> dict[str, DetectorRun]:
     """The runs by what tells them apart: method, placement, images, and what else differs."""
-    parts = []
-    for run, dataset in zip(runs, named_datasets(runs), strict=True):
-        recipe = run.recipe
-        part = {"method": recipe.method, "placement": recipe.placement if recipe.prompted else ""}
-        part |= {"detector": recipe.detector, "model": recipe.model}
-        part |= {"dataset": dataset, "schedule": str(recipe.schedule)}
-        part["image_size"] = f"{recipe.image_size} pixels"
-        part |= {name: f"{name} {getattr(recipe, name)}" for name in ("lr", "seed")}
-        parts.append(part | {"folder": run.folder.name})
-    return dict(zip(told_apart(parts), runs, strict=True))
+    return told_apart(runs, TOLD)
 
 
 def findings_of_detectors(table: pd.DataFrame) -> list[str]:
@@ -225,16 +206,8 @@ def _scores(section: Section, named: Runs, ended: Runs, folder: Path) -> list[Pa
 
 
 def _classes(section: Section, table: pd.DataFrame) -> None:
-    rows = []
-    for line in table.to_dict("records"):
-        rows.append(
-            [
-                Cell(*cell(value)[:2], shade(value)) if "difference" in str(name) else cell(value)
-                for name, value in line.items()
-            ]
-        )
     order = "Where the runs differ most comes first" if "box difference" in table else "Best first"
-    section.table([str(name) for name in table.columns], rows, f"{order}. Percent, and points")
+    show_differences(section, table, f"{order}. Percent, and points")
 
 
 def _first_and_last(ended: Runs) -> dict[str, Sequence[Record]]:
@@ -296,35 +269,9 @@ def _published(section: Section, beside: pd.DataFrame) -> None:
         "Each run beside the paper's row of its detector, method and kind of placement. The last "
         "column says what was trained differently: with much in it a difference says little."
     )
-    rows = []
-    for line in beside.to_dict("records"):
-        row = {str(name): cell(value) for name, value in line.items()}
-        row["difference"] = Cell(*row["difference"][:2], shade(line["difference"]))
-        rows.append(list(row.values()))
-    section.table([str(name) for name in beside.columns], rows, "Percent, and points")
+    show_differences(section, beside, "Percent, and points")
     theirs = published_detectors()
     wide = theirs.assign(metric=theirs["metric"].map(METRICS)).pivot_table(
         "value", ["setting", "method"], "metric", sort=False
     )
     section.frame(wide.reset_index(), "What the paper has, with MAE's ViT-B/16, in percent")
-
-
-def _how(section: Section, runs: Runs) -> None:
-    made = provenance()
-    section.code(shlex.join(made["command"]))
-    for label, run in runs.items():
-        section.heading(label)
-        config, result = run.config, run.result
-        backbone, dataset = config["backbone"], config["dataset"]
-        recipe = {name: one for name, one in run.recipe.to_dict().items() if name != "origins"}
-        lines = [
-            f"Command: {shlex.join(config['command'])}",
-            f"Hyper-parameters: {json.dumps(recipe)}",
-            f"Weights: {backbone['weights_source']}, SHA-256 {backbone['weights_sha256']}",
-            f"Dataset: {dataset['source']}, digest {dataset['digest']}",
-            f"Parameters: {config['parameters']}",
-        ]
-        if result is not None:
-            lines.append(f"Evaluated by {result['evaluator']} on {result['images']:,} images")
-        section.items(lines)
-    section.versions(made["versions"])

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from math import ceil, isfinite
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +19,7 @@ from bpt import make_recipe
 from bpt.detection.cost import OFFICIAL_SIZES
 from bpt.detection.published import OFFICIAL
 from bpt.machine import FREE_ON_RESUME
-from reports.alike import named_datasets
+from reports.alike import Trained, named_datasets
 from reports.detections import Record
 from reports.names import folder_names
 from reports.published import DETECTORS, METHODS, METRICS, asked_of, published
@@ -47,31 +46,21 @@ FREE = {"seed", "eval_every", "precision", "method", "detector", "dataset"} | FR
 """What a run beside the paper's row may have as it likes, or is told by elsewhere."""
 
 
-class DetectorRun(Protocol):
+class DetectorRun(Trained, Protocol):
     """What a report reads of a trained detector; `bpt.detection.run_folder.DetectionRun` is one.
 
     Attributes:
         folder: of the run.
         recipe: detector ("mask-rcnn", "cascade"), method, placement, prompted, model, dataset,
-            image_size, schedule, train_fraction, lr, seed, to_dict().
+            image_size, schedule, train_fraction, lr, seed, to_dict(), provenance(); a dataclass.
         config: command; parameters: prompts, heads, backbone, trained, total; dataset: name,
-            source, digest, categories; backbone: weights_source, weights_sha256.
+            source, digest, categories; backbone: weights_source, weights_sha256, notes.
         metrics: an epoch each: epoch, loss, losses by name, lr, images_per_second, and box_AP and
             mask_AP, None where it was not evaluated.
         result: None before the end; scores in percent, None where there is no object of the size;
             per_class: name -> {box_AP, mask_AP}; evaluator, images, parameters, seconds.
     """
 
-    @property
-    def folder(self) -> Path: ...  # noqa: D102
-    @property
-    def recipe(self) -> Any: ...  # noqa: ANN401, D102
-    @property
-    def config(self) -> Mapping[str, Any]: ...  # noqa: D102
-    @property
-    def metrics(self) -> Sequence[Mapping[str, Any]]: ...  # noqa: D102
-    @property
-    def result(self) -> Mapping[str, Any] | None: ...  # noqa: D102
     def detections(self) -> Sequence[Record]:
         """What it found in the validation images, in COCO's result format."""
         ...

@@ -1,6 +1,5 @@
 """Maps of photographs -> the files of a run: figures, a gallery, tables, the record."""
 
-import json
 import os
 import re
 import shlex
@@ -14,7 +13,7 @@ import pandas as pd
 from rich.table import Table
 
 from burst.extremes_tables import carriers
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, save_json, save_table
 from burst.progress import Progress
 from burst.provenance import provenance
 from burst.token_map import PhotoMaps, TokenMap
@@ -91,13 +90,11 @@ def save_maps(
         for one, name in zip(found.maps, names, strict=True)
     ]
     record["bad_images"] = [list(one) for one in found.bad_images]
-    tables = {"map": _tokens(found.maps, chosen), "map_dimensions": _dimensions(found.maps, chosen)}
-    for name, table in tables.items():
-        with write_atomically(folder / f"{name}.csv") as path:
-            table.to_csv(path, index=False)
-    with write_atomically(folder / "run.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
-    rest = [folder / name for name in ("map.csv", "map_dimensions.csv", "run.json")]
+    rest = [
+        save_table(folder / "map.csv", _tokens(found.maps, chosen)),
+        save_table(folder / "map_dimensions.csv", _dimensions(found.maps, chosen)),
+        save_json(folder / "run.json", record),
+    ]
     return [page.save(folder / "index.html"), *figures, *rest]
 
 

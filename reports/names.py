@@ -34,17 +34,17 @@ def folder_names(folders: Sequence[Path]) -> list[str]:
     return [readable(str(place.relative_to(common) if near else place)) for place in places]
 
 
-def shortened(name: str, most: int = MOST_LETTERS) -> str:
-    """A name for a figure: of so many letters at most, the middle left out.
+def shortened(name: str) -> str:
+    """A name for a figure: of `MOST_LETTERS` at most, the middle left out.
 
     >>> shortened("Chevrolet Silverado 1500 Extended Cab 2012")
     'Chevrolet Silv\N{HORIZONTAL ELLIPSIS} Cab 2012'
     """
     name = readable(name)
-    if len(name) <= most:
+    if len(name) <= MOST_LETTERS:
         return name
-    end = most * 3 // 8
-    return name[: most - 1 - end] + ELLIPSIS + name[-end:]
+    end = MOST_LETTERS * 3 // 8
+    return name[: MOST_LETTERS - 1 - end] + ELLIPSIS + name[-end:]
 
 
 def new_stem(name: str, taken: set[str]) -> str:

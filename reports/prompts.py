@@ -306,12 +306,12 @@ def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], title: s
 
 
 def most_confused(
-    counts: NDArray[np.int64], classes: Sequence[str], most: int = 10
+    counts: NDArray[np.int64], classes: Sequence[str]
 ) -> list[tuple[str, str, int, int]]:
-    """True class, named class, how often, of how many images; the most frequent first."""
+    """True class, named class, how often, of how many images: the ten most frequent, in order."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:10]
     pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
     return [
         (classes[i], classes[j], int(wrong[i, j]), int(counts[i].sum()))

@@ -1,6 +1,5 @@
 """The spectrum of W_q W_k^T: its figure, its tables, in words, and the files of a run."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from burst.errors import EmptyResult
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, save_json, save_table, write_atomically
 from burst.gauge import WHOLE
 from burst.provenance import provenance
 from burst.spectrum import Spectrum
@@ -40,6 +39,7 @@ from reports.style import (
     whole_ticks,
 )
 from reports.tables import captioned, named_backbone
+from reports.terminal import where_written
 
 Floats = NDArray[np.float64]
 
@@ -260,11 +260,7 @@ def spectrum_notes(spectrum: Spectrum, *, files: Sequence[Path]) -> list[str]:
     """What a reader of the table must also know, one line each."""
     notes = list(spectrum.record.get("notes", []))
     notes += [f"left out: {one.name}: {one.reason}" for one in spectrum.skipped]
-    if spectrum.record["per_head"] and not files:
-        notes.append("each head's numbers: --out DIR or --json")
-    if files:
-        notes.append(f"written to {files[0].parent}: {', '.join(file.name for file in files)}")
-    return notes
+    return notes + where_written(files, per_head=spectrum.record["per_head"])
 
 
 def save_spectrum(spectrum: Spectrum, out: str | os.PathLike[str]) -> list[Path]:
@@ -296,11 +292,9 @@ def save_spectrum(spectrum: Spectrum, out: str | os.PathLike[str]) -> list[Path]
         "omitted": list(spectrum.omitted),
         "skipped_blocks": [vars(block) for block in spectrum.skipped],
     }
-    with write_atomically(folder / "spectrum.csv") as path:
-        spectrum.table.to_csv(path, index=False)
+    save_table(folder / "spectrum.csv", spectrum.table)
     with write_atomically(folder / "singular_values.npz") as path, path.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    with write_atomically(folder / "run.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+    save_json(folder / "run.json", record)
     names = ("spectrum.csv", "singular_values.npz", "run.json")
     return [folder / name for name in names] + list(save_figure(figure, folder / "spectrum"))

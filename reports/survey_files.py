@@ -1,6 +1,5 @@
 """A survey -> the files of a run: table, histograms, record and figures."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from burst.errors import BurstError
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, save_json, save_table, write_atomically
 from burst.provenance import provenance
 from burst.survey import Survey
 from reports.depth import depth_grid, depth_lines
@@ -42,17 +41,14 @@ def save_survey(
     """
     record = run_record(survey, seed=seed)
     folder = make_folder(out)
-    with write_atomically(folder / "statistics.csv") as path:
-        survey.table.to_csv(path, index=False)
+    save_table(folder / "statistics.csv", survey.table)
     with write_atomically(folder / "histograms.npz") as path:
         np.savez_compressed(path, **_arrays(survey))
     survey.save(folder / "survey.npz")
-    with write_atomically(folder / "run.json") as path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+    save_json(folder / "run.json", record)
     names = ["statistics.csv", "histograms.npz", "survey.npz", "run.json"]
     if len(survey.softmax):
-        with write_atomically(folder / "softmax.csv") as path:
-            survey.softmax.to_csv(path, index=False)
+        save_table(folder / "softmax.csv", survey.softmax)
         names.append("softmax.csv")
     files = [folder / name for name in names]
     return files + _save_figures(survey, folder)

@@ -83,11 +83,14 @@ def survey_notes(survey: Survey, *, num_images: int, files: Sequence[Path]) -> l
     notes += [f"left out: {one.name}: {one.reason}" for one in survey.skipped]
     if survey.record["nonfinite"]:
         notes.append(f"{survey.record['nonfinite']} values were NaN or infinite and are left out")
-    if survey.record["options"]["per_head"] and not files:
-        notes.append("each head's numbers: --out DIR or --json")
+    return notes + where_written(files, per_head=survey.record["options"]["per_head"])
+
+
+def where_written(files: Sequence[Path], *, per_head: bool) -> list[str]:
+    """Where the numbers are, or how those of each head are had; nothing where the table has all."""
     if files:
-        notes.append(f"written to {files[0].parent}: {', '.join(file.name for file in files)}")
-    return notes
+        return [f"written to {files[0].parent}: {', '.join(file.name for file in files)}"]
+    return ["each head's numbers: --out DIR or --json"] if per_head else []
 
 
 def library_table(rows: Sequence[Mapping[str, str]]) -> Table:

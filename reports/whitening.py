@@ -21,7 +21,7 @@ from burst.distribution import fit_gaussian
 from burst.errors import EmptyResult
 from burst.histogram import Histogram
 from burst.provenance import provenance
-from burst.statistics import describe
+from burst.statistics import ggd_shape
 from burst.whitened import WhitenedEntries
 from burst.whitening import BlockDiagnostics, Whitening
 from burst.whitening_file import save_whitening
@@ -34,6 +34,7 @@ from reports.style import (
     house_style,
     law_style,
     legend_above,
+    percent,
     save_figure,
     whole_ticks,
 )
@@ -170,13 +171,13 @@ def whitening_table(whitening: Whitening, pairs: Pairs) -> RenderableType:
     for one in whitening.blocks:
         entries = pairs[one.block]
         kurtosis = [hist.moments.excess_kurtosis for hist in _stages(whitening, entries).values()]
-        shapes = [describe(hist)["ggd_shape"] for hist in (entries.before, entries.after)]
+        shapes = [ggd_shape(hist) for hist in (entries.before, entries.after)]
         table.add_row(
             str(one.block),
             f"{one.condition_number:.1e}",
             f"{one.effective_rank:.1f}",
             str(one.kept),
-            f"{one.kept_variance:.3%}",
+            percent(one.kept_variance, 3),
             f"{one.whiteness_error:.3f}",
             *([] if full else [f"{one.variance_error:.3f}"]),
             "→".join(f"{value:.2f}" for value in kurtosis),
@@ -207,8 +208,8 @@ def whitening_record(whitening: Whitening, pairs: Pairs) -> list[dict[str, Any]]
         entries = pairs[one.block]._asdict() if one.block in pairs else {}
         for name in ("before", "diagonal", "after"):
             if hist := entries.get(name):
-                found = describe(hist)
-                row |= {f"{key}_{name}": found[key] for key in ("excess_kurtosis", "ggd_shape")}
+                row[f"excess_kurtosis_{name}"] = hist.moments.excess_kurtosis
+                row[f"ggd_shape_{name}"] = ggd_shape(hist)
         rows.append(row)
     return rows
 
@@ -271,8 +272,7 @@ def _held_out_errors(whitening: Whitening) -> list[float]:
 def _draw_entries(ax: Axes, hist: Histogram, title: str) -> dict[str, Artist]:
     law = fit_gaussian(hist)
     artists = draw_histogram(ax, hist, laws={"gaussian": law})
-    found = describe(hist)
-    kappa, beta = found["excess_kurtosis"], found["ggd_shape"]
+    kappa, beta = hist.moments.excess_kurtosis, ggd_shape(hist)
     shape = "no $\\beta$" if isnan(beta) else f"$\\beta$ = {beta:.2f}"
     ax.set_title(f"{title}\n$\\kappa$ = {decimals(kappa, 2)}, {shape}", loc="left")
     ax.xaxis.set_major_locator(MaxNLocator(4))

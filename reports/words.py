@@ -15,6 +15,7 @@ from burst.backbone_spec import known_backbone
 from burst.errors import EmptyResult
 from burst.images import SAMPLE
 from burst.loading.common import RANDOM
+from burst.loading.python import CODE
 from burst.survey import Survey
 from reports.depth import MEASURES, whole_blocks
 from reports.style import percent, quantity_style
@@ -260,7 +261,7 @@ def _commands(model: str, record: Mapping[str, Any], *, scales: bool) -> tuple[s
         return ()
     weights, size = record.get("weights"), images.get("image_size")
     given = weights and (weights == RANDOM or Path(weights).is_file())
-    own_size = size == spec.image_size if spec else model.startswith("python:")
+    own_size = size == spec.image_size if spec else model.startswith(CODE)
     options = {"--model": model, "--weights": weights if given else None}
     options["--image-size"] = None if own_size else size
     backbone = _words(options)

@@ -37,6 +37,7 @@ from bpt.prompt_starts import prompt_starts
 from bpt.session import Session
 from burst.distributed import agreed, first_alone, rank_and_size
 from burst.errors import BurstError
+from burst.files import save_json
 from burst.progress import spoken_time
 from burst.provenance import provenance
 
@@ -148,7 +149,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
             **provenance(),
         }
         if self.writes:
-            folder.save_json(self.out / folder.RESULT, result)
+            save_json(self.out / folder.RESULT, result)
         return result
 
     def _scored(self, *, keep: bool) -> DetectionScores:

@@ -1,11 +1,11 @@
 """What a search says in search.json, in its sentences and as rows of search.csv."""
 
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from bpt.engine import standard_error
 from bpt.run_folder import Run
 from bpt.search.grid import Point
 from bpt.search.halving import Score
@@ -76,17 +76,14 @@ def _trial(trials: Trials, method: str, point: Point) -> dict[str, Any] | None:
             break
     if score is None:
         return None
-    error = None
-    if score.accuracy is not None:
-        part = score.accuracy / 100
-        error = 100 * math.sqrt(part * (1 - part) / score.images)
+    accuracy = score.accuracy
     return {
         "lr": point.lr,
         "weight_decay": point.weight_decay,
         "epochs": epochs,
         "of_epochs": last.epoch * (trials.folds or 1),
-        "score": score.accuracy,
-        "standard_error": error,
+        "score": accuracy,
+        "standard_error": None if accuracy is None else standard_error(accuracy, score.images),
         "folder": place,
     }
 

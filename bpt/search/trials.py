@@ -14,6 +14,7 @@ from bpt.search.grid import Point
 from bpt.search.halving import DIVERGED, Rung, Score
 from bpt.search.recipes import trial_recipe
 from bpt.train import ClassificationSession
+from burst.files import save_json
 from burst.progress import Progress
 
 RUNS = "runs"  # the folder within the search's that all of them lie in
@@ -153,7 +154,7 @@ class Trials:
                 opened=benchmark,
             )
         except NonFiniteLoss as error:
-            folder.save_json(place / FAILED, {"diverged": str(error)})
+            save_json(place / FAILED, {"diverged": str(error)})
 
 
 def trial_seed_of(out: Path) -> int | None:

@@ -17,7 +17,7 @@ from bpt.errors import Interrupted, RunExists
 from bpt.prompt_starts import given_whitening
 from bpt.recipe import Recipe
 from bpt.records import read_record
-from bpt.run_folder import CONFIG, Run, other_files, save_json
+from bpt.run_folder import CONFIG, Run, other_files
 from bpt.search.news import News
 from bpt.search.options import LEAST_VALIDATION, SearchOptions
 from bpt.search.plan import Course, all_work, courses, first_size
@@ -35,7 +35,7 @@ from bpt.search.same import other_recipes, other_runs
 from bpt.search.trials import Job, Trials, trial_seed_of
 from bpt.side_by_side import POLL
 from bpt.signals import this_command
-from burst.files import write_atomically
+from burst.files import save_json, save_table
 from burst.loading.common import required
 from burst.lock import if_alone, one_at_a_time
 from burst.progress import Progress, Say
@@ -195,9 +195,7 @@ class Worker:
         with one_at_a_time(self.out / RECORD, "writes"):
             record = self.record()
             save_json(self.out / RECORD, record)
-            rows = trial_rows(record)
-            with write_atomically(self.out / TABLE) as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
+            save_table(self.out / TABLE, pd.DataFrame(trial_rows(record)))
         return record
 
     def record(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from burst.loading.common import (
     timm_image_facts,
 )
 
+CODE = "python:"  # how the name of such a model begins
 EXPECTED = "expected python:package.module:factory"
 
 
@@ -62,7 +63,7 @@ def load(name: str, options: LoadOptions) -> Backbone:
 
 
 def _factory(name: str) -> Callable[[], object]:
-    module_name, _, function = name.removeprefix("python:").partition(":")
+    module_name, _, function = name.removeprefix(CODE).partition(":")
     if not (module_name and function.isidentifier()):
         raise UnsupportedModel(f"{name} names no function; {EXPECTED}")
     try:

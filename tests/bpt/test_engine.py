@@ -3,6 +3,7 @@
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 from support import SIZE, backbone_of, vit
@@ -11,7 +12,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from bpt import NonFiniteLoss, PlainPrompt, PromptedViT, evaluate
-from bpt.engine import ClassifierTrainer
+from bpt.engine import ClassifierTrainer, standard_error
 from burst import EmptyResult, UnknownName
 
 CPU = torch.device("cpu")
@@ -104,6 +105,13 @@ def test_lower_precision_trains_float32_tensors_to_about_the_same_loss(precision
     exact = run(trainer_of(model_of()), batches)
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert float(done.sums[0]) == pytest.approx(float(exact.sums[0]), rel=0.02)
+
+
+@pytest.mark.parametrize("right, images", [(0, 5), (3, 7), (50, 50), (123, 1000)])
+def test_the_standard_error_is_that_of_a_mean_of_zeros_and_ones(right, images):
+    values = np.repeat([1.0, 0.0], [right, images - right])
+    expected = 100 * values.std() / np.sqrt(images)
+    assert standard_error(100 * right / images, images) == pytest.approx(expected)
 
 
 def test_a_loss_that_is_not_finite_stops_and_says_what_to_change():

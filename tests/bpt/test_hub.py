@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import bpt
 from bpt.export import KIND, read_exported, write_exported
 from bpt.hub_folder import FILES, without_folders
-from bpt.model_card import licence_of, standard_error
+from bpt.model_card import licence_of
 from bpt.transforms import eval_transform
 from burst.errors import BurstError, CheckpointError, ShapeError
 from burst.files import sha256_of
@@ -188,13 +188,6 @@ def test_a_licence_that_is_not_known_is_said_to_be_unknown():
 
     assert of("timm:vit_base_patch16_224.mae") == of("mae_vitb") == "CC-BY-NC-4.0"
     assert of("timm:test_vit.r160_in1k") == of("mae_vitb", "mine.pth") == "unknown"
-
-
-@pytest.mark.parametrize("right, images", [(0, 5), (3, 7), (50, 50), (123, 1000)])
-def test_the_standard_error_is_that_of_a_mean_of_zeros_and_ones(right, images):
-    values = np.repeat([1.0, 0.0], [right, images - right])
-    expected = 100 * values.std() / np.sqrt(images)
-    assert standard_error(100 * right / images, images) == pytest.approx(expected)
 
 
 def test_a_dry_run_writes_what_would_be_pushed_and_asks_nobody(hub, trained):

@@ -1,11 +1,14 @@
 import errno
 import hashlib
+import json
 import os
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from burst.errors import OutputError
-from burst.files import check_name, make_folder, sha256_of, write_atomically
+from burst.files import check_name, make_folder, save_json, save_table, sha256_of, write_atomically
 
 
 def test_the_file_appears_whole_with_its_folders(tmp_path):
@@ -48,6 +51,19 @@ def test_a_name_as_long_as_the_file_system_takes_can_be_written(tmp_path, stem):
     assert target.read_text() == "1"
     with pytest.raises(OutputError, match="cannot write .*: File name too long"):
         check_name(tmp_path / f"{stem}w.pt")
+
+
+def test_a_table_is_written_without_its_index(tmp_path):
+    path = save_table(tmp_path / "new" / "one.csv", pd.DataFrame({"a": [1, 2], "b": [0.5, np.nan]}))
+    assert path.read_text() == "a,b\n1,0.5\n2,\n"
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_what_json_cannot_hold_is_refused_and_nothing_replaced(tmp_path, number):
+    path = save_json(tmp_path / "new" / "one.json", {"a": [None, 0.5]})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_json(path, {"a": number})
+    assert json.loads(path.read_text()) == {"a": [None, 0.5]}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -237,7 +237,7 @@ def test_runs_without_a_step_each_have_none(folders):
 
 
 def test_steps_that_do_not_fit_and_folders_without_a_survey_are_refused(folders, tmp_path):
-    for steps in ([1, 2], [1, 2, 2]):
+    for steps in ([1, 2], [1, 2, 2], [1, 2, np.nan]):
         with pytest.raises(burst.BurstError, match="for 3 runs"):
             reports.open_survey_runs(folders, steps=steps)
     with pytest.raises(burst.CheckpointError, match=r"no survey\.npz in"):

@@ -1,7 +1,9 @@
 """The page of trained detectors, its numbers and sentences, and the tables for a terminal."""
 
 import base64
+import html
 import io
+import json
 import re
 
 import numpy as np
@@ -188,6 +190,22 @@ def test_runs_that_have_not_ended_have_curves_and_are_named(without_figures, tmp
     alone = reports.save_detection_report(runs[1:], tmp_path / "b", truth=truth, opener=photo)
     assert "No run has ended yet" in alone[0].read_text()
     assert "Who finds what" not in alone[0].read_text()
+
+
+def test_the_page_says_what_was_chosen_whence_the_rest_is_and_what_the_weights_were(
+    without_figures, tmp_path
+):
+    truth, _ = some_scenes()
+    run = detector("a", channels=32)
+    run.config["backbone"]["notes"] = ["left aside of the weights: decoder"]
+    files = reports.save_detection_report([run], tmp_path, truth=truth, opener=photo)
+    text = html.unescape(files[0].read_text().rpartition("How it was made")[2])
+    (chosen,) = re.findall(r"Hyper-parameters: (\{.*?\})", text)
+    assert json.loads(chosen)["channels"] == 32
+    assert "warmup_steps" not in chosen  # as every training has it
+    assert "left aside of the weights: decoder" in text
+    assert run.recipe.provenance() and all(line in text for line in run.recipe.provenance())
+    assert "Evaluated by pycocotools 2.0.11 on 6 images" in text
 
 
 def test_where_the_models_are_even_there_is_no_picture_and_the_rule_says_so(

@@ -87,7 +87,9 @@ def test_the_table_fits_eighty_columns(made):
     assert len(rows) == 2
     assert rows[0][3] == str(made[0].blocks[0].kept)
     kurtosis = (one.moments.excess_kurtosis for one in (made[1][0][i] for i in (0, 2, 1)))
-    assert rows[0][6] == "→".join(f"{value:.2f}" for value in kurtosis)
+    share = made[0].blocks[0].kept_variance
+    assert rows[0][4:6] == [f"{100 * share:.3f}", "%"]
+    assert rows[0][7] == "→".join(f"{value:.2f}" for value in kurtosis)
     assert "…" not in text
 
 
@@ -128,8 +130,8 @@ def test_the_table_of_the_diagonal_says_how_much_of_its_error_is_of_variances(di
     text = shown(whitening_table(whitening, pairs))
     (row,) = (line.split() for line in text.splitlines() if line.split()[:1] == ["2"])
     one = whitening.blocks[1]
-    assert row[5:7] == [f"{one.whiteness_error:.3f}", f"{one.variance_error:.3f}"]
-    assert row[7].count("→") == 1
+    assert row[6:8] == [f"{one.whiteness_error:.3f}", f"{one.variance_error:.3f}"]
+    assert row[8].count("→") == 1
     assert "…" not in text
     record = whitening_record(whitening, pairs)[0]
     assert record["excess_kurtosis_diagonal"] == record["excess_kurtosis_after"]

@@ -57,6 +57,7 @@ def test_the_folder_says_what_was_trained_and_how(whole, recipe):
     about = whole.config
     assert about["choices"]["class_token"].startswith("attends")
     assert about["dataset"]["train"] == about["dataset"]["val"] == 4
+    assert about["backbone"]["notes"] == list(whole.load_backbone().notes)
     assert about["parameters"]["prompts"] == 2 * (4 + 64)
     assert about["parameters"]["heads"] > about["parameters"]["prompts"]
     state = whole.trained_state()
