@@ -133,5 +133,8 @@ def test_what_is_no_validation_is_refused(tmp_path):
     with pytest.raises(burst.CheckpointError, match="no readable"):
         reports.open_validation(tmp_path)
     (tmp_path / "validate.json").write_text("[]")
+    with pytest.raises(burst.CheckpointError, match="holds no object"):
+        reports.open_validation(tmp_path)
+    (tmp_path / "validate.json").write_text(json.dumps(RECORD | {"kind": "bpt search 1"}))
     with pytest.raises(burst.CheckpointError, match="not what `bpt validate` of this"):
         reports.open_validation(tmp_path)
