@@ -271,12 +271,11 @@ def _own_photos(recipe: "Recipe | DetectionRecipe") -> Path | None:
     from burst.errors import ImageError
 
     kind, _, path = recipe.dataset.partition(":")
+    place = Path(path or recipe.data or "").expanduser()
+    if kind == "folder":
+        return place / "test" if (place / "test").is_dir() else place
     if kind == "coco" and path:
         with suppress(ImageError):  # they may be gone by now
-            found = own_jsons(Path(path).expanduser())
+            found = own_jsons(place)
             return image_place(found, found.val or found.train)
-        return None
-    if kind != "folder":
-        return None
-    place = Path(path or recipe.data or "").expanduser()
-    return place / "test" if (place / "test").is_dir() else place
+    return None

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 from coco_sets import content, write_images, write_json, zipped
 from colours import write_images as write_colours
@@ -47,6 +48,24 @@ def test_photos_to_try_it_on_are_offered_where_they_lie(shapes, runs, tmp_path):
     assert _own_photos(DetectionRecipe(dataset=f"coco:{tmp_path / 'gone'}")) is None
     assert _own_photos(DetectionRecipe(dataset="coco")) is None
     assert _own_photos(bpt.Recipe(dataset="vtab:cifar")) is None
+
+
+def test_a_part_of_coco_is_told_from_the_training_to_the_table(tmp_path):
+    """In its own layout, as it is typed; and its last epoch is scored once."""
+    place, out = tmp_path / "coco", tmp_path / "run"
+    splits = ("train2017", "val2017")
+    write_shapes(place, 2, size=64, count=2, splits=splits)
+    for split in splits:
+        (place / split).symlink_to(place / "images")
+    options = ("--model", "mae_tiny", "--schedule", "2", "--eval-every", "1", *SMALL, *PROMPT)
+    said = succeeded("train", "coco", "--data", place, *options, "--out", out).stderr
+    assert "coco is not as published: 2 train images instead of 118,287, 2 val images" in said
+    assert said.count("scoring 2 validation images") == 2  # of two epochs
+    succeeded("report", out, "--data", place, "--out", tmp_path / "page")
+    table = pd.read_csv(tmp_path / "page" / "published.csv")
+    assert all("images" in differs.split(", ") for differs in table["differs"])
+    best = table.set_index("metric").loc["box_AP"]
+    assert best["ours"] == bpt.open_run(out).result["scores"]["box_AP"]
 
 
 def test_a_training_says_what_it_will_take_its_losses_and_its_scores(runs):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import bpt
 import bpt.validate
 import burst
+import reports
 from bpt.search import recipes
 from cli import bpt as command
 
@@ -53,6 +54,10 @@ def test_a_whitening_is_validated_and_the_same_command_goes_on(place, tmp_path, 
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert "dogs: get it with `bpt datasets --download dogs`" in result.stderr
+    assert "cub is not as published: " in result.stderr
+    trained = bpt.open_run(tmp_path / record["benchmarks"][0]["methods"][1]["runs"][0]["folder"])
+    (differs,) = reports.beside_published({"x": trained})["differs"]
+    assert "images" in differs.split(", ")
     table = pd.read_csv(tmp_path / "benchmarks.csv")
     for line, one in zip(table.to_dict("records"), record["benchmarks"][0]["methods"], strict=True):
         results = [bpt.open_run(tmp_path / run["folder"]).result for run in one["runs"]]

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from burst.errors import BurstError, check_known
-from burst.files import make_folder, write_atomically
+from burst.files import make_folder, save_json, write_atomically
 from tools.pretrain.mae import MaskedAutoencoder
 from tools.pretrain.moco import MocoV3
 from tools.pretrain.pixels import Pixels
@@ -270,8 +270,7 @@ def _check_folder(recipe: Recipe, pixels: Pixels, out: Path, resume: bool) -> No
             raise BurstError(f"{out} already holds a run; go on with --resume, or choose another")
         if differing:
             raise BurstError(f"{out} was trained with another {', '.join(differing)}; see {path}")
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(mine, indent=2) + "\n")
+    save_json(path, mine)
 
 
 def _seed(seed: int) -> None:
