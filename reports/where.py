@@ -123,10 +123,14 @@ def _of_block(row: pd.Series, rows: GroupMoments) -> Iterable[str]:
     )  # fmt: skip
     third, dimensions = carriers(rows.energy, 1 / 3), len(rows.count)
     parts = Decomposition.of(rows)
+    # One heavy-tailed dimension may hold all the energy, and count little among standardised ones.
+    left = float(parts.within)
+    more = left > within and _number(left) != _number(max(within, 0.0))
+    held = f", of which {_number(left)} lies within dimensions" if more else ""
     yield (
         f"Why: {third} of {dimensions} dimensions carry a third of block {block}'s energy. With "
         f"each centred and divided by its own deviation, excess kurtosis is {_number(within)}, not "
-        f"{_number(pooled)}: {_verdict(pooled, max(within, float(parts.within)))}."
+        f"{_number(pooled)}{held}: {_verdict(pooled, max(within, left))}."
     )
     null = row["kurtosis_null"]
     if math.isfinite(null):
@@ -137,8 +141,6 @@ def _of_block(row: pd.Series, rows: GroupMoments) -> Iterable[str]:
 
 
 def _verdict(pooled: float, within: float) -> str:
-    """Of what remains, or, if that is more, lies within: one heavy-tailed dimension may hold all
-    the energy, and count little among standardised ones."""
     gone = (pooled - max(within, 0.0)) / pooled
     if gone > 0.9:
         return "nearly all of it is that dimensions differ in scale and mean"
@@ -148,8 +150,10 @@ def _verdict(pooled: float, within: float) -> str:
 
 
 def _beside_null(pooled: float, null: float, parts: Decomposition) -> str:
-    if null > pooled / 2:
+    if null > 0.9 * pooled:
         return "so tails of the tokens themselves are not needed for it"
+    if null > pooled / 2:
+        return f"{percent(null / pooled, 0)} of it, so tails of the tokens themselves add to it"
     if parts.means > max(float(parts.within), 0.0):
         return "so it is the dimensions' means that make the tails"
     return "so tails of the tokens themselves add to it"

@@ -16,6 +16,7 @@ from bpt.tuning import MADE, OF_MATRICES, check_fields
 from burst.errors import BurstError, check_known
 from burst.files import safe_name
 
+TRIED = "tried in a search"  # the origin of a trial's rate and decays
 # What a search chooses, and so nobody can give.
 SEARCHED = ("method", "lr", "weight_decay", "seed", "protocol", "fold", "origins")
 # Epochs of a linear probe, however few the prompts have: its features are computed once, so they
@@ -182,9 +183,10 @@ def trial_recipe(recipe: Recipe, point: Point, seed: int, **changes: Any) -> Rec
         ratio = head / own if own else 1.0
         decays["head_weight_decay"] = rounded(ratio * point.weight_decay)
     # A rate below the least one that the schedule falls to stays as it is.
-    least = min(recipe.min_lr or 0.0, point.lr)
-    changes |= {"lr": point.lr, "min_lr": least, "seed": seed, **decays}
-    return dataclasses.replace(recipe, **changes)
+    least = {"min_lr": point.lr} if (recipe.min_lr or 0.0) > point.lr else {}
+    searched = {"lr": point.lr, **least, **decays}
+    origins = {**recipe.origins, **dict.fromkeys(searched, TRIED)}
+    return dataclasses.replace(recipe, **changes, **searched, seed=seed, origins=origins)
 
 
 def search_base(dataset: str, **given: Any) -> Recipe:  # noqa: ANN401  whatever Recipe takes

@@ -57,7 +57,18 @@ def test_tails_of_the_one_dimension_that_carries_all_are_not_called_a_spread_of_
     parts = Decomposition.of(GroupMoments.of(loud))
     share = 100 * (parts.scale + parts.means) / parts.kurtosis
     assert 50 < share < 85
-    assert f"{share:.0f} % of it is that dimensions differ in scale and mean" in said
+    assert f", not {parts.kurtosis:.1f}, of which {parts.within:.1f} lies within dimensions" in said
+    assert f": {share:.0f} % of it is that dimensions differ in scale and mean" in said
+
+
+def test_gaussian_tokens_that_give_a_part_of_it_are_not_said_to_give_it_all():
+    tokens = np.random.default_rng(3).standard_t(10, size=(60, 800))
+    both = np.repeat([1.0, 0.1], [6, 54])[:, None] * tokens
+    said = " ".join(where_it_sits(survey_of(both)))
+    parts = Decomposition.of(GroupMoments.of(both))
+    share = float(parts.null / parts.kurtosis)
+    assert 0.5 < share < 0.9 and "not needed" not in said
+    assert f"kurtosis of {parts.null:.1f}, {100 * share:.0f} % of it, so tails of" in said
 
 
 def test_means_that_differ_are_not_called_tails_of_the_tokens():

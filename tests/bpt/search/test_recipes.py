@@ -44,6 +44,18 @@ def test_a_probe_has_the_decay_of_its_head():
     assert found.head_weight_decay == 0.05 and found.weight_decay == 0.0
 
 
+@pytest.mark.parametrize("method", ["linear", "vpt", "bpt-fwhiten"])
+def test_a_trial_says_that_its_rate_and_decays_were_tried_not_published(method):
+    recipe = recipe_for("digits", method=method)
+    found = trial_recipe(recipe, Point(3.0, 0.25), seed=0)
+    searched = {"lr", "head_weight_decay"} | ({"weight_decay"} if method != "linear" else set())
+    assert {name for name, origin in found.origins.items() if "in a search" in origin} == searched
+    for line in found.provenance():
+        assert ("lr 3.0" in line) == ("decay" in line) == line.endswith("tried in a search")
+    kept = trial_recipe(recipe_for("digits", head_weight_decay=0.5), Point(3.0, 0.25), seed=0)
+    assert kept.origins["head_weight_decay"] == "given" and kept.head_weight_decay == 0.5
+
+
 def test_a_rate_below_the_least_one_of_the_schedule_stays_as_it_is():
     recipe = Recipe(lr=0.1, min_lr=1e-3)
     assert trial_recipe(recipe, Point(1e-4, 0.0), seed=0).min_lr == 1e-4
