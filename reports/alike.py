@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from bpt import Run
 from bpt.machine import FREE_ON_RESUME
 from bpt.methods import TRAINED_ON_IMAGES, USED_BY
+from bpt.tuning import OF_MATRICES
 from reports.names import readable
 
 RATES = ("lr", "warmup_epochs", "min_lr", "weight_decay", "head_weight_decay")
@@ -15,7 +16,6 @@ OF_METHODS = {name for name, users in USED_BY.items() if users != TRAINED_ON_IMA
 FREE = FREE_ON_RESUME | OF_METHODS | {"method", "seed", "precision", "cache", *RATES}
 FREE |= {"dataset", "train_list"}  # told by the digest of the images
 SPOKEN = {"digest": "images"}
-OF_WHITENED = ("prompt_scale", "null_gain", "floor")
 PLAIN = ("detector", "model", "schedule")  # their values say what they are
 
 
@@ -90,8 +90,9 @@ def named_datasets(runs: Iterable[Trained]) -> list[str]:
 def told_apart(runs: Sequence[AnyRun], names: Iterable[str]) -> dict[str, AnyRun]:
     """The runs by method and placement, and by what more of `names` is needed until all differ.
 
-    What images a run is of is told wherever these differ. Those that nothing tells apart, not even
-    their folders' names, are numbered.
+    A name is needed where it tells apart what those before it did not. What images a run is of is
+    told wherever these differ. Those that nothing tells apart, not even their folders' names, are
+    numbered.
     """
     parts = []
     for run, dataset in zip(runs, named_datasets(runs), strict=True):
@@ -104,9 +105,7 @@ def told_apart(runs: Sequence[AnyRun], names: Iterable[str]) -> dict[str, AnyRun
         used.append("dataset")
     for name in parts[0]:
         told = {tuple(part[one] for one in used) for part in parts}
-        if len(told) == len(parts):
-            break
-        if name not in used and len({part[name] for part in parts}) > 1:
+        if len({tuple(part[one] for one in (*used, name)) for part in parts}) > len(told):
             used.append(name)
     texts: list[str] = []
     for part in parts:
@@ -121,7 +120,9 @@ def _told(recipe: Any, name: str) -> str:  # noqa: ANN401  of either kind
         return f"{value} pixels" if value else ""
     if name == "train_fraction":
         return f"{name} {value or 1:g}"
-    if name in OF_WHITENED and not recipe.needs_whitening:
+    if recipe.method not in USED_BY.get(name, (recipe.method,)):
+        return ""
+    if name in OF_MATRICES and not recipe.needs_whitening:
         return ""
     return str(value) if name in PLAIN else f"{name} {value}"
 

@@ -3,17 +3,19 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bpt import PromptDiagnosis, PromptedViT, Run, confusion_matrix, prompt_diagnosis
+from bpt import PromptDiagnosis, PromptedViT, Recipe, Run, confusion_matrix, prompt_diagnosis
+from bpt.machine import FREE_ON_RESUME
 from bpt.methods import USED_BY
 from burst.errors import BurstError
 from burst.files import make_folder, save_table
-from reports.alike import OF_WHITENED, told_apart
+from reports.alike import told_apart
 from reports.beside import beside_published
 from reports.bpt_summary import write_summary
 from reports.page import Page, Section, cell
@@ -37,10 +39,11 @@ LEAD = (
     "spt starts them from real tokens; bpt whitens them, or learns them as a product of two "
     "matrices, because what they meet in attention is bursty (arXiv 2506.22908).",
 )
-TOLD = (
-    *("model", "image_size", "train_fraction", "protocol", "epochs", "batch_size", "lr", "seed"),
-    *OF_WHITENED,
-)
+# By what labels tell runs of one method apart: all that decides a training, the seed at last.
+FIRST = ("model", "image_size", "train_fraction", "protocol", "fold", "epochs", "batch_size", "lr")
+UNTOLD = {*FREE_ON_RESUME, "dataset", "train_list", "method", "placement", "cache", "seed"}
+REST = (name for one in fields(Recipe) if (name := one.name) not in {*FIRST, *UNTOLD})
+TOLD = (*FIRST, *REST, "seed")
 
 
 def save_bpt_report(

@@ -107,6 +107,14 @@ def same_images(runs: Sequence[SurveyRun]) -> bool:
     return bool(first) and all(run.survey.record["images"] == first for run in runs)
 
 
+def read_otherwise(runs: Sequence[SurveyRun]) -> list[str]:
+    """In what the inputs of the runs differ that read any: files, count, seed, preprocessing."""
+    first, *others = [one for run in runs if (one := run.survey.record["images"])] or [{}]
+    names = [name for name in first if name not in ("source", "bad")]  # files may lie elsewhere
+    differ = [name for name in names if any(one.get(name) != first[name] for one in others)]
+    return ["files" if name == "fingerprint" else name for name in differ]
+
+
 def comparable(one: SurveyRun, two: SurveyRun, quantity: str) -> bool:
     """Whether a quantity was measured in both runs, and is defined alike."""
     tables = (run.survey.table for run in (one, two))

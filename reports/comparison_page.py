@@ -18,6 +18,7 @@ from reports.comparison import (
     comparable,
     compare_surveys,
     mismatches,
+    read_otherwise,
     same_images,
 )
 from reports.comparison_figures import HEADLINES, difference_figure, step_figure
@@ -87,10 +88,11 @@ def comparison_words(runs: Sequence[SurveyRun], table: pd.DataFrame) -> dict[str
         runs: what is compared.
         table: from `compare_surveys`.
     """
-    whole = whole_blocks(table)
+    whole, spoken = whole_blocks(table), _spoken_of(runs)
     return {
-        label: _sentences(runs[0].label, label, whole[whole["run_b"] == label])
-        for label in _spoken_of(runs)
+        run.label: _sentences(runs[0], run, whole[whole["run_b"] == run.label])
+        for run in runs
+        if run.label in spoken
     }
 
 
@@ -108,6 +110,10 @@ def _what_differs(section: Section, runs: Sequence[SurveyRun], table: pd.DataFra
         section.text("The runs between are in the figures and in comparison.csv.")
     if same_images(runs) and table["low"].notna().any():
         section.text(SAME_IMAGES)
+    if names := read_otherwise(runs):
+        section.text(
+            f"Not all runs read the same ({', '.join(names)}): differences may be of that."
+        )
     for caveat in caveats(*(run.survey for run in runs)):
         section.text(caveat)
     if lines := mismatches(runs):
@@ -115,7 +121,7 @@ def _what_differs(section: Section, runs: Sequence[SurveyRun], table: pd.DataFra
         section.items(lines)
 
 
-def _sentences(first: str, label: str, rows: pd.DataFrame) -> list[str]:
+def _sentences(one: SurveyRun, two: SurveyRun, rows: pd.DataFrame) -> list[str]:
     known = rows[rows["low"].notna()]
     count, found = len(known), int(beyond(known).sum())
     if count:
@@ -123,15 +129,22 @@ def _sentences(first: str, label: str, rows: pd.DataFrame) -> list[str]:
             f"{found} of {count} differences lie beyond their intervals; about "
             f"{max(1, round(0.05 * count))} would if nothing differed."
         )
-        if (rows["quantity"] == "qk").any():
-            head += f" {EXACT}"
     elif rows["value_a"].equals(rows["value_b"]):  # gaps too
-        head = f"{label} and {first} have the same numbers."
+        return [f"{two.label} and {one.label} have the same numbers.", *_details(rows)]
     elif (rows["quantity"] == "qk").all():
-        head = EXACT
+        return [EXACT, *_details(rows)]
     else:
-        head = "These runs have no intervals, so only sizes can be told."
+        without = [run.label for run in (two, one) if not _has_intervals(run)]
+        who = " and ".join(without) or "What both measured"
+        verb = "have" if len(without) > 1 else "has"
+        head = f"{who} {verb} no intervals, so only sizes can be told."
+    if (rows["quantity"] == "qk").any():
+        head += f" {EXACT}"
     return [head, *_details(rows)]
+
+
+def _has_intervals(run: SurveyRun) -> bool:
+    return bool(run.survey.table.filter(regex="_low$").notna().any(axis=None))
 
 
 def _details(rows: pd.DataFrame) -> list[str]:
@@ -170,7 +183,8 @@ def _detail(name: str, part: pd.DataFrame, found: pd.DataFrame) -> str:
     )
     if math.isnan(most["low"]):
         return f"{text}."
-    return f"{text}, a difference of {most['low']:.2g} to {most['high']:.2g}."
+    ends = " to ".join(f"{most[end]:.2g}".replace("inf", "∞") for end in ("low", "high"))
+    return f"{text}, a difference of {ends}."
 
 
 def _capital(text: str) -> str:
@@ -234,10 +248,11 @@ def _how(section: Section, runs: Sequence[SurveyRun], record: dict[str, Any]) ->
     for run in runs:
         survey = run.survey.record
         images = survey["images"] or {"count": 0, "source": "none"}
+        seed = f", seed {images['seed']}" if "seed" in images else ""
         section.heading(run.label)
         lines = [
             f"Model: {survey['model']}, weights {survey['weights']}",
-            f"Read: {images['count']} of {images['source']}",
+            f"Read: {images['count']} of {images['source']}{seed}",
             f"Convention: {survey['options']['convention']}, tokens: {survey['options']['tokens']}",
         ]
         section.items([*lines, f"Step: {run.step:g}"] if run.step is not None else lines)

@@ -30,6 +30,7 @@ from reports.style import (
     house_style,
     legend_above,
     literal,
+    make_room,
     model_lines,
     whole_ticks,
 )
@@ -255,7 +256,8 @@ def scores_figure(
             }
             drawn = draw_scores(ax, values, kind, lines=lines)
         names = map(literal, runs)
-        legend_above(figure, dict(zip(names, (bars[0] for bars in drawn), strict=True)))
+        shown = dict(zip(names, (bars[0] for bars in drawn), strict=True))
+        make_room(figure, legend_above(figure, shown))
         figure.draw_without_rendering()
     return figure
 
@@ -323,7 +325,8 @@ def losses_figure(runs: Mapping[str, DetectorRun]) -> Figure:
             Line2D([], [], color=one.colour, ls=one.dashes, marker=one.marker)
             for one in lines.values()
         ]
-        legend_above(figure, dict(zip(map(literal, lines), handles, strict=True)))
+        shown = dict(zip(map(literal, lines), handles, strict=True))
+        make_room(figure, legend_above(figure, shown))
         figure.supxlabel("epoch")
         figure.draw_without_rendering()
     return figure

@@ -21,7 +21,7 @@ from PIL import Image
 from burst.files import write_atomically
 from burst.survey import Survey
 from reports.explorer import explorer_data
-from reports.names import readable
+from reports.names import new_stem, readable
 from reports.style import save_figure
 
 DPI = 160  # of figures in the page: sharp on a screen, and the page stays small
@@ -45,12 +45,8 @@ class Section:
     """A part of a page, with what it holds in order."""
 
     title: str
+    anchor: str  # what links point at
     parts: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def anchor(self) -> str:
-        """What links point at."""
-        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
     def text(self, text: str, *, strong: bool = False) -> None:
         """A paragraph."""
@@ -126,7 +122,9 @@ class Page:
 
     def section(self, title: str) -> Section:
         """A new section at the end."""
-        self.sections.append(Section(title))
+        anchor = re.sub(r"\W+", "-", title.lower()).strip("-") or "section"
+        taken = {one.anchor for one in self.sections}
+        self.sections.append(Section(title, new_stem(anchor, taken)))
         return self.sections[-1]
 
     def html(self) -> str:

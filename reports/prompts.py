@@ -25,6 +25,7 @@ from reports.style import (
     blank_page,
     house_style,
     legend_above,
+    make_room,
     model_lines,
     whole_ticks,
 )
@@ -86,7 +87,7 @@ def trace_figure(runs: Mapping[str, Run], *, lines: Mapping[str, Line] | None = 
                 lines[label].label: draw_trace(ax, run, quantity, lines[label])
                 for label, run in prompted.items()
             }
-        legend_above(figure, drawn)
+        make_room(figure, legend_above(figure, drawn))
         figure.draw_without_rendering()
     return figure
 
@@ -138,7 +139,7 @@ def values_figure(
         ax.set_yscale("log")
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set(xlabel="prompt value (symmetric log axis)", ylabel="density")
-        legend_above(figure, drawn)
+        make_room(figure, legend_above(figure, drawn))
         figure.draw_without_rendering()
     return figure
 

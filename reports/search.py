@@ -175,7 +175,9 @@ def _epochs(section: Section, search: Search, place: Path, lines: Mapping[str, L
     if not curves:
         return []
     kinds = dict.fromkeys(CURVES[one.quantity] for one in curves.values())
-    caption = f"Mean over seeds, and one deviation, of what was chosen: {' and '.join(kinds)}."
+    alone = all(len(one.values) == 1 for one in curves.values())
+    what = "One seed" if alone else "Mean over seeds, and one deviation,"
+    caption = f"{what} of what was chosen: {' and '.join(kinds)}."
     files = section.figure(curves_figure(curves, lines=lines), place / "epochs", caption)
     section.text(
         "Whether a curve is flat at its end: the slope of a straight line through the last quarter "
@@ -209,13 +211,17 @@ def _how_chosen(section: Section, search: Search) -> None:
             "which nothing was trained on."
         )
     seeds = ", ".join(str(seed) for seed in record["seeds"])
+    one = len(record["seeds"]) == 1
+    seeds, times = (
+        (f"seed {seeds}", "") if one else (f"the seeds {seeds}", " for each of these runs")
+    )
     section.items(
         [
             judged,
             _how_compared(record),
             f"Every method had {record['trials_each']} trials. The best of them was then "
-            f"trained with the seeds {seeds}; the test split has {record['test_images']:,} images "
-            "and was read once for each of these runs.",
+            f"trained with {seeds}; the test split has {record['test_images']:,} images "
+            f"and was read once{times}.",
             _counts(record["methods"]),
             "Nothing but learning rate and weight decay (of linear the head's; of prompts theirs, "
             "and the head's in proportion unless it was given) was adjusted: "

@@ -31,6 +31,7 @@ INK = "0.15"
 MINUS = "\N{MINUS SIGN}"
 ENTRIES_COLOUR = "0.80"
 SAVED_DPI = 300  # of a PNG
+LEGEND_HEIGHT = 0.6  # inches that a figure has for one: two rows, three without a title
 
 RC: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same figure on every machine
@@ -278,6 +279,12 @@ def legend_above(
             return legend
         legend.remove()
         columns -= 1
+
+
+def make_room(figure: Figure, legend: Legend) -> None:
+    """Make a figure higher by as much as a legend of many or long labels takes beyond some rows."""
+    height = legend.get_window_extent().height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + max(0.0, height - LEGEND_HEIGHT))
 
 
 def _is_within(legend: Legend, figure: Figure) -> bool:

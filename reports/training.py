@@ -21,6 +21,7 @@ from reports.style import (
     blank_page,
     house_style,
     legend_above,
+    make_room,
     model_lines,
     percent,
     whole_ticks,
@@ -249,7 +250,8 @@ def comparison_figure(
             drawn = draw_curves(ax, runs, quantity)
             for line, style in zip(drawn, styles, strict=True):
                 line.set(color=style.colour, ls=style.dashes, marker=style.marker)
-        legend_above(figure, dict(zip((one.label for one in styles), drawn, strict=True)))
+        shown = dict(zip((one.label for one in styles), drawn, strict=True))
+        make_room(figure, legend_above(figure, shown))
         figure.draw_without_rendering()
     return figure
 

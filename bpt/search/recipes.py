@@ -184,7 +184,7 @@ def trial_recipe(recipe: Recipe, point: Point, seed: int, **changes: Any) -> Rec
         decays["head_weight_decay"] = rounded(ratio * point.weight_decay)
     # A rate below the least one that the schedule falls to stays as it is.
     least = {"min_lr": point.lr} if (recipe.min_lr or 0.0) > point.lr else {}
-    searched = {"lr": point.lr, **least, **decays}
+    searched: dict[str, Any] = {"lr": point.lr, **least, **decays}
     origins = {**recipe.origins, **dict.fromkeys(searched, TRIED)}
     return dataclasses.replace(recipe, **changes, **searched, seed=seed, origins=origins)
 

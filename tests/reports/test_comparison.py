@@ -14,7 +14,7 @@ import burst
 import reports
 from burst.survey import Survey
 from cli import burst as command
-from reports.comparison import COLUMNS, SurveyRun, same_images
+from reports.comparison import COLUMNS, SurveyRun, read_otherwise, same_images
 
 OPTIONS = {"convention": "paper", "tokens": "all", "bins": 64}
 IMAGES = {"source": "photos", "fingerprint": "f", "seed": 0, "count": 4}
@@ -109,7 +109,36 @@ def test_old_runs_without_intervals_are_compared_without():
     assert (table.loc[table["statistic"] == "excess_kurtosis", "difference"] == 1).all()
     assert table[["low", "high"]].isna().all(axis=None)
     words = reports.comparison_words(runs(survey(range(6)), survey(range(1, 7))), table)
-    assert "no intervals" in words["b"][0]
+    assert words["b"][0].startswith("b and a have no intervals, so only sizes can be told.")
+    assert words["b"][0].endswith("are exact.")  # for it has the weights' product
+    pair = runs(survey(range(6), 1.0), survey(range(1, 7)))
+    words = reports.comparison_words(pair, reports.compare_surveys(pair))
+    assert words["b"][0].startswith("b has no intervals, so")
+
+
+def test_an_end_without_a_bound_is_no_word():
+    one, two = survey(np.zeros(6), 1.0), survey(np.arange(6) + 2.0, 1.0)
+    two.table["excess_kurtosis_high"] = np.inf
+    words = reports.comparison_words(runs(one, two), reports.compare_surveys(runs(one, two)))
+    assert "to ∞." in " ".join(words["b"]) and "inf" not in " ".join(words["b"]).split()
+
+
+@pytest.mark.parametrize(
+    "changes, names",
+    [
+        ({"seed": 1, "fingerprint": "cd"}, ["files", "seed"]),
+        ({"source": "moved"}, []),
+        ({"image_size": 32}, ["image_size"]),
+        (None, []),  # which read nothing
+    ],
+)
+def test_inputs_that_differ_are_named(changes, names, tmp_path):
+    images = {**IMAGES, "fingerprint": "ab", "seed": 0, "image_size": 64}
+    other = None if changes is None else images | changes
+    pair = runs(survey(range(6), images=images), survey(range(6), images=other))
+    assert sorted(read_otherwise(pair)) == names
+    page = reports.save_comparison(pair, tmp_path)[0].read_text("utf-8")
+    assert ("Not all runs read the same" in page) == bool(names)
 
 
 def test_each_run_is_compared_with_the_first():

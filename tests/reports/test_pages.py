@@ -228,6 +228,48 @@ def test_labels_tell_scales_of_prompts_apart(runs):
     assert named == [f"bpt-fwhiten, last:1, prompt_scale {scale}" for scale in ("unit", "paper")]
 
 
+def with_recipe(run, **changes):
+    config = json.loads(json.dumps(run.config))
+    config["recipe"] |= changes
+    return dataclasses.replace(run, config=config)
+
+
+def test_what_else_differs_is_told_before_the_seed(runs):
+    made = [
+        with_recipe(runs[0], method=method, seed=seed, rank=rank, lr=lr)
+        for method, seed, rank, lr in (
+            *(("bpt-bilinear", 0, 1, 0.1), ("bpt-bilinear", 1, 2, 0.1)),
+            *(("vpt", 0, 1, 0.2), ("vpt", 1, 2, 0.2)),
+        )
+    ]
+    assert list(reports.labels(made)) == [
+        *("bpt-bilinear, last:1, rank 1, seed 0", "bpt-bilinear, last:1, rank 2, seed 1"),
+        *("vpt, last:1, seed 0", "vpt, last:1, seed 1"),  # which has no rank
+    ]
+    scales = [
+        with_recipe(runs[0], method="bpt-fwhiten", seed=seed, prompt_scale=scale)
+        for seed, scale in enumerate(("unit", "paper"))
+    ]
+    assert [one.rpartition(", ")[2] for one in reports.labels(scales)] == [
+        *("prompt_scale unit", "prompt_scale paper"),
+    ]
+
+
+def test_sections_of_alike_names_have_places_of_their_own():
+    page = Page("t", [])
+    for title in ("photo 1.jpg", "photo-1.jpg", "PHOTO 1.JPG", "How it was made", "???"):
+        page.section(title)
+    anchors = [one.anchor for one in page.sections]
+    assert anchors == [
+        "photo-1-jpg",
+        "photo-1-jpg-2",
+        "photo-1-jpg-3",
+        "how-it-was-made",
+        "section",
+    ]
+    assert all(page.html().count(f'id="{one}"') == 1 for one in anchors)
+
+
 def test_a_run_without_an_epoch_is_named(runs, tmp_path):
     empty = dataclasses.replace(runs[0], folder=tmp_path / "empty")
     with pytest.raises(burst.EmptyResult, match=r"empty has no epoch"):

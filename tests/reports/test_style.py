@@ -15,6 +15,7 @@ from reports.style import (
     house_style,
     law_style,
     legend_above,
+    make_room,
     marker_size,
     model_lines,
     percent,
@@ -115,6 +116,20 @@ def test_no_legend_is_cut_off_in_the_files(tmp_path):
     png, _ = save_figure(figure, tmp_path / "figure")
     pixels = np.asarray(Image.open(png).convert("L"))
     assert pixels.shape[1] == 2100 and (pixels[:, [*range(10), *range(-10, 0)]] == 255).all()
+
+
+@pytest.mark.parametrize("count", [3, 16, 39])
+def test_a_legend_of_many_takes_no_room_of_the_panels(count):
+    names = [f"bpt-bilinear, last:4, train_fraction 0.1, lr {0.01 * i:.2f}" for i in range(count)]
+    with house_style():
+        figure = blank_page(7.0, 2.8)
+        (line,) = figure.add_subplot().plot([0, 1], [0, 1], marker="o")
+        legend = legend_above(figure, dict.fromkeys(names, line))
+        make_room(figure, legend)
+        figure.draw_without_rendering()  # a layout that fails warns, which is an error
+    (ax,) = figure.axes
+    assert legend.get_window_extent().y0 > ax.get_window_extent().y1
+    assert 1.5 < ax.get_window_extent().height / figure.dpi < 2.4
 
 
 def test_a_legend_wider_than_its_figure_has_one_column():
