@@ -48,6 +48,7 @@ from reports.detectors import detection_result, detectors_table, report_detector
 from reports.map import draw_dimensions, draw_map, map_blocks, map_figure, overlay
 from reports.map_files import map_table, save_maps
 from reports.origins import Origins, measured_origins
+from reports.paper_tables import frame_table
 from reports.plan import detection_plan_table, search_plan_table, training_plan_table
 from reports.predictions import objects_table, save_predictions
 from reports.prompts import (
@@ -65,7 +66,7 @@ from reports.prompts import (
 )
 from reports.published import STUDIES, published, published_numbers
 from reports.search import save_search_report
-from reports.search_tables import frame_table, is_search, methods_frame, open_search
+from reports.search_tables import is_search, methods_frame, open_search
 from reports.spectrum import (
     draw_over_depth,
     save_spectrum,

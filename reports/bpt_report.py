@@ -17,8 +17,9 @@ from burst.errors import BurstError
 from burst.files import make_folder, save_table
 from reports.alike import told_apart
 from reports.beside import beside_published
-from reports.bpt_summary import write_summary
+from reports.bpt_summary import trainings_frame, write_summary
 from reports.page import Page, Section, cell
+from reports.paper_tables import save_paper_table
 from reports.prompts import (
     confusion_figure,
     cosine_figure,
@@ -54,7 +55,10 @@ def save_bpt_report(
     device: str = "cpu",
     confusion: bool = True,
 ) -> list[Path]:
-    """Write index.html, its figures as PNG and PDF, runs.csv and published.csv.
+    """Write index.html, its figures as PNG and PDF, and tables.
+
+    Of every run runs.csv, beside the paper's numbers published.csv; of trainings, with their mean
+    over seeds, trainings.csv, .md and .tex.
 
     Args:
         runs: from `open_run`.
@@ -95,11 +99,26 @@ def save_bpt_report(
     if confusion:
         files += _confusion(page.section("What is confused"), named, folder, data, device)
     _published(page.section("Beside the published numbers"), beside)
+    files += _for_a_paper(page.section("For a paper"), named, folder)
     page.section("Every number").frame(table, "Click a heading to sort. Accuracies in percent.")
     how_made(page.section("How it was made"), named)
     files.append(save_table(folder / "runs.csv", table))
     files.append(save_table(folder / "published.csv", beside))
     return [page.save(folder / "index.html"), *files]
+
+
+def _for_a_paper(section: Section, runs: Mapping[str, Run], folder: Path) -> list[Path]:
+    """Means over seeds, as a table of a document too."""
+    table = trainings_frame(runs)
+    if table.empty:
+        section.text("No run has ended yet.")
+        return []
+    section.frame(
+        table,
+        "Mean accuracy over seeds in percent, and sample standard deviation of the test accuracy. "
+        "The same for a document: trainings.tex (LaTeX, with booktabs) and trainings.md.",
+    )
+    return save_paper_table(table, folder / "trainings", "Made by bpt report")
 
 
 def labels(runs: Sequence[Run]) -> dict[str, Run]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot, isclose
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
@@ -11,8 +11,9 @@ import pandas as pd
 from bpt import Run
 from bpt.engine import standard_error
 from bpt.run_folder import PREDICTIONS
+from bpt.search.options import searched_decay
 from bpt.search.paired import LEVEL, paired_difference, right_answers
-from reports.alike import conditions, differing, training_key
+from reports.alike import conditions, differing, named_datasets, training_key
 from reports.page import Section
 
 
@@ -51,6 +52,42 @@ def write_summary(section: Section, runs: Mapping[str, Run], table: pd.DataFrame
     section.items(_sentence(row) for row in done.to_dict("records"))
     if names := differing(conditions(run) for run in ended.values()):
         section.text(f"The runs differ in {', '.join(names)}: mind what is compared.")
+
+
+def trainings_frame(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """A row a training, as a paper has it: runs that differ in the seed alone are one.
+
+    Columns: training (the label, without a seed where there are several), dataset, model, prompt
+    and trained (parameters), lr, weight_decay (of linear the head's), val and test (percent; means
+    over seeds), sd (of test, over seeds; none for one), seeds. Best first; what has not ended, and
+    folds of a search, are left out.
+
+    Args:
+        runs: by label.
+    """
+    trained = _by_training({label: run for label, run in runs.items() if run.result})
+    datasets = named_datasets(one.first for one in trained)
+    rows = []
+    for one, dataset in zip(trained, datasets, strict=True):
+        run, results = one.first, [run.result or {} for run in one.runs.values()]
+        val = [score for found in results if (score := found.get("val_accuracy")) is not None]
+        test = [found["test_accuracy"] for found in results]
+        rows.append(
+            {
+                "training": one.label,
+                "dataset": dataset,
+                "model": run.recipe.model,
+                "prompt": run.config["parameters"]["prompts"],
+                "trained": run.config["parameters"].get("trained"),
+                "lr": run.recipe.peak_lr,
+                "weight_decay": searched_decay(run.recipe),
+                "val": fmean(val) if len(val) == len(test) else None,
+                "test": fmean(test),
+                "sd": stdev(test) if len(test) > 1 else None,
+                "seeds": len(test),
+            }
+        )
+    return pd.DataFrame(rows).astype(dict.fromkeys(("val", "sd") if rows else (), "float64"))
 
 
 def _count(images: float) -> str:

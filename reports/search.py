@@ -18,6 +18,7 @@ from burst.errors import EmptyResult
 from burst.files import make_folder
 from burst.provenance import provenance
 from reports.page import Cell, Page, Section, cell
+from reports.paper_tables import save_paper_table, written
 from reports.search_figures import curves_figure, forest_figure, rates_figure
 from reports.search_tables import (
     CURVES,
@@ -28,10 +29,8 @@ from reports.search_tables import (
     is_stopped,
     methods_frame,
     open_search,
-    save_table,
     trials_frame,
     winner_curves,
-    written,
 )
 from reports.style import Line, model_lines
 
@@ -73,7 +72,7 @@ def save_search_report(
     _found(page.section("What was found"), record)
     methods, files = methods_frame(search), list[Path]()
     _methods(page.section("Methods"), methods)
-    files += save_table(methods, place / "methods", _about(record))
+    files += save_paper_table(methods, place / "methods", _about(record))
     lines = model_lines(search.methods)
     if record["differences"]:
         files += _differences(page.section("Differences"), search, place, lines)
@@ -106,7 +105,7 @@ def difference_section(
         shade = (BETTER if line["difference"] > 0 else WORSE) if sure else ""
         row[place] = Cell(row[place].text, row[place].number, shade)
     section.table(columns, rows, "Coloured: better or worse by the p-value after Holm's correction")
-    return files + save_table(differences, path, about)
+    return files + save_paper_table(differences, path, about)
 
 
 def _found(section: Section, record: Mapping[str, Any]) -> None:
@@ -165,7 +164,7 @@ def _rates(section: Section, search: Search, place: Path) -> list[Path]:
     )
     columns, rows = shown(trials.drop(columns="folder"))
     section.table(columns, rows, f"Every trial; click a heading to sort{folds}")
-    return files + save_table(trials, place / "trials", _about(search.record))
+    return files + save_paper_table(trials, place / "trials", _about(search.record))
 
 
 def _epochs(section: Section, search: Search, place: Path, lines: Mapping[str, Line]) -> list[Path]:
@@ -193,7 +192,7 @@ def _epochs(section: Section, search: Search, place: Path, lines: Mapping[str, L
     known = {label: end for label, end in ends.items() if end}
     rows = [{"method": one, "verdict": end.verdict, **end._asdict()} for one, end in known.items()]
     table = pd.DataFrame(rows).rename(columns={"low": "slope_low", "high": "slope_high"})
-    return files + (save_table(table, place / "flatness") if len(table) else [])
+    return files + (save_paper_table(table, place / "flatness") if len(table) else [])
 
 
 def _how_chosen(section: Section, search: Search) -> None:

@@ -14,9 +14,9 @@ from bpt import DetectionRecipe, Recipe, make_recipe, study_search
 from bpt.dataset import without_place
 from bpt.published import SIZES
 from bpt.recipe import PROTOCOLS
-from burst import write_atomically
 from burst.backbone_spec import known_backbone
 from burst.errors import check_known
+from reports.paper_tables import markdown, save_paper_table
 from reports.plan import Planned, cost_table, planned
 from reports.published import (
     METRICS,
@@ -28,6 +28,7 @@ from reports.published import (
 )
 
 PUBLISHED = "published"  # each number's own protocol
+WORDS = ("dataset", "backbone", "method", "setting", "metric")
 # Said to differ where they were overridden.
 SHOWN = ("epochs", "schedule", "batch_size", "train_fraction", "image_size", "channels")
 
@@ -153,37 +154,33 @@ def study_frame(
 
 def study_markdown(frame: pd.DataFrame) -> str:
     """The table of `study_frame`, for a document."""
-    rows = [
-        "| dataset | backbone | method | setting | metric | published | ours | difference "
-        "| differs by |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for line in frame.to_dict("records"):
-        spread = f" ± {line['std']:.1f}" if line["seeds"] > 1 else ""
-        ours = f"{line['ours']:.1f}{spread}" if line["note"] == "" else line["note"]
-        difference = f"{line['difference']:+.1f}" if line["note"] == "" else ""
-        cells = [line[name] for name in ("dataset", "backbone", "method", "setting", "metric")]
-        rows.append(
-            f"| {' | '.join(cells)} | {line['published']:.2f} | {ours} | {difference} "
-            f"| {line['differs']} |"
-        )
-    return "\n".join(rows) + "\n"
+    return markdown(_printed(frame))
 
 
 def save_study(frame: pd.DataFrame, out: Path, study: str) -> list[Path]:
-    """Write OUT/STUDY.csv and OUT/STUDY.md, each whole or not at all.
+    """Write OUT/STUDY.csv, and for a document OUT/STUDY.md and OUT/STUDY.tex, each whole or not.
 
     Returns:
-        Both files.
+        The files.
 
     Raises:
         OutputError: they cannot be written.
     """
-    paths = [out / f"{study}.csv", out / f"{study}.md"]
-    for path, text in zip(paths, (frame.to_csv(index=False), study_markdown(frame)), strict=True):
-        with write_atomically(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return paths
+    about = f"{study} of the paper, and our numbers beside it"
+    return save_paper_table(frame, out / study, about, printed=_printed(frame))
+
+
+def _printed(frame: pd.DataFrame) -> pd.DataFrame:
+    """With spread or note beside our number, for a document."""
+    table = frame[[*WORDS, "published"]].copy()
+    table["ours"] = [_ours(line) for line in frame.to_dict("records")]
+    return table.assign(difference=frame["difference"], differs_by=frame["differs"])
+
+
+def _ours(line: Mapping[Any, Any]) -> str:
+    if line["note"]:
+        return str(line["note"])
+    return f"{line['ours']:.2f}" + (f" ± {line['std']:.2f}" if line["seeds"] > 1 else "")
 
 
 def study_table(frame: pd.DataFrame) -> Table:
@@ -192,19 +189,16 @@ def study_table(frame: pd.DataFrame) -> Table:
     common = frame["differs"].iloc[0] if shared else ""
     caption = f"all differ by {common}" if common else None
     table = Table(box=None, pad_edge=False, caption=caption, caption_justify="left")
-    words = ["dataset", "backbone", "method", "setting", "metric"]
-    columns = [*words, "published", "ours", "difference"]
+    columns = [*WORDS, "published", "ours", "difference"]
     for name in columns if shared else [*columns, "differs by"]:
         number = name in ("published", "difference")
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for line in frame.to_dict("records"):
-        done = line["note"] == ""
-        spread = f" ± {line['std']:.2f}" if line["seeds"] > 1 else ""
-        row = [line[name] for name in words]
+        row = [line[name] for name in WORDS]
         row += [
             f"{line['published']:.2f}",
-            f"{line['ours']:.2f}{spread}" if done else line["note"],
-            f"{line['difference']:+.2f}" if done else "",
+            _ours(line),
+            f"{line['difference']:+.2f}" if line["note"] == "" else "",
         ]
         table.add_row(*row, *([] if shared else [line["differs"]]))
     return table

@@ -13,9 +13,10 @@ from bpt import PlannedMethod, SearchCost, ValidationPlan
 from bpt.validate_record import read_validation
 from burst.files import make_folder
 from reports.page import Page, Section
+from reports.paper_tables import frame_table, save_paper_table
 from reports.plan import cost_table, planned
 from reports.search import difference_section, shown
-from reports.search_tables import differences_frame, frame_table, is_search, save_table
+from reports.search_tables import differences_frame, is_search
 from reports.style import model_lines
 
 LEAD = (
@@ -140,7 +141,7 @@ def _all(section: Section, record: Mapping[str, Any], place: Path) -> list[Path]
         section.text("Nothing has ended yet.")
         return []
     section.table(*shown(frame), "Test accuracy, or box AP, in percent: mean ± sd over seeds")
-    return save_table(frame, place / "benchmarks") + _differences(section, record, place)
+    return save_paper_table(frame, place / "benchmarks") + _differences(section, record, place)
 
 
 def _differences(section: Section, record: Mapping[str, Any], place: Path) -> list[Path]:

@@ -10,8 +10,9 @@ from safetensors.numpy import save_file
 
 import reports
 from bpt import Recipe, Run, paired_difference
-from reports.bpt_summary import write_summary
+from reports.bpt_summary import trainings_frame, write_summary
 from reports.page import Page
+from reports.paper_tables import latex
 
 CLASSES, IMAGES = 3, 30
 
@@ -77,6 +78,24 @@ def test_several_seeds_are_one_training_whose_mean_counts(run):
     assert "With what seeds both have (0, 1, 2) that is 28.9 points more than vpt, last:1" in text
     assert f"{found.low:+.1f} to {found.high:+.1f}, by the 30 test images and 3 seeds" in text
     assert "One seed" not in text
+
+
+def test_the_table_for_a_paper_has_means_over_seeds(run, tmp_path):
+    runs = [run(n, seed=s, rank=2, lr=0.5) for s, n in enumerate((24, 27, 30))]
+    runs += [run(9, method="linear", lr=0.25, head_weight_decay=0.125), run(21, method="vpt")]
+    other = {**runs[0].config, "recipe": {**runs[0].config["recipe"], "seed": 9}}
+    found = trainings_frame(reports.labels([*runs, Run(tmp_path / "none", other)]))  # not ended
+    assert list(found["training"]) == ["bpt-bilinear, last:1", "vpt, last:1", "linear"]
+    accuracies = 100 * np.array([24, 27, 30]) / 30
+    first, _, last = found.to_dict("records")
+    assert (first["test"], first["sd"]) == pytest.approx(
+        (accuracies.mean(), accuracies.std(ddof=1))
+    )
+    assert (first["lr"], first["prompt"], first["seeds"]) == (0.5, 7, 3)
+    assert (last["lr"], last["weight_decay"], last["seeds"]) == (0.25, 0.125, 1)
+    assert np.isnan(last["sd"]) and np.isnan(first["val"])
+    assert r"\texttt" not in latex(found) and "& 90.00 & 10.00 & 3 \\" in latex(found)
+    assert trainings_frame({}).empty
 
 
 def test_a_tie_has_no_winner(run):

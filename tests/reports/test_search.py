@@ -21,6 +21,7 @@ import burst
 import reports
 from cli import bpt as command
 from reports.page import Section
+from reports.paper_tables import latex, markdown
 from reports.search import BETTER
 from reports.search_figures import curves_figure, draw_forest, draw_rates, rates_figure
 from reports.search_tables import (
@@ -28,8 +29,6 @@ from reports.search_tables import (
     Search,
     flatness,
     flatness_words,
-    latex,
-    markdown,
     open_search,
 )
 from reports.style import model_lines

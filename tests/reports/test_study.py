@@ -219,5 +219,6 @@ def test_results_stand_beside_the_published_numbers(tmp_path):
     assert frame.loc["cub", "gatevpt"].published == 70.56
     assert frame.loc["cars", "full"].note == "not run"
     files = reports.save_study(frame.reset_index(), tmp_path, "fgvc_mae")
-    assert [file.name for file in files] == ["fgvc_mae.csv", "fgvc_mae.md"]
-    assert "| 77.86 | 77.0 ± 1.4 | -0.9 | protocol |" in files[1].read_text()
+    assert [file.name for file in files] == [f"fgvc_mae.{kind}" for kind in ("csv", "md", "tex")]
+    assert "| 77.86 | 77.00 ± 1.41 | −0.86 | protocol |" in files[1].read_text("utf-8")
+    assert r"77.86 & 77.00 $\pm$ 1.41 & $-0.86$ & protocol \\" in files[2].read_text("utf-8")
