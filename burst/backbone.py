@@ -164,6 +164,14 @@ class Backbone:
                 f"{self.name} does not say how its images are prepared; "
                 f"ImageNet's mean and deviation are assumed, at {self.image_size[0]} pixels"
             )
+        trained = self.report.trained_at if self.report else None
+        if trained not in (None, *self.image_size) and not self.resized_from:
+            code = self.name.startswith("python:")
+            remedy = "build the model so" if code else f"--image-size {trained} measures it so"
+            notes.append(f"the file was trained at {trained} x {trained} pixels: {remedy}")
+        if self.report and self.report.copies:
+            named = [f"`{place}`" if place else "the plain names" for place in self.report.copies]
+            notes.append(f"the file holds the model as {some(named)}; the first is loaded")
         if self.report and self.report.dropped:
             notes.append(f"left aside of the weights: {some(self.report.dropped)}")
         if self.report and self.report.kept:
@@ -210,6 +218,9 @@ def load_backbone(
     model = found.model.eval().requires_grad_(False).to(place, torch.float32)
     check_finite(name, model)
     found = replace(found, name=name, model=model)
+    if found.resized_from and found.report and (side := found.report.trained_at):
+        trained = side, side
+        found = replace(found, resized_from=None if trained == found.image_size else trained)
     if found.kind == "image" and (image_size or found.resized_from or found.assumed):
         check_reads(name, model, found.image_size)
     if found.kind != "image" and image_size:
@@ -277,12 +288,16 @@ def _load_registered(spec: BackboneSpec, options: LoadOptions) -> Backbone:
 
 
 def _weighted(spec: BackboneSpec, options: LoadOptions) -> tuple[nn.Module, str, LoadReport | None]:
+    from burst.loading.timm import resize
+
     if options.weights == RANDOM:
         with seeded(options.seed):
             return spec.build(), RANDOM, None
     with torch.device("meta"):  # no memory and no time for values that the file replaces
         model = spec.build()
     if options.weights is not None:
+        if options.image_size is not None:  # first: positions of this size are taken as they are
+            resize(spec.name, model, options.image_size)
         return model, str(options.weights), load_checkpoint(model, options.weights)
     if spec.distribution:
         return model, spec.source, load_packaged(model, spec)

@@ -2,8 +2,8 @@
 
 A file is told by what it holds, never by its name: three MAWS checkpoints are all called
 `vit_2b14.pt`. The encoder is where most names are the model's: flat, in `state_dict`, behind
-`module.base_encoder.` or whatever else. Of a model and its running average the average is loaded,
-as timm does. timm's filter for the model reads foreign names, and its loader Google's `.npz`.
+`module.base_encoder.` or whatever else; `burst.checkpoint_places` chooses between copies. timm's
+filter for the model reads foreign names, and its loader Google's `.npz`.
 """
 
 import contextlib
@@ -11,19 +11,18 @@ import io
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import isqrt
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from burst.checkpoint_places import Score, apart, find_places, flat_names
 from burst.errors import CheckpointError, some
+from burst.flax import read_flax
 from burst.weightfile import DAMAGE, read_stored, sha256_of_stored
 
 LAYOUTS = {  # what stands before the encoder's names -> what such a file is
@@ -36,6 +35,9 @@ BESIDE = "stored beside the weights"
 COPY = "another copy of the encoder, such as a momentum encoder"
 FILTERED = "left out or merged into others by timm's filter for this model"
 HEAD = "classification head or the like, which the model has not"
+OUTSIDE = "outside the model, all of whose tensors are under another name"
+FITTING = "choose the model that fits the file"
+BUILT = f"{FITTING}, or build it in Python: --model python:MODULE:FUNCTION"
 HEADS = r"(\w+_)?(heads?|neck)(_\w+)?|fc|classifier|linear|cls|pooler"
 NORM = "the last norm acts on the pooled tokens in one (fc_norm) and on each token in the other"
 NORMS = ("norm.", "fc_norm.")
@@ -48,12 +50,6 @@ ASIDE = {  # how a name goes on behind what it shares with the encoder's -> why 
     r"text\w*|logit_(scale|bias)": "text tower",
     r"pre_logits": "representation layer between the class token and the head",
 }
-FLAX = {  # how many axes the arrays of a Flax ViT have
-    1: r"(embedding|head|.*(encoder_norm|LayerNorm_[02]|out|MlpBlock_3/Dense_[01]))/(bias|scale)",
-    2: r"head/kernel|Transformer/.*(MlpBlock_3/Dense_[01]/kernel|(query|key|value)/bias)",
-    3: r"cls|Transformer/(posembed_input/pos_embedding|.*(query|key|value|out)/kernel)",
-    4: r"embedding/kernel",
-}
 VIT_NAMES = {  # width, depth -> timm's word
     (192, 12): "tiny",
     (384, 12): "small",
@@ -62,11 +58,11 @@ VIT_NAMES = {  # width, depth -> timm's word
     (1280, 32): "huge",
 }
 MOCO_SMALL = re.compile("vit_(conv_)?small")  # of its published code: 12 heads, where timm's have 6
+ADAPTED = re.compile(r"\.(base_layer|lora_[AB])\.")  # by peft
 OF_A_BLOCK = re.compile(r"(^|\.)blocks\.\d+\..+\.(weight|bias)$")
 PATCHES, POSITIONS = "patch_embed.proj.weight", re.compile("pos(_|it)")
 Named = dict[str, Tensor]
 Reasons = dict[str, str]
-Score = Callable[[str, Tensor], int]
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,10 @@ class LoadReport:
     `layout` says in words what kind of file it is, `tensors` how many of the model's were loaded.
     `dropped` maps each name in the file that was not loaded to the reason, `resampled` a tensor
     whose grid of positions has another size in the file to both sizes, `kept` a tensor that stays
-    as the model has it to the reason. `sha256` is of the file, or of all shards together.
+    as the model has it to the reason. `copies` names the places of the model in a file that holds
+    it several times, such as a teacher and a student, the loaded one first. `trained_at` is the
+    side in pixels of the square images that the file's positions are of, None if they do not tell.
+    `sha256` is of the file, or of all shards together.
     """
 
     path: Path
@@ -86,6 +85,8 @@ class LoadReport:
     dropped: Mapping[str, str]
     resampled: Mapping[str, str] = field(default_factory=dict)
     kept: Mapping[str, str] = field(default_factory=dict)
+    copies: tuple[str, ...] = ()
+    trained_at: int | None = None
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -130,6 +131,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> LoadRepor
 
     found = _find(Path(path), ours)
     _check_size(found, expected, model)
+    trained_at = _trained_at(found.state, model)
     found = _in_names_of(model, found, expected)
     dropped, kept = _left_aside(found, expected, model)
     state = {name: found.state.get(name, value) for name, value in expected.items()}
@@ -137,7 +139,17 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> LoadRepor
     state |= {x: torch.full(expected[x].shape, float(x.endswith("weight"))) for x in new}
     digest, count = sha256_of_stored(found.path), len(state) - len(kept)
     model.load_state_dict(state, assign=any(x.is_meta for x in model.parameters()))
-    return LoadReport(found.path, found.layout, digest, count, dropped, found.resampled, kept)
+    return LoadReport(
+        path=found.path,
+        layout=found.layout,
+        sha256=digest,
+        tensors=count,
+        dropped=dropped,
+        resampled=found.resampled,
+        kept=kept,
+        copies=found.places if len(found.places) > 1 else (),
+        trained_at=trained_at,
+    )
 
 
 @dataclass(frozen=True)
@@ -148,27 +160,28 @@ class _Found:
     dropped: Mapping[str, str]
     entries: Mapping[str, object]  # the state dict as it is stored
     prefix: str
-    copies: tuple[str, ...]  # other prefixes in it that lead to the same names
+    places: tuple[str, ...]  # of it and of its copies
+    copies: tuple[str, ...]  # other prefixes in `entries` that lead to the same names
     heads: int | None  # Flax files and MoCo's tell
     resampled: Mapping[str, str] = field(default_factory=dict)
 
 
 def _find(path: Path, ours: Score) -> _Found:
     kind, stored = read_stored(path)
-    stored, heads = _from_flax(path, stored) if kind == "npz" else (stored, None)
+    stored, heads = read_flax(path, stored) if kind == "npz" else (stored, None)
     if not isinstance(stored, Mapping):
         raise CheckpointError(
             f"{path} holds a {type(stored).__name__}, expected a state dict (names and tensors)"
         )
-    named = [(name.replace("_orig_mod.", ""), value) for name, value in _flat(stored)]
+    named = [(name.replace("_orig_mod.", ""), value) for name, value in flat_names(stored)]
     flat = dict(named)
     if len(flat) < len(named):
         raise CheckpointError(f"{path} holds a tensor twice, compiled and not; save one of both")
-    place, *others = _places(path, flat, ours)
+    place, *others = places = find_places(path, flat, ours)
     wrapper, _, prefix = place.rpartition("|")
     entries = {x.rpartition("|")[2]: v for x, v in flat.items() if x.rpartition("|")[0] == wrapper}
     outside = (x for x in flat if x.rpartition("|")[0] != wrapper)
-    dropped = {_apart(x, f"{wrapper}|").split("|")[0]: BESIDE for x in outside}
+    dropped = {apart(x, f"{wrapper}|").split("|")[0]: BESIDE for x in outside}
     state = {x.removeprefix(prefix): v for x, v in entries.items() if x.startswith(prefix)}
     layout = LAYOUTS.get(place, f"names under `{place[:-1]}`")
     layout = "MAE with decoder" if any(x.startswith("decoder_") for x in state) else layout
@@ -177,92 +190,8 @@ def _find(path: Path, ours: Score) -> _Found:
     if layout.startswith("MoCo v3") and MOCO_SMALL.fullmatch(str(flat.get("arch"))):
         heads = 12
     copies = tuple(y for x, _, y in (z.rpartition("|") for z in others) if x == wrapper and y)
-    return _Found(path, layout, plain, dropped, entries, prefix, copies, heads)
-
-
-def _from_flax(path: Path, arrays: Mapping[str, Any]) -> tuple[Named, int]:
-    """What timm reads of Google's `.npz`, beside what it does not; and the number of heads."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    known = {x: axes for x in arrays for axes, names in FLAX.items() if re.fullmatch(names, x)}
-    for name, axes in known.items():
-        array, what = arrays[name], f"{path}: {name}"
-        if not np.issubdtype(array.dtype, np.floating):
-            raise CheckpointError(f"{what} is of type {array.dtype}, expected floats")
-        if array.ndim != axes:
-            raise CheckpointError(f"{what} has shape {array.shape}, expected {axes} axes")
-    try:
-        patch, _, channels, width = arrays["embedding/kernel"].shape
-        positions = arrays["Transformer/posembed_input/pos_embedding"].shape[1]
-        ratio = (len(arrays["Transformer/encoderblock_0/MlpBlock_3/Dense_0/bias"]) + 0.5) / width
-        projections = [arrays[x] for x in known if re.search("/(query|key|value)/", x)]
-        (heads, _), *others = {array.shape[-2:] for array in projections}
-        depth = len({name.split("/")[1] for name in known if "encoderblock_" in name})
-        with torch.device("meta"):
-            image = {"img_size": (patch, patch * (positions - 1)), "patch_size": patch}
-            sizes = {"embed_dim": width, "depth": depth, "num_heads": heads, "in_chans": channels}
-            classes = len(arrays.get("head/bias", ()))
-            model = VisionTransformer(**image, **sizes, num_classes=classes, mlp_ratio=ratio)
-        for parameter in model.to_empty(device="cpu").requires_grad_(False).parameters():
-            parameter.fill_(torch.nan)
-        with path.open("rb") as stream:  # timm leaves open what it opens, after an error
-            model.load_pretrained(stream)
-        state = dict(model.state_dict())
-        surplus = sum(arrays[x].size for x in known) - sum(map(torch.numel, state.values()))
-        if surplus or others:
-            raise ValueError("queries and keys differ in heads, or an array fills no parameter")
-        return state | {x: torch.from_numpy(arrays[x]) for x in arrays if x not in known}, heads
-    except KeyError as error:
-        missing = f"{error.args[0].split()[0]}, which google-research/vision_transformer's have"
-        raise CheckpointError(f"{path} is an .npz without {missing}") from error
-    except DAMAGE as error:
-        raise CheckpointError(f"{path} holds no ViT that timm can read ({error})") from error
-
-
-def _flat(stored: Mapping[object, object], depth: int = 3) -> Iterator[tuple[str, object]]:
-    """`teacher|backbone.norm.weight` and its value, of mappings in mappings."""
-    for name, value in stored.items():
-        if isinstance(value, Mapping) and depth:
-            yield from ((f"{name}|{rest}", inner) for rest, inner in _flat(value, depth - 1))
-        else:
-            yield str(name), value
-
-
-def _places(path: Path, flat: Mapping[str, object], ours: Score) -> list[str]:
-    """What stands before the encoder's names, and before those of its copies."""
-    tensors = {name: value for name, value in flat.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise CheckpointError(
-            f"{path} holds {some({x.split('|')[0]: 0 for x in flat}) or 'nothing'}, but no state "
-            f"dict (names and tensors), alone or under `model`, `state_dict` or another name"
-        )
-    scores: Counter[str] = Counter()
-    for name, value in tensors.items():
-        for start in (0, *(mark.end() for mark in re.finditer(r"[.|]", name))):
-            scores[name[:start]] += ours(name[start:], value)
-    if not any(scores.values()):  # no known name: where most tensors are
-        scores = Counter(x[: x.rfind("|") + 1] for x in tensors)
-    most = max(scores.values())
-    places = sorted((place for place in scores if scores[place] == most), key=_rank)
-    if len(places) > 1 and _rank(places[0]) == _rank(places[1]):
-        names = some(f"`{place[:-1]}`" for place in places)
-        raise CheckpointError(f"{path} holds several encoders, {names}; save one of them alone")
-    return places
-
-
-def _rank(place: str) -> tuple[int, int]:
-    """The running average before the weights that are trained, what only trains them last."""
-    words = {*re.split(r"[._|]", place)}
-    last = 2 * bool(words & {"momentum", "student", "target"})
-    usual = ("", "model|", "state_dict|", place).index(place)
-    return last or int(bool(place) and not words & {"ema", "teacher"}), usual
-
-
-def _apart(name: str, place: str) -> str:
-    """How the name goes on behind what it shares with a place."""
-    while not name.startswith(place):
-        place = re.sub(r"[^.|]*[.|]$", "", place)
-    return name[len(place) :]
+    shown = tuple(x[:-1] for x in places)
+    return _Found(path, layout, plain, dropped, entries, prefix, shown, copies, heads)
 
 
 def _plain(path: Path, name: str, value: object) -> Tensor:
@@ -297,8 +226,20 @@ def _check_size(found: _Found, expected: Named, model: nn.Module) -> None:
             fits = f"timm.create_model({name!r}, num_heads={heads[0]}), in Python"
     else:
         return
-    such = f", such as {fits}" if fits else ""
-    raise CheckpointError(f"{found.path} {what}; choose the model that fits the file{such}")
+    such = f"{FITTING}, such as {fits}" if fits else BUILT
+    raise CheckpointError(f"{found.path} {what}; {such}")
+
+
+def _trained_at(state: Named, model: nn.Module) -> int | None:
+    """Pixels a side of the images that the positions are of, by the pixels of the model's."""
+    positions, embed = state.get("pos_embed"), getattr(model, "patch_embed", None)
+    match [getattr(embed, name, None) for name in ("img_size", "grid_size")]:
+        case [[int(pixels), _], [int(patches), _]] if positions is not None and positions.ndim == 3:
+            side = isqrt(positions.shape[1])
+            prefix = positions.shape[1] - side**2  # class token, registers
+            known = prefix in {0, 1, getattr(model, "num_prefix_tokens", 0)}
+            return side * (pixels // patches) if known else None
+    return None
 
 
 def _size_of(state: Named) -> tuple[int, int, int] | None:
@@ -332,7 +273,7 @@ def _in_names_of(model: nn.Module, found: _Found, expected: Named) -> _Found:
     module = sys.modules.get(type(model).__module__)
     converters = getattr(module, "checkpoint_filter_fn", _as_torchvision), _as_torchvision
     tensors = {name: value for name, value in found.entries.items() if isinstance(value, Tensor)}
-    whole = replace(found, state=clean_state_dict(tensors), prefix="")
+    whole = replace(found, state=clean_state_dict(tensors), prefix="", places=())
     for one, convert in product((found, whole), converters):
         state: Named = {}
         with contextlib.suppress(*DAMAGE), contextlib.redirect_stdout(io.StringIO()):  # some print
@@ -397,33 +338,41 @@ def _left_aside(found: _Found, expected: Named, model: nn.Module) -> tuple[Reaso
     norms = [{x.split(".")[0] + "." for x in names} & {*NORMS} for names in (found.state, expected)]
     other_norm = len(norms[0]) == len(norms[1]) == 1 and norms[0] != norms[1]
     rests = {found.prefix + x: x for x in found.state if x not in expected}
-    rests |= {x: _apart(x, found.prefix) for x in found.entries if not x.startswith(found.prefix)}
+    rests |= {x: apart(x, found.prefix) for x in found.entries if not x.startswith(found.prefix)}
     classifier = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     heads = [classifier] if isinstance(classifier, str) else [*classifier]
     heads += {x.split(".")[0] for x in rests.values() if re.match(rf"({HEADS})\.", x)}
     heads = [f"{x}." for x in heads if not any(name.startswith(f"{x}.") for name in expected)]
+    kept = {x: NORM for x in expected if other_norm and x.startswith(NORMS)}
+    missing = [name for name in expected if name not in found.state and name not in kept]
     dropped, unexpected = dict(found.dropped), []
     for name, rest in rests.items():
         reason = NORM if other_norm and rest.startswith(NORMS) else _reason(rest, heads)
         reason = reason or (COPY if name.startswith(found.copies) else None)
+        if not (missing or name.startswith(found.prefix) or ADAPTED.search(name)):
+            reason = reason or OUTSIDE
         if not isinstance(found.entries.get(name, found.state.get(rest)), Tensor):
             reason = BESIDE
         told = rest if found.prefix == "module." else name
         dropped |= {told: reason} if reason else {}
         unexpected += [] if reason else [told]
-    kept = {x: NORM for x in expected if other_norm and x.startswith(NORMS)}
-    missing = [name for name in expected if name not in found.state and name not in kept]
+    if adapters := [name for name in unexpected if ADAPTED.search(name)]:
+        raise CheckpointError(
+            f"{found.path} holds adapters of peft, such as {adapters[0]}; merge them before "
+            f"saving: model.merge_and_unload().state_dict()"
+        )
     if missing or unexpected:
         raise CheckpointError(
             f"{found.path} ({found.layout}) does not fit the model: "
             f"{len(missing)} missing ({some(missing) or 'none'}), "
-            f"{len(unexpected)} unexpected ({some(unexpected) or 'none'}); nothing was loaded"
+            f"{len(unexpected)} unexpected ({some(unexpected) or 'none'}); nothing was loaded; "
+            f"{BUILT}"
         )
     for name, value in found.state.items():
         theirs, ours = tuple(value.shape), tuple(expected.get(name, value).shape)
         if theirs != ours:
             what = f"{found.path}: {name} has shape {theirs}"
-            raise CheckpointError(f"{what}, but the model expects {ours}")
+            raise CheckpointError(f"{what}, but the model expects {ours}; {BUILT}")
     return dropped, kept
 
 

@@ -65,6 +65,8 @@ def load(name: str, options: LoadOptions) -> Backbone:
     with hub.explained(name, advice), seeded(options.seed):
         prepare = _from_hub if on_hub else _from_timm
         model, file = prepare(asked, pretrained=options.pretrained)
+    # Before a file is read: positions of the size asked for are taken as they are.
+    images = _image_facts(name, model, options.image_size)
     facts: dict[str, Any] = {"weights_source": str(link), "weights_sha256": None}
     if options.weights == RANDOM:
         facts["weights_source"] = RANDOM
@@ -80,7 +82,7 @@ def load(name: str, options: LoadOptions) -> Backbone:
         pretraining=RANDOM if options.weights == RANDOM else "unknown",
         pooling="token" if getattr(model, "global_pool", None) == "token" else "avg",
         **facts,
-        **_image_facts(name, model, options.image_size),
+        **images,
     )
 
 

@@ -99,6 +99,31 @@ def test_a_registered_name_takes_a_file(tmp_path, mae_tiny):
     assert mine.report.layout.startswith("timm names under `model`")
 
 
+def test_of_several_copies_in_a_file_a_note_names_the_loaded_one(tmp_path, mae_tiny):
+    state = {f"net.{name}": value for name, value in mae_tiny.model.state_dict().items()}
+    torch.save({"student": state, "teacher": state}, tmp_path / "mine.pth")
+    notes = load_backbone("mae_tiny", tmp_path / "mine.pth").notes
+    words = "the file holds the model as `teacher|net`, `student|net`; the first is loaded"
+    assert notes == (words, "left aside of the weights: student")
+
+
+@pytest.mark.parametrize("name, pixels", [("mae_tiny", 96), ("timm:test_vit", 64)])
+def test_a_file_of_another_image_size_is_read_as_it_is_where_that_is_asked_for(
+    tmp_path, name, pixels
+):
+    published = load_backbone(name, "random", image_size=pixels).model
+    torch.save(published.state_dict(), tmp_path / "mine.pth")
+    asked = load_backbone(name, tmp_path / "mine.pth", image_size=pixels)
+    images = torch.randn(1, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(asked.model(images), published(images))
+    assert (asked.notes, asked.resized_from) == ((), None)
+
+    said = f"the file was trained at {pixels} x {pixels} pixels: --image-size {pixels} measures it"
+    assert load_backbone(name, tmp_path / "mine.pth").notes[0].startswith(said)
+    other = load_backbone(name, tmp_path / "mine.pth", image_size=128)
+    assert f"at 128 x 128 pixels, not at the {pixels} x {pixels} of" in other.notes[0]
+
+
 @pytest.mark.parametrize("name", ["mae_tiny", "moco_tiny", "sup_tiny"])
 def test_the_small_backbones_read_an_image_of_their_size_whole(name):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)

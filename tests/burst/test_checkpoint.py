@@ -240,13 +240,16 @@ def test_a_file_of_another_size_names_the_model_that_it_fits(
     with torch.device("meta"):
         other = VisionTransformer(embed_dim=192, depth=12, num_heads=3)  # whose size has a name
     text = refusal(tmp_path / "file.pth", other)
-    such = f", such as timm:{name}" if name else ""
-    assert text.endswith(f"choose the model that fits the file{such}")
+    such = (
+        f"such as timm:{name}" if name else "or build it in Python: --model python:MODULE:FUNCTION"
+    )
+    assert text.endswith(f"choose the model that fits the file, {such}")
 
 
 def test_a_wrong_shape_is_refused_with_both_shapes(tmp_path, state):
     state["blocks.1.attn.qkv.weight"] = torch.zeros(D, D)
-    assert "(32, 32), but the model expects (96, 32)" in refusal(saved(tmp_path, state))
+    text = refusal(saved(tmp_path, state))
+    assert "(32, 32), but the model expects (96, 32); choose the model that fits the file" in text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

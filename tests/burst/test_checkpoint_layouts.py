@@ -136,16 +136,40 @@ def test_two_encoders_that_nothing_tells_apart_are_refused_with_both_names(tmp_p
         read_checkpoint(path)
 
 
-def test_what_nobody_knows_beside_the_encoder_is_unexpected(tmp_path, state):
-    weights = prefixed("backbone.", state) | {"adapter.weight": torch.ones(3)}
+@pytest.mark.parametrize(
+    "prefix, name", [("0.", "1.weight"), ("vit.", "train_acc.correct"), ("module.", "extra")]
+)
+def test_what_stands_outside_a_whole_model_is_left_aside_and_told(tmp_path, state, prefix, name):
+    weights = prefixed(prefix, state) | {name: torch.ones(3)}
+    report = load_checkpoint(tiny_vit(), saved(tmp_path, weights))
+    assert list(report.dropped) == [name]
+    assert "outside the model" in report.dropped[name]
+
+
+@pytest.mark.parametrize("name", ["extra.weight", "backbone.extra.weight"])
+def test_what_nobody_knows_is_unexpected_beside_a_part_of_the_model_and_in_it(
+    tmp_path, state, name
+):
+    weights = prefixed("backbone.", state) | {name: torch.ones(3)}
+    if "backbone" not in name:
+        del weights["backbone.norm.bias"]
     text = refusal(tiny_vit(), saved(tmp_path, weights))
-    assert "1 unexpected (adapter.weight)" in text
+    assert f"1 unexpected ({name}); nothing was loaded; choose the model that fits" in text
+
+
+@pytest.mark.parametrize("wrapped", ["base_layer.", ""])
+def test_adapters_of_peft_are_refused_with_the_way_to_merge_them(tmp_path, state, wrapped):
+    weights = {k.replace("qkv.", f"qkv.{wrapped}"): value for k, value in state.items()}
+    weights |= {"blocks.0.attn.qkv.lora_A.default.weight": torch.ones(2, D)}
+    text = refusal(tiny_vit(), saved(tmp_path, prefixed("base_model.model.", weights)))
+    assert "holds adapters of peft, such as base_model.model.blocks.0.attn.qkv." in text
+    assert text.endswith("merge them before saving: model.merge_and_unload().state_dict()")
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "blocks.0.attn.lora_A.weight",
+        "blocks.0.attn.lora_A",
         "blocks.0.attn.q_norm.weight",
         "blocks.0.head.weight",
         "rel_pos_bias.table",
@@ -244,6 +268,7 @@ def test_positions_of_another_grid_are_resampled_and_reported(tmp_path, changes,
     assert set(report.resampled) == {"pos_embed"}
     said = report.resampled["pos_embed"]
     assert said == f"from {theirs.shape[1]} positions to {ours.shape[1]}"
+    assert report.trained_at == 32
 
 
 def test_positions_that_are_no_square_grid_are_refused(tmp_path, state):
@@ -306,13 +331,30 @@ def test_names_that_are_not_timm_s_are_read_as_they_are(tmp_path):
     assert read_checkpoint(path).keys() == weights.keys()
 
 
-def test_i_jepa_s_encoder_is_read_and_not_its_target(tmp_path, published, state, images):
-    stored = {"encoder": prefixed("module.", state), "predictor": {"module.w": torch.ones(3)}}
-    stored |= {"target_encoder": prefixed("module.", another(state)), "opt": {"state": {}}}
+def test_i_jepa_s_target_encoder_is_read_as_its_evaluation_does(tmp_path, published, state, images):
+    stored = {"encoder": prefixed("module.", another(state)), "opt": {"state": {}}}
+    stored |= {"target_encoder": prefixed("module.", state), "predictor": {"w": torch.ones(3)}}
     model = tiny_vit()
     report = load_checkpoint(model, saved(tmp_path, stored))
     assert_same_function(model, published, images)
-    assert {"predictor", "target_encoder"} <= set(report.dropped)
+    assert {"predictor", "encoder"} <= set(report.dropped)
+    assert report.copies == ("target_encoder|module", "encoder|module")
+
+
+@pytest.mark.parametrize(
+    "layout, copies",
+    [
+        ("DINO", ("teacher|backbone", "student|module.backbone")),
+        ("BYOL", ("online_network", "target_network")),
+        ("an average beside flat names", ("", "ema")),
+        ("DDP", ()),
+    ],
+)
+def test_the_report_names_the_copies_of_the_model_the_loaded_one_first(
+    tmp_path, state, layout, copies
+):
+    report = load_checkpoint(tiny_vit(), saved(tmp_path, LAYOUTS[layout](state)))
+    assert report.copies == copies
 
 
 def test_a_compiled_model_is_loaded_as_the_model_itself(tmp_path, published, state, images):
