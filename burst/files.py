@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burst.errors import OutputError
+from burst.errors import BurstError, OutputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,10 +117,30 @@ def cache_folder(variable: str, name: str) -> Path:
     """The folder that an environment variable names, else `name` in the user's cache.
 
     That is $XDG_CACHE_HOME, or ~/.cache. Nothing is made.
+
+    Raises:
+        OutputError: no variable names one, and no home directory is known.
     """
     if place := os.environ.get(variable):
         return Path(place)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
+    except RuntimeError as error:
+        raise OutputError(
+            f"no home directory is known to keep files in; set {variable} or XDG_CACHE_HOME"
+        ) from error
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path that may begin with `~` or `~USER`, for a home directory.
+
+    Raises:
+        BurstError: that home directory is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise BurstError(f"no home directory is known for {path}; give the whole path") from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from bpt.dataset.unpack import unpack, unpack_nested
 from burst.errors import ImageError
+from burst.files import at_home
 from burst.progress import Say
 
 
@@ -81,8 +82,12 @@ def data_root() -> Path:
 
 
 def place_of(data: str | Path | None) -> Path:
-    """The place that is given, `~` being one's home, or `data_root()`."""
-    return Path(data).expanduser() if data is not None else data_root()
+    """The place that is given, `~` being one's home, or `data_root()`.
+
+    Raises:
+        BurstError: no home directory is known.
+    """
+    return at_home(data) if data is not None else data_root()
 
 
 def prepare(name: str, layout: Layout, place: Path, *, hint: str, say: Say | None = None) -> Path:

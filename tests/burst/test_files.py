@@ -7,8 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from burst.errors import OutputError
-from burst.files import check_name, make_folder, save_json, save_table, sha256_of, write_atomically
+from burst.errors import BurstError, OutputError
+from burst.files import (
+    at_home,
+    cache_folder,
+    check_name,
+    make_folder,
+    save_json,
+    save_table,
+    sha256_of,
+    write_atomically,
+)
 
 
 def test_the_file_appears_whole_with_its_folders(tmp_path):
@@ -163,3 +172,14 @@ def test_the_hash_is_that_of_the_bytes_of_one_file_after_the_other(tmp_path):
     second.write_bytes(b"iness")
     assert sha256_of(first) == hashlib.sha256(b"burst").hexdigest()
     assert sha256_of(first, second) == hashlib.sha256(b"burstiness").hexdigest()
+
+
+def test_without_a_home_a_cache_says_which_variables_name_one(no_home):
+    with pytest.raises(OutputError, match="^no home directory .* set X_CACHE or XDG_CACHE_HOME$"):
+        cache_folder("X_CACHE", "x")
+
+
+@pytest.mark.parametrize("path", ["~/photos", "~no-such-user/photos"])
+def test_a_home_that_nobody_knows_is_one_line(no_home, path):
+    with pytest.raises(BurstError, match=f"^no home directory is known for {path}; "):
+        at_home(path)
