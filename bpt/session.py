@@ -316,19 +316,29 @@ class Session(ABC, Generic[R, B]):
         if not self.writes:
             yield None
             return
-        with SummaryWriter(str(self.out), purge_step=self.epoch + 1) as writer:
+        with self._told():
+            writer = SummaryWriter(str(self.out), purge_step=self.epoch + 1)
+        try:
             yield writer
+        finally:
+            with self._told():
+                writer.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.out}: {error}") from error
 
     def _tell(self, line: Mapping[str, Any], events: SummaryWriter | None) -> None:
         """An epoch's line, for people and for TensorBoard."""
         if events is None:
             return
-        try:
+        with self._told():
             for name, value in _numbers(line):
                 events.add_scalar(name, value, line["epoch"])
             events.flush()
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.out}: {error}") from error
         self.say(f"epoch {line['epoch']}/{self.recipe.total_epochs}  {self._spoken(line)}")
 
 
