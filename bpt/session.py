@@ -26,7 +26,7 @@ from bpt.tuning import Tuning
 from burst.device import choose_device
 from burst.distributed import agreed, gather, rank_and_size
 from burst.errors import BurstError, CheckpointError, OutputError
-from burst.files import save_json
+from burst.files import remove_leftovers, save_json
 from burst.progress import Progress, Say
 from burst.whitening_file import load_whitening
 
@@ -104,6 +104,8 @@ class Session(ABC, Generic[R, B]):
         if rank_and_size()[0] > 0:
             progress = say = None
         session = cls(recipe, Path(out), chosen, progress, say)
+        if session.writes:
+            remove_leftovers(Path(out))
         session.opened = opened
         return session.open(resume=resume) or session.run(until)
 

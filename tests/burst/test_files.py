@@ -2,17 +2,21 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from burst import files
 from burst.errors import BurstError, OutputError
 from burst.files import (
     at_home,
     cache_folder,
     check_name,
     make_folder,
+    make_folder_atomically,
+    remove_leftovers,
     save_json,
     save_table,
     sha256_of,
@@ -183,3 +187,39 @@ def test_without_a_home_a_cache_says_which_variables_name_one(no_home):
 def test_a_home_that_nobody_knows_is_one_line(no_home, path):
     with pytest.raises(BurstError, match=f"^no home directory is known for {path}; "):
         at_home(path)
+
+
+@pytest.fixture
+def number_of_a_dead():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+def begun_by(monkeypatch, number, made):
+    """What a process of this number would leave if it were killed while it makes something."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: number)
+        patch.setattr(files, "_making", set())
+        return made.__enter__(), made  # as long as `made` lives, its block is not left
+
+
+@pytest.mark.parametrize("make", [write_atomically, make_folder_atomically])
+def test_what_killed_processes_left_goes_and_what_living_ones_write_stays(
+    tmp_path, monkeypatch, number_of_a_dead, make
+):
+    target = tmp_path / "checkpoint.pt"
+    dead = begun_by(monkeypatch, number_of_a_dead, make(target))
+    before_us = begun_by(monkeypatch, os.getpid(), make(tmp_path / "a" / "checkpoint.pt"))
+    living = begun_by(monkeypatch, os.getppid(), make(target))
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "another")
+        elsewhere = begun_by(monkeypatch, number_of_a_dead, make(target))
+    (users := tmp_path / f".checkpoint-{number_of_a_dead}.pt").write_text("")
+    with write_atomically(target) as ours, make_folder_atomically(tmp_path / "b") as our_folder:
+        monkeypatch.chdir(tmp_path)
+        remove_leftovers(tmp_path.relative_to(tmp_path))
+        remove_leftovers(tmp_path / "a")
+        stays = (living[0], elsewhere[0], users, ours, our_folder)
+        assert all(one.exists() for one in stays)
+    assert not dead[0].exists() and not before_us[0].exists()
