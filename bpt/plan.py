@@ -16,7 +16,7 @@ from bpt.configuration import default_folder, open_benchmark, training_split
 from bpt.construction import build_model, check_trainable, count_parameters, prompted_blocks
 from bpt.cost import VitShape, dataset_sizes, kept_bytes, training_cost, training_memory, used_sizes
 from bpt.dataset import Benchmark, FileOpener, dataset_info, how_to_get, locate
-from bpt.dataset.place import place_of
+from bpt.dataset.place import not_found, place_of
 from bpt.engine import autocast
 from bpt.image_batches import steps_of
 from bpt.model import plain_vit
@@ -39,6 +39,7 @@ class TrainingPlan:
         folder: where its run would lie, if nobody says.
         classes: outputs of the head.
         images: to train on, to choose the epoch on, and to test on, as the protocol has it.
+        counted: whether these are the images that are at hand; else as many as were published.
         steps: of an epoch.
         files: whether images are files, whose pixels are kept too.
         device: that was measured.
@@ -59,6 +60,7 @@ class TrainingPlan:
     images: tuple[int, int, int]
     steps: int
     device: str
+    counted: bool = True
     files: bool = True
     notes: tuple[str, ...] = ()
     blocks: tuple[int, ...] = ()
@@ -109,6 +111,7 @@ def plan_training(recipe: Recipe, *, device: str = "auto") -> TrainingPlan:
         images=used,
         steps=steps,
         device=str(chosen),
+        counted=benchmark is not None,
         files=benchmark is None or isinstance(benchmark.train.opener, FileOpener),
         notes=notes,
     )
@@ -158,10 +161,10 @@ def _benchmark(recipe: Recipe) -> tuple[Benchmark | None, tuple[str, ...]]:
     """The dataset, where it can be opened without unpacking; and what is not at hand."""
     info = dataset_info(recipe.dataset)
     if info.layout is not None:
-        found, looked = locate(info, recipe.data)
-        if found is None:
-            return None, (f"{info.name} is not in {looked[0]}; {how_to_get(info)}",)
-        if packed := info.layout.packed(place_of(recipe.data)):  # of what is there, a part may be
+        place = place_of(recipe.data)
+        if locate(info, recipe.data)[0] is None:
+            return None, (not_found(info.name, info.layout, place, hint=how_to_get(info)),)
+        if packed := info.layout.packed(place):  # of what is there, a part may be
             folder, archive = packed[0]
             return None, (f"{folder / archive.file} would be unpacked",)
     opened = open_benchmark(recipe)

@@ -26,7 +26,7 @@ from bpt.tuning import Tuning
 from burst.device import choose_device
 from burst.distributed import agreed, gather, rank_and_size
 from burst.errors import BurstError, CheckpointError, OutputError
-from burst.files import save_json
+from burst.files import remove_leftovers, save_json
 from burst.progress import Progress, Say
 from burst.whitening_file import load_whitening
 
@@ -104,6 +104,8 @@ class Session(ABC, Generic[R, B]):
         if rank_and_size()[0] > 0:
             progress = say = None
         session = cls(recipe, Path(out), chosen, progress, say)
+        if session.writes:
+            remove_leftovers(Path(out))
         session.opened = opened
         return session.open(resume=resume) or session.run(until)
 
@@ -316,19 +318,29 @@ class Session(ABC, Generic[R, B]):
         if not self.writes:
             yield None
             return
-        with SummaryWriter(str(self.out), purge_step=self.epoch + 1) as writer:
+        with self._told():
+            writer = SummaryWriter(str(self.out), purge_step=self.epoch + 1)
+        try:
             yield writer
+        finally:
+            with self._told():
+                writer.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(f"cannot write to {self.out}: {error}") from error
 
     def _tell(self, line: Mapping[str, Any], events: SummaryWriter | None) -> None:
         """An epoch's line, for people and for TensorBoard."""
         if events is None:
             return
-        try:
+        with self._told():
             for name, value in _numbers(line):
                 events.add_scalar(name, value, line["epoch"])
             events.flush()
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.out}: {error}") from error
         self.say(f"epoch {line['epoch']}/{self.recipe.total_epochs}  {self._spoken(line)}")
 
 

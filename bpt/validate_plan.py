@@ -27,6 +27,7 @@ from bpt.search.recipes import method_recipes
 from bpt.study import AnyRecipe
 from burst.backbone import Backbone, load_backbone
 from burst.errors import BurstError, CheckpointError, EmptyResult, check_known
+from burst.files import at_home
 from burst.whitening import Whitening
 from burst.whitening_file import load_whitening
 
@@ -316,7 +317,7 @@ def _place(name: str, info: DatasetInfo, data: str | Path | None) -> str | None:
         return info.source
     if info.layout is None:
         folder = name.partition(":")[2]
-        if folder and not Path(folder).expanduser().exists():
+        if folder and not at_home(folder).exists():
             raise EmptyResult(f"{name}: there is no such folder")
         return folder or None
     found = locate(info, data)[0]

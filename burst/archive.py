@@ -19,7 +19,9 @@ from typing import Protocol
 
 from burst.errors import ImageError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"),
+)
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 ACCEPTED = "a folder, a zip or uncompressed tar of images, or one image file"
 GLANCE = 4096  # bytes out of the middle of a file, where those of two photos differ

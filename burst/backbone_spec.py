@@ -105,7 +105,7 @@ class BackboneSpec:
         """The weight file, in a package or a cache, or None; no connection is made."""
         if self.distribution:
             kept = kept_file(self)
-            return kept if kept.is_file() else installed_file(self)
+            return kept if kept and kept.is_file() else installed_file(self)
         places = [HERE / "weights" / self.package_file] if self.package_file else []
         if self.timm_tag and (cached := hub.cached_hub_file(f"timm/{self.timm_tag}")):
             places.append(cached)

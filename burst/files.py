@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burst.errors import OutputError
+from burst.errors import BurstError, OutputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PART = ".part-"  # what a folder begins with that is being made
+PART = ".part-"  # what begins the name of a file or folder that is being made
+_making: set[Path] = set()  # by this process, now
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # how writing on may fail
 
 
@@ -32,7 +33,8 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place when the block ends well.
 
     A link stays one: what it leads to is replaced. Missing folders are made. After an error, or an
-    interruption, the temporary file is removed and whatever `path` held before is still there.
+    interruption, the temporary file is removed and whatever `path` held before is still there;
+    after a kill, `remove_leftovers` removes it.
 
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full. An OSError of the
@@ -41,11 +43,12 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
     target, place = Path(path), Path(os.path.realpath(path))
     with _told_as(target):
         place.parent.mkdir(parents=True, exist_ok=True)
-        # A part of its name, which may be as long as the file system takes.
-        prefix, suffix = f".{target.stem[:16]}-", target.suffix
+        # Its name is left out: it may be as long as the file system takes.
+        prefix, suffix = f"{_ours()}{os.getpid()}-", target.suffix
         handle, name = tempfile.mkstemp(dir=place.parent, prefix=prefix, suffix=suffix)
         os.close(handle)
     temporary = Path(name)
+    _making.add(temporary)
     try:
         try:
             yield temporary
@@ -57,6 +60,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
             _settle(temporary, place)
     finally:
         temporary.unlink(missing_ok=True)
+        _making.discard(temporary)
 
 
 def save_json(path: Path, content: Mapping[str, Any]) -> Path:
@@ -86,20 +90,16 @@ def save_table(path: Path, table: "pd.DataFrame") -> Path:
 def make_folder_atomically(target: Path) -> Iterator[Path]:
     """Give a fresh folder beside `target`, which takes its place when the block ends well.
 
-    Whatever is left of it after an error goes; so do such folders beside it of this machine's
-    processes that were killed. The block may rename the folder, or one within it, itself.
+    Whatever is left of it after an error goes; so does what `remove_leftovers` finds. The block
+    may rename the folder, or one within it, itself.
 
     Raises:
         OSError: it cannot be made or renamed; not if another process made the target meanwhile.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    ours = f"{PART}{socket.gethostname()}-"
-    for left in target.parent.glob(f"{ours}*"):
-        process = left.name.rpartition("-")[2]
-        if process.isdecimal() and not _alive(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
-    part = target.parent / f"{ours}{os.getpid()}"
-    shutil.rmtree(part, ignore_errors=True)  # of a process that had our number
+    remove_leftovers(target.parent)
+    part = Path(os.path.realpath(target.parent)) / f"{_ours()}{os.getpid()}"
+    _making.add(part)
     try:
         part.mkdir()
         yield part
@@ -111,16 +111,58 @@ def make_folder_atomically(target: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        _making.discard(part)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what this machine's processes that were killed had begun to make in a folder.
+
+    What `write_atomically` and `make_folder_atomically` began, that is; nothing of other machines.
+    """
+    for left in Path(os.path.realpath(folder)).glob(f"{_ours()}*"):
+        number = re.match(r"\d+(?=-|$)", left.name.removeprefix(_ours()))
+        if number is None or left in _making:
+            continue
+        # One with our own number is of a process before: in a container they begin anew.
+        if int(number[0]) != os.getpid() and _alive(int(number[0])):
+            continue
+        with contextlib.suppress(OSError):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _ours() -> str:
+    """How names of what this machine's processes make begin; no machine's holds an `@`."""
+    return f"{PART}{socket.gethostname()}@"
 
 
 def cache_folder(variable: str, name: str) -> Path:
     """The folder that an environment variable names, else `name` in the user's cache.
 
     That is $XDG_CACHE_HOME, or ~/.cache. Nothing is made.
+
+    Raises:
+        OutputError: no variable names one, and no home directory is known.
     """
     if place := os.environ.get(variable):
         return Path(place)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
+    except RuntimeError as error:
+        raise OutputError(
+            f"no home directory is known to keep files in; set {variable} or XDG_CACHE_HOME"
+        ) from error
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path that may begin with `~` or `~USER`, for a home directory.
+
+    Raises:
+        BurstError: that home directory is not known.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise BurstError(f"no home directory is known for {path}; give the whole path") from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

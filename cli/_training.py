@@ -269,9 +269,10 @@ def _own_photos(recipe: "Recipe | DetectionRecipe") -> Path | None:
     """Photos to try a training on one's own with; None of a benchmark."""
     from bpt.dataset.coco_layout import image_place, own_jsons
     from burst.errors import ImageError
+    from burst.files import at_home
 
     kind, _, path = recipe.dataset.partition(":")
-    place = Path(path or recipe.data or "").expanduser()
+    place = at_home(path or recipe.data or "")
     if kind == "folder":
         return place / "test" if (place / "test").is_dir() else place
     if kind == "coco" and path:

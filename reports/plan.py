@@ -43,7 +43,8 @@ def training_plan_table(plan: TrainingPlan) -> Table:
         "method": _method(recipe, plan),
         "backbone": recipe.model + (f", {plan.depth} blocks" if plan.depth else ""),
         "trained": _parameters(plan),
-        "images": f"{counted}; {plan.classes:,} classes",
+        "images": f"{counted}; {plan.classes:,} classes"
+        + ("" if plan.counted else ", as published: none was read"),
         "steps": f"{recipe.epochs} epochs of {plan.steps:,}, {recipe.batch_size} images each: "
         f"{total:,}{f'; {unseen}' if unseen else ''}",
         "operations": f"{plan.operations:.1e}" if plan.operations else "unknown",

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pwd
 import resource
 import signal
 import warnings
@@ -43,6 +44,18 @@ def _no_cache_at_home(tmp_path_factory):
         patch.setenv("BPT_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("BURST_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def no_home(monkeypatch):
+    """As in a container whose user nobody knows, with no cache named either."""
+
+    def unknown(user):
+        raise KeyError(user)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "BPT_CACHE", "BURST_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ CUB = DatasetInfo(
     "train_test_split.txt, classes.txt and images/",
     opener=partial(open_birds, name="cub", folder=CUB_FOLDER),
     layout=Layout(
-        folders=(CUB_FOLDER, "cub", f"cub/{CUB_FOLDER}"),
+        folders=(CUB_FOLDER, "cub", f"cub/{CUB_FOLDER}", f"{CUB_FOLDER}/{CUB_FOLDER}"),
         markers=("images.txt", "train.json"),
         archives=(Archive(f"{CUB_FOLDER}.tgz", CUB_FOLDER, top=CUB_FOLDER),),
         foreign=OF_NABIRDS,

@@ -35,6 +35,7 @@ from bpt.dataset.coco_layout import (
 from bpt.dataset.place import Layout, place_of, prepare
 from bpt.dataset.split import FileOpener
 from burst.errors import BurstError, ImageError, check_known
+from burst.files import at_home
 from burst.progress import Say
 
 HELD_OUT = 10  # one image of so many, where a set has no validation split
@@ -232,7 +233,7 @@ def open_coco(
     if colon and not place:
         raise BurstError(f"dataset {name!r} needs a place behind coco:, a folder, zip or tar")
     if colon:
-        found = own_jsons(Path(place).expanduser())
+        found = own_jsons(at_home(place))
         source = place
     else:
         assert INFO.layout is not None

@@ -77,11 +77,11 @@ def read_annotations(where: str, opened: Open, *, say: Say | None = None) -> Ann
                 size += len(block)
     except DAMAGED as error:
         raise ImageError(f"{where} cannot be read: {reason(error)}") from error
-    kept = cache_folder("BPT_CACHE", "bpt") / "coco" / f"{digest.hexdigest()}-{FORMAT}.npz"
-    if found := _kept(kept):
-        return found
     made = None
     try:
+        kept = cache_folder("BPT_CACHE", "bpt") / "coco" / f"{digest.hexdigest()}-{FORMAT}.npz"
+        if found := _kept(kept):
+            return found
         with one_at_a_time(kept, "reads annotations into", say=say):
             if found := _kept(kept):
                 return found

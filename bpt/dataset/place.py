@@ -2,11 +2,12 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from bpt.dataset.unpack import unpack, unpack_nested
+from bpt.dataset.unpack import is_archive, unpack, unpack_nested
 from burst.errors import ImageError
+from burst.files import at_home
 from burst.progress import Say
 
 
@@ -66,11 +67,16 @@ class Layout:
         return any(re.fullmatch(self.foreign, one.name) for one in images.glob("*"))
 
     def packed(self, place: Path) -> list[tuple[Path, Archive]]:
-        """Archives that lie there and were not unpacked, with the folder they lie in."""
+        """Archives that lie there and were not unpacked, with the folder they lie in.
+
+        Where there is one alone, a file that is given is it, whatever its name.
+        """
+        listed = [(base, archive) for base in self.bases(place) for archive in self.archives]
+        if len(self.archives) == 1 and is_archive(place):
+            listed = [(place.parent, replace(self.archives[0], file=place.name))]
         return [
             (base, archive)
-            for base in self.bases(place)
-            for archive in self.archives
+            for base, archive in listed
             if (base / archive.file).is_file() and not (base / archive.folder).exists()
         ]
 
@@ -81,8 +87,12 @@ def data_root() -> Path:
 
 
 def place_of(data: str | Path | None) -> Path:
-    """The place that is given, `~` being one's home, or `data_root()`."""
-    return Path(data).expanduser() if data is not None else data_root()
+    """The place that is given, `~` being one's home, or `data_root()`.
+
+    Raises:
+        BurstError: no home directory is known.
+    """
+    return at_home(data) if data is not None else data_root()
 
 
 def prepare(name: str, layout: Layout, place: Path, *, hint: str, say: Say | None = None) -> Path:
@@ -93,7 +103,7 @@ def prepare(name: str, layout: Layout, place: Path, *, hint: str, say: Say | Non
         OutputError: an archive cannot be unpacked where it lies.
     """
     if not place.exists():
-        raise ImageError(f"{name}: {str(place)!r} does not exist; {hint}")
+        raise ImageError(not_found(name, layout, place, hint=hint))
     for base, archive in layout.packed(place):
         if say:
             say(f"unpacking {base / archive.file}")
@@ -102,14 +112,23 @@ def prepare(name: str, layout: Layout, place: Path, *, hint: str, say: Say | Non
         else:
             unpack(base / archive.file, base / archive.folder, top=archive.top, say=say)
     root = layout.root(place)
-    if root is None and (others := layout.marked(place)):
-        raise ImageError(f"{name}: {others[0]} holds another dataset; {hint}")
     if root is None:
-        looked = ", ".join(str(base) for base in layout.bases(place))
-        raise ImageError(
-            f"{name}: none of {', '.join(layout.markers)} and no archive of it in {looked}; {hint}"
-        )
+        raise ImageError(not_found(name, layout, place, hint=hint))
     return root
+
+
+def not_found(name: str, layout: Layout, place: Path, *, hint: str) -> str:
+    """Why a dataset is not in a place, and what to do."""
+    if not place.exists():
+        return f"{name}: {str(place)!r} does not exist; {hint}"
+    if others := layout.marked(place):
+        return f"{name}: {others[0]} holds another dataset; {hint}"
+    files = [archive.file for archive in layout.archives]
+    if files and is_archive(place) and place.name not in files:
+        told = ", ".join(files)
+        return f"{name}: {place} is none of {told}; give it the name that it is published under"
+    looked = ", ".join(str(base) for base in layout.bases(place))
+    return f"{name}: none of {', '.join(layout.markers)} and no archive of it in {looked}; {hint}"
 
 
 def find(base: Path, name: str) -> Path | None:

@@ -7,7 +7,7 @@ from bpt.dataset.benchmark import Benchmark, DatasetInfo, Request, how_to_get
 from bpt.dataset.download import fetch
 from bpt.dataset.place import place_of, prepare
 from burst.errors import BurstError, ImageError, UnknownName, check_known
-from burst.files import safe_name
+from burst.files import at_home, safe_name
 from burst.progress import Progress, Say
 
 DATASETS = (
@@ -110,7 +110,7 @@ def open_dataset(
             raise BurstError(
                 f"dataset {name} needs a place, as data or as folder:PATH; expected {info.files}"
             )
-        root = Path(path or data or "").expanduser()  # no shell does behind a colon
+        root = at_home(path or data or "")  # no shell does behind a colon
     request = Request(root, train_fraction, Path(train_list) if train_list else None)
     benchmark = opener(request)
     if info.classes is not None and len(benchmark.classes) > info.classes:

@@ -2,6 +2,7 @@
 
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,14 @@ from burst.errors import ImageError, OutputError
 from burst.files import make_folder_atomically
 from burst.lock import one_at_a_time
 from burst.progress import Say
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is what `unpack` reads, whatever its name."""
+    try:
+        return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    except (OSError, EOFError, zlib.error):  # it cannot be read; of a damaged one tarfile may tell
+        return False
 
 
 def unpack(archive: Path, target: Path, *, top: str | None = None, say: Say | None = None) -> Path:

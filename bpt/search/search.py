@@ -19,7 +19,7 @@ from bpt.search.options import SearchOptions
 from bpt.search.worker import Worker
 from bpt.side_by_side import POLL, side_by_side
 from burst.errors import BurstError
-from burst.files import make_folder
+from burst.files import make_folder, remove_leftovers
 from burst.lock import warn_without_locks
 from burst.progress import Progress, Say
 
@@ -74,7 +74,7 @@ def search_methods(
     asked = options or SearchOptions()
     search = Worker(base, methods, Path(out), asked, say=say)
     search.check_start()
-    make_folder(out)
+    remove_leftovers(make_folder(out))
     warn_without_locks(Path(out), search.say)
     search.save()
     if len(devices) == 1:

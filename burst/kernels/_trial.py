@@ -288,7 +288,7 @@ def _remembered(
         found = dict(form["tile"], split=tuple(form["tile"]["split"]))
         trials = tuple(Trial(**one) for one in form["trials"])
         tile, device_name = Tile(**found), str(form["device"])
-    except (OSError, ValueError, TypeError, LookupError):
+    except (OSError, OutputError, ValueError, TypeError, LookupError):
         return None
     return Choice(variant.name, device_name, tile, trials) if tile in candidates else None
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from burst import hub
 from burst.errors import CheckpointError
+from burst.files import at_home
 from burst.loading.common import Foreign
 
 WEIGHTS = (
@@ -100,7 +101,7 @@ def find_files(name: str) -> HfFiles:
             none that can be reached.
     """
     place = name.partition(":")[2]
-    folder = Path(place).expanduser()
+    folder = at_home(place)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise CheckpointError(

@@ -16,7 +16,7 @@ from burst import hub
 from burst.backbone import NO_IMAGES, Backbone
 from burst.checkpoint import LoadReport
 from burst.errors import CheckpointError, ImageError, TextError, UnknownName, check_known, some
-from burst.files import sha256_of
+from burst.files import at_home, sha256_of
 from burst.loading.common import (
     RANDOM,
     Foreign,
@@ -34,7 +34,7 @@ HUB = "hf-hub:"
 FOLDER = "local-dir:"
 CONFIGURATION = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-CLIP_CACHE = Path("~/.cache/clip")  # where OpenCLIP puts what it fetches from a URL
+CLIP_CACHE = "~/.cache/clip"  # where OpenCLIP puts what it fetches from a URL
 CROP_MODES = {"shortest": "center", "squash": "squash"}
 
 
@@ -122,7 +122,7 @@ def _asked(open_clip: Foreign, name: str) -> _Asked:
             folder = hub.fetch_hub_file(repository, CONFIGURATION).parent
         return _in_folder(name, folder, hub.pinned(repository, folder))
     if rest.startswith(FOLDER):
-        return _in_folder(name, Path(rest.removeprefix(FOLDER)).expanduser(), None)
+        return _in_folder(name, at_home(rest.removeprefix(FOLDER)), None)
     known = open_clip.list_models()
     whole = rest.replace("/", "-")  # as OpenAI wrote ViT-B/32
     if whole in known:
@@ -170,7 +170,7 @@ def _file(open_clip: Foreign, asked: _Asked, options: LoadOptions) -> tuple[Path
             file = hub.fetch_first_hub_file(repository, [filename] if filename else WEIGHTS)
             return file, hub.hub_page(repository)
     if url := asked.published.get("url"):
-        cached = CLIP_CACHE.expanduser() / url.rpartition("/")[2]
+        cached = at_home(CLIP_CACHE) / url.rpartition("/")[2]
         advice = f"get {url} elsewhere and give the file as weights (--weights FILE)"
         with hub.explained(asked.name, advice):
             return cached if cached.is_file() else hub.fetch_url(url), url

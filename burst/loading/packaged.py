@@ -40,15 +40,22 @@ def load_packaged(model: nn.Module, spec: "BackboneSpec") -> LoadReport:
             is missing or was changed.
     """
     kept = kept_file(spec)
-    state = _read_kept(kept) or _converted(spec, kept)
-    fit(model, state, kept, whose=spec.name)
-    return LoadReport(kept, LAYOUT, str(spec.sha256), len(state), dropped={})
+    state = (kept and _read_kept(kept)) or _converted(spec, kept)
+    file = kept or _find(spec)
+    fit(model, state, file, whose=spec.name)
+    return LoadReport(file, LAYOUT, str(spec.sha256), len(state), dropped={})
 
 
-def kept_file(spec: "BackboneSpec") -> Path:
-    """Where what was read of the package is kept: $BURST_CACHE, or burst in the user's cache."""
+def kept_file(spec: "BackboneSpec") -> Path | None:
+    """Where what was read of the package is kept: $BURST_CACHE, or burst in the user's cache.
+
+    None where there is no such place: no home directory is known.
+    """
     name = f"{spec.name}-{str(spec.sha256)[:16]}.safetensors"
-    return cache_folder("BURST_CACHE", "burst") / "weights" / name
+    try:
+        return cache_folder("BURST_CACHE", "burst") / "weights" / name
+    except OutputError:
+        return None
 
 
 def installed_file(spec: "BackboneSpec") -> Path | None:
@@ -84,10 +91,12 @@ def _find(spec: "BackboneSpec") -> Path:
     return file
 
 
-def _converted(spec: "BackboneSpec", kept: Path) -> dict[str, Tensor]:
+def _converted(spec: "BackboneSpec", kept: Path | None) -> dict[str, Tensor]:
     content = _content(spec, _find(spec))
     _check_onnx(spec)
     state = read_dinov2(content)
+    if kept is None:
+        return state
     try:
         with write_atomically(kept) as temporary:
             temporary.write_bytes(save(state, {"tensors_sha256": _digest(state)}))

@@ -202,7 +202,7 @@ def test_a_plan_counts_what_is_trained_of_each_method(method, tmp_path):
     )
     assert plan.parameters == count_parameters(model)
     assert plan.images == (1000, 200, 597) and plan.steps == 125 and plan.seconds > 0
-    assert not plan.files and plan.notes == ()
+    assert not plan.files and plan.counted and plan.notes == ()
 
 
 def test_a_plan_knows_a_model_of_ones_own(tmp_path, monkeypatch):

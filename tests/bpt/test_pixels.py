@@ -419,7 +419,7 @@ def test_what_a_killed_build_left_is_removed_and_that_of_a_living_one_is_not(
     with subprocess.Popen(["true"]) as process:
         process.wait()
     host = os.uname().nodename
-    dead, living = root / f".part-{host}-{process.pid}", root / f".part-{host}-{os.getppid()}"
+    dead, living = root / f".part-{host}@{process.pid}", root / f".part-{host}@{os.getppid()}"
     for part in (dead, living):
         part.mkdir(parents=True)
         (part / "pixels.u8").write_bytes(b"half")

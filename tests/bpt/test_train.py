@@ -7,6 +7,8 @@ import random
 import resource
 import shutil
 import signal
+import socket
+import subprocess
 import time
 import tracemalloc
 from contextlib import suppress
@@ -18,6 +20,7 @@ import torch
 from colours import write_images
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 import bpt
 import burst
@@ -559,6 +562,26 @@ def test_a_full_disk_loses_nothing_that_was_saved(recipe, whole, tmp_path, monke
     monkeypatch.undo()
     train(recipe, tmp_path / "run", resume=True)
     same_end(tmp_path / "run", whole)
+
+
+def test_what_a_killed_training_began_to_write_goes_when_it_goes_on(recipe, whole, tmp_path):
+    shutil.copytree(whole, run := tmp_path / "run")
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    left = run / f".part-{socket.gethostname()}@{process.pid}-x1_y2.pt"
+    left.write_bytes(b"half a checkpoint")
+    train(recipe, run, resume=True)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("of", ["_get_file_writer", "add_scalar", "close"])
+def test_no_room_for_curves_is_one_line(recipe, tmp_path, monkeypatch, of):
+    def full(self, *_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, of, full)
+    with pytest.raises(OutputError, match=r"^cannot write to .*/run: .*No space left on device$"):
+        train(recipe, tmp_path / "run")
 
 
 MEGABYTE = 2**20

@@ -5,9 +5,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from burst.archive import list_images, open_tar
+from burst.archive import _is_image, list_images, open_tar
 from burst.errors import ImageError
+from burst.preprocess import FORMATS
 
 CONTENT = {
     "a/one.jpg": b"1" * 700,
@@ -67,6 +69,11 @@ def test_every_kind_reads_the_bytes_asked_for_in_any_order(kind, tmp_path):
     with files.reader() as read:
         for name in [*names, "a/one.jpg"]:
             assert read(name) == CONTENT[name]
+
+
+def test_files_of_every_format_that_is_read_are_images():
+    kinds = {kind for suffix, kind in Image.registered_extensions().items() if _is_image(suffix)}
+    assert kinds == set(FORMATS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,13 +2,26 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from burst.errors import OutputError
-from burst.files import check_name, make_folder, save_json, save_table, sha256_of, write_atomically
+from burst import files
+from burst.errors import BurstError, OutputError
+from burst.files import (
+    at_home,
+    cache_folder,
+    check_name,
+    make_folder,
+    make_folder_atomically,
+    remove_leftovers,
+    save_json,
+    save_table,
+    sha256_of,
+    write_atomically,
+)
 
 
 def test_the_file_appears_whole_with_its_folders(tmp_path):
@@ -163,3 +176,50 @@ def test_the_hash_is_that_of_the_bytes_of_one_file_after_the_other(tmp_path):
     second.write_bytes(b"iness")
     assert sha256_of(first) == hashlib.sha256(b"burst").hexdigest()
     assert sha256_of(first, second) == hashlib.sha256(b"burstiness").hexdigest()
+
+
+def test_without_a_home_a_cache_says_which_variables_name_one(no_home):
+    with pytest.raises(OutputError, match="^no home directory .* set X_CACHE or XDG_CACHE_HOME$"):
+        cache_folder("X_CACHE", "x")
+
+
+@pytest.mark.parametrize("path", ["~/photos", "~no-such-user/photos"])
+def test_a_home_that_nobody_knows_is_one_line(no_home, path):
+    with pytest.raises(BurstError, match=f"^no home directory is known for {path}; "):
+        at_home(path)
+
+
+@pytest.fixture
+def number_of_a_dead():
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+def begun_by(monkeypatch, number, made):
+    """What a process of this number would leave if it were killed while it makes something."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: number)
+        patch.setattr(files, "_making", set())
+        return made.__enter__(), made  # as long as `made` lives, its block is not left
+
+
+@pytest.mark.parametrize("make", [write_atomically, make_folder_atomically])
+def test_what_killed_processes_left_goes_and_what_living_ones_write_stays(
+    tmp_path, monkeypatch, number_of_a_dead, make
+):
+    target = tmp_path / "checkpoint.pt"
+    dead = begun_by(monkeypatch, number_of_a_dead, make(target))
+    before_us = begun_by(monkeypatch, os.getpid(), make(tmp_path / "a" / "checkpoint.pt"))
+    living = begun_by(monkeypatch, os.getppid(), make(target))
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.gethostname", lambda: "another")
+        elsewhere = begun_by(monkeypatch, number_of_a_dead, make(target))
+    (users := tmp_path / f".checkpoint-{number_of_a_dead}.pt").write_text("")
+    with write_atomically(target) as ours, make_folder_atomically(tmp_path / "b") as our_folder:
+        monkeypatch.chdir(tmp_path)
+        remove_leftovers(tmp_path.relative_to(tmp_path))
+        remove_leftovers(tmp_path / "a")
+        stays = (living[0], elsewhere[0], users, ours, our_folder)
+        assert all(one.exists() for one in stays)
+    assert not dead[0].exists() and not before_us[0].exists()

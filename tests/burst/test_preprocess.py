@@ -262,3 +262,9 @@ def test_half_a_pixel_is_rounded_down_or_to_the_even_number(mode, top):
     cropped = preprocess.centre(Image.fromarray(pixels))
     expected = pixels[top : top + 32].transpose(2, 0, 1)
     np.testing.assert_array_equal(cropped.numpy(), expected)
+
+
+def test_of_a_moving_gif_the_first_image_is_read():
+    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
+    moving = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.array_equal(decode(moving), frames[0])

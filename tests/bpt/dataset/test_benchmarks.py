@@ -402,6 +402,37 @@ def test_an_official_archive_needs_no_other_step(tmp_path):
     assert len(said) == 1  # unpacked once
 
 
+@pytest.mark.parametrize("file", ["CUB_200_2011 (1).tgz", "cub.tar", "cub.zip", "birds"])
+def test_an_archive_that_is_given_is_opened_whatever_its_name(tmp_path, file):
+    layouts.cub(tmp_path / "made")
+    archive = tmp_path / file
+    if file.endswith("zip"):
+        shutil.make_archive(str(archive.with_suffix("")), "zip", tmp_path / "made", "CUB_200_2011")
+    else:
+        mode = "w" if file.endswith("tar") else "w:gz"
+        layouts.pack(tmp_path / "made", archive, names=["CUB_200_2011"], mode=mode)
+    assert locate(dataset_info("cub"), archive)[0] == archive
+    found = open_dataset("cub", archive)
+    assert found.digest == open_dataset("cub", tmp_path / "made").digest
+
+
+def test_one_of_several_archives_is_known_by_its_name_alone(tmp_path):
+    (tmp_path / "Images").mkdir()
+    layouts.pack(tmp_path, tmp_path / "images (1).tar", names=["Images"], mode="w")
+    with pytest.raises(ImageError, match=r"images \(1\)\.tar is none of images.tar, lists.tar; "):
+        open_dataset("dogs", tmp_path / "images (1).tar")
+
+
+def test_a_file_that_is_no_archive_is_not_opened_as_one(tmp_path):
+    base = layouts.cub(tmp_path)
+    assert open_dataset("cub", base / "images.txt").digest == open_dataset("cub", base).digest
+
+
+def test_cub_that_was_unpacked_into_a_folder_of_its_name_is_found(tmp_path):
+    base = layouts.cub(tmp_path / "CUB_200_2011")
+    assert locate(dataset_info("cub"), tmp_path)[0] == base
+
+
 def test_dogs_and_imagenet_are_unpacked_from_their_archives(tmp_path):
     layouts.dogs(tmp_path / "dogs_made")
     place = tmp_path / "dogs"

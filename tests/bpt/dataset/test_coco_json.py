@@ -350,6 +350,12 @@ def test_without_a_place_for_the_cache_it_is_read_all_the_same(data, cache):
     assert len(found.ids) == 7 and "anew each time" in said[-1]
 
 
+def test_without_a_home_it_is_read_all_the_same(data, no_home):
+    said = []
+    assert len(read_annotations("set.json", opener(data), say=said.append).ids) == 7
+    assert "anew each time" in said[-1] and "set BPT_CACHE" in said[-1]
+
+
 def test_without_pycocotools_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     with pytest.raises(BurstError, match=r"pip install 'attention-burstiness\[detection\]'"):

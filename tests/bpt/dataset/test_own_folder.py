@@ -15,7 +15,7 @@ from own_photos import class_folders, photo
 from bpt import open_dataset
 from bpt.dataset import all_training_images, fold_of
 from bpt.dataset.by_name import SHARES, split_by_name
-from burst import ImageError, UnknownName
+from burst import BurstError, ImageError, UnknownName
 
 SPLITS = ("train", "val", "test")
 
@@ -194,6 +194,12 @@ def test_a_place_that_is_named_as_a_dataset_is_told_how_to_name_it(photos, monke
 def test_a_home_folder_is_found_behind_the_colon(photos, monkeypatch):
     monkeypatch.setenv("HOME", str(photos.parent))
     assert len(open_dataset("folder:~/photos").classes) == 3
+
+
+@pytest.mark.parametrize("name, data", [("folder:~nobody-is/x", None), ("cub", "~nobody-is/x")])
+def test_a_home_of_nobody_is_one_line(name, data):
+    with pytest.raises(BurstError, match="no home directory is known for ~nobody-is/x"):
+        open_dataset(name, data)
 
 
 # --- folders of splits --------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path):
 def test_the_leftovers_of_a_killed_process_go(tmp_path):
     with subprocess.Popen(["true"]) as process:
         process.wait()
-    (tmp_path / f".part-{socket.gethostname()}-{process.pid}" / "a").mkdir(parents=True)
+    (tmp_path / f".part-{socket.gethostname()}@{process.pid}" / "a").mkdir(parents=True)
     unpack(write_tar(tmp_path / "x.tgz"), tmp_path / "out")
     assert only(tmp_path, "x.tgz", "out") and tree(tmp_path / "out") == FILES
 

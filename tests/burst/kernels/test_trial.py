@@ -401,6 +401,10 @@ def test_a_home_that_cannot_be_written_costs_a_trial_a_process(timed, monkeypatc
     assert _trial.fastest(stand_in({}), cuts(), GPU).counter == "registers"
 
 
+def test_no_home_at_all_costs_a_trial_a_process(timed, no_home):
+    assert _trial.fastest(stand_in({}), cuts(), GPU).counter == "registers"
+
+
 def test_without_room_for_times_the_first_right_counter_is_taken(timed, monkeypatch):
     monkeypatch.setattr(_trial, "_time", lambda variant, tile: Trial(str(tile)))
     assert _trial.fastest(stand_in({cuts()[0]: False}), cuts(), GPU) == cuts()[1]

@@ -222,6 +222,12 @@ def test_it_is_on_disk_once_it_is_installed_or_kept(site, monkeypatch):
     assert SPEC.on_disk() is None
 
 
+def test_without_a_home_it_is_read_from_the_package_each_time(site, state, no_home):
+    assert packaged.kept_file(SPEC) is None and SPEC.on_disk() == site / FILE
+    found = load_backbone("cats")
+    assert torch.equal(found.model.state_dict()["pos_embed"], state["pos_embed"])
+
+
 def test_it_takes_a_file_or_random_weights_without_the_package(state, tmp_path):
     save_file(state, tmp_path / "mine.safetensors")
     mine = load_backbone("cats", tmp_path / "mine.safetensors")
