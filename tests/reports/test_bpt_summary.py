@@ -85,7 +85,9 @@ def test_the_table_for_a_paper_has_means_over_seeds(run, tmp_path):
     runs += [run(9, method="linear", lr=0.25, head_weight_decay=0.125), run(21, method="vpt")]
     other = {**runs[0].config, "recipe": {**runs[0].config["recipe"], "seed": 9}}
     found = trainings_frame(reports.labels([*runs, Run(tmp_path / "none", other)]))  # not ended
-    assert list(found["training"]) == ["bpt-bilinear, last:1", "vpt, last:1", "linear"]
+    assert list(found["training"]) == [
+        *("bpt-bilinear, last:1", "vpt, last:1, seed 0", "linear, seed 0"),
+    ]
     accuracies = 100 * np.array([24, 27, 30]) / 30
     first, _, last = found.to_dict("records")
     assert (first["test"], first["sd"]) == pytest.approx(
