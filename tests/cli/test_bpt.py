@@ -248,7 +248,7 @@ def test_runs_are_compared_in_a_table_and_a_page(trained, tmp_path):
     assert result.stdout.count("bpt-bilinear") == 2 and "index.html" in result.stdout
     written = {path.stem for path in (tmp_path / "report").iterdir()}
     figures = {"curves", "prompt_traces", "prompt_values", "prompt_cosines"}
-    assert written == {"index", "runs", "published"} | figures
+    assert written == {"index", "runs", "published", "trainings"} | figures
 
 
 def test_the_datasets_are_listed_a_whole_line_each(monkeypatch):
