@@ -288,8 +288,6 @@ def _load_registered(spec: BackboneSpec, options: LoadOptions) -> Backbone:
 
 
 def _weighted(spec: BackboneSpec, options: LoadOptions) -> tuple[nn.Module, str, LoadReport | None]:
-    from burst.loading.timm import resize
-
     if options.weights == RANDOM:
         with seeded(options.seed):
             return spec.build(), RANDOM, None
@@ -297,6 +295,8 @@ def _weighted(spec: BackboneSpec, options: LoadOptions) -> tuple[nn.Module, str,
         model = spec.build()
     if options.weights is not None:
         if options.image_size is not None:  # first: positions of this size are taken as they are
+            from burst.loading.timm import resize
+
             resize(spec.name, model, options.image_size)
         return model, str(options.weights), load_checkpoint(model, options.weights)
     if spec.distribution:

@@ -15,6 +15,7 @@ RATES = ("lr", "warmup_epochs", "min_lr", "weight_decay", "head_weight_decay")
 OF_METHODS = {name for name, users in USED_BY.items() if users != TRAINED_ON_IMAGES}
 FREE = FREE_ON_RESUME | OF_METHODS | {"method", "seed", "precision", "cache", *RATES}
 FREE |= {"dataset", "train_list"}  # told by the digest of the images
+OF_A_RUN = FREE_ON_RESUME | {"seed", "cache", "dataset", "train_list"}  # of a training free
 SPOKEN = {"digest": "images"}
 PLAIN = ("detector", "model", "schedule")  # their values say what they are
 
@@ -51,8 +52,7 @@ def conditions(run: Run) -> dict[str, Any]:
 
 def training_key(run: Run) -> str:
     """What the runs of one training with several seeds, on whatever machine, have in common."""
-    free = FREE_ON_RESUME | {"seed", "cache", "dataset", "train_list"}
-    own = {name: value for name, value in run.recipe.to_dict().items() if name not in free}
+    own = {name: value for name, value in run.recipe.to_dict().items() if name not in OF_A_RUN}
     return json.dumps(own | conditions(run), sort_keys=True)
 
 

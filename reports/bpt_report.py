@@ -11,11 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bpt import PromptDiagnosis, PromptedViT, Recipe, Run, confusion_matrix, prompt_diagnosis
-from bpt.machine import FREE_ON_RESUME
 from bpt.methods import USED_BY
 from burst.errors import BurstError
 from burst.files import make_folder, save_table
-from reports.alike import told_apart
+from reports.alike import OF_A_RUN, told_apart
 from reports.beside import beside_published
 from reports.bpt_summary import trainings_frame, write_summary
 from reports.page import Page, Section, cell
@@ -42,9 +41,8 @@ LEAD = (
 )
 # By what labels tell runs of one method apart: all that decides a training, the seed at last.
 FIRST = ("model", "image_size", "train_fraction", "protocol", "fold", "epochs", "batch_size", "lr")
-UNTOLD = {*FREE_ON_RESUME, "dataset", "train_list", "method", "placement", "cache", "seed"}
-REST = (name for one in fields(Recipe) if (name := one.name) not in {*FIRST, *UNTOLD})
-TOLD = (*FIRST, *REST, "seed")
+OTHERS = {*FIRST, *OF_A_RUN, "method", "placement"}  # named apart, or of no training
+TOLD = (*FIRST, *(one.name for one in fields(Recipe) if one.name not in OTHERS), "seed")
 
 
 def save_bpt_report(

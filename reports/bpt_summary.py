@@ -82,7 +82,7 @@ def trainings_frame(runs: Mapping[str, Run]) -> pd.DataFrame:
                 "lr": run.recipe.peak_lr,
                 "weight_decay": searched_decay(run.recipe),
                 "val": fmean(val) if len(val) == len(test) else None,
-                "test": fmean(test),
+                "test": one.accuracy,
                 "sd": stdev(test) if len(test) > 1 else None,
                 "seeds": len(test),
             }

@@ -152,11 +152,10 @@ def _verdict(pooled: float, within: float) -> str:
 def _beside_null(pooled: float, null: float, parts: Decomposition) -> str:
     if null > 0.9 * pooled:
         return "so tails of the tokens themselves are not needed for it"
-    if null > pooled / 2:
-        return f"{percent(null / pooled, 0)} of it, so tails of the tokens themselves add to it"
+    share = f"{percent(null / pooled, 0)} of it, " if null > pooled / 2 else ""
     if parts.means > max(float(parts.within), 0.0):
-        return "so it is the dimensions' means that make the tails"
-    return "so tails of the tokens themselves add to it"
+        return f"{share}so it is the dimensions' means that make the {'rest' if share else 'tails'}"
+    return f"{share}so tails of the tokens themselves add to it"
 
 
 def _count(blocks: int, of: int) -> str:

@@ -10,6 +10,7 @@ import signal
 import sys
 
 import layouts
+import pandas as pd
 import pytest
 import torch
 from coco_sets import content as coco_content
@@ -249,6 +250,8 @@ def test_runs_are_compared_in_a_table_and_a_page(trained, tmp_path):
     written = {path.stem for path in (tmp_path / "report").iterdir()}
     figures = {"curves", "prompt_traces", "prompt_values", "prompt_cosines"}
     assert written == {"index", "runs", "published", "trainings"} | figures
+    table = pd.read_csv(tmp_path / "report" / "trainings.csv")  # the other is of the same seed
+    assert list(table["test"]) == pytest.approx([bpt.open_run(out).result["test_accuracy"]])
 
 
 def test_the_datasets_are_listed_a_whole_line_each(monkeypatch):

@@ -60,6 +60,9 @@ def test_every_option_reaches_the_trainings_and_the_page_tells_of_them(images, t
     wanted |= {"augmentation": "flip", "views": 2, "image_size": 48}
     wanted |= {"protocol": "last", "train_fraction": 0.9, "lr": vpt["chosen"]["lr"]}
     assert {name: getattr(recipe, name) for name in wanted} == wanted
+    assert [one.rpartition(": ")[2] for one in recipe.provenance() if one.startswith("lr ")] == [
+        "tried in a search"
+    ]
     assert bpt.open_run(out / linear["runs"][0]["folder"]).recipe.head_weight_decay == 0.002
     lines = found.stdout.splitlines()
     assert lines[0].split()[:3] == ["method", "trials", "lr"]

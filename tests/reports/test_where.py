@@ -78,6 +78,15 @@ def test_means_that_differ_are_not_called_tails_of_the_tokens():
     assert "it is the dimensions' means that make the tails" in said
 
 
+def test_what_means_add_to_gaussian_tokens_is_not_laid_to_their_tails():
+    wide = SCALES + 6 * (np.arange(60) == 59)[:, None]
+    said = " ".join(where_it_sits(survey_of(wide)))
+    parts = Decomposition.of(GroupMoments.of(wide))
+    share = float(parts.null / parts.kurtosis)
+    assert 0.5 < share < 0.9 and parts.means > parts.within
+    assert f"{100 * share:.0f} % of it, so it is the dimensions' means that make the rest." in said
+
+
 def test_blocks_that_are_heavy_tailed_for_their_scales_alone_are_counted():
     found = where_it_sits(survey_of(SCALES, TAILS, GAUSSIAN, SCALES))[-1]
     assert found.startswith("Of the 3 blocks with an excess kurtosis above 1, 2 are below it once")
