@@ -22,8 +22,7 @@ from bpt.run_folder import Run, RunFolder
 from burst.backbone import Backbone, load_backbone
 from burst.errors import CheckpointError, OutputError
 from burst.files import write_atomically
-from burst.loading.common import RANDOM
-from burst.loading.python import CODE
+from burst.loading.common import CODE, RANDOM
 from burst.provenance import provenance
 
 KIND = "bpt model 1"

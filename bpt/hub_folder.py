@@ -34,7 +34,7 @@ from bpt.run_folder import (
 from burst.backbone import Backbone
 from burst.errors import BurstError, CheckpointError
 from burst.files import save_json, sha256_of
-from burst.loading.python import CODE
+from burst.loading.common import CODE
 
 MODEL, CARD = "model.safetensors", "README.md"
 FILES = (MODEL, CONFIG, RESULT, METRICS, CARD)

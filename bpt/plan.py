@@ -24,7 +24,7 @@ from bpt.recipe import Recipe
 from burst.backbone import Backbone, load_backbone
 from burst.backbone_spec import known_backbone
 from burst.device import choose_device
-from burst.loading.python import CODE
+from burst.loading.common import CODE
 
 LONG_ENOUGH = 0.5  # seconds of a measurement
 MEASURED = {"cpu": 4, "cuda": 64}  # images at once in it, at most

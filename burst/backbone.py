@@ -26,6 +26,7 @@ from burst.checkpoint import LoadReport, load_checkpoint
 from burst.device import check_device
 from burst.errors import CheckpointError, ImageError, TextError, UnknownName, some
 from burst.loading.common import (
+    CODE,
     RANDOM,
     LoadOptions,
     Weights,
@@ -166,7 +167,7 @@ class Backbone:
             )
         trained = self.report.trained_at if self.report else None
         if trained not in (None, *self.image_size) and not self.resized_from:
-            code = self.name.startswith("python:")
+            code = self.name.startswith(CODE)
             remedy = "build the model so" if code else f"--image-size {trained} measures it so"
             notes.append(f"the file was trained at {trained} x {trained} pixels: {remedy}")
         if self.report and self.report.copies:
@@ -221,7 +222,8 @@ def load_backbone(
     if found.resized_from and found.report and (side := found.report.trained_at):
         trained = side, side
         found = replace(found, resized_from=None if trained == found.image_size else trained)
-    if found.kind == "image" and (image_size or found.resized_from or found.assumed):
+    doubtful = image_size or found.resized_from or found.assumed or name.startswith(CODE)
+    if found.kind == "image" and doubtful:
         check_reads(name, model, found.image_size)
     if found.kind != "image" and image_size:
         raise ImageError(f"{name} reads {found.what}, not images; give no image size")

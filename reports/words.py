@@ -14,8 +14,7 @@ from bpt.construction import is_trainable
 from burst.backbone_spec import known_backbone
 from burst.errors import EmptyResult
 from burst.images import SAMPLE
-from burst.loading.common import RANDOM
-from burst.loading.python import CODE
+from burst.loading.common import CODE, RANDOM
 from burst.survey import Survey
 from reports.depth import MEASURES, whole_blocks
 from reports.style import percent, quantity_style

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from burst.errors import BurstError, CheckpointError, ImageError, check_known, some
 
+CODE = "python:"  # how the name of a model begins that code of one's own builds
 RANDOM = "random"
 KINDS = ("image", "text")
 Weights = str | os.PathLike[str] | None
@@ -112,7 +113,7 @@ def check_divisible(name: str, model: nn.Module, image_size: int) -> None:
 
 
 def check_reads(name: str, model: nn.Module, image_size: tuple[int, int]) -> None:
-    """One forward pass over black images of a size that the model was not made for.
+    """One forward pass over black images that the model may not have been made for.
 
     Raises:
         ImageError: the model cannot read them; its own words are given.
@@ -124,7 +125,7 @@ def check_reads(name: str, model: nn.Module, image_size: tuple[int, int]) -> Non
     except Exception as error:  # models of all libraries raise anything
         height, width = image_size
         raise ImageError(
-            f"{name} cannot read images of {height} x {width} pixels ({first_line(error)}); "
+            f"{name} cannot read RGB images of {height} x {width} pixels ({first_line(error)}); "
             f"give an image_size (--image-size) that it can read"
         ) from error
 

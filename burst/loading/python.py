@@ -14,6 +14,7 @@ from burst.backbone import Backbone
 from burst.checkpoint import load_checkpoint
 from burst.errors import CheckpointError, UnknownName, UnsupportedModel
 from burst.loading.common import (
+    CODE,
     RANDOM,
     LoadOptions,
     check_divisible,
@@ -22,7 +23,6 @@ from burst.loading.common import (
     timm_image_facts,
 )
 
-CODE = "python:"  # how the name of such a model begins
 EXPECTED = "expected python:package.module:factory"
 
 

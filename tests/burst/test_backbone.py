@@ -214,7 +214,7 @@ def test_its_own_size_asked_for_changes_nothing(mae_tiny):
         ("mae_tiny", 100, "image size 100 is no multiple of the 8 pixels .* choose 96 or 104"),
         ("timm:test_vit", 7, "choose 16"),
         ("timm:test_vit", 0, "image_size 0 must be at least 1"),
-        ("timm:levit_128s", 64, "cannot read images of 64 x 64 pixels"),
+        ("timm:levit_128s", 64, "cannot read RGB images of 64 x 64 pixels"),
     ],
 )
 def test_a_size_that_cannot_be_read_is_one_line(name, size, words):

@@ -29,6 +29,11 @@ def rebuilt():  # as timm.create_model(NAME, img_size=16) leaves it
     model.pretrained_cfg["input_size"] = (3, 224, 224)
     return model
 
+def grey():
+    model = VisionTransformer(**SHAPE, in_chans=1)
+    model.pretrained_cfg = {"mean": (0.1,), "std": (0.2,), "input_size": (1, 16, 16)}
+    return model
+
 def silent():
     return torch.nn.Sequential(VisionTransformer(**SHAPE))
 
@@ -125,8 +130,13 @@ def test_a_size_that_was_assumed_wrongly_says_what_to_give(mine):
 
 
 def test_a_size_that_the_model_does_not_read_is_one_line(mine):
-    with pytest.raises(ImageError, match="cannot read images of 32 x 32 pixels"):
+    with pytest.raises(ImageError, match="cannot read RGB images of 32 x 32 pixels"):
         burst.load_backbone(f"{mine}:configured", image_size=32)
+
+
+def test_a_model_of_one_channel_is_told_that_photographs_have_three(mine):
+    with pytest.raises(ImageError, match="cannot read RGB images .*1 channels, but got 3"):
+        burst.load_backbone(f"{mine}:grey")
 
 
 def test_a_file_is_loaded_into_it(mine, tmp_path):
