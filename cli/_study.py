@@ -9,6 +9,7 @@ from cli._common import (
     Devices,
     Quiet,
     parse_devices,
+    parse_names,
     parse_seeds,
     plain_console,
     reported_errors,
@@ -34,6 +35,10 @@ def study(
             "--search",
         ),
     ] = False,
+    only: Annotated[
+        str,
+        option("Of the runs that --dry-run lists these alone, such as cub-*-bpt-*.", TRIALS),
+    ] = "",
     seeds: Annotated[str, option("Such as 0,1,2: mean and spread.", TRIALS)] = "0",
     dry_run: Annotated[
         bool, option("List the runs with their estimated cost.", TRIALS, "--dry-run")
@@ -87,6 +92,7 @@ def study(
             )
         cells = reports.study_cells(
             name,
+            only=parse_names(only) if only else (),
             dataset=dataset,
             data=data,
             model=model,

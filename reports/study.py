@@ -1,8 +1,10 @@
 """A table of the paper -> the trainings that it takes, and our numbers beside it."""
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from bpt.dataset import without_place
 from bpt.published import SIZES
 from bpt.recipe import PROTOCOLS
 from burst.backbone_spec import known_backbone
-from burst.errors import check_known
+from burst.errors import UnknownName, check_known
 from reports.paper_tables import markdown, save_paper_table
 from reports.plan import Planned, cost_table, planned
 from reports.published import (
@@ -71,18 +73,25 @@ class StudyCell:
         return "-".join(parts)
 
 
-def study_cells(study: str, **overrides: Any) -> list[StudyCell]:  # noqa: ANN401
+def study_cells(
+    study: str,
+    *,
+    only: Sequence[str] = (),
+    **overrides: Any,  # noqa: ANN401
+) -> list[StudyCell]:
     """The cells of a table of the paper.
 
     Args:
         study: one of `STUDIES`.
+        only: those alone whose `StudyCell.name` is one of these, or of a pattern such as `cub-*`;
+            all of them if empty.
         **overrides: hyper-parameters that replace the table's: a miniature takes another dataset,
             backbone and number of epochs. Numbers of the table that then have the same training
             are left out, but for the first, by whose protocol it is done. A `protocol` of
             "published" is each number's own.
 
     Raises:
-        UnknownName: no such table, or no such protocol.
+        UnknownName: no such table, no such protocol, or no run of a name.
         BurstError: see `recipe_for`.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
@@ -95,7 +104,18 @@ def study_cells(study: str, **overrides: Any) -> list[StudyCell]:  # noqa: ANN40
         if key not in seen:
             seen.add(key)
             cells.append(cell)
-    return cells
+    return _named(cells, only) if only else cells
+
+
+def _named(cells: Sequence[StudyCell], patterns: Sequence[str]) -> list[StudyCell]:
+    """Those whose names fit one of the patterns, each of which has to fit one."""
+    names = {cell.name for cell in cells}
+    found = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
+    for pattern, fitting in found.items():
+        if not fitting:
+            raise UnknownName("run", pattern, names)
+    chosen = set(chain.from_iterable(found.values()))
+    return [cell for cell in cells if cell.name in chosen]
 
 
 def study_recipes(cells: Sequence[StudyCell]) -> dict[str, Recipe | DetectionRecipe]:

@@ -352,6 +352,12 @@ def test_a_miniature_study_ends_with_a_table(tmp_path):
     before = (out / "prompt_width.csv").read_text()
     succeeded(*command)
     assert (out / "prompt_width.csv").read_text() == before
+    part = *command, "--only", "*-rank25,*-rank100"
+    assert succeeded(*part, "--dry-run").stdout.count("shallow") == 2
+    succeeded(*part)
+    heading, *lines = before.splitlines()
+    assert (out / "prompt_width.csv").read_text().splitlines() == [heading, lines[0], lines[3]]
+    assert "unknown run '*-rank2'; known: folder-mae_tiny" in refused(*command, "--only", "*-rank2")
 
 
 def test_a_study_that_lacks_its_dataset_says_so(tmp_path):

@@ -32,6 +32,17 @@ def test_every_number_of_a_table_is_a_cell_with_a_training_of_its_own(study):
     assert not any(cell.differs for cell in cells)
 
 
+def test_a_part_of_a_table_is_named_by_its_runs():
+    cells = reports.study_cells("table11", only=("cub-*-bpt-*", "dogs-sup_vitb-full"))
+    assert [(cell.dataset, cell.method) for cell in cells] == [
+        ("dogs", "full"),
+        ("cub", "bpt-shallow"),
+        ("cub", "bpt-deep"),
+    ]
+    with pytest.raises(UnknownName, match="unknown run 'cub-sup_vitb-bpt'; did you mean cub-sup_"):
+        reports.study_cells("table11", only=("cub-sup_vitb-bpt",))
+
+
 def test_a_cell_has_the_tables_hyper_parameters():
     cells = {(c.backbone, c.method, c.setting): c for c in reports.study_cells("table9")}
     cell = cells["mae_vitb", "bpt-shallow", "train_fraction=0.1 epochs=400"]
