@@ -108,7 +108,12 @@ CASES = {
         {"model": "moco_tiny"}, METHODS, "Another pretraining: contrastive.", {"halving": True}
     ),
     "vits112-last4": Case(LAST4, METHODS, "A real backbone, prompts in its last four blocks."),
-    "vits112-shallow": Case(REAL, METHODS, "A real backbone, one prompt in front of all blocks."),
+    "vits112-shallow": Case(
+        REAL,
+        ("vpt", "bpt-fwhiten"),
+        "One prompt in front of all blocks; the decay that vpt chose in vits112-last4-search.",
+        {"lrs": (0.0025, 0.005, 0.01), "weight_decays": (0.05,), "max_trials": 5},
+    ),
     "vits112-shallow-fixed": Case(
         REAL,
         ("vpt", "bpt-fwhiten"),
