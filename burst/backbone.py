@@ -207,7 +207,7 @@ def load_backbone(
     Raises:
         UnknownName: no such name; the nearest are offered.
         CheckpointError: the weights cannot be had, read or fitted; see `load_checkpoint`.
-        ImageError: images of this size cannot be read, or what prepares them cannot be told.
+        ImageError: RGB images of this size cannot be read, or what prepares them cannot be told.
         UnsupportedModel: an encoder with a decoder, quantised weights, or an adapter alone (`hf:`);
             a function that gives no model (`python:`).
         BurstError: the name's library is not installed; PyTorch does not have the device here.
