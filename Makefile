@@ -1,6 +1,6 @@
 # Every target sets up .venv by itself, and is quick the second time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs versions bench dist clean
+.PHONY: help demo test test-slow check docs versions bench dist clean
 
 # The first Python from 3.11 to 3.13 that runs here; `make PYTHON=... demo` chooses another.
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
@@ -10,7 +10,8 @@ BIN := .venv/bin
 
 help:
 	@echo "make demo      install into .venv; say on one page why a real ViT-S is bursty, where in a photograph, and what prompts do"
-	@echo "make test      run the tests"
+	@echo "make test      run the tests, in four minutes on two cores"
+	@echo "make test-slow run the whole ways, notebooks and the site, in two more"
 	@echo "make check     ruff and mypy"
 	@echo "make docs      build the documentation in site/, to be read with a browser from there"
 	@echo "make versions  run with the oldest, two common and the newest versions of torch and the rest"
@@ -24,8 +25,13 @@ demo: .venv/.installed .venv/.installed-saliency
 	@$(BIN)/python -m tools.demo demo-out
 
 # A process a core, each with one thread: with more they slow each other down.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(PYTEST)
+
+test-slow: .venv/.installed-dev
+	$(PYTEST) -m slow
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -59,8 +59,8 @@ def works(session: nox.Session, versions: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         session.run("python", str(FIRST_DAY), folder, env=one_thread)
     pytest = ("python", "-m", "pytest", *LENIENT)
-    spread = ("--numprocesses=auto", "--dist=worksteal")
-    session.run(*pytest, *spread, *(session.posargs or [KERNELS, *OTHERS]), env=one_thread)
+    most = ("-m", "not versions", "--numprocesses=auto", "--dist=worksteal")
+    session.run(*pytest, *most, *(session.posargs or [KERNELS, *OTHERS]), env=one_thread)
     session.run(*pytest, "-m", "versions", KERNELS)  # spreads its compiling itself
 
 

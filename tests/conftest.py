@@ -46,6 +46,14 @@ def _no_cache_at_home(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _measured_for_a_moment():
+    """Each plan of a training measures the device; here nobody asks how fast that is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bpt.plan.LONG_ENOUGH", 0.0)
+        yield
+
+
 @pytest.fixture
 def no_home(monkeypatch):
     """As in a container whose user nobody knows, with no cache named either."""

@@ -427,6 +427,7 @@ def typed(*arguments):
 SMALL = ("--model", "timm:test_vit", "--weights", "random", "--batch-size", 8, "--device", "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_from_the_command_to_the_number(method, colours, tmp_path):
     if method == "lora":

@@ -91,6 +91,7 @@ def test_a_run_s_images_are_cropped_as_they_were_when_it_was_trained(runs):
     assert replace(run, config=before).load_model()[1].preprocess.crop_fraction == 0.875
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.9's own
 def test_the_program_gives_the_same_logits_for_any_batch(runs, tmp_path):

@@ -291,6 +291,7 @@ def test_blocks_computed_again_on_the_way_back_give_the_same_gradients():
             assert torch.equal(parameter.grad, two.get_parameter(name).grad), name
 
 
+@pytest.mark.slow
 def test_it_compiles_and_runs_under_autocast():
     model = model_of(logits=LOGITS, temperatures=[0.5, 1.7, 30.0])
     compiled = torch.compile(model, backend="eager")
@@ -364,6 +365,7 @@ def trained(colours, tmp_path_factory):
     return out, result
 
 
+@pytest.mark.slow
 def test_from_the_option_to_the_number_in_the_file(trained, tmp_path):
     out, result = trained
     kept = bpt.open_run(out)
@@ -410,6 +412,7 @@ def test_a_training_that_goes_on_comes_to_the_same_numbers(trained, tmp_path, mo
     assert all(torch.equal(value, theirs[name]) for name, value in kept.trained_state().items())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.9's own
 def test_exported_file_and_program_give_the_runs_logits(trained, tmp_path):

@@ -319,6 +319,7 @@ def test_models_that_are_no_plain_vit_are_refused():
         PromptedViT(backbone_of(no_class_token), {}, CLASSES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["shallow", "last:1", "1+1"])
 def test_a_compiled_model_is_one_graph_with_the_same_values_and_gradients(placement):
     model = model_of(placement, method="bpt-bilinear")

@@ -98,6 +98,7 @@ def read_losses(folder):
     return [(one["train_loss"], one["val_loss"]) for one in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "kept", "val", "test", "linear"])
 def test_an_image_that_one_process_cannot_read_ends_both(found, name):
     outcomes = [one[name] for one in found]

@@ -58,6 +58,7 @@ def started(forkserver, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_ctrl_c_which_reaches_all_processes_lets_each_save_first(started, tmp_path):
     program, _ = started("save_when_told", "spawn")
     os.killpg(program.pid, signal.SIGINT)

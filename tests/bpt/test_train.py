@@ -688,6 +688,7 @@ def start(forkserver):
     return start
 
 
+@pytest.mark.slow
 def test_killed_at_random_steps_it_comes_to_the_same_numbers(recipe, start, tmp_path):
     recipe = replace(recipe, method="full", lr=None, drop_path=0.2, ema_decay=0.9)
     train(recipe, tmp_path / "whole")
@@ -803,6 +804,7 @@ def of_two(recipe, tmp_path_factory, in_two_processes):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["vpt", "linear"])
 def test_two_processes_come_to_the_loss_of_one(recipe, tmp_path, of_two, method):
     train(replace(recipe, method=method, lr=None, epochs=2), tmp_path)
@@ -850,6 +852,7 @@ def test_another_number_of_processes_goes_on_and_says_that_it_draws_anew(recipe,
     assert any("drawn anew" in line for line in said)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
 def test_a_compiled_training_comes_to_the_same_loss(recipe, tmp_path, monkeypatch):
     options = torch._inductor.config.cpp

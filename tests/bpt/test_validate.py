@@ -220,6 +220,7 @@ def test_another_backbone_missing_weights_and_missing_data_are_refused(place, tm
     assert found.weights == str(tmp_path / "moved.safetensors")
 
 
+@pytest.mark.slow
 def test_a_validation_comes_to_the_numbers_of_its_runs_and_goes_on(place, tmp_path, monkeypatch):
     few = SearchOptions(seeds=(0, 1), lrs=(0.01,), weight_decays=(0.0,), folds=2)
     monkeypatch.setattr(bpt.search.recipes, "LEAST_OF_PROBE", 1)  # epochs

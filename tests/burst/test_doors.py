@@ -101,6 +101,7 @@ def test_a_small_dinov2_gives_the_same_numbers_through_both_doors(tmp_path):
     check_same_numbers(replace(mine, model=model.eval()), found, batches, range(3))
 
 
+@pytest.mark.slow
 def test_the_real_vit_s_gives_the_same_numbers_through_both_doors(tmp_path):
     pytest.importorskip("transformers", reason="the extra [hf] is not installed")
     if not REAL.is_file():

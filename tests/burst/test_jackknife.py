@@ -311,6 +311,7 @@ def truth():
     return describe(histogram(images(rng, number, 40 * VALUES, (even, rng.permutation(even)))))
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_in_90_to_99_of_100_surveys(truth):
     rng, held = np.random.default_rng(0), dict.fromkeys(SCALES, 0)
     for _ in range(SURVEYS):

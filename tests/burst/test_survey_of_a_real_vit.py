@@ -40,6 +40,7 @@ def vit_s14(weights):
     return model.eval()
 
 
+@pytest.mark.slow
 def test_a_real_vit_is_bursty_because_its_rows_differ_in_scale(real_data):
     weights = real_data.parent / "weights" / "dinov2_vits14_saliency.safetensors"
     archive = real_data / "imagenet-sample.zip"

@@ -1,6 +1,7 @@
 """Intervals of where a kurtosis sits hold the truth of simulated surveys."""
 
 import numpy as np
+import pytest
 
 from burst.decomposition import GroupMoments, Margins
 from burst.survey_table import COLUMNS, FIXED, PARTS, intervals_of_parts
@@ -37,6 +38,7 @@ def truth():
     }
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_of_simulated_surveys():
     images, known = 2 * GROUPS, truth()
     rng = np.random.default_rng(images)

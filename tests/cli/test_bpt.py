@@ -240,6 +240,7 @@ def test_weights_of_ones_own_are_found_from_any_folder_or_where_they_are_now(
     assert bpt.load_exported("away/m.safetensors")
 
 
+@pytest.mark.slow
 def test_runs_are_compared_in_a_table_and_a_page(trained, tmp_path):
     out, _ = trained
     other, link = shutil.copytree(out, tmp_path / "other"), tmp_path / "link"
@@ -332,6 +333,7 @@ def test_a_benchmark_is_trained_from_its_archive_alone(tmp_path):
     assert config["dataset"]["classes"][0] == "Black footed Albatross"
 
 
+@pytest.mark.slow
 def test_a_miniature_study_ends_with_a_table(tmp_path):
     images = write_images(tmp_path / "images", counts={"train": 2, "val": 1, "test": 2})
     out = tmp_path / "study"
@@ -544,6 +546,7 @@ def test_an_interrupted_training_says_how_to_go_on(few, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_size_that_is_typed_is_that_of_every_image_from_training_to_export(few, tmp_path):
     """mae_tiny was pretrained at 64 pixels, in patches of 8."""
     out, file = tmp_path / "run", tmp_path / "m.safetensors"
@@ -577,6 +580,7 @@ def test_a_size_that_is_typed_is_that_of_every_image_from_training_to_export(few
     assert "image_size 40, not None" in resumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spt", "bpt-fwhiten", "full", "linear"])
 def test_every_method_is_trained_at_a_size_that_is_typed(few, tmp_path, method):
     size = ("--image-size", "48", "--epochs", "1", "--batch-size", "8", "--device", "cpu")
@@ -591,6 +595,7 @@ def test_every_method_is_trained_at_a_size_that_is_typed(few, tmp_path, method):
     bpt.load_exported(tmp_path / "m.safetensors")[0](torch.zeros(1, 3, 48, 48))
 
 
+@pytest.mark.slow
 def test_matrices_of_images_of_another_size_are_used_with_a_warning(few, tmp_path):
     sample = ("--images", few, "--num-images", "12", "--image-size", "40", "--blocks", "11")
     Typed(burst_command.app).succeeded("whiten", *sample, "--out", tmp_path / "40.pt")
@@ -606,6 +611,7 @@ def test_matrices_of_images_of_another_size_are_used_with_a_warning(few, tmp_pat
     assert "made of images" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["vpt", "full"])
 def test_activations_that_are_computed_again_are_not_kept_and_change_nothing(few, tmp_path, method):
     """From the option to the numbers of the run, and what autograd holds on the way."""

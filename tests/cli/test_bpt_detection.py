@@ -50,6 +50,7 @@ def test_photos_to_try_it_on_are_offered_where_they_lie(shapes, runs, tmp_path):
     assert _own_photos(bpt.Recipe(dataset="vtab:cifar")) is None
 
 
+@pytest.mark.slow
 def test_a_part_of_coco_is_told_from_the_training_to_the_table(tmp_path):
     """In its own layout, as it is typed; and its last epoch is scored once."""
     place, out = tmp_path / "coco", tmp_path / "run"
@@ -118,6 +119,7 @@ def test_a_photo_is_drawn_with_what_is_found_in_it(runs, shapes, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_page_compares_two_detectors(runs, tmp_path):
     said = succeeded("report", *runs[:2], "--out", tmp_path / "page")
     page = (tmp_path / "page" / "index.html").read_text()

@@ -389,6 +389,7 @@ def launched(forkserver):
         signal.signal(one, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_count_what_one_counts(tmp_path, launched):
     """As a user's `torchrun` starts them."""
@@ -415,6 +416,7 @@ def small():
 """
 
 
+@pytest.mark.slow
 def test_a_backbone_is_reported_on_one_page_that_says_why(tmp_path, monkeypatch):
     (tmp_path / "mine_to_report.py").write_text(SMALL)
     monkeypatch.chdir(tmp_path)

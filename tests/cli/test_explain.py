@@ -43,6 +43,7 @@ def folder(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_statistics_csv_says_what_standardised_rows_have(folder, tokens):
     x, weight, _ = tokens
     d = x.shape[-1]
@@ -66,6 +67,7 @@ def test_softmax_csv_says_the_entropy_of_the_attention(folder, tokens):
     assert table["all"] == pytest.approx(float(entropy.mean()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_diagonal_whitening_divides_each_row_by_its_deviation(tmp_path):
     path = tmp_path / "V.pt"
     printed = json.loads(
@@ -80,6 +82,7 @@ def test_a_diagonal_whitening_divides_each_row_by_its_deviation(tmp_path):
     assert printed[0]["excess_kurtosis_after"] == printed[0]["excess_kurtosis_diagonal"]
 
 
+@pytest.mark.slow
 def test_a_run_does_not_differ_from_itself(folder, tmp_path):
     run("compare", folder, folder, "--out", tmp_path, "--quiet")
     table = pd.read_csv(tmp_path / "comparison.csv")

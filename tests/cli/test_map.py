@@ -45,6 +45,7 @@ def test_a_photograph_is_mapped_with_everything_beside_it(photo, tmp_path):
     assert (record["model"], len(record["blocks"])) == ("mae_tiny", 3)
 
 
+@pytest.mark.slow
 def test_of_many_photographs_the_first_are_listed_and_the_others_counted(
     photo, tmp_path, monkeypatch
 ):
@@ -60,6 +61,7 @@ def test_of_many_photographs_the_first_are_listed_and_the_others_counted(
     assert pd.read_csv(tmp_path / "out" / "map.csv")["image"].nunique() == 3
 
 
+@pytest.mark.slow
 def test_blocks_that_were_asked_for_are_shown(photo, tmp_path):
     result = run(photo, "--out", tmp_path / "out", "--blocks", "2,5", "--quiet")
     assert (result.exit_code, result.stdout) == (0, "")

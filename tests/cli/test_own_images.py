@@ -144,6 +144,7 @@ def test_a_split_without_test_is_trained_and_tested_on_val(tmp_path):
     assert about["split"] == {"by": "given", "tested_on": "val"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_a_short_probe")
 def test_a_search_validates_on_folds_of_ones_own_photos(photos, tmp_path):
     options = (*SEARCH, "--folds", "2")
@@ -254,6 +255,7 @@ def test_folders_of_two_tasks_have_names_of_their_own(vtab, tmp_path, monkeypatc
     assert (tmp_path / "runs" / "vtab-kitti-mae_tiny-linear-seed0").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_a_short_probe")
 def test_a_study_and_a_search_take_a_task(vtab, tmp_path):
     shared = (*MODEL, "--data", vtab, "--out", tmp_path / "s", "--epochs", "1", "--devices", "cpu")

@@ -64,6 +64,7 @@ def test_the_tensors_in_the_folder_give_the_tokens_of_the_diagonal_prompt(diagon
     assert np.count_nonzero(used - np.diag(used.diagonal())) == 0
 
 
+@pytest.mark.slow
 def test_a_diagonal_prompt_is_evaluated_resumed_exported_and_reported(diagonal, tmp_path):
     record = json.loads(succeeded("evaluate", diagonal.folder, "--json").stdout)
     assert record["accuracy"] == pytest.approx(diagonal.result["test_accuracy"])
@@ -151,6 +152,7 @@ def test_a_bilinear_prompt_starts_from_the_leading_directions_of_a_file(
     np.testing.assert_allclose(np.abs(b), np.abs(expected), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_whitening_that_it_was_begun_with_wherever_it_lies(images, tmp_path):
     backbone = burst.load_backbone("mae_tiny")
     for name, count in (("a.pt", 6), ("b.pt", 5)):

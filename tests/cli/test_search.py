@@ -40,6 +40,7 @@ def run(images, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_every_option_reaches_the_trainings_and_the_page_tells_of_them(images, tmp_path):
     out = tmp_path / "out"
     found = run(
@@ -139,6 +140,7 @@ def test_whatever_a_training_of_a_classifier_can_be_told_a_search_can():
     assert train - search == chosen | coco | alone
 
 
+@pytest.mark.slow
 def test_options_of_single_methods_reach_them_and_are_left_out_of_the_others(images, tmp_path):
     found = run(
         images, "--methods", "gatevpt,bpt-bilinear,bpt-fwhiten", "--out", tmp_path / "out",

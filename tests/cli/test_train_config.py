@@ -81,6 +81,7 @@ def test_a_saved_file_is_plain_toml(trained):
     assert content["seed"] == 3 and not {"lr", "seed"} & set(content["origins"])
 
 
+@pytest.mark.slow
 def test_a_training_on_ones_own_photos_ends_with_commands_that_work(trained, images, monkeypatch):
     place, result = trained
     lines = [line.partition(": bpt ")[2] for line in result.stdout.splitlines() if ": bpt " in line]

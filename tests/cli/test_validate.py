@@ -46,6 +46,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.slow
 def test_a_whitening_is_validated_and_the_same_command_goes_on(place, tmp_path, monkeypatch):
     monkeypatch.setattr(bpt.validate, "SearchOptions", ONE_POINT)
     typed = ("validate", place / "W.pt", "--data", place / "data", "--datasets", "cub,dogs")

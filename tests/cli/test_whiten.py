@@ -17,6 +17,7 @@ def run(*arguments):
     return RUNNER.invoke(command.app, ["whiten", *(str(argument) for argument in arguments)])
 
 
+@pytest.mark.slow
 def test_without_a_model_whiten_writes_matrices_that_fit_the_default_model(tmp_path):
     result = run("--out", tmp_path / "W.pt", "--num-images", "10")
     assert result.exit_code == 0, result.output

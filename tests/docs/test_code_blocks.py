@@ -58,6 +58,7 @@ def _leave_empty(_: Figure, place: object, **__: object) -> None:
         Path(place).touch()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default::burst.OmittedTermWarning")
 @pytest.mark.parametrize("page", PYTHON)
 def test_the_python_of_a_page_runs_in_order(page, a_reader_s_folder):

@@ -24,6 +24,7 @@ MISTAKES = {
 NAV = ["index.md", "other.md", "missing.md", "reference/index.md"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of what reads docstrings and Markdown
 def test_what_is_wrong_with_a_site_stops_the_build(tmp_path, caplog, monkeypatch):
     from mkdocs.commands.build import build

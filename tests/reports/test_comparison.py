@@ -132,13 +132,18 @@ def test_an_end_without_a_bound_is_no_word():
         (None, []),  # which read nothing
     ],
 )
-def test_inputs_that_differ_are_named(changes, names, tmp_path):
+def test_inputs_that_differ_are_named(changes, names):
     images = {**IMAGES, "fingerprint": "ab", "seed": 0, "image_size": 64}
     other = None if changes is None else images | changes
     pair = runs(survey(range(6), images=images), survey(range(6), images=other))
     assert sorted(read_otherwise(pair)) == names
-    page = reports.save_comparison(pair, tmp_path)[0].read_text("utf-8")
-    assert ("Not all runs read the same" in page) == bool(names)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_page_says_that_runs_read_different_images(seed, tmp_path):
+    one, other = (survey([0], keys=KEYS[:1], images={**IMAGES, "seed": i}) for i in (0, seed))
+    page = reports.save_comparison(runs(one, other), tmp_path)[0].read_text("utf-8")
+    assert ("Not all runs read the same" in page) == (seed != 0)
 
 
 def test_each_run_is_compared_with_the_first():

@@ -165,6 +165,7 @@ def test_a_response_of_zero_is_drawn_without_a_warning():
     assert map_table([empty], [0]).row_count == 1
 
 
+@pytest.mark.slow
 def test_a_folder_has_a_figure_a_photograph_and_one_page(tmp_path):
     found = photo_maps(token_map(), token_map("dogs/cat.jpg"), token_map("a b/ü?.png"))
     files = save_maps(found, tmp_path / "out", blocks=(1,))
@@ -208,6 +209,7 @@ def test_what_is_said_is_what_was_measured():
     ]
 
 
+@pytest.mark.slow
 def test_names_that_are_long_or_no_text_cost_no_page(tmp_path):
     latin = "\udce9.jpg"  # as `os.fsdecode` has a byte of Latin-1
     long, foreign = 240 * "x" + ".jpg", 110 * "\u0436"

@@ -38,6 +38,12 @@ def burst_page(tmp_path_factory):
     return out, files, shown
 
 
+def survey_of_one_block():
+    backbone = backbone_of(vit(depth=1))
+    images = burst.images_for(backbone, "sample", num_images=1)
+    return burst.survey(backbone, images, burst.SurveyOptions(blocks=(0,), quantities=("x",)))
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     place = tmp_path_factory.mktemp("runs")
@@ -80,6 +86,7 @@ class Links(HTMLParser):
                     self.images.append(value)
 
 
+@pytest.mark.slow
 def test_every_figure_is_in_the_page_and_beside_it(burst_page):
     out, files, _ = burst_page
     links = Links(files[0].read_text())
@@ -96,6 +103,7 @@ def test_every_figure_is_in_the_page_and_beside_it(burst_page):
         assert Image.open(io.BytesIO(data)).width > 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["burst_page", "bpt_page"])
 def test_a_page_asks_for_nothing_outside_itself(which, request):
     page = request.getfixturevalue(which)[1][0].read_text()
@@ -103,6 +111,7 @@ def test_a_page_asks_for_nothing_outside_itself(which, request):
     assert "@import" not in page and not re.search(r"url\((?!data:)", page)
 
 
+@pytest.mark.slow
 def test_every_number_of_the_survey_is_in_the_page(burst_page):
     out, files, shown = burst_page
     table = pd.concat([one.survey.table for one in shown])
@@ -124,6 +133,7 @@ def test_every_number_of_the_survey_is_in_the_page(burst_page):
         assert text in page
 
 
+@pytest.mark.slow
 def test_without_what_says_why_the_page_still_says_where_it_sits(burst_page):
     page = burst_page[1][0].read_text()
     assert ">Where it sits<" in page and ">Spectrum of the weights<" not in page
@@ -131,9 +141,7 @@ def test_without_what_says_why_the_page_still_says_where_it_sits(burst_page):
 
 def test_a_page_of_a_language_model_speaks_of_sequences(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["burst", "report"])  # the page shows the command
-    backbone = backbone_of(vit(depth=1))
-    images = burst.images_for(backbone, "sample", num_images=1)
-    survey = burst.survey(backbone, images, burst.SurveyOptions(blocks=(0,), quantities=("x",)))
+    survey = survey_of_one_block()
     read = {"count": 3, "source": "book.txt", "kind": "text"}
     one = reports.BackboneReport(
         dataclasses.replace(survey, record=survey.record | {"images": read})
@@ -145,13 +153,14 @@ def test_a_page_of_a_language_model_speaks_of_sequences(tmp_path, monkeypatch):
     )
 
 
-def test_no_backbone_or_one_twice_is_refused(burst_page, tmp_path):
-    one = burst_page[2][0]
+def test_no_backbone_or_one_twice_is_refused(tmp_path):
+    one = reports.BackboneReport(survey_of_one_block())
     for backbones in ([], [one, one]):
         with pytest.raises(burst.EmptyResult, match="at least one"):
             reports.save_burst_report(backbones, tmp_path, seed=0)
 
 
+@pytest.mark.slow
 def test_runs_are_compared_with_all_that_was_promised(bpt_page, runs):
     out, files = bpt_page
     page = files[0].read_text()
@@ -168,6 +177,7 @@ def test_runs_are_compared_with_all_that_was_promised(bpt_page, runs):
         assert f"{kept['effective_rank']:.4g}" in page and f"{kept['prompt_rms']:.4g}" in page
 
 
+@pytest.mark.slow
 def test_a_run_whose_weights_are_gone_costs_the_page_its_prompts_alone(runs, tmp_path):
     lost, here = (dataclasses.replace(run, config=copy.deepcopy(run.config)) for run in runs[:2])
     lost.config["recipe"]["weights"] = "/gone/weights.pth"
@@ -330,6 +340,7 @@ def opened(browser, path, width):
     return page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("which", ["burst_page", "bpt_page"])
 def test_a_browser_shows_it_without_error_or_request(browser, which, width, request):
@@ -389,6 +400,7 @@ def test_a_table_sorts_both_ways_by_number_with_gaps_last(browser, tmp_path):
     page.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["burst_page", "bpt_page"])
 def test_it_prints_on_paper_without_losing_columns(browser, which, request, tmp_path):
     page = opened(browser, request.getfixturevalue(which)[1][0], 800)

@@ -181,6 +181,7 @@ def test_the_schedule_warms_up_and_ends_at_zero():
     assert shape(1.0) == pytest.approx(0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mae", "moco", "supervised"])
 def test_a_resumed_run_ends_as_one_that_was_never_stopped(objective, few, tmp_path, monkeypatch):
     """It is stopped in the second of its two epochs, each of which has two steps."""
@@ -300,6 +301,7 @@ def test_colours_are_told_apart_by_features_of_random_weights(folder):
     assert scores.linear == 100
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_as_weights_that_load_and_a_card(few, tmp_path):
     pixels = load_pixels([few / "train"], size=64)
     recipe = Recipe(objective="moco", epochs=1, batch_size=12, sizes=(32,))

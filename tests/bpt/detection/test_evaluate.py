@@ -217,6 +217,7 @@ def test_results_of_other_images_or_categories_are_refused(changed, told):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_real_annotations_handed_back_are_worth_100_crowds_included(real_data, part):
     truth = getattr(open_coco(f"coco:{real_data / 'coco-mini'}"), part).ground_truth()
@@ -227,6 +228,7 @@ def test_real_annotations_handed_back_are_worth_100_crowds_included(real_data, p
         assert list(found.values.values()) == pytest.approx([100] * 12, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_both_evaluators_agree_on_real_annotations(real_data, rng):
     truth = open_coco(f"coco:{real_data / 'coco-mini'}").val.ground_truth()
     results = shaken(truth, rng)

@@ -63,6 +63,7 @@ def found(place, in_two_processes):
     return [json.loads((place / f"found{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_both_come_to_the_same_end_but_draw_regions_of_their_own(found):
     seeds = [one.pop("seed") for one in found]
     assert found[0] == found[1]

@@ -144,6 +144,7 @@ def test_a_loss_that_is_not_finite_ends_it_in_one_line(recipe, tmp_path, monkeyp
         bpt.train(recipe, tmp_path / "run", device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, more",
     [

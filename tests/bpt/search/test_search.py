@@ -337,6 +337,7 @@ def until_there(condition, process=None):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same(base, whole, tmp_path, forkserver):
     for count in (1, 4, 7):  # run folders that have begun
         process = forkserver.Process(target=searched, args=(base, tmp_path))
@@ -348,6 +349,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same(base, whole, tmp_path, fork
     assert found_in(again) == found_in(whole[1])
 
 
+@pytest.mark.slow
 def test_two_processes_train_each_trial_once(base, whole, tmp_path, forkserver):
     processes = [forkserver.Process(target=searched, args=(base, tmp_path)) for _ in range(2)]
     for process in processes:
@@ -360,6 +362,7 @@ def test_two_processes_train_each_trial_once(base, whole, tmp_path, forkserver):
     assert sessions(tmp_path) == sessions(whole[0])
 
 
+@pytest.mark.slow
 def test_several_devices_share_a_search(base, whole, tmp_path, monkeypatch, forkserver):
     monkeypatch.setattr(multiprocessing, "get_context", {"spawn": forkserver}.get)
     said = []
@@ -370,6 +373,7 @@ def test_several_devices_share_a_search(base, whole, tmp_path, monkeypatch, fork
     assert sum(line.startswith("vpt seed 1: test") for line in said) == 1
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_leaves_the_others_take(
     base, whole, tmp_path, monkeypatch, forkserver
 ):

@@ -359,6 +359,7 @@ def test_a_result_names_how_it_was_counted(device):
     assert hist.rebin(16).kernel == hist.kernel
 
 
+@pytest.mark.slow
 def test_triton_asked_for_on_the_cpu_is_refused_without_the_interpreter(forked, tmp_path):
     pytest.importorskip("triton", reason="Triton is not installed")
     code = "import torch, burst; burst.histogram(torch.ones(3), backend='triton')"

@@ -124,6 +124,7 @@ Path(place, "found.json").write_text(json.dumps(dict(map(ahead.find, cases))))
 """
 
 
+@pytest.mark.slow
 def test_a_cut_fits_each_gpu(forked, tmp_path):
     """In one test, since each process that runs some of them would compile all."""
     pytest.importorskip("triton", reason="Triton is not installed")
