@@ -16,6 +16,7 @@ add_rows     the sum of a large tensor over all processes, on each, in place
 meet         wait for all
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ T = TypeVar("T")
 TIMEOUT = timedelta(days=1)
 FAILED = 2**31  # in place of a number
 ROWS = 2**14  # of a tensor that are sent at once
+_GROUPS = itertools.count()  # that this process has joined
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -56,23 +58,42 @@ def process_group(backend: str = "gloo") -> Iterator[tuple[int, int]]:
 
     What `burst` sends are small results, as Python objects, so gloo serves on machines with GPUs
     too; whoever sends gradients asks for "cpu:gloo,cuda:nccl". A group that is there already is
-    taken, and stays. The processes leave together.
+    taken, and stays. The processes leave together, after an error that all know of too. Any other
+    error leaves the group as it is, for to leave alone would be to wait for those who wait for this
+    process: its end is what they notice.
 
     Raises:
         BurstError: another process of the group raised it; of any subclass.
     """
     joining = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if joining:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        _join(backend)
     try:
         try:
             yield rank_and_size()
         except BurstError as error:
             _raise_everywhere(error)
         meet()
-    finally:
+    except BurstError:
         if joining:
             dist.destroy_process_group()
+        raise
+    if joining:
+        dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Each group of a process has keys of its own in the store.
+
+    That of `torchrun` outlives a group, and whoever comes first to the next would read where the
+    others were in the last.
+    """
+    # Torch's stub leaves both out, which are documented.
+    met = dist.rendezvous("env://", timeout=TIMEOUT)  # type: ignore[attr-defined, unused-ignore]
+    store, rank, size = next(met)
+    keys = f"group {next(_GROUPS)}"
+    own = dist.PrefixStore(keys, store)  # type: ignore[attr-defined, unused-ignore]
+    dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=TIMEOUT)
 
 
 def gather(mine: T) -> list[T]:

@@ -130,6 +130,37 @@ def outcomes(tmp_path_factory, in_two_processes):
     return [json.loads((place / f"found{rank}.json").read_text()) for rank in range(2)]
 
 
+AGAIN = """
+import torch.distributed as dist
+
+from burst.distributed import gather, process_group
+
+for number in range(4):
+    with process_group():
+        print(gather(number))
+print(dist.is_initialized())
+try:
+    with process_group():
+        raise RuntimeError
+except RuntimeError:
+    print(dist.is_initialized())
+"""
+
+
+def test_groups_follow_each_other_where_their_store_stays_and_an_error_of_one_leaves_none(
+    forked, tmp_path
+):
+    """As `torchrun` has it, whose agent keeps the store."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    group = {"WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    both = [forked(AGAIN, tmp_path, rank, RANK=str(rank), **group) for rank in range(2)]
+    told = "[0, 0]\n[1, 1]\n[2, 2]\n[3, 3]\nFalse\nTrue\n"
+    for one in both:
+        ended = one.end()
+        assert (ended.returncode, ended.stdout) == (0, told), ended.stderr[-2000:]
+
+
 BAD = [[name, "it is torn"] for name in "1357"]
 TORN = "cannot read image '3' of photos: it is torn; skip_bad (--skip-bad) leaves it out"
 NONE = "none of the 8 images of photos can be read; the first, '0': it is torn"
@@ -198,6 +229,8 @@ def test_alone_an_error_stays_as_it_is():
 def test_a_process_waits_for_another_as_long_as_unpacking_imagenet_may_take(monkeypatch):
     given = {}
     monkeypatch.setenv("WORLD_SIZE", "2")
+    store = dist.HashStore()
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **rest: iter([(store, 0, 2)]))
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **rest: given.update(rest))
     monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
     with process_group():
