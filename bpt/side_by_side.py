@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import torch
 
 from bpt.errors import Interrupted
 from bpt.signals import handled_by, this_command
-from burst.device import out_of_memory
+from burst.device import choose_device, out_of_memory
 from burst.errors import BurstError, one_line
 
 Result = dict[str, Any]
@@ -32,8 +32,10 @@ def side_by_side(
 ) -> None:
     """A thread a device hands it one work after another, in a process of its own.
 
-    A work that gives None, as it belongs to others now, is called again later. The processes end
-    with this one, however that ends: they save what they are at first.
+    A work that gives None, as it belongs to others now, is called again later. A process that a
+    work ends, as by a kill or an error of CUDA's, is followed by another, unless its device cannot
+    be used any more: then the other devices do the rest. The processes end with this one, however
+    that ends: they save what they are at first.
 
     Args:
         works: by name what is called with a device there; it must pickle.
@@ -46,17 +48,25 @@ def side_by_side(
     waiting: queue.SimpleQueue[tuple[K, Work]] = queue.SimpleQueue()
     for item in works.items():
         waiting.put(item)
-    lock, raised = threading.Lock(), list[BaseException]()
+    lock, raised, lost = threading.Lock(), list[BaseException](), list[str]()
     context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
 
     def serve(device: str) -> None:
+        before = False
         while not raised and not waiting.empty():
             with ProcessPoolExecutor(1, mp_context=context, initializer=_begin) as pool:
+                if before and (why := _lost(pool, device)):
+                    lost.append(why)
+                    return
                 while not raised and serve_one(pool, device):
                     pass
+            before = True
 
     def serve_one(pool: ProcessPoolExecutor, device: str) -> bool:
-        """Whether there was a work, and its process lives: a killed one can take no other."""
+        """Whether there was a work, and its process can take another.
+
+        After an error that nobody foresaw it cannot: after some of CUDA's all that follows fails.
+        """
         try:
             name, work = waiting.get_nowait()
         except queue.Empty:
@@ -67,7 +77,7 @@ def side_by_side(
         except (Exception, KeyboardInterrupt) as error:
             if raised:  # it had nothing to save
                 return False
-            outcome, alive = f"its process ended: {error}", not isinstance(error, BrokenExecutor)
+            outcome, alive = f"its process ended: {_first_line(error)}", False
         if isinstance(outcome, int):
             raised.append(Interrupted(outcome, this_command()))
             return False
@@ -91,6 +101,22 @@ def side_by_side(
             thread.join()
     if raised:
         raise raised[0]
+    while not waiting.empty():
+        report(waiting.get()[0], f"no device is left: {lost[-1]}")
+
+
+def _lost(pool: ProcessPoolExecutor, device: str) -> str:
+    """Why a device, on which a process ended, cannot be used any more; empty if it can."""
+    try:
+        pool.submit(choose_device, device).result()
+    except Exception as error:  # of any library
+        return _first_line(error)
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
+    """CUDA's errors have more, on how to look for their cause."""
+    return str(error).partition("\n")[0]
 
 
 def _begin() -> None:

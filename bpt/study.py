@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
+import torch
+
 from bpt.cost import dataset_sizes
 from bpt.detection.recipe import DetectionRecipe
 from bpt.errors import Interrupted, RunBusy
@@ -19,6 +21,8 @@ from bpt.search.record import is_crossed
 from bpt.side_by_side import POLL, Result, side_by_side
 from bpt.signals import this_command
 from bpt.train import check_seeds, seeds_summary, train_seed
+from burst.device import out_of_memory
+from burst.distributed import rank_and_size
 from burst.errors import BurstError, one_line
 from burst.files import make_folder
 from burst.lock import warn_without_locks
@@ -215,6 +219,10 @@ def _run(
         raise Interrupted(error.signum, this_command()) from error
     except BurstError as error:
         return one_line(error)
+    except torch.OutOfMemoryError as error:
+        if rank_and_size()[1] > 1:  # the others would go on with this training
+            raise
+        return out_of_memory(error)
 
 
 def _search_one(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bpt.errors import Interrupted, RunExists
 from bpt.recipe import Recipe
 from bpt.search import SearchOptions, search_methods
@@ -17,6 +19,7 @@ from bpt.study import run_study
 from bpt.validate_plan import PlannedBenchmark, ValidationPlan
 from bpt.validate_record import save_record, whitening_part
 from bpt.validate_results import benchmark_record
+from burst.device import out_of_memory
 from burst.errors import BurstError, one_line
 from burst.files import make_folder
 from burst.progress import Progress, Say
@@ -83,6 +86,8 @@ def _train(
             raise
         except BurstError as error:
             search = one_line(error)
+        except torch.OutOfMemoryError as error:
+            search = out_of_memory(error)
     published = {name: found.recipe for name, found in one.methods.items() if found.published}
     cross = is_crossed(search) if isinstance(search, dict) else one.cross_validates
     if cross:

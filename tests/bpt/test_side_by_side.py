@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 from processes import LIMIT, START
-from saves_when_told import be_killed, name_the_device
+from saves_when_told import be_killed, break_down, fail_but_on_the_cpu, name_the_device
 
 from bpt.side_by_side import side_by_side
 from bpt.signals import Signals, resume_command, this_command
@@ -95,6 +95,34 @@ def test_a_killed_process_costs_its_own_work_alone(forkserver, monkeypatch):
     side_by_side(works, ["cpu"], found.__setitem__)
     assert found["one"] == found["three"] == {"device": "cpu"}
     assert found["two"].startswith("its process ended: ")
+
+
+def test_a_device_that_broke_takes_one_work_alone_and_the_others_do_the_rest(
+    forkserver, monkeypatch
+):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forkserver)
+    found = {}
+    side_by_side(
+        dict.fromkeys("abcdef", fail_but_on_the_cpu), ["cpu", "cuda:99"], found.__setitem__
+    )
+    (broken,) = (name for name in found if not isinstance(found[name], dict))
+    assert found.pop(broken) == (
+        "its process ended: CUDA error: an illegal memory access was encountered"
+    )
+    assert len(found) == 5 and len({one["process"] for one in found.values()}) == 1
+
+    side_by_side(dict.fromkeys("ab", fail_but_on_the_cpu), ["cuda:99"], found.__setitem__)
+    assert "its process ended: CUDA error" in found["a"]
+    assert found["b"].startswith("no device is left: the device 'cuda:99' cannot be used here")
+
+
+def test_after_an_error_that_nobody_foresaw_another_process_works(forkserver, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forkserver)
+    found = {}
+    works = {"a": fail_but_on_the_cpu, "b": break_down, "c": fail_but_on_the_cpu}
+    side_by_side(works, ["cpu"], found.__setitem__)
+    assert found["b"].startswith("its process ended: CUDA error")
+    assert found["a"]["process"] != found["c"]["process"]
 
 
 def test_a_second_signal_of_one_kind_interrupts_at_once_and_one_of_another_does_not():

@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 
 import pytest
+import torch
 from filelock import FileLock
 
 import bpt
@@ -55,6 +56,21 @@ def test_a_study_goes_past_a_failure_and_finished_runs_stay(recipes, finished):
     before = stamps(out)
     assert run_study(recipes, out, seeds=(0, 1), devices=("cpu",))["one"] == found["one"]
     assert stamps(out) == before and len(before) == 4
+
+
+def test_a_study_goes_past_a_training_that_a_gpu_has_no_room_for(recipes, tmp_path, monkeypatch):
+    trained = bpt.study.train_seed
+
+    def full(recipe, *rest, **options):
+        if recipe.lr == 0.1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0")
+        return trained(recipe, *rest, **options)
+
+    monkeypatch.setattr("bpt.study.train_seed", full)
+    two = {name: recipes[name] for name in ("two", "one")}
+    found = run_study(two, tmp_path, devices=("cpu",))
+    assert found["two"] == "the GPU has no room left (tried to allocate 2.00 GiB)"
+    assert "test_accuracy" in found["one"]
 
 
 def test_several_devices_share_the_runs(recipes, finished, tmp_path, monkeypatch, forkserver):
