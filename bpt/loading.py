@@ -1,6 +1,7 @@
 """Splits -> batches: the same for any number of workers and processes, from any step on."""
 
 import contextlib
+import functools
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -273,7 +274,7 @@ class _Augment:
         self._shift = (-mean / std).view(3, 1, 1).to(device)
         if device.type == "cuda":
             self._training = torch.cuda.current_stream(device)
-            self._own = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._own = _own_stream(device)
 
     def batches(self, batches: Sequence[Places]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of the images at these places."""
@@ -315,6 +316,7 @@ class _Augment:
         if self.device.type != "cuda":
             self._fill(*part)
             return
+        torch.cuda.set_device(self.device)  # leaving a stream, another thread would take up GPU 0
         self._own.wait_stream(self._training)  # which may still read what this memory held before
         with torch.cuda.stream(self._own):
             self._fill(*part)
@@ -326,6 +328,12 @@ class _Augment:
         for (image, box), out in zip(drawn, images, strict=True):
             pixels = crop(image, box, size, mode, device=self.device)
             torch.mul(pixels, self._scale, out=out).add_(self._shift)
+
+
+@functools.cache
+def _own_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs of a process: what one stream used, PyTorch keeps for that stream."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def crop(image: U8, box: Box, size: int, mode: str, *, device: torch.device = CPU) -> Tensor:

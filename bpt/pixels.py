@@ -184,7 +184,9 @@ def stored_pixels(split: Split, kept: Kept, *, say: Say) -> Pixels | None:
     )
 
 
-def in_order(work: Callable[[A], B], items: Iterable[A], *, ahead: int) -> Generator[B]:
+def in_order(
+    work: Callable[[A], B], items: Iterable[A], *, ahead: int, count: int | None = None
+) -> Generator[B]:
     """What `work` makes of each item, in order; threads work on the items that come next.
 
     The items are taken in the thread of the caller. An error in `work` is raised here, when its
@@ -194,8 +196,10 @@ def in_order(work: Callable[[A], B], items: Iterable[A], *, ahead: int) -> Gener
         work: called in threads.
         items: taken one by one.
         ahead: how many items are worked on, or done and waiting, besides the current one.
+        count: of threads; as `threads` says if not given.
     """
-    pool, waiting = ThreadPoolExecutor(threads(), initializer=_one_thread), deque[Future[B]]()
+    pool = ThreadPoolExecutor(count or threads(), initializer=_one_thread)
+    waiting = deque[Future[B]]()
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -207,9 +211,12 @@ def in_order(work: Callable[[A], B], items: Iterable[A], *, ahead: int) -> Gener
         pool.shutdown(cancel_futures=True)
 
 
-def threads() -> int:
-    """How many are worth starting: this process's share of the cores, at most 16."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun, on this machine
+def threads(*, alone: bool = False) -> int:
+    """How many are worth starting: this process's share of the cores, at most 16.
+
+    All cores are its share where it works `alone`, and the others of this machine wait for it.
+    """
+    processes = 1 if alone else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun
     return min(MAX_THREADS, max(1, len(os.sched_getaffinity(0)) // processes))
 
 
@@ -241,7 +248,8 @@ def _build(folder: Path, names: Sequence[str], load: Callable[[str], U8], say: S
 
 def _write(part: Path, names: Sequence[str], load: Callable[[str], U8], say: Say) -> None:
     shapes, said = [], time.monotonic()
-    images = in_order(load, names, ahead=4 * threads())
+    count = threads(alone=True)
+    images = in_order(load, names, ahead=4 * count, count=count)
     with contextlib.closing(images), (part / PIXELS).open("wb") as stream:
         for pixels in images:
             stream.write(pixels.data)

@@ -56,9 +56,12 @@ class Signals:
             raise KeyboardInterrupt(signum)
         self.received = self.received or signum
 
-    def agreed(self) -> int | None:
-        """The signal that any process has noted: all leave after the same step."""
-        return highest(self.received or 0) or None
+    def agreed(self, otherwise: int = 0) -> int | None:
+        """The signal that any process has noted: all leave after the same step.
+
+        If none has, the highest number that one brings `otherwise`, which is below all signals'.
+        """
+        return highest(self.received or otherwise) or None
 
 
 def resume_command() -> str:

@@ -20,27 +20,36 @@ def choose_device(name: str) -> torch.device:
         The device, a GPU with its index; it is now the current one.
 
     Raises:
-        BurstError: PyTorch does not have the device here; this machine runs more processes than
-            it has GPUs; or it runs several, and one GPU is named for all of them.
+        BurstError: PyTorch does not have the device here, or no kernels for it; this machine runs
+            more processes than it has GPUs; or it runs several, and one GPU is named for all of
+            them.
     """
+    asked = name
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type == "cuda":
             device = torch.device("cuda", _index(device))
-        torch.empty(0, device=device)
+        _compute_on(device)
         if device.type == "cuda":
             torch.cuda.set_device(device)
+    except torch.OutOfMemoryError:
+        raise  # which says what to do itself
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
         if reason.startswith("Expected one of"):  # and then two dozen names
             reason = "PyTorch knows no such device"
+        other = "" if asked == "auto" else "auto, which takes what there is, or "
         raise BurstError(
-            f"the device {name!r} cannot be used here: {reason}; "
-            "give auto, which takes what there is, or cpu (--device cpu)"
+            f"the device {name!r} cannot be used here: {reason}; give {other}cpu (--device cpu)"
         ) from error
     return device
+
+
+def _compute_on(device: torch.device) -> None:
+    """Memory alone says nothing: a PyTorch may lack kernels for a GPU that it sees, an old one."""
+    torch.zeros(1, device=device).add_(1).item()
 
 
 def _index(device: torch.device) -> int:
@@ -61,8 +70,9 @@ def _index(device: torch.device) -> int:
         return torch.cuda.current_device()
     if (count := torch.cuda.device_count()) and int(local) >= count:
         raise BurstError(
-            f"process {local} of this machine, counted from 0, has no GPU: there are {count}; "
-            "start as many processes a machine as it has GPUs"
+            f"process {local} of this machine, counted from 0, has no GPU: it sees {count}; "
+            "start as many processes a machine as it has GPUs, or, where each sees one of its own "
+            "(SLURM's --gpus-per-task), let all of them see all"
         )
     return int(local)
 

@@ -139,7 +139,7 @@ def _kept(x: Tensor, keep: Tensor | None, prefix: int) -> Tensor:
             f"{tuple(x.shape[:2])} tokens: which of them are padding is not known; give batches "
             "without padding"
         )
-    return x[:, prefix:][keep[:, prefix:]]
+    return x[:, prefix:][keep[:, prefix:].to(x.device)]  # the model may lie on several GPUs
 
 
 class _Stop(BaseException):

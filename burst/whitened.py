@@ -85,12 +85,11 @@ def whitened_histograms(
     if not set(chosen) <= set(known):
         raise BurstError(f"blocks {chosen} are not all among those whitened, {known}")
     inner = subject_of(model).model
-    device = next(inner.parameters()).device
     matrices = {}
     blocks = select_blocks(inner, chosen)
     for block, a in response_matrices(blocks, **options.response):  # float64 on the CPU, like W A
         found = _matrices(whitening, known.index(block.index), a)
-        matrices[block.index] = {name: one.float().to(device) for name, one in found.items()}
+        matrices[block.index] = {name: one.float() for name, one in found.items()}
     stream = as_stream(batches)
     if isinstance(stream, NamedStream) and whitening.record["images"]["held_out"]:
         stream = split_images(stream, options.held_out)[1]
@@ -121,7 +120,8 @@ def _count(
     def count(block: int, x: Tensor) -> None:
         rows = x.reshape(-1, x.shape[-1]).float()
         for name, matrix in matrices[block].items():
-            counters[block, name].add_product(matrix, rows.mT)
+            here = matrices[block][name] = matrix.to(rows.device)  # a block's own, of several GPUs
+            counters[block, name].add_product(here, rows.mT)
 
     def read() -> tuple[dict[tuple[int, str], Histogram], list[tuple[str, str]]]:
         mine = stream.shard(*rank_and_size())

@@ -321,11 +321,11 @@ def parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
-def parse_devices(text: str) -> list[str]:
+def parse_devices(text: str, processes: int | None = None) -> list[str]:
     """`auto` or `cuda:0,cuda:1` -> devices that are there.
 
-    Each of several is for a process of its own: this one takes no memory of theirs, nor the whole
-    of a GPU that serves one process only.
+    Each of several, or of several `processes` on one, is for a process of its own: this one takes
+    no memory of a GPU that is named, nor the whole of one that serves one process only.
 
     Raises:
         BurstError: one is not, see `burst.choose_device`.
@@ -333,7 +333,7 @@ def parse_devices(text: str) -> list[str]:
     from burst.device import check_device, choose_device
 
     names = text.split(",")
-    device = choose_device if len(names) == 1 else check_device
+    device = choose_device if len(names) == 1 and (processes or 1) == 1 else check_device
     return [str(device(name)) for name in names]
 
 

@@ -155,7 +155,7 @@ def search(
             halving=halving,
         )
         where = out or bpt.search_folder(base)
-        names, shared = parse_names(methods), parse_devices(devices)
+        names, shared = parse_names(methods), parse_devices(devices, processes)
 
         with training_told(quiet=quiet) as told:
             if dry_run:

@@ -182,6 +182,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
     def _paced(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
         """The same, and after a few steps a line on how long the rest takes."""
         seen: list[tuple[int, float]] = []
+        say = self.say  # this session, which would hold itself, stays on a GPU with all it has
 
         def report(done: int, total: int) -> None:
             progress(done, total)
@@ -189,7 +190,7 @@ class DetectionSession(Session[DetectionRecipe, Batch]):
             if len(seen) == PACE:
                 (first, began), (last, now) = seen[1], seen[-1]
                 left = (total - done) * (now - began) / (last - first)
-                self.say(f"at this pace {spoken_time(left)} to go")
+                say(f"at this pace {spoken_time(left)} to go")
             del seen[PACE + 1 :]
 
         return report

@@ -12,6 +12,7 @@ from burst.decomposition import Floats, GroupMoments, GroupSums, Margins, centra
 from burst.errors import ShapeError
 
 FAR = 32.0  # deviations from the origin: beyond, the fourth power loses half of its digits
+NEAR = 1 << 16  # columns that give rows an origin, which need not be more than near their means
 COLUMN_SUMS = len(GroupSums.names())
 
 
@@ -131,7 +132,8 @@ class DeferredMargins:
         _check_rows(self.rows, len(a))
         if not self.rows.numel() and len(a):
             self.rows = self.rows.new_zeros(5, len(a))
-            self.row_origins = (a.double() @ b.double().mean(1)).nan_to_num(0.0, 0.0, 0.0)
+            near = b[:, :NEAR].double().mean(1)
+            self.row_origins = (a.double() @ near).nan_to_num(0.0, 0.0, 0.0)
             self.origin = self.row_origins.mean()
 
     def add(self, tile: Tensor, first: int) -> None:

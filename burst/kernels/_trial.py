@@ -97,10 +97,27 @@ def obstacle(device: torch.device) -> str | None:
     if (major, minor) < OLDEST:
         least = ".".join(map(str, OLDEST))
         return f"its compute capability is {major}.{minor}, and the kernels need {least}"
-    from burst.kernels import _triton
-
+    try:
+        from burst.kernels import _triton
+    except Exception as error:  # of a Triton that does not fit the machine, or its torch
+        return f"Triton cannot be imported: {_told(error)}"
     if _triton.INTERPRETED:
         return "Triton interprets its kernels (unset TRITON_INTERPRET)"
+    return _no_launcher()
+
+
+@cache
+def _no_launcher() -> str | None:
+    """Why Triton cannot build what starts its kernels from the Python at hand; None if it can."""
+    from triton.runtime import driver
+
+    try:
+        _ = driver.active.utils
+    except Exception as error:  # of compilers and file systems
+        return (
+            "Triton cannot build what starts its kernels, for which it needs a C compiler and "
+            f"Python's headers (gcc and python3-dev): {_told(error)}"
+        )
     return None
 
 
@@ -197,7 +214,7 @@ def failure(variant: Variant, tile: Tile) -> str | None:
     except Misfit as error:
         return str(error)
     except Exception as error:  # compilers and drivers fail in ways that have no common base
-        return f"{NOT_RUN}: {type(error).__name__}: {_first_line(error)}"
+        return f"{NOT_RUN}: {_told(error)}"
     expected = variant.expect(integers)
     right = (
         found.allclose(expected, rtol=RTOL)
@@ -293,5 +310,6 @@ def _remembered(
     return Choice(variant.name, device_name, tile, trials) if tile in candidates else None
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")[:200]
+def _told(error: Exception) -> str:
+    line = next(iter(str(error).strip().splitlines()), "no message")[:200]
+    return f"{type(error).__name__}: {line}"

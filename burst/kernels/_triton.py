@@ -38,7 +38,6 @@ COPY = 1 << 26  # most entries copied at once of a tensor that has gaps
 READABLE = (torch.float32, torch.float16, torch.bfloat16)  # others are copied to float32
 INTERPRETED_PROGRAMS = 3
 PARTS = 1 << 24  # numbers that the tiles of a launch may leave of columns: 64 MiB
-NEAR = 1 << 16  # columns that give rows an origin, which need not be more than near their means
 FOLD = 128  # columns whose parts a program adds up
 REGISTERS = 1 << 16  # of a multiprocessor
 NOTHING = (np.nan, *[0.0] * 4, np.inf, -np.inf, *[0.0] * 4)  # a program's row
@@ -106,7 +105,7 @@ class Accumulator:
         a, b, precision = _operands(a, b, precision)
         m, n = a.shape[0], b.shape[1]
         if self._margins:
-            self._margins.begin(a, b[:, :NEAR])
+            self._margins.begin(a, b)
         if m and n:
             cut = cut or self._product_cut(a, b, precision)
             widest = _widest(m, cut, self.device)

@@ -182,7 +182,7 @@ def histogram_kernel(
     window = open_window(scratch_ptr, WINDOW, COUNTER)
     base = tl.full([], 0, tl.int32)
     offsets = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    for tile in range(tl.program_id(0), tl.cdiv(size, TILE), tl.num_programs(0)):
+    for tile in range(tl.program_id(0), (size - 1) // TILE + 1, tl.num_programs(0)):
         start = tl.full([], TILE, tl.int64) * tile
         edge = start + TILE > size
         valid = offsets < size - start

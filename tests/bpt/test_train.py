@@ -773,13 +773,18 @@ def test_a_signal_ends_the_step_saves_it_and_the_rest_comes_to_the_same(
 SEVERAL = """
 import json, os, signal
 from pathlib import Path
-from bpt import Interrupted, Recipe, train
+import torch
+from bpt import Interrupted, Recipe, session, train
 from burst import process_group
 with process_group():
     for name, values in json.loads(Path(place, "recipes.json").read_text()).items():
         def stop(done, total):
             if name == "resumed" and done == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
+            if name == "kept" and done == total:
+                kept = torch.load(out / "checkpoint.pt", weights_only=True)["within"]["step"]
+                Path(place, "steps.json").write_text(json.dumps([kept, done]))
+        session.SAVE_EVERY = -1.0 if name == "kept" and rank == 1 else 600.0
         recipe, out = Recipe.from_dict(values), Path(place) / name
         try:
             train(recipe, out, progress=stop)
@@ -796,6 +801,7 @@ def of_two(recipe, tmp_path_factory, in_two_processes):
     probed = replace(recipe, method="linear", lr=None, epochs=2)
     prompted = replace(recipe, method="vpt", lr=None, epochs=2)
     recipes = {"vpt": prompted, "linear": probed, "whole": tuned, "resumed": tuned}
+    recipes["kept"] = replace(probed, epochs=1)
     recipes["normed"] = replace(probed, head_norm="batch", ema_decay=0.9)
     content = json.dumps({name: one.to_dict() for name, one in recipes.items()})
     (out / "recipes.json").write_text(content)
@@ -823,6 +829,11 @@ def test_two_processes_come_to_the_loss_of_one(recipe, tmp_path, of_two, method)
 def test_two_processes_count_each_image_once(of_two, method):
     for line in open_run(of_two / method).metrics:
         assert line["images_per_second"] * line["seconds"] == pytest.approx(24)
+
+
+def test_two_processes_keep_a_state_within_an_epoch_when_it_is_time_for_one(of_two):
+    kept, done = json.loads((of_two / "steps.json").read_text())
+    assert kept == done - 1 > 0
 
 
 def test_two_processes_keep_the_mean_of_what_their_norms_have_counted(of_two):

@@ -23,7 +23,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: None)
     monkeypatch.setattr(torch._C, "_cuda_setDevice", current.append, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current[-1], raising=False)
-    monkeypatch.setattr(torch, "empty", lambda *_, device: None)
+    monkeypatch.setattr("burst.device._compute_on", lambda _: None)
     return current
 
 
@@ -62,8 +62,21 @@ def test_one_gpu_for_several_processes_is_refused(two_gpus, monkeypatch):
 
 def test_more_processes_than_gpus_are_refused(two_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(BurstError, match="process 2 of this machine.*no GPU: there are 2"):
+    with pytest.raises(BurstError, match="process 2 of this machine.*no GPU: it sees 2"):
         choose_device("auto")
+
+
+@pytest.mark.parametrize(("name", "other"), [("auto", ""), ("cuda", "auto, which .*, or ")])
+def test_a_gpu_that_this_torch_has_no_kernels_for_is_refused(name, other, two_gpus, monkeypatch):
+    def without_kernels(_):
+        raise RuntimeError(
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel "
+        )
+
+    monkeypatch.setattr("burst.device._compute_on", without_kernels)
+    told = f"'cuda' cannot be used here: CUDA error: no kernel .*device; give {other}cpu "
+    with pytest.raises(BurstError, match=told):
+        choose_device(name)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "meta:0:1"])
@@ -73,7 +86,7 @@ def test_a_device_that_is_not_here_is_refused(name):
 
 
 def test_a_gpu_for_another_process_is_looked_at_and_not_used(two_gpus, monkeypatch):
-    monkeypatch.setattr(torch, "empty", lambda *_, device: pytest.fail(f"{device} is used"))
+    monkeypatch.setattr("burst.device._compute_on", lambda device: pytest.fail(f"{device} is used"))
     check_device("cuda:1")
     with pytest.raises(BurstError, match="'cuda:2' cannot be used here: there are 2 GPUs, from 0"):
         check_device("cuda:2")

@@ -118,7 +118,7 @@ def test_under_torchrun_each_process_evaluates_on_its_own_gpu(trained, monkeypat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    monkeypatch.setattr(torch, "empty", lambda *_, device: None)
+    monkeypatch.setattr("burst.device._compute_on", lambda _: None)
     monkeypatch.setattr(bpt.Run, "load_model", load_model)
     result = run("evaluate", trained[0])
     assert isinstance(result.exception, Asked)

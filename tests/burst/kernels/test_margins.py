@@ -9,6 +9,7 @@ from burst.decomposition import Decomposition, GroupMoments
 from burst.errors import BurstError, ShapeError
 from burst.kernels import HistogramAccumulator
 from burst.kernels import _torch as tiled
+from burst.kernels._margins import DeferredMargins
 
 CPU = torch.device("cpu")
 SHAPES = [(5, 3, 7), (192, 40, 3001), (1100, 8, 600), (3, 2, 1), (1, 4, 9)]
@@ -141,3 +142,11 @@ def test_without_being_asked_for_there_are_none():
         found.margins()
     with pytest.raises(BurstError, match="no margins"):
         HistogramAccumulator(margins=True).margins()
+
+
+def test_rows_get_an_origin_without_a_copy_of_all_columns():
+    """On a GPU: in float64 that of a million tokens takes more than the product's operands."""
+    wide = torch.ones(3, 1).expand(3, 1 << 34)
+    margins = DeferredMargins(torch.device("cpu"))
+    margins.begin(torch.ones(2, 3), wide)
+    assert margins.row_origins.tolist() == [3.0, 3.0]

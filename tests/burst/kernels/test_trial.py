@@ -5,6 +5,7 @@ The trial itself runs under Triton's interpreter; a GPU is stood for by its name
 
 import json
 import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -71,6 +72,7 @@ def new_gpu(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr(_triton(), "INTERPRETED", False)
+    monkeypatch.setattr(_trial, "_no_launcher", lambda: None)
 
 
 # What is tried is what will run
@@ -435,6 +437,33 @@ def test_what_keeps_triton_from_a_gpu_is_told(fact, words, new_gpu, monkeypatch)
     assert _trial.obstacle(GPU) is None
     monkeypatch.setattr(*fact)
     assert words in _trial.obstacle(GPU)
+
+
+def test_a_triton_that_cannot_be_imported_is_an_obstacle(new_gpu, monkeypatch):
+    monkeypatch.delattr(kernels, "_triton")
+    monkeypatch.setitem(sys.modules, "burst.kernels._triton", None)
+    assert _trial.obstacle(GPU).startswith("Triton cannot be imported: ModuleNotFoundError: ")
+
+
+def test_what_triton_cannot_build_with_is_an_obstacle_and_asked_for_once(monkeypatch):
+    """Without Python.h each kernel would fail, with a page of a compiler's errors each time."""
+    asked = []
+
+    class Driver:
+        @property
+        def utils(self):
+            asked.append(self)
+            raise subprocess.CalledProcessError(1, ["gcc", "main.c"])
+
+    runtime = pytest.importorskip("triton.runtime", reason="Triton is not installed")
+    monkeypatch.setattr(runtime.driver, "_active", Driver())
+    _trial._no_launcher.cache_clear()
+    try:
+        told = {_trial._no_launcher() for _ in range(2)}
+    finally:
+        _trial._no_launcher.cache_clear()
+    (one,) = told
+    assert "(gcc and python3-dev): CalledProcessError: Command" in one and len(asked) == 1
 
 
 def test_a_gpu_does_not_get_interpreted_kernels(new_gpu, monkeypatch):
