@@ -112,7 +112,7 @@ CASES = {
         REAL,
         ("vpt", "bpt-fwhiten"),
         "One prompt in front of all blocks; the decay that vpt chose in vits112-last4-search.",
-        {"lrs": (0.0025, 0.005, 0.01), "weight_decays": (0.05,), "max_trials": 5},
+        {"lrs": (0.0025, 0.005, 0.01, 0.02, 0.04), "weight_decays": (0.05,), "max_trials": 5},
     ),
     "vits112-shallow-fixed": Case(
         REAL,
