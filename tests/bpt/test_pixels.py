@@ -25,7 +25,7 @@ from bpt.dataset import FileOpener, Split, fold_of
 from bpt.dataset.folds import all_training_images
 from bpt.image_batches import ImageBatches
 from bpt.loading import Buffers, crop
-from bpt.pixels import Kept, Pixels, in_order, stored_pixels
+from bpt.pixels import Kept, Pixels, in_order, stored_pixels, threads
 from bpt.transforms import Box, TrainTransform
 from burst import ImageError
 from burst.preprocess import Preprocess
@@ -585,3 +585,10 @@ def test_digits_are_in_memory_as_they_are(backbone, root):
     images.keep_pixels()
     assert images.split is digits.train
     assert left_in(root) == []
+
+
+def test_processes_share_the_cores_but_one_that_decodes_for_all_has_them_alone(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(32))
+    assert threads() == threads(alone=True) == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert (threads(), threads(alone=True)) == (4, 16)
