@@ -200,8 +200,8 @@ def test_batches_of_several_parts_do_not_depend_on_the_threads(
 ):
     transform, kept = train_transform(benchmark, backbone), stored(benchmark.train, whole)
     epoch = epoch_of(kept, transform, batch_size=10)
-    for threads, part in ((1, 10), (5, 1), (3, 4)):
-        monkeypatch.setattr(bpt.pixels, "threads", lambda threads=threads: threads)
+    for count, part in ((1, 10), (5, 1), (3, 4)):
+        monkeypatch.setattr(bpt.pixels, "threads", lambda count=count: count)
         monkeypatch.setattr(bpt.loading, "PART", part)
         assert same(epoch, epoch_of(kept, transform, batch_size=10))
 
