@@ -112,7 +112,7 @@ def _no_launcher() -> str | None:
     from triton.runtime import driver
 
     try:
-        _ = driver.active.utils
+        _ = driver.active  # is built with what it needs
     except Exception as error:  # of compilers and file systems
         return (
             "Triton cannot build what starts its kernels, for which it needs a C compiler and "

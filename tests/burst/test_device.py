@@ -9,6 +9,7 @@ import burst
 from burst import BurstError, choose_device
 from burst.device import check_device, out_of_memory
 from burst.spectrum import _null
+from cli._common import parse_devices
 
 
 @pytest.fixture
@@ -90,6 +91,15 @@ def test_a_gpu_for_another_process_is_looked_at_and_not_used(two_gpus, monkeypat
     check_device("cuda:1")
     with pytest.raises(BurstError, match="'cuda:2' cannot be used here: there are 2 GPUs, from 0"):
         check_device("cuda:2")
+    assert two_gpus == [0]
+
+
+@pytest.mark.parametrize(("text", "processes"), [("cuda:0,cuda:1", None), ("cuda:1", 4)])
+def test_gpus_of_processes_to_come_are_not_used_by_the_one_that_is_typed(
+    text, processes, two_gpus, monkeypatch
+):
+    monkeypatch.setattr("burst.device._compute_on", lambda device: pytest.fail(f"{device} is used"))
+    assert parse_devices(text, processes) == text.split(",")
     assert two_gpus == [0]
 
 

@@ -451,12 +451,12 @@ def test_what_triton_cannot_build_with_is_an_obstacle_and_asked_for_once(monkeyp
 
     class Driver:
         @property
-        def utils(self):
+        def active(self):
             asked.append(self)
             raise subprocess.CalledProcessError(1, ["gcc", "main.c"])
 
     runtime = pytest.importorskip("triton.runtime", reason="Triton is not installed")
-    monkeypatch.setattr(runtime.driver, "_active", Driver())
+    monkeypatch.setattr(runtime, "driver", Driver())
     _trial._no_launcher.cache_clear()
     try:
         told = {_trial._no_launcher() for _ in range(2)}
